@@ -1,0 +1,53 @@
+# make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000]
+# make test    run the tests
+# make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
+# make lint    check style and types
+#
+# Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
+# TORCH chooses the build of PyTorch: cpu, or pypi for the one with CUDA that PyPI has (the default where there is
+# an NVIDIA driver). PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+RECIPE ?= digits-hypergan
+OUT ?= checkpoints/$(RECIPE)
+ARGS ?=
+TORCH ?= $(if $(shell command -v nvidia-smi),pypi,cpu)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: serve test train lint lock clean
+
+serve: .venv/serve.installed
+	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT)
+
+test: .venv/dev.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+train: .venv/train.installed
+	$(BIN)/hyperdraw-train $(RECIPE) --out $(OUT) $(ARGS)
+
+lint: .venv/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: .venv/dev.installed
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv
+
+.venv/torch.installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hyperdraw needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --no-deps $(TORCH_INDEX) torch
+	touch $@
+
+.venv/%.installed: .venv/torch.installed pyproject.toml
+	$(PIP) --editable '.[$*]'
+	touch $@

@@ -1,0 +1,279 @@
+"""Checkpoints: a directory of config.json, model.safetensors and, where measured, calibration.json and metrics.json.
+
+Nothing is pickled. `config.json` names the weight files with their SHA-256, `calibration.json` the SHA-256 of the
+`config.json` it belongs to, so the digest of the two JSON files, the model's version, stands for every byte that
+an answer depends on. A checkpoint is written with `config.json` last: a reader sees the old one, the new one, or a
+checksum that does not fit, never a mixture that loads.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from models.detection import Calibration
+from models.hypergan import HyperGANConfig
+from models.sampler import WeightSampler
+from models.target import STRICT, Size, TargetNetwork
+
+SAMPLER_FILE = "model.safetensors"
+MAX_JSON_BYTES = 4 * 2**20
+
+Storage = Literal["float32", "bfloat16", "int8"]
+"""How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
+
+MethodConfig = HyperGANConfig
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be loaded; the message names the file and the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, config=STRICT)
+class InputSpec:
+    """What the target expects: pixels in [0, 1], minus `mean`, divided by `std`, channel by channel."""
+
+    channels: Literal[1, 3]
+    height: Size
+    width: Size
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std must have one number for each of {self.channels} channels")
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., C, H, W] → float32 of the same shape, as the target expects it."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
+        return (pixels / 255 - mean) / std
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """Where a checkpoint comes from."""
+
+    recipe: str
+    command: str
+    dataset: str
+    outliers: str | None
+    steps: int
+    planned_steps: int
+    seed: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class CheckpointConfig:
+    """What `config.json` holds."""
+
+    method: MethodConfig
+    target: TargetNetwork
+    input: InputSpec
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    training: Training
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each weight file, by name; `save_checkpoint` fills it in."""
+    format_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.target.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for a target with {self.target.num_classes} logits")
+        if self.target.input_shape != (self.input.channels, self.input.height, self.input.width):
+            raise ValueError(f"the target takes {self.target.input_shape}, the input is {self.input}")
+        for name in self.files:
+            if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
+                raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint, ready to sample from."""
+
+    name: str
+    version: str
+    """SHA-256 over config.json and calibration.json, in hexadecimal."""
+    config: CheckpointConfig
+    sampler: WeightSampler
+    calibration: Calibration | None
+    metrics: Mapping[str, Any] | None
+
+
+def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSampler, storage: Storage) -> None:
+    """Writes config.json and model.safetensors; drops a calibration, metrics and card measured for other weights.
+
+    Args:
+        directory: made if missing.
+        config: its `files` are filled in here.
+        sampler: as it is to be served.
+        storage: how matrices are stored.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = serialize_tensors(encode_tensors(sampler.state_dict(), storage))
+    config = dataclasses.replace(config, files={SAMPLER_FILE: hashlib.sha256(weights).hexdigest()})
+    for stale in ("calibration.json", "metrics.json", "README.md"):
+        (directory / stale).unlink(missing_ok=True)
+    write_file(directory / SAMPLER_FILE, weights)
+    write_file(directory / "config.json", dump_json(config))
+
+
+def save_calibration(directory: Path, calibration: Calibration) -> None:
+    """Writes calibration.json."""
+    write_file(directory / "calibration.json", dump_json(calibration))
+
+
+def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint, checks every part of it, and returns its sampler in evaluation mode.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, foreign, or does not fit the others.
+    """
+    config_bytes = _read_json(directory / "config.json")
+    config: CheckpointConfig = _parse(directory / "config.json", config_bytes, CheckpointConfig)
+    with torch.device("meta"):
+        sampler: WeightSampler = config.method.build(config.target)
+    shapes = {name: tensor.shape for name, tensor in sampler.state_dict().items()}
+    sampler.load_state_dict(_read_weights(directory, config.files, shapes), assign=True)
+
+    calibration_bytes, calibration = b"", None
+    path = directory / "calibration.json"
+    if path.exists():
+        calibration_bytes = _read_json(path)
+        calibration = _parse(path, calibration_bytes, Calibration)
+        if calibration.checkpoint != hashlib.sha256(config_bytes).hexdigest():
+            raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
+    metrics = None
+    if (directory / "metrics.json").exists():
+        metrics = _parse(directory / "metrics.json", _read_json(directory / "metrics.json"), dict[str, Any])
+    return Checkpoint(
+        name=directory.resolve().name,
+        version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
+        config=config,
+        sampler=sampler.to(device).eval().requires_grad_(False),
+        calibration=calibration,
+        metrics=metrics,
+    )
+
+
+def digest_config(directory: Path) -> str:
+    """SHA-256 of a checkpoint's config.json, which a calibration names."""
+    return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
+
+
+def encode_tensors(tensors: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """Tensors as they are stored: matrices by `storage`, with `NAME.scale` [rows, 1] beside an int8 one."""
+    encoded: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dim() < 2 or not tensor.is_floating_point() or storage == "float32":
+            encoded[name] = tensor
+        elif storage == "bfloat16":
+            encoded[name] = tensor.bfloat16()
+        else:
+            scale = tensor.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            encoded[name] = (tensor / scale).round().to(torch.int8)
+            encoded[f"{name}.scale"] = scale
+    return encoded
+
+
+def decode_tensors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `encode_tensors`, to rounding: float32 (integers stay what they are).
+
+    Raises:
+        ValueError: if an int8 matrix has no scale that fits.
+    """
+    decoded: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if tensor.dtype == torch.int8:
+            if tensor.dim() != 2 or name + ".scale" not in stored or stored[name + ".scale"].shape != (len(tensor), 1):
+                raise ValueError(f"{name} is int8 and wants {name}.scale with one number a row")
+            decoded[name] = tensor.float() * stored[f"{name}.scale"]
+        elif not name.endswith(".scale"):
+            decoded[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return decoded
+
+
+def dump_json(value: Any) -> bytes:
+    """Readable JSON of a dataclass or of plain data."""
+    return TypeAdapter(type(value)).dump_json(value, indent=1) + b"\n"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces a file atomically: its readers see the old content or all of the new, also after a crash."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_json(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(path, f"larger than {MAX_JSON_BYTES} bytes, so it is no file of ours")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from error
+
+
+def _parse(path: Path, content: bytes, schema: Any) -> Any:
+    try:
+        return TypeAdapter(schema).validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise CheckpointError(path, f"{where}: {first['msg']}") from error
+
+
+def _read_weights(directory: Path, files: Mapping[str, str], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    stored: dict[str, Tensor] = {}
+    for name, expected in files.items():
+        path = directory / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(path, error.strerror or str(error)) from error
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise CheckpointError(path, "its SHA-256 is not the one in config.json: damaged, cut short or foreign")
+        try:
+            stored |= parse_tensors(content)
+        except SafetensorError as error:
+            raise CheckpointError(path, f"no valid safetensors file: {error}") from error
+    try:
+        weights = decode_tensors(stored)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    if missing := sorted(shapes.keys() - weights.keys()):
+        raise CheckpointError(directory, f"weights are missing: {', '.join(missing)}")
+    if unknown := sorted(weights.keys() - shapes.keys()):
+        raise CheckpointError(directory, f"weights that the method does not know: {', '.join(unknown)}")
+    for name, tensor in weights.items():
+        if tensor.shape != shapes[name]:
+            raise CheckpointError(directory, f"{name} has shape {tuple(tensor.shape)}, not {tuple(shapes[name])}")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(directory, f"{name} holds numbers that are not finite")
+    return weights

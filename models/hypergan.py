@@ -1,0 +1,176 @@
+"""HyperGAN: Ratzlaff & Li, "HyperGAN: A Generative Model for Diverse, Performant Neural Networks", ICML 2019.
+
+A latent s ~ N(0, I) is mixed into one code for each layer of the target, q₁ … q_N = Q(s), and a generator for each
+layer turns its code into the layer's weights. In training a discriminator keeps the codes close to a prior, N(0, I).
+
+Deviations from the paper, each for a reason:
+
+* Batch normalisation after each hidden layer, as in the authors' code (the paper does not mention it). It uses its
+  running statistics whenever networks are drawn for use, so that a draw does not depend on its neighbours.
+* The last hidden activation of a generator is centred, so that the head's bias is the mean network and its weights
+  are the deviations from it, and both can be trained at a pace of their own. Plain rectifiers are positive for every
+  code: all of them then move the mean network at once, which Adam turns into enormous first steps.
+* The head starts with a fan-in-aware variance (Chang, Flokas & Lipson, "Principled Weight Initialization for
+  Hypernetworks", ICLR 2020), so that the sampled networks start like ordinary ones.
+* The discriminator sees all codes of a draw jointly. Code by code, as in the paper, it cannot tell independent codes
+  from identical ones.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from models.sampler import WeightSampler
+from models.target import STRICT, Shape, Size, TargetNetwork, Weights
+
+DEVIATION_SHARE = 0.3
+"""Share of a weight's initial variance that differs between sampled networks."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class HyperGANConfig:
+    """Sizes of the paper's MNIST experiment."""
+
+    latent_size: Size = 256
+    code_size: Size = 128
+    hidden_size: Size = 512
+    method: Literal["hypergan"] = "hypergan"
+
+    def build(self, target: TargetNetwork) -> "HyperGAN":
+        return HyperGAN(self, target)
+
+
+class HyperGAN(WeightSampler):
+    """The mixer Q and the generators of all layers."""
+
+    def __init__(self, config: HyperGANConfig, target: TargetNetwork) -> None:
+        super().__init__(target, config.latent_size)
+        self.config = config
+        layers = target.weighted_layers
+        self.mixer = nn.Sequential(
+            _hidden_layers(config.latent_size, config.hidden_size),
+            nn.Linear(config.hidden_size, len(layers) * config.code_size),
+        )
+        self.generators = nn.ModuleDict(
+            {
+                layer: LayerGenerator(
+                    config, target.parameter_shapes[f"{layer}.weight"], target.parameter_shapes[f"{layer}.bias"]
+                )
+                for layer in layers
+            }
+        )
+
+    def mix(self, latents: Tensor) -> Tensor:
+        """Codes of all layers, jointly: [S, Z] → [S, N · code size]."""
+        codes: Tensor = self.mixer(latents)
+        return codes
+
+    def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
+        """Weights from mixed codes [S, N · code size]; arguments and result otherwise as for `generate`."""
+        weights: Weights = {}
+        for (layer, generator), code in zip(
+            self.generators.items(), codes.split(self.config.code_size, dim=1), strict=True
+        ):
+            wanted = [p for p in ("weight", "bias") if names is None or f"{layer}.{p}" in names]
+            if wanted:
+                weights |= {f"{layer}.{p}": tensor for p, tensor in generator(code, wanted).items()}
+        return weights
+
+    def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
+        return self.generate_from_codes(self.mix(latents), names)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that want different learning rates: `mean` network, `deviations` from it, and the `codes` that
+        choose among them (mixer and trunks)."""
+        groups: dict[str, list[nn.Parameter]] = {"codes": [], "deviations": [], "mean": []}
+        for name, parameter in self.named_parameters():
+            kind = "codes" if ".heads." not in name else "deviations" if name.endswith("weight") else "mean"
+            groups[kind].append(parameter)
+        return groups
+
+    @torch.no_grad()
+    def recalibrate(self, latents: Tensor) -> None:
+        """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
+
+        The averages collected in training lag behind the weights and come from batches of a few networks.
+        """
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average, here of the one batch
+            norm.train()
+        self.generate_from_codes(self.mix(latents), {f"{layer}.bias" for layer in self.generators})
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+class LayerGenerator(nn.Module):
+    """One layer's weights from its code: a trunk of two hidden layers, and a linear head for each parameter."""
+
+    def __init__(self, config: HyperGANConfig, weight_shape: Shape, bias_shape: Shape) -> None:
+        super().__init__()
+        self.shapes = {"weight": weight_shape, "bias": bias_shape}
+        self.trunk = _hidden_layers(config.code_size, config.hidden_size)
+        self.trunk[-1] = CenteredReLU()
+        heads = {p: nn.Linear(config.hidden_size, math.prod(s)) for p, s in self.shapes.items()}
+        self.heads = nn.ModuleDict(heads)
+        # A weight starts with the variance 2 / fan-in that rectifiers want, part of it shared by all networks and part
+        # of it not: Var(b_i) + Σ_j Var(H_ij) Var(h_j). The target's biases start at zero.
+        variance = 2 / math.prod(weight_shape[1:])
+        deviation = DEVIATION_SHARE * variance / (config.hidden_size * CenteredReLU.VARIANCE)
+        nn.init.normal_(heads["weight"].weight, std=math.sqrt(deviation))
+        nn.init.normal_(heads["weight"].bias, std=math.sqrt((1 - DEVIATION_SHARE) * variance))
+        nn.init.zeros_(heads["bias"].weight)
+        nn.init.zeros_(heads["bias"].bias)
+
+    def forward(self, code: Tensor, parameters: Collection[str]) -> Weights:
+        hidden = self.trunk(code)
+        return {p: self.heads[p](hidden).view(-1, *self.shapes[p]) for p in parameters}
+
+
+class CenteredReLU(nn.Module):
+    """max(x, 0) − 1/√(2π), which has mean zero for x ~ N(0, 1)."""
+
+    MEAN = 1 / math.sqrt(2 * math.pi)
+    VARIANCE = 0.5 - MEAN**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() - self.MEAN
+
+
+class CodeDiscriminator(nn.Module):
+    """D: tells mixed codes from draws of the prior; used in training only.
+
+    Takes all codes of a draw jointly, [S, N · code size], and returns logits [S], positive for the prior.
+    """
+
+    def __init__(self, joint_code_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(joint_code_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, 1),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        logits: Tensor = self.layers(codes).squeeze(1)
+        return logits
+
+
+def _hidden_layers(input_size: int, hidden_size: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(input_size, hidden_size, bias=False),
+        nn.BatchNorm1d(hidden_size),
+        nn.ReLU(),
+        nn.Linear(hidden_size, hidden_size, bias=False),
+        nn.BatchNorm1d(hidden_size),
+        nn.ReLU(),
+    )

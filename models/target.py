@@ -1,0 +1,255 @@
+"""Target networks: the networks whose weights are sampled.
+
+A target network is data, an ordered list of layers. From it come the names and shapes of its parameters, a plain
+`nn.Module` with the same `state_dict` keys, and one batched forward for many sampled networks at once.
+
+Shapes: S sampled networks, B images, K classes.
+"""
+
+from collections import OrderedDict
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+"""S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
+
+Shape = tuple[int, ...]
+Size = Annotated[int, Field(gt=0, le=65536)]
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Convolution:
+    """Two-dimensional convolution with bias and stride 1."""
+
+    channels: Size
+    kernel_size: Size
+    padding: Annotated[int, Field(ge=0, le=65536)] = 0
+    kind: Literal["conv"] = "conv"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _, height, width = shape
+        grown = 2 * self.padding - self.kernel_size + 1
+        return self.channels, height + grown, width + grown
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=self.padding)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Activation:
+    """Leaky ReLU; a slope of 0 makes it a ReLU."""
+
+    negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    kind: Literal["act"] = "act"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.LeakyReLU(self.negative_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.negative_slope)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MaxPooling:
+    """Maximum over windows of size × size that do not overlap; a rest at the border is dropped."""
+
+    size: Size = 2
+    kind: Literal["pool"] = "pool"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        channels, height, width = shape
+        return channels, height // self.size, width // self.size
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.MaxPool2d(self.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return F.max_pool2d(x, self.size)
+        # Maxima of strided slices are exact and several times faster on the CPU; only their backward is slow.
+        size, height, width = self.size, x.shape[-2] // self.size, x.shape[-1] // self.size
+        x = x[..., : height * size, : width * size]
+        rows = [x[..., i::size, :] for i in range(size)]
+        return _maximum([row[..., j::size] for row in rows for j in range(size)])
+
+
+@dataclass(frozen=True, config=STRICT)
+class Flatten:
+    """[B, C, H, W] → [B, C·H·W]."""
+
+    kind: Literal["flatten"] = "flatten"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (_numel(shape),)
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Linear:
+    """Fully connected layer with bias."""
+
+    features: Size
+    kind: Literal["linear"] = "linear"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (self.features,)
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.Linear(shape[0], self.features)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+Layer = Annotated[Convolution | Activation | MaxPooling | Flatten | Linear, Field(discriminator="kind")]
+Weighted = (Convolution, Linear)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TargetNetwork:
+    """A feed-forward classifier: images [B, C, H, W] → logits [B, K].
+
+    Raises:
+        ValueError: if a layer does not fit the shape that reaches it, or the last one gives no logits.
+    """
+
+    input_shape: tuple[Size, Size, Size]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
+
+    def __post_init__(self) -> None:
+        shape: Shape = self.input_shape
+        for name, layer in self.named_layers.items():
+            rank = {"conv": 3, "pool": 3, "flatten": 3, "linear": 1}.get(layer.kind, len(shape))
+            if len(shape) != rank:
+                raise ValueError(f"layer {name} takes {rank} dimensions but gets shape {shape}")
+            shape = layer.output_shape(shape)
+            if min(shape) < 1:
+                raise ValueError(f"layer {name} leaves nothing of its input: its output has shape {shape}")
+        if not isinstance(self.layers[-1], Linear):
+            raise ValueError(f"the last layer must be linear, to give logits, not {self.layers[-1].kind}")
+
+    @cached_property
+    def named_layers(self) -> dict[str, Layer]:
+        """Layers by name: kind and running number, as in conv1, act1, pool1, conv2, …"""
+        counts: dict[str, int] = {}
+        named: dict[str, Layer] = {}
+        for layer in self.layers:
+            counts[layer.kind] = counts.get(layer.kind, 0) + 1
+            named[f"{layer.kind}{counts[layer.kind]}"] = layer
+        return named
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name and shape of every parameter, in the order of the `state_dict`."""
+        with torch.device("meta"):
+            return {name: tuple(p.shape) for name, p in self.module().named_parameters()}
+
+    @property
+    def weighted_layers(self) -> list[str]:
+        """Names of the layers that have parameters, in order."""
+        return [name for name, layer in self.named_layers.items() if isinstance(layer, Weighted)]
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights of one network, biases included."""
+        return sum(map(_numel, self.parameter_shapes.values()))
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.parameter_shapes[f"{self.weighted_layers[-1]}.bias"][0]
+
+    def module(self) -> nn.Sequential:
+        """A plain PyTorch module, freshly initialised, whose `state_dict` keys are the parameter names."""
+        modules: OrderedDict[str, nn.Module] = OrderedDict()
+        shape: Shape = self.input_shape
+        for name, layer in self.named_layers.items():
+            modules[name] = layer.module(shape)
+            shape = layer.output_shape(shape)
+        return nn.Sequential(modules)
+
+    @cached_property
+    def source(self) -> str:
+        """Python source of `module()`; it needs `OrderedDict` and `torch.nn` alone, so a client can paste it."""
+        with torch.device("meta"):
+            lines = "".join(f"    {name}=nn.{module!r},\n" for name, module in self.module().named_children())
+        return f"nn.Sequential(OrderedDict(\n{lines}))"
+
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
+        """Logits of S sampled networks at once.
+
+        Memory beside the result is bounded whatever S and B: activations live for one network and one block of
+        images at a time, a block small enough for the processor's cache.
+
+        Args:
+            weights: S sampled networks.
+            images: [B, C, H, W], the same for all networks, or [S, B, C, H, W].
+
+        Returns:
+            [S, B, K].
+        """
+        networks = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
+        shared = images.dim() == 4
+        blocks = []
+        for block in images.split(self._images_per_block, dim=-4):
+            inputs = [block] * len(networks) if shared else block.unbind()
+            blocks.append(torch.stack([self._forward_one(w, x) for w, x in zip(networks, inputs, strict=True)]))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+    def _forward_one(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        for name, layer in self._execution_order:
+            if isinstance(layer, Weighted):
+                x = layer.forward(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+            else:
+                x = layer.forward(x)
+        return x
+
+    @cached_property
+    def _execution_order(self) -> list[tuple[str, Layer]]:
+        """The layers, with pooling before the activation that precedes it.
+
+        The activation never decreases, so it commutes with a maximum, exactly; it then has a quarter of the work.
+        """
+        order = list(self.named_layers.items())
+        for i in range(len(order) - 1):
+            if isinstance(order[i][1], Activation) and isinstance(order[i + 1][1], MaxPooling):
+                order[i], order[i + 1] = order[i + 1], order[i]
+        return order
+
+    @cached_property
+    def _images_per_block(self) -> int:
+        shape: Shape = self.input_shape
+        largest = _numel(shape)
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+            largest = max(largest, _numel(shape))
+        return max(1, 600_000 // largest)  # activations of about 2.4 MB: 32 images of the paper's MNIST target
+
+
+def _maximum(tensors: list[Tensor]) -> Tensor:
+    while len(tensors) > 1:
+        paired = [torch.maximum(a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=False)]
+        tensors = paired + tensors[2 * len(paired) :]
+    return tensors[0]
+
+
+def _numel(shape: Shape) -> int:
+    return torch.Size(shape).numel()

@@ -1,0 +1,1 @@
+"""The web service: loads checkpoints, samples networks, answers predictions with their uncertainty."""

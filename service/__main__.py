@@ -1,0 +1,29 @@
+"""The command line of the service: `hyperdraw-serve`, also `python -m service`."""
+
+import logging
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.app import create_app
+from service.catalog import ConfigurationError
+from service.settings import Settings
+
+
+def main() -> None:
+    """Reads the settings, loads the models, and serves until it is stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
+    try:
+        settings = CliApp.run(Settings)
+        app = create_app(settings)
+    except ValidationError as error:
+        sys.exit(f"hyperdraw-serve: invalid settings: {error}")
+    except ConfigurationError as error:
+        sys.exit(f"hyperdraw-serve: {error}")
+    uvicorn.run(app, host=settings.host, port=settings.port, timeout_graceful_shutdown=30, server_header=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The HTTP host of the engine: `create_app(settings)`."""
+
+import asyncio
+import base64
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from anyio import to_thread
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.noise import MEMBER_LIMIT
+from service.answers import answer_prediction, describe_model, list_models
+from service.catalog import Catalog, choose_device, load_catalog
+from service.engine import Engine
+from service.errors import ErrorResponse, ServiceError, add_error_handlers
+from service.images import decode_image
+from service.schemas import (
+    HealthAnswer,
+    ModelDescription,
+    ModelsAnswer,
+    PredictAnswer,
+    PredictParameters,
+    WeightsParameters,
+)
+from service.settings import Settings
+from service.uploads import ImagesBody, read_images
+from service.weights import WeightsFile, parse_range
+
+STATIC = Path(__file__).parent / "static"
+EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
+
+DRAWN_SEED_BITS = 53
+"""Seeds that the service draws survive clients that keep numbers as doubles, as JavaScript does."""
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+
+router = APIRouter()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Loads and warms every model, so that an app that exists is ready, and builds the app around them.
+
+    Raises:
+        ConfigurationError: if the device or the checkpoints cannot be had.
+    """
+    engine = Engine(choose_device(settings.device))
+
+    @asynccontextmanager
+    async def close_engine(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    app = FastAPIOffline(
+        title="hyperdraw",
+        summary="Samples neural networks on demand, and answers predictions with their uncertainty.",
+        lifespan=close_engine,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.catalog = load_catalog(settings.checkpoints, settings.default_model, engine)
+    add_error_handlers(app)
+    app.include_router(router)
+    app.mount("/static", _RevalidatedFiles(directory=STATIC))
+    return app
+
+
+class _RevalidatedFiles(StaticFiles):
+    """Files that browsers check before each use, so that the parts of a page always fit together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _catalog(request: Request) -> Catalog:
+    catalog: Catalog = request.app.state.catalog
+    return catalog
+
+
+def _checkpoint(model: str, request: Request) -> Checkpoint:
+    return _catalog(request).find(model)
+
+
+SettingsDependency = Annotated[Settings, Depends(_settings)]
+EngineDependency = Annotated[Engine, Depends(_engine)]
+CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+def _describe_upload() -> dict[str, Any]:
+    """The OpenAPI description of the three kinds of body that `read_images` understands."""
+    example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+    file = {"type": "string", "format": "binary"}
+    images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
+    content: dict[str, Any] = {
+        "application/json": {"schema": ImagesBody.model_json_schema(), "example": {"images": [example]}},
+        "multipart/form-data": {"schema": images},
+    }
+    content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg", "webp")}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.get("/", include_in_schema=False)
+def show_page() -> FileResponse:
+    """The page for people."""
+    return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
+
+
+@router.get("/healthz", tags=["health"])
+async def check_live() -> HealthAnswer:
+    """Whether the process answers."""
+    return HealthAnswer(status="live")
+
+
+@router.get("/readyz", tags=["health"])
+async def check_ready() -> HealthAnswer:
+    """Whether models are loaded, each warmed by a real forward pass."""
+    return HealthAnswer(status="ready")
+
+
+@router.get("/v1/models", tags=["models"])
+def get_models(request: Request) -> ModelsAnswer:
+    """The models here, the default first."""
+    return list_models(_catalog(request))
+
+
+@router.get("/v1/models/{model}", tags=["models"], responses=_errors(404, 503))
+def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
+    """What a model is: input, classes, target network, training, thresholds and measured figures."""
+    return describe_model(checkpoint)
+
+
+@router.post(
+    "/v1/models/{model}/predict",
+    tags=["prediction"],
+    response_model=PredictAnswer,
+    responses=_errors(404, 413, 415, 422, 503),
+    openapi_extra=_describe_upload(),
+)
+async def predict(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[PredictParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+) -> Response:
+    """Classify images with an ensemble of freshly sampled networks.
+
+    Images of another size than the model's input are resized; PNG, JPEG and WebP are understood.
+    """
+    _check_count("ensemble_size", parameters.ensemble_size, settings)
+    encoded = await read_images(request, settings)
+    seed = _choose_seed(parameters.seed)
+    images = await to_thread.run_sync(_decode_images, encoded, checkpoint, settings)
+    prediction = await asyncio.wrap_future(engine.predict(checkpoint, images, seed, parameters.ensemble_size))
+
+    def encode_answer() -> str:
+        answer = answer_prediction(checkpoint, prediction, seed, parameters.members)
+        return answer.model_dump_json(exclude_none=True)
+
+    return Response(await to_thread.run_sync(encode_answer), media_type="application/json")
+
+
+@router.get(
+    "/v1/models/{model}/weights",
+    tags=["weights"],
+    response_class=Response,
+    responses=_errors(404, 416, 422, 503)
+    | {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+@router.head("/v1/models/{model}/weights", include_in_schema=False)
+async def get_weights(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[WeightsParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+) -> Response:
+    """Download sampled networks as a safetensors file.
+
+    One network has exactly the target's `state_dict` keys; with `count`, that many are stacked on a leading axis.
+    With a seed the answer can be cached, revalidated and resumed; without one, a fresh draw is sent and its seed named.
+    """
+    count = parameters.count or 1
+    _check_count("count", count, settings)
+    if parameters.member + count > MEMBER_LIMIT:
+        raise ServiceError(422, "invalid_parameter", "member + count is too large.", f"Keep it below {MEMBER_LIMIT}.")
+    if parameters.version not in (None, checkpoint.version):
+        hint = f"{checkpoint.name} is at version {checkpoint.version}."
+        raise ServiceError(404, "unknown_version", f"Version {parameters.version} is not served.", hint)
+    file = WeightsFile(
+        checkpoint=checkpoint,
+        seed=_choose_seed(parameters.seed),
+        members=range(parameters.member, parameters.member + count),
+        stacked=parameters.count is not None,
+        dtype=parameters.dtype,
+    )
+    seeded = parameters.seed is not None
+    etag = file.etag(engine.device)
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f'attachment; filename="{file.filename}"',
+        "X-Content-Type-Options": "nosniff",
+        "X-Hyperdraw-Seed": str(file.seed),
+        "X-Hyperdraw-Version": checkpoint.version,
+        "Cache-Control": "no-store",
+    }
+    if seeded:
+        pinned = parameters.version is not None
+        lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a model may be replaced under its name
+        headers |= {"Cache-Control": f"private, {lifetime}", "ETag": etag, "Accept-Ranges": "bytes"}
+        if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+            return Response(status_code=304, headers=headers)
+    else:
+        fresh = request.url.include_query_params(seed=file.seed, version=checkpoint.version)
+        headers["Content-Location"] = f"{fresh.path}?{fresh.query}"
+
+    status, start, stop = 200, 0, file.size
+    if seeded and request.headers.get("if-range", etag) == etag:
+        try:
+            asked = parse_range(request.headers.get("range"), file.size)
+        except ValueError as error:
+            length = {"Content-Range": f"bytes */{file.size}"}
+            raise ServiceError(
+                416, "range_not_satisfiable", f"{error}.", "Ask for bytes that exist.", length
+            ) from error
+        if asked is not None:
+            status, (start, stop) = 206, asked
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return StreamingResponse(file.stream(engine, start, stop), status, headers)
+
+
+def _check_count(name: str, value: int, settings: Settings) -> None:
+    limit = settings.max_ensemble_size
+    if value > limit:
+        raise ServiceError(422, "invalid_parameter", f"{name} is {value}.", f"It may be at most {limit}.")
+
+
+def _choose_seed(seed: int | None) -> int:
+    return secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed
+
+
+def _decode_images(encoded: dict[str, bytes], checkpoint: Checkpoint, settings: Settings) -> Tensor:
+    spec, limit = checkpoint.config.input, settings.max_image_pixels
+    return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])

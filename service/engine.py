@@ -1,0 +1,70 @@
+"""The engine: owns the device and runs one job at a time on it. It knows nothing of HTTP.
+
+Shapes: S sampled networks, B images, K classes.
+"""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.prediction import predict_members
+from models.target import Weights
+from models.uncertainty import Uncertainty, measure_uncertainty
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an ensemble says of some images."""
+
+    member_probabilities: Tensor
+    """float32 [S, B, K]."""
+    uncertainty: Uncertainty
+
+
+class Engine:
+    """Runs sampling and evaluation on one device, in the order in which they are submitted."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    def predict(self, checkpoint: Checkpoint, images: Tensor, seed: int, ensemble_size: int) -> Future[Prediction]:
+        """What members 0 … ensemble_size−1 of a seed say of images, uint8 [B, C, H, W].
+
+        An image's answer does not depend on the images beside it (to rounding).
+        """
+        return self._worker.submit(_predict, checkpoint, images, seed, ensemble_size)
+
+    def sample(
+        self, checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]
+    ) -> Future[Weights]:
+        """The named parameters of some members of a seed, on the CPU."""
+        return self._worker.submit(_sample, checkpoint, seed, members, names)
+
+    def warm_up(self, checkpoint: Checkpoint) -> None:
+        """A real forward pass, so that the first request finds everything in place.
+
+        Raises:
+            ValueError: if the checkpoint's networks give probabilities that are not finite.
+        """
+        images = torch.zeros(1, *checkpoint.config.target.input_shape, dtype=torch.uint8)
+        self.predict(checkpoint, images, seed=0, ensemble_size=100).result()
+
+    def close(self) -> None:
+        """Drops the jobs that have not begun and waits for the one that has."""
+        self._worker.shutdown(cancel_futures=True)
+
+
+def _predict(checkpoint: Checkpoint, images: Tensor, seed: int, ensemble_size: int) -> Prediction:
+    normalized = checkpoint.config.input.normalize(images)
+    members = predict_members(checkpoint.sampler, normalized, seed, ensemble_size)
+    return Prediction(members, measure_uncertainty(members))
+
+
+def _sample(checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]) -> Weights:
+    weights = checkpoint.sampler.sample(seed, members, names)
+    return {name: tensor.cpu() for name, tensor in weights.items()}

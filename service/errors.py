@@ -1,0 +1,99 @@
+"""Errors that clients see, all in one JSON shape: {"error": {"code", "message", "hint"}}."""
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    """What was wrong."""
+    hint: str
+    """What would be right."""
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorDetail
+
+
+class ServiceError(Exception):
+    """An answer other than success."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.detail = ErrorDetail(code=code, message=message, hint=hint)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Makes every error of the app, expected or not, answer in the one shape."""
+    app.add_exception_handler(ServiceError, _answer_service_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_middleware(_UnexpectedErrors)
+
+
+def _respond(status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+
+
+async def _answer_service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    return _respond(error.status, error.detail, error.headers)
+
+
+async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        f"{problem['loc'][-1]}: {problem['msg']} (got {str(problem['input'])[:50]!r})" for problem in error.errors()
+    ]
+    hint = f"The parameters of {request.method} {request.url.path} are described at /docs."
+    return _respond(422, ErrorDetail(code="invalid_parameter", message="; ".join(problems), hint=hint))
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    detail = ErrorDetail(code=code, message=message, hint="The paths and methods are described at /docs.")
+    return _respond(error.status_code, detail, dict(error.headers or {}))
+
+
+class _UnexpectedErrors:
+    """Answers 500 to exceptions that nothing else caught, and logs them.
+
+    Starlette's own handler raises them again after it has answered, upon which uvicorn cuts the connection under the
+    client's next request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch_start)
+        except Exception:
+            if started or scope["type"] != "http":
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            detail = ErrorDetail(
+                code="internal_error", message="The service failed.", hint="The server's log says more."
+            )
+            await _respond(500, detail)(scope, receive, send)

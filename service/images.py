@@ -1,0 +1,94 @@
+"""Decoding of images that strangers send."""
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from models.checkpoint import InputSpec
+from service.errors import ServiceError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+_REFUSED_MODES = {
+    "P": "has a palette",
+    "PA": "has a palette",
+    "CMYK": "is CMYK",
+    "I": "has 16 or 32 bits a channel",
+    "I;16": "has 16 bits a channel",
+    "I;16B": "has 16 bits a channel",
+    "F": "has floating-point pixels",
+}
+
+
+def decode_image(content: bytes, spec: InputSpec, max_pixels: int, name: str) -> Tensor:
+    """Decodes one image and fits it to a model's input.
+
+    An image of the right size is taken as it is; another one is resized, antialiased, without regard to its aspect.
+    Colours become grey by luma where the model wants grey. What could be read in several ways is refused.
+
+    Args:
+        content: a PNG, JPEG or WebP file.
+        spec: the model's input.
+        max_pixels: limit on width × height, checked on the header before anything is decoded.
+        name: of the image, for messages.
+
+    Returns:
+        uint8 [C, H, W].
+
+    Raises:
+        ServiceError: 413 for too many pixels, 422 for anything that is no plain 8-bit image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow only warns of decompression bombs and of damaged metadata
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_header(image, max_pixels, name)
+                image.load()
+                return _fit(image, spec, name)
+    except Image.DecompressionBombWarning as error:
+        raise _too_large(name, str(error), max_pixels) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error), max_pixels) from error
+    except UnidentifiedImageError as error:
+        raise _undecodable(name, "it is no PNG, JPEG or WebP file") from error
+    except (OSError, ValueError, SyntaxError, EOFError, Warning) as error:
+        raise _undecodable(name, str(error)) from error
+
+
+def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, f"{image.width} × {image.height} pixels", max_pixels)
+    if getattr(image, "n_frames", 1) > 1:
+        raise _ambiguous(name, "is animated")
+    if image.mode in _REFUSED_MODES:
+        raise _ambiguous(name, _REFUSED_MODES[image.mode])
+
+
+def _fit(image: Image.Image, spec: InputSpec, name: str) -> Tensor:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
+        raise _ambiguous(name, "has transparent pixels")
+    image = image.convert("L" if spec.channels == 1 else "RGB")
+    if image.size != (spec.width, spec.height):
+        image = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image).reshape(spec.height, spec.width, spec.channels)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> ServiceError:
+    hint = f"Send images of at most {max_pixels} pixels; they are resized to the model's input anyway."
+    return ServiceError(413, "image_too_large", f"{name} is too large: {size}.", hint)
+
+
+def _ambiguous(name: str, reason: str) -> ServiceError:
+    hint = "Convert it to a single opaque 8-bit greyscale or RGB image, so that no pixel is open to interpretation."
+    return ServiceError(422, "unsupported_image", f"{name} {reason}.", hint)
+
+
+def _undecodable(name: str, reason: str) -> ServiceError:
+    return ServiceError(
+        422, "invalid_image", f"{name} cannot be decoded: {reason}.", "Send a complete PNG, JPEG or WebP file."
+    )

@@ -1,0 +1,130 @@
+"""What clients send as parameters and get as answers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.noise import MEMBER_LIMIT, SEED_LIMIT
+
+Seed = Annotated[
+    int | None,
+    Field(ge=0, lt=SEED_LIMIT, description="Names the networks; without it, a fresh one is drawn and reported."),
+]
+
+
+class PredictParameters(BaseModel):
+    """Query parameters of a prediction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ensemble_size: int = Field(100, ge=1, description="How many networks are drawn for the ensemble.")
+    seed: Seed = None
+    members: bool = Field(False, description="Whether to answer with each member's probabilities.")
+
+
+class WeightsParameters(BaseModel):
+    """Query parameters of a download of weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: Seed = None
+    member: int = Field(0, ge=0, lt=MEMBER_LIMIT, description="The network, or the first one, among those of the seed.")
+    count: int | None = Field(
+        None, ge=1, description="How many networks, stacked on a leading axis; without it, one that is not stacked."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    version: str | None = Field(
+        None, description="The model version that is wanted; another one is refused, so the answer never changes."
+    )
+
+
+class ModelIdentity(BaseModel):
+    name: str
+    version: str = Field(description="SHA-256 of the checkpoint.")
+    method: str
+
+
+class EnsembleIdentity(BaseModel):
+    size: int
+    seed: int = Field(description="The same seed and version give the same answer.")
+
+
+class UncertaintyAnswer(BaseModel):
+    """In nats, but for the variation ratio."""
+
+    predictive_entropy: float = Field(description="Entropy of the mean probabilities: all uncertainty.")
+    expected_entropy: float = Field(description="Mean entropy of the members: ambiguity that they agree on.")
+    mutual_information: float = Field(description="The difference: disagreement among the members.")
+    variation_ratio: float = Field(description="Share of members that do not vote for the most chosen class.")
+
+
+class FlagAnswer(BaseModel):
+    """A score against its calibrated threshold."""
+
+    flagged: bool
+    score: float
+    threshold: float
+    score_name: str
+    false_alarm_rate: float = Field(description="Share of images like the training data that the threshold flags.")
+    calibrated_ensemble_size: int = Field(description="The ensemble size that the threshold was measured with.")
+    calibration_images: int
+
+
+class PredictionAnswer(BaseModel):
+    label: str
+    class_index: int
+    probabilities: list[float]
+    uncertainty: UncertaintyAnswer
+    flags: dict[str, FlagAnswer] = Field(description="Empty if the model has no calibration.")
+    member_probabilities: list[list[float]] | None = Field(
+        None, description="[ensemble size][classes], if asked for; rounded to 7 decimals."
+    )
+
+
+class PredictAnswer(BaseModel):
+    model: ModelIdentity
+    ensemble: EnsembleIdentity
+    predictions: list[PredictionAnswer] = Field(description="One for each image, in order.")
+
+
+class InputDescription(BaseModel):
+    """Pixels in [0, 1], minus mean, divided by std, channel by channel."""
+
+    channels: int
+    height: int
+    width: int
+    mean: list[float]
+    std: list[float]
+
+
+class TargetDescription(BaseModel):
+    num_weights: int
+    parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by state_dict key.")
+    source: str = Field(description="PyTorch source of the module that downloaded weights load into.")
+
+
+class ModelSummary(ModelIdentity):
+    classes: list[str]
+    input: InputDescription
+
+
+class ModelDescription(ModelSummary):
+    target: TargetDescription
+    training: dict[str, Any]
+    calibration: dict[str, Any] | None = Field(description="Thresholds of the flags, and how they were measured.")
+    metrics: dict[str, Any] | None = Field(description="Figures of the model card.")
+
+
+class RefusedModel(BaseModel):
+    name: str
+    reason: str
+
+
+class ModelsAnswer(BaseModel):
+    default: str
+    models: list[ModelSummary] = Field(description="The default first.")
+    refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
+
+
+class HealthAnswer(BaseModel):
+    status: Literal["live", "ready"]

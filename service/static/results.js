@@ -1,0 +1,203 @@
+/** Everything that shows an answer: the label, the classes, the uncertainty, the recipe. */
+
+import { predictUrl, weightsUrl } from "./api.js";
+import { nats, percent, percentRange, quantile } from "./numbers.js";
+
+const COVERED = 0.9; // of the member networks lie in the interval that is shown
+
+const element = (id) => document.getElementById(id);
+const write = (id, text) => (element(id).textContent = text);
+
+export const createResults = (root) => {
+  let rows = [];
+
+  const redraw = () => rows.forEach(({ spread, members }) => drawSpread(spread, members));
+  new ResizeObserver(redraw).observe(element("classes"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  const showClasses = (probabilities, members, winner) => {
+    rows.forEach((row, index) => {
+      fillRow(row, probabilities[index], members.map((member) => member[index]), index === winner);
+    });
+  };
+
+  return {
+    /** Lay out an empty answer of a model, so that nothing moves when the first one arrives. */
+    reset: ({ classes }) => {
+      root.classList.add("empty");
+      rows = classes.map(createRow);
+      element("classes").replaceChildren(...rows.map(({ line }) => line));
+      showHeadline("–", "–", "mean of the networks");
+      showVerdict("none", "No prediction yet", "Draw something, or choose an example.");
+      showEntropy(null, classes.length);
+      showRecipe(null);
+      write("summary", "");
+      redraw();
+    },
+
+    show: (answer, model, image) => {
+      const [prediction] = answer.predictions;
+      const { probabilities, class_index: winner, label, uncertainty } = prediction;
+      const verdict = judge(prediction.flags?.out_of_distribution);
+      const probability = percent(probabilities[winner]);
+      const networks = count(answer.ensemble.size, "network");
+
+      root.classList.remove("empty");
+      showHeadline(label, probability, `mean of ${networks}`);
+      showVerdict(verdict.kind, verdict.title, verdict.detail);
+      showClasses(probabilities, prediction.member_probabilities ?? [], winner);
+      showEntropy(uncertainty, model.classes.length, prediction.flags?.out_of_distribution);
+      showRecipe(answer, image);
+      write("summary", `Prediction: ${label}, ${probability}. ${verdict.title}. ${networks}, seed ${answer.ensemble.seed}.`);
+    },
+
+    setBusy: (busy) => {
+      root.setAttribute("aria-busy", busy);
+      root.classList.toggle("busy", busy);
+    },
+  };
+};
+
+const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+const showHeadline = (label, probability, ensemble) => {
+  write("label", label);
+  element("label").classList.toggle("long", label.length > 2);
+  write("probability", probability);
+  write("ensemble", ensemble);
+};
+
+const showVerdict = (kind, title, detail) => {
+  element("verdict").dataset.kind = kind;
+  write("verdict-title", title);
+  write("verdict-detail", detail);
+};
+
+const judge = (flag) => {
+  if (!flag) {
+    return {
+      kind: "none",
+      title: "No verdict on the image",
+      detail: "This model has no threshold that tells familiar images from strange ones.",
+    };
+  }
+  const measure = flag.score_name === "predictive_entropy" ? "entropy" : flag.score_name.replaceAll("_", " ");
+  const comparison = `${measure} ${nats(flag.score)} is ${flag.flagged ? "above" : "within"} the threshold ${nats(flag.threshold)}`;
+  return flag.flagged
+    ? { kind: "strange", title: "Does not look like the training data", detail: comparison }
+    : { kind: "familiar", title: "Looks like what the model was trained on", detail: comparison };
+};
+
+const createRow = (name) => {
+  const line = document.createElement("tr");
+  const heading = document.createElement("th");
+  heading.scope = "row";
+  heading.textContent = name;
+
+  const track = document.createElement("td");
+  track.className = "track";
+  const bar = document.createElement("div");
+  bar.className = "bar";
+  const spread = document.createElement("canvas");
+  spread.setAttribute("aria-hidden", "true");
+  track.append(bar, spread);
+
+  const mean = document.createElement("td");
+  mean.className = "mean number";
+  mean.textContent = "–";
+  const range = document.createElement("td");
+  range.className = "range number";
+  const rangeText = document.createElement("span");
+  range.append(rangeText);
+
+  line.append(heading, track, mean, range);
+  return { line, bar, spread, mean, range: rangeText, members: [] };
+};
+
+const fillRow = (row, probability, members, wins) => {
+  row.members = members;
+  row.line.classList.toggle("winner", wins);
+  row.bar.style.setProperty("--share", probability);
+  row.mean.textContent = percent(probability);
+  row.range.textContent = members.length ? percentRange(...interval(members)) : "";
+  drawSpread(row.spread, members);
+};
+
+const interval = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  return [quantile(sorted, (1 - COVERED) / 2), quantile(sorted, (1 + COVERED) / 2)];
+};
+
+/** One translucent dot per network, and the interval that holds most of them. */
+const drawSpread = (canvas, members) => {
+  const { clientWidth, clientHeight } = canvas;
+  const radius = 2;
+  const width = clientWidth - 2 * radius;
+  const height = clientHeight - 4 * radius;
+  canvas.width = clientWidth * devicePixelRatio;
+  canvas.height = clientHeight * devicePixelRatio;
+  if (members.length === 0) return;
+
+  const context = canvas.getContext("2d");
+  context.scale(devicePixelRatio, devicePixelRatio);
+  context.fillStyle = getComputedStyle(canvas).color;
+
+  const [low, high] = interval(members);
+  context.fillRect(radius + low * width, clientHeight - 2, Math.max((high - low) * width, 1), 2);
+
+  context.globalAlpha = Math.min(0.85, Math.max(0.12, 4 / Math.sqrt(members.length)));
+  members.forEach((probability, member) => {
+    // Golden-ratio steps spread the dots evenly, and give a network the same height in every row.
+    const level = (0.5 + member * 0.618034) % 1;
+    context.beginPath();
+    context.arc(radius + probability * width, radius + level * height, radius, 0, 2 * Math.PI);
+    context.fill();
+  });
+};
+
+const showEntropy = (uncertainty, classes, flag) => {
+  const limit = Math.log(classes);
+  const bar = element("entropy").style;
+  bar.setProperty("--ambiguity-share", (uncertainty?.expected_entropy ?? 0) / limit);
+  bar.setProperty("--disagreement-share", (uncertainty?.mutual_information ?? 0) / limit);
+  write("entropy-limit", `ln ${classes} = ${limit.toFixed(2)}, undecided`);
+  write("predictive-entropy", uncertainty ? nats(uncertainty.predictive_entropy) : "–");
+  write("expected-entropy", uncertainty ? nats(uncertainty.expected_entropy) : "–");
+  write("mutual-information", uncertainty ? nats(uncertainty.mutual_information) : "–");
+  write("variation-ratio", uncertainty ? percent(uncertainty.variation_ratio) : "–");
+  showThreshold(flag, limit);
+};
+
+const showThreshold = (flag, limit) => {
+  const mark = element("threshold");
+  const onThisScale = flag?.score_name === "predictive_entropy";
+  mark.hidden = !onThisScale;
+  if (!onThisScale) return;
+  const share = Math.min(1, Math.max(0, flag.threshold / limit));
+  mark.style.setProperty("--share", share);
+  mark.classList.toggle("flipped", share > 0.5);
+  mark.textContent = `threshold ${nats(flag.threshold)}`;
+};
+
+const showRecipe = (answer, image) => {
+  element("copy").disabled = element("keep-seed").disabled = element("draw-again").disabled = !answer;
+  if (!answer) {
+    write("used-seed", "–");
+    write("curl", "curl …");
+    write("provenance", "–");
+    element("weights").removeAttribute("href");
+    return;
+  }
+  const { model, ensemble } = answer;
+  const url = location.origin + predictUrl(model.name, ensemble.size, ensemble.seed);
+  write("used-seed", ensemble.seed);
+  write("curl", `curl -F ${shellQuote(formFile(image.name))} \\\n${shellQuote(url)}`);
+  write("provenance", `${model.name} · ${model.method} · version ${model.version.slice(0, 8)}`);
+  element("weights").href = weightsUrl(model.name, ensemble.seed, 0);
+};
+
+/** curl reads commas and semicolons in a bare file name as syntax; quotes keep them literal. */
+const formFile = (name) =>
+  /^[\w.-]+$/.test(name) ? `images=@${name}` : `images=@"${name.replace(/["\\]/g, "\\$&")}"`;
+
+const shellQuote = (text) => (/^[\w@=.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,83 @@
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.hypergan import HyperGANConfig
+from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork
+from service.app import create_app
+from service.settings import Settings
+from training.recipes import Recipe, digits_hypergan
+from training.session import Session, train
+
+torch.set_num_threads(1)  # the networks of the tests are too small for more
+
+SMALL_TARGET = TargetNetwork(
+    (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))
+)
+SMALL_CONFIG = HyperGANConfig(latent_size=8, code_size=4, hidden_size=16)
+
+
+def make_session(
+    out: Path, *, steps: int, resume: bool = False, recipe: Recipe | None = None, seed: int | None = None
+) -> Session:
+    return Session(
+        recipe=recipe or replace(digits_hypergan(), codes_per_step=32, networks_per_step=4),
+        out=out,
+        data=out / "no-data",
+        device=torch.device("cpu"),
+        seed=seed,
+        steps=steps,
+        minutes=None,
+        resume=resume,
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one checkpoint, `digits`, from the recipe's real training."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    recipe = digits_hypergan()
+    assert train(make_session(directory / "digits", steps=recipe.steps, recipe=recipe))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoints: Path) -> Checkpoint:
+    return load_checkpoint(checkpoints / "digits")
+
+
+@contextmanager
+def serve(app: FastAPI) -> Iterator[str]:
+    """Serves an app on a free port of this machine, as `hyperdraw-serve` does; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def app(checkpoints: Path) -> FastAPI:
+    return create_app(Settings(checkpoints=checkpoints, max_image_pixels=1_000_000, max_body_bytes=2**20, max_images=8))
+
+
+@pytest.fixture(scope="session")
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield client

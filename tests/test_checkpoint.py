@@ -1,0 +1,220 @@
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.checkpoint import (
+    CheckpointError,
+    Storage,
+    decode_tensors,
+    encode_tensors,
+    load_checkpoint,
+    save_checkpoint,
+    write_file,
+)
+from models.hypergan import HyperGAN
+from models.sampler import WeightSampler
+from tests.conftest import SMALL_CONFIG, SMALL_TARGET
+from tests.test_samplers import make_config
+
+
+@pytest.fixture
+def sampler() -> WeightSampler:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return HyperGAN(SMALL_CONFIG, SMALL_TARGET).eval()
+
+
+@pytest.fixture
+def saved(sampler: WeightSampler, tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "model", make_config(sampler), sampler, "float32")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(("storage", "bits"), [("float32", 23), ("bfloat16", 7), ("int8", 7)])
+def test_storage_rounds_as_it_says(storage: Storage, bits: int) -> None:
+    tensors = {
+        "matrix": torch.randn(20, 300, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 20)[:, None],
+        "zeros": torch.zeros(3, 4),
+        "vector": torch.randn(7, generator=torch.Generator().manual_seed(1)),
+        "count": torch.tensor(5),
+    }
+    decoded = decode_tensors(encode_tensors(tensors, storage))
+    assert decoded.keys() == tensors.keys()
+    assert torch.equal(decoded["vector"], tensors["vector"])
+    assert torch.equal(decoded["count"], tensors["count"])
+    assert torch.equal(decoded["zeros"], tensors["zeros"])
+    largest = tensors["matrix"].abs().amax(1, keepdim=True)
+    assert ((decoded["matrix"] - tensors["matrix"]).abs() <= largest * 2.0**-bits * 0.51).all()
+
+
+def test_version_is_a_digest_of_the_content(saved: Path, sampler: WeightSampler) -> None:
+    version = load_checkpoint(saved).version
+    assert len(version) == 64
+    shutil.copytree(saved, saved.parent / "copy")
+    assert load_checkpoint(saved.parent / "copy").version == version
+    with torch.no_grad():
+        next(sampler.parameters()).flatten()[0] += 1e-3
+    save_checkpoint(saved, make_config(sampler), sampler, "float32")
+    assert load_checkpoint(saved).version != version
+
+
+def test_saving_again_drops_what_was_measured_for_other_weights(saved: Path, sampler: WeightSampler) -> None:
+    for name in ("calibration.json", "metrics.json", "README.md"):
+        (saved / name).write_text("stale")
+    save_checkpoint(saved, make_config(sampler), sampler, "float32")
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> object:
+    content = json.loads(path.read_text())
+    change(content)
+    return path.write_text(json.dumps(content))
+
+
+def rewrite_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Changes the weights and makes the checksum fit, as somebody who means it would."""
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    edit(directory / "config.json", lambda config: config["files"].update({"model.safetensors": digest}))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+WEIGHT = "mixer.1.weight"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json", "No such file"),
+    "config cut short": (
+        lambda d: (d / "config.json").write_bytes((d / "config.json").read_bytes()[:200]),
+        "config.json",
+        "Invalid JSON",
+    ),
+    "config of something else": (
+        lambda d: (d / "config.json").write_text('{"model_type": "bert"}'),
+        "config.json",
+        "method: Field required",
+    ),
+    "huge config": (lambda d: (d / "config.json").write_text(" " * 5_000_000), "config.json", "larger than"),
+    "unknown method": (
+        lambda d: edit(d / "config.json", lambda c: c["method"].update(method="gpt")),
+        "config.json",
+        "method",
+    ),
+    "unknown layer": (
+        lambda d: edit(d / "config.json", lambda c: c["target"]["layers"][0].update(kind="attention")),
+        "config.json",
+        "attention",
+    ),
+    "future format": (lambda d: edit(d / "config.json", lambda c: c.update(format_version=2)), "config.json", "Input"),
+    "huge layer": (
+        lambda d: edit(d / "config.json", lambda c: c["method"].update(hidden_size=10**12)),
+        "config.json",
+        "less than or equal",
+    ),
+    "path outside": (
+        lambda d: edit(d / "config.json", lambda c: c.update(files={"../other.safetensors": "0"})),
+        "config.json",
+        "not the name of a safetensors file inside",
+    ),
+    "absolute path": (
+        lambda d: edit(d / "config.json", lambda c: c.update(files={"/etc/x.safetensors": "0"})),
+        "config.json",
+        "not the name of a safetensors file inside",
+    ),
+    "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors", "No such file"),
+    "bit flip": (lambda d: flip_a_bit(d / "model.safetensors"), "model.safetensors", "SHA-256"),
+    "cut short": (
+        lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-8]),
+        "model.safetensors",
+        "SHA-256",
+    ),
+    "no safetensors": (
+        lambda d: (
+            (d / "model.safetensors").write_bytes(b"\x80\x04pickle"),
+            edit(
+                d / "config.json",
+                lambda c: c["files"].update({"model.safetensors": hashlib.sha256(b"\x80\x04pickle").hexdigest()}),
+            ),
+        ),
+        "model.safetensors",
+        "no valid safetensors file",
+    ),
+    "missing tensor": (lambda d: rewrite_weights(d, lambda t: t.pop(WEIGHT)), "model", "are missing: mixer.1.weight"),
+    "extra tensor": (
+        lambda d: rewrite_weights(d, lambda t: t.update(extra=torch.zeros(1))),
+        "model",
+        "does not know: extra",
+    ),
+    "wrong shape": (
+        lambda d: rewrite_weights(d, lambda t: t.update({WEIGHT: torch.zeros(2, 2)})),
+        "model",
+        "has shape (2, 2)",
+    ),
+    "not finite": (
+        lambda d: rewrite_weights(d, lambda t: t[WEIGHT].fill_(float("nan"))),
+        "model",
+        "not finite",
+    ),
+    "int8 without scale": (
+        lambda d: rewrite_weights(d, lambda t: t.update({WEIGHT: t[WEIGHT].to(torch.int8)})),
+        "model",
+        "wants mixer.1.weight.scale",
+    ),
+    "calibration of another": (
+        lambda d: (d / "calibration.json").write_text(
+            json.dumps(
+                {
+                    "checkpoint": "0" * 64,
+                    "out_of_distribution": {
+                        "false_alarm_rate": 0.05,
+                        "n": 9,
+                        "split": "s",
+                        "seed": 0,
+                        "thresholds": [{"ensemble_size": 1, "value": 0.1}],
+                    },
+                }
+            )
+        ),
+        "calibration.json",
+        "another checkpoint",
+    ),
+    "calibration cut short": (lambda d: (d / "calibration.json").write_text("{"), "calibration.json", "Invalid JSON"),
+    "metrics cut short": (lambda d: (d / "metrics.json").write_text("[1"), "metrics.json", "Invalid JSON"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_refused_with_file_and_reason(saved: Path, damage: str) -> None:
+    act, file, reason = DAMAGES[damage]
+    act(saved)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved)
+    path, _, explanation = str(caught.value).partition(": ")
+    assert path.endswith(file)
+    assert reason in explanation

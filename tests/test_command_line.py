@@ -1,0 +1,73 @@
+"""The console commands, as processes."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.pictures import EXAMPLES
+
+
+@contextmanager
+def run_server(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`hyperdraw-serve` on a free port; yields the process and its address."""
+    command = [sys.executable, "-m", "service", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if found := re.search(r"running on (http://\S+)", line):
+                    yield process, found[1]
+                    break
+            else:
+                pytest.fail("the server ended before it listened")
+        finally:
+            process.kill()
+
+
+def test_serve_answers_and_stops_when_asked(checkpoints: Path) -> None:
+    with run_server("--checkpoints", str(checkpoints)) as (process, address):
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        image = (EXAMPLES / "seven.png").read_bytes()
+        answer = httpx.post(f"{address}/v1/models/digits/predict", files={"images": image}, timeout=30)
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("module", ["service", "training"])
+def test_help(module: str) -> None:
+    shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"hyperdraw-{'serve' if module == 'service' else 'train'}" in shown
+    assert "--" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoints", "nowhere"], "hyperdraw-serve: nowhere is no directory"),
+        (["--port", "70000"], "port"),
+        (["--port", "many"], "port"),
+        (["--device", "abacus"], "no device 'abacus'"),
+        (["--workers", "3"], "workers"),
+    ],
+)
+def test_serve_explains_wrong_settings(arguments: list[str], message: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "service", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode not in (0, None)
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_settings_come_from_the_environment(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDRAW_CHECKPOINTS", str(checkpoints / "digits"))
+    with run_server() as (_, address):
+        assert httpx.get(f"{address}/v1/models").json()["default"] == "digits"

@@ -1,0 +1,97 @@
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from training.datasets import (
+    DatasetError,
+    Publication,
+    PublishedFile,
+    load_dataset,
+    load_outliers,
+    read_idx,
+)
+
+
+def write_idx(path: Path, array: np.ndarray, kind: int = 8) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, kind, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_idx_round_trip(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    write_idx(tmp_path / "a.gz", array)
+    assert np.array_equal(read_idx(tmp_path / "a.gz"), array)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-10]),
+        lambda path: path.write_bytes(b"not gzip"),
+        lambda path: write_idx(path, np.zeros((2, 2), np.uint8), kind=0x0D),
+        lambda path: path.write_bytes(gzip.compress(b"\0")),
+        lambda path: path.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 9) + b"12")),
+        lambda path: path.unlink(),
+    ],
+)
+def test_damaged_idx(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.gz"
+    write_idx(path, np.zeros((2, 2), np.uint8))
+    damage(path)
+    with pytest.raises(DatasetError, match=r"a\.gz is no gzipped IDX file"):
+        read_idx(path)
+
+
+@pytest.fixture
+def publication(tmp_path: Path) -> Publication:
+    """Published at a file:// address of this machine that holds nothing."""
+    file = tmp_path / "original"
+    file.write_bytes(b"content")
+    return Publication("set", "http://127.0.0.1:9/", (PublishedFile("file.gz", pooch.file_hash(str(file))),))
+
+
+def test_a_folder_that_holds_the_files_needs_no_network(publication: Publication, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "file.gz").write_bytes(b"content")
+    assert publication.locate(tmp_path) == [tmp_path / "set" / "file.gz"]
+
+
+def test_a_corrupt_file_is_named_and_kept(publication: Publication, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / "file.gz"
+    path.write_bytes(b"other")
+    with pytest.raises(DatasetError, match=r"set/file\.gz is damaged.*Delete it.*http://127\.0\.0\.1:9/file\.gz"):
+        publication.locate(tmp_path)
+    assert path.read_bytes() == b"other"
+
+
+def test_a_missing_file_is_named_with_its_source(publication: Publication, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"set/file\.gz is missing.*Get http://127\.0\.0\.1:9/file\.gz.*--data"):
+        publication.locate(tmp_path)
+    assert not (tmp_path / "set" / "file.gz").exists()
+
+
+@pytest.mark.parametrize("load", [load_dataset, load_outliers])
+def test_unknown_names(load: Callable[[str, Path], object], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no dataset 'imagenet', only"):
+        load("imagenet", tmp_path)
+
+
+def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:
+    dataset = load_dataset("digits", tmp_path)
+    parts = [dataset.train, dataset.validation, dataset.calibration, dataset.test]
+    assert [len(part) for part in parts] == [1097, 200, 200, 300]
+    assert all(part.images.shape[1:] == (1, 8, 8) and part.images.dtype == torch.uint8 for part in parts)
+    images = torch.cat([part.images.flatten(1) for part in parts])
+    assert len(torch.unique(images, dim=0)) == len(images)  # scikit-learn's digits are distinct
+    again = load_dataset("digits", tmp_path)
+    assert torch.equal(again.test.labels, dataset.test.labels)
+    normalized = dataset.input.normalize(dataset.train.images)
+    assert normalized.mean().abs() < 0.02
+    assert abs(normalized.std() - 1) < 0.02

@@ -1,0 +1,34 @@
+import math
+
+import pytest
+import torch
+
+from training.evaluation import measure_disagreement, measure_diversity, measure_ensembles
+
+
+def one_hot(votes: list[list[int]], classes: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(votes), classes).float()
+
+
+def test_disagreement_known_answers() -> None:
+    assert measure_disagreement(one_hot([[0, 1]] * 4, 3)) == 0
+    assert measure_disagreement(one_hot([[0], [1], [2]], 3)) == 1
+    # Of the 6 pairs among votes 0, 0, 1, 1, four differ; the second image has no disagreement.
+    assert measure_disagreement(one_hot([[0, 2], [0, 2], [1, 2], [1, 2]], 3)) == pytest.approx(4 / 6 / 2)
+
+
+def test_ensembles_known_answers() -> None:
+    members = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 0.0]]])
+    metrics = measure_ensembles(members, torch.tensor([0]), 2)
+    assert metrics.ensembles == 2  # the fifth member is left over
+    assert metrics.accuracy == 0.5  # means (.6, .4) and (.4, .6)
+    assert metrics.nll == pytest.approx(-(math.log(0.6) + math.log(0.4)) / 2)
+    assert metrics.ece == pytest.approx((0.4 + 0.6) / 2)  # confidence .6 both times; right once, wrong once
+
+
+def test_diversity_known_answers() -> None:
+    same = {"a.weight": torch.ones(4, 3, 2), "a.bias": torch.randn(4, 3)}
+    assert measure_diversity(same) == 0
+    generator = torch.Generator().manual_seed(0)
+    independent = {"a.weight": torch.randn(50, 300, 10, generator=generator)}
+    assert measure_diversity(independent) == pytest.approx(1, abs=0.02)

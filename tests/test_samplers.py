@@ -1,0 +1,87 @@
+"""The contract of every weight sampler."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import CheckpointConfig, InputSpec, Training, load_checkpoint, save_checkpoint
+from models.sampler import WeightSampler
+from tests.conftest import SMALL_CONFIG, SMALL_TARGET
+
+CONFIGS = [SMALL_CONFIG]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.method)
+def sampler(request: pytest.FixtureRequest) -> WeightSampler:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sampler: WeightSampler = request.param.build(SMALL_TARGET)
+    return sampler.eval()
+
+
+def test_keys_and_shapes(sampler: WeightSampler) -> None:
+    weights = sampler.sample(0, range(3))
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {
+        name: (3, *shape) for name, shape in SMALL_TARGET.parameter_shapes.items()
+    }
+    assert list(weights) == list(SMALL_TARGET.parameter_shapes)
+
+
+def test_the_same_address_is_the_same_network(sampler: WeightSampler) -> None:
+    many = sampler.sample(7, range(1000))
+    for members in ([3], range(4), range(3, 200)):
+        for name, tensor in sampler.sample(7, members).items():
+            torch.testing.assert_close(tensor[members.index(3)], many[name][3], rtol=1e-5, atol=1e-6)
+
+
+def test_other_addresses_are_other_networks(sampler: WeightSampler) -> None:
+    networks = [
+        torch.cat([tensor[i].flatten() for tensor in sampler.sample(seed, range(20)).values()])
+        for seed in (0, 1, 2**40)
+        for i in range(20)
+    ]
+    assert len(torch.unique(torch.stack(networks), dim=0)) == 60
+
+
+def test_names_select_parameters(sampler: WeightSampler) -> None:
+    everything = sampler.sample(0, range(3))
+    for name, tensor in everything.items():
+        selected = sampler.sample(0, range(3), {name})
+        assert list(selected) == [name]
+        torch.testing.assert_close(selected[name], tensor)
+
+
+def test_gradients_reach_every_parameter(sampler: WeightSampler) -> None:
+    sampler.train()
+    for parameter in sampler.parameters():  # some start at zero, and would hide those behind them
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    weights = sampler.generate(sampler.draw_latents(0, range(8)))
+    sum(tensor.sin().sum() for tensor in weights.values()).backward()  # type: ignore[union-attr]
+    for name, parameter in sampler.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_sampling_leaves_the_global_generator_alone(sampler: WeightSampler) -> None:
+    before = torch.get_rng_state()
+    sampler.sample(5, range(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_saved_sampler_draws_the_same_networks(sampler: WeightSampler, tmp_path: Path) -> None:
+    config = make_config(sampler)
+    save_checkpoint(tmp_path / "model", config, sampler, "float32")
+    loaded = load_checkpoint(tmp_path / "model").sampler
+    for name, tensor in loaded.sample(3, range(5)).items():
+        assert torch.equal(tensor, sampler.sample(3, range(5))[name])
+
+
+def make_config(sampler: WeightSampler) -> CheckpointConfig:
+    return CheckpointConfig(
+        method=sampler.config,  # type: ignore[arg-type]
+        target=sampler.target,
+        input=InputSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
+        classes=("a", "b", "c", "d", "e"),
+        training=Training("test", "none", "digits", None, 0, 0, 0),
+    )

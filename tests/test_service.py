@@ -1,0 +1,320 @@
+import base64
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+
+from models.checkpoint import Checkpoint
+from models.noise import SEED_LIMIT
+from models.prediction import predict_members
+from models.uncertainty import measure_uncertainty
+from service.app import create_app
+from service.catalog import ConfigurationError
+from service.images import decode_image
+from service.settings import Settings
+from tests.conftest import serve
+from tests.pictures import draw_image, encode, forge_png
+
+PREDICT = "/v1/models/digits/predict"
+PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), encode(draw_image("RGB"), "WEBP")]
+
+
+def post_parts(client: httpx.Client, pictures: list[bytes], **parameters: Any) -> httpx.Response:
+    files = [("images", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
+    return client.post(PREDICT, files=files, params=parameters)
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "live"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
+    answer = client.get("/v1/models").json()
+    assert answer["default"] == "digits"
+    assert [model["name"] for model in answer["models"]] == ["digits"]
+    assert answer["refused"] == []
+    model = client.get("/v1/models/digits").json()
+    assert model["version"] == checkpoint.version
+    assert model["method"] == "hypergan"
+    assert model["classes"] == list("0123456789")
+    assert model["input"] == {"channels": 1, "height": 8, "width": 8, "mean": [0.3053], "std": [0.3764]}
+    assert model["target"]["num_weights"] == checkpoint.config.target.num_weights
+    assert model["metrics"]["single"]["accuracy_mean"] > 0.9
+    assert model["calibration"]["out_of_distribution"]["n"] == 200
+
+
+def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Checkpoint) -> None:
+    response = post_parts(client, PICTURES, seed=7, ensemble_size=20, members=True)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["model"] == {"name": "digits", "version": checkpoint.version, "method": "hypergan"}
+    assert answer["ensemble"] == {"size": 20, "seed": 7}
+    assert len(answer["predictions"]) == 3
+
+    spec = checkpoint.config.input
+    images = torch.stack([decode_image(picture, spec, 10**6, "") for picture in PICTURES])
+    members = predict_members(checkpoint.sampler, spec.normalize(images), seed=7, size=20)
+    expected = measure_uncertainty(members)
+    assert checkpoint.calibration is not None
+    threshold = checkpoint.calibration.out_of_distribution.threshold_for(20)
+    for i, prediction in enumerate(answer["predictions"]):
+        assert prediction["probabilities"] == pytest.approx(expected.probabilities[i].tolist(), abs=1e-6)
+        assert prediction["class_index"] == expected.probabilities[i].argmax()
+        assert prediction["label"] == str(prediction["class_index"])
+        for name, value in prediction["uncertainty"].items():
+            assert value == pytest.approx(getattr(expected, name)[i].item(), abs=1e-5)
+        assert torch.tensor(prediction["member_probabilities"]).shape == (20, 10)
+        torch.testing.assert_close(
+            torch.tensor(prediction["member_probabilities"]), members[:, i], rtol=1e-4, atol=1e-6
+        )
+        flag = prediction["flags"]["out_of_distribution"]
+        assert flag["score_name"] == "predictive_entropy"
+        assert flag["score"] == prediction["uncertainty"]["predictive_entropy"]
+        assert flag["threshold"] == threshold.value
+        assert flag["flagged"] == (flag["score"] > flag["threshold"])
+        assert flag["calibrated_ensemble_size"] == 20
+
+
+def test_three_bodies_mean_the_same(client: httpx.Client) -> None:
+    picture = PICTURES[0]
+    answers = [
+        post_parts(client, [picture], seed=3),
+        client.post(PREDICT, content=picture, headers={"Content-Type": "image/png"}, params={"seed": 3}),
+        client.post(PREDICT, content=picture, headers={"Content-Type": "application/octet-stream"}, params={"seed": 3}),
+        client.post(PREDICT, json={"images": [base64.b64encode(picture).decode()]}, params={"seed": 3}),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert all(answer.json() == answers[0].json() for answer in answers)
+
+
+def test_the_same_seed_gives_the_same_answer_whatever_else_is_in_the_request(client: httpx.Client) -> None:
+    alone = post_parts(client, PICTURES[:1], seed=5).json()["predictions"][0]
+    crowd = post_parts(client, PICTURES[::-1], seed=5).json()["predictions"][2]
+    assert alone["probabilities"] == pytest.approx(crowd["probabilities"], abs=1e-6)
+    assert alone["label"] == crowd["label"]
+
+
+def test_a_fresh_seed_is_drawn_reported_and_repeatable(client: httpx.Client) -> None:
+    first, second = (post_parts(client, PICTURES).json() for _ in range(2))
+    assert first["ensemble"]["seed"] != second["ensemble"]["seed"]
+    assert first["ensemble"]["size"] == 100
+    assert first["ensemble"]["seed"] < 2**53
+    again = post_parts(client, PICTURES, seed=first["ensemble"]["seed"]).json()
+    assert again == first
+
+
+def test_members_extend_smaller_ensembles(client: httpx.Client) -> None:
+    small, large = (
+        post_parts(client, PICTURES[:1], seed=9, ensemble_size=size, members=True).json()["predictions"][0]
+        for size in (4, 1000)
+    )
+    torch.testing.assert_close(
+        torch.tensor(small["member_probabilities"]),
+        torch.tensor(large["member_probabilities"][:4]),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_one_network_has_no_mutual_information(client: httpx.Client) -> None:
+    uncertainty = post_parts(client, PICTURES[:1], ensemble_size=1).json()["predictions"][0]["uncertainty"]
+    assert uncertainty["mutual_information"] == pytest.approx(0, abs=1e-9)
+    assert uncertainty["variation_ratio"] == 0
+
+
+def json_body(value: object) -> dict[str, Any]:
+    return {"content": json.dumps(value), "headers": {"Content-Type": "application/json"}}
+
+
+def parts(*files: tuple[str, bytes]) -> dict[str, Any]:
+    return {"files": [(name, ("x.png", content)) for name, content in files]}
+
+
+PNG = {"Content-Type": "image/png"}
+GOOD: dict[str, Any] = {"content": PICTURES[0], "headers": PNG}
+BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
+    "unknown model": ("/v1/models/bert/predict", GOOD, 404, "unknown_model", "There is no model 'bert'"),
+    "traversal": ("/v1/models/..%2f..%2fetc/predict", GOOD, 404, "not_found", ""),
+    "size 0": (f"{PREDICT}?ensemble_size=0", GOOD, 422, "invalid_parameter", "ensemble_size"),
+    "size −1": (f"{PREDICT}?ensemble_size=-1", GOOD, 422, "invalid_parameter", "ensemble_size"),
+    "size 10⁹": (f"{PREDICT}?ensemble_size=1000000000", GOOD, 422, "invalid_parameter", "1000000000"),
+    "size many": (f"{PREDICT}?ensemble_size=many", GOOD, 422, "invalid_parameter", "'many'"),
+    "seed −1": (f"{PREDICT}?seed=-1", GOOD, 422, "invalid_parameter", "seed"),
+    "seed past 2⁶³": (f"{PREDICT}?seed={SEED_LIMIT}", GOOD, 422, "invalid_parameter", "seed"),
+    "seed of 5,000 digits": (f"{PREDICT}?seed={'9' * 5000}", GOOD, 422, "invalid_parameter", "seed"),
+    "misspelt parameter": (f"{PREDICT}?ensemblesize=3", GOOD, 422, "invalid_parameter", "ensemblesize"),
+    "no body": (PREDICT, {}, 422, "invalid_image", "the body is empty"),
+    "other body": (
+        PREDICT,
+        {"content": b"a=1", "headers": {"Content-Type": "text/plain"}},
+        415,
+        "unsupported_media",
+        "",
+    ),
+    "no image": (PREDICT, {"content": b"no image", "headers": PNG}, 422, "invalid_image", "no PNG, JPEG or WebP"),
+    "bomb": (PREDICT, {"content": forge_png(60_000, 60_000), "headers": PNG}, 413, "image_too_large", "too large"),
+    "0×0": (PREDICT, {"content": forge_png(0, 0), "headers": PNG}, 422, "invalid_image", "decoded"),
+    "one bad among good": (
+        PREDICT,
+        parts(("images", PICTURES[0]), ("images", PICTURES[0][:50])),
+        422,
+        "invalid_image",
+        "image 1 (x.png)",
+    ),
+    "empty part": (PREDICT, parts(("images", b"")), 422, "invalid_image", "image 0 (x.png) is empty"),
+    "other part": (PREDICT, parts(("image", PICTURES[0])), 422, "unknown_part", "'image'"),
+    "text field": (PREDICT, {"data": {"images": "x"}, "files": {"images": PICTURES[0]}}, 422, "invalid_multipart", ""),
+    "too many": (PREDICT, parts(*[("images", PICTURES[0])] * 9), 413, "too_many_images", "9 images"),
+    "far too many": (PREDICT, parts(*[("images", PICTURES[0])] * 99), 422, "invalid_multipart", "Too many files"),
+    "no boundary": (
+        PREDICT,
+        {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+        422,
+        "invalid_multipart",
+        "boundary",
+    ),
+    "broken multipart": (
+        PREDICT,
+        {"content": b"--b\r\nnonsense", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+        422,
+        "",
+        "multipart",
+    ),
+    "too large": (PREDICT, {"content": bytes(2**20 + 1), "headers": PNG}, 413, "body_too_large", "too large"),
+    "no JSON": (PREDICT, {**json_body(0), "content": b"{"}, 422, "invalid_json", "Invalid JSON"),
+    "JSON of another shape": (PREDICT, json_body({"image": "x"}), 422, "invalid_json", "images: Field required"),
+    "no images": (PREDICT, json_body({"images": []}), 422, "invalid_json", "at least 1 item"),
+    "numbers for images": (PREDICT, json_body({"images": [7]}), 422, "invalid_json", "images.0"),
+    "wrong base64": (PREDICT, json_body({"images": ["@@@@"]}), 422, "invalid_base64", "image 0 is not base64"),
+    "cut base64": (PREDICT, json_body({"images": ["abcde"]}), 422, "invalid_base64", "image 0 is not base64"),
+    "data URL": (PREDICT, json_body({"images": ["data:image/png;base64,AAAA"]}), 422, "invalid_base64", "base64"),
+    "unicode base64": (PREDICT, json_body({"images": ["é" * 8]}), 422, "invalid_base64", "image 0"),
+    "empty base64": (PREDICT, json_body({"images": [""]}), 422, "invalid_image", "image 0 is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_requests_get_a_clear_answer_and_the_service_goes_on(client: httpx.Client, case: str) -> None:
+    path, request, status, code, message = BAD_REQUESTS[case]
+    response = client.post(path, **request)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"code", "message", "hint"}
+    assert code in error["code"]
+    assert message in error["message"]
+    assert error["hint"]
+    assert client.post(PREDICT, **GOOD).status_code == 200
+
+
+def test_a_body_that_only_says_its_length_in_the_end_is_limited_too(client: httpx.Client) -> None:
+    response = client.post(PREDICT, content=(bytes(2**16) for _ in range(20)), headers=PNG)
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", PREDICT, 405)])
+def test_unknown_paths_and_methods_answer_in_the_same_shape(
+    client: httpx.Client, method: str, path: str, status: int
+) -> None:
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"code", "message", "hint"}
+
+
+def test_a_failure_tells_the_log_and_not_the_client(
+    app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(app.state.engine, "predict", fail)
+    response = client.post(PREDICT, **GOOD)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "secret" not in response.text
+    monkeypatch.undo()
+    assert client.post(PREDICT, **GOOD).status_code == 200
+
+
+def test_page_and_its_parts(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    for reference in ("/static/app.js", "/static/style.css"):
+        assert reference in page.text
+        assert client.get(reference).status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_openapi_examples_work(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/v1/models/{model}/predict"]["post"]["requestBody"]["content"]
+    assert set(content) >= {"application/json", "multipart/form-data", "image/png"}
+    response = client.post(PREDICT, json=content["application/json"]["example"])
+    assert response.status_code == 200
+    docs = client.get("/docs")
+    assert docs.status_code == 200
+    assert "//cdn" not in docs.text
+
+
+def test_damaged_checkpoints_are_refused_and_the_others_served(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "digits", tmp_path / "good")
+    shutil.copytree(checkpoints / "digits", tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
+    with serve(create_app(Settings(checkpoints=tmp_path))) as address:
+        models = httpx.get(f"{address}/v1/models").json()
+        assert [model["name"] for model in models["models"]] == ["good"]
+        assert models["refused"][0]["name"] == "damaged"
+        assert "model.safetensors: its SHA-256" in models["refused"][0]["reason"]
+        assert str(tmp_path) not in models["refused"][0]["reason"]
+        response = httpx.post(f"{address}/v1/models/damaged/predict", **GOOD)
+        assert response.status_code == 503
+        assert "model.safetensors" in response.json()["error"]["message"]
+
+
+def test_the_default_comes_first(checkpoints: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        shutil.copytree(checkpoints / "digits", tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    catalog = create_app(Settings(checkpoints=tmp_path, default_model="b")).state.catalog
+    assert list(catalog.models) == ["b", "a", "c"]
+    assert list(create_app(Settings(checkpoints=tmp_path / "c")).state.catalog.models) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda d: {"checkpoints": d / "nowhere"}, "nowhere is no directory"),
+        (lambda d: {"checkpoints": d}, "it holds no checkpoint"),
+        (lambda d: {"checkpoints": d / "bad"}, "config.json: .*Invalid JSON"),
+        (lambda d: {"checkpoints": d / "digits", "default_model": "gpt"}, "'gpt' is none of digits"),
+        (lambda d: {"checkpoints": d / "digits", "device": "cuda:99"}, "no device 'cuda:99'"),
+        (lambda d: {"checkpoints": d / "digits", "device": "abacus"}, "no device 'abacus'"),
+    ],
+)
+def test_settings_that_cannot_work(
+    settings: Callable[[Path], dict[str, Any]], message: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    if "digits" in str(settings(tmp_path)):
+        shutil.copytree(checkpoints / "digits", tmp_path / "digits")
+    if "bad" in str(settings(tmp_path)):
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "config.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=message):
+        create_app(Settings(**settings(tmp_path)))
+
+
+def test_uncertainty_stays_within_its_bounds(client: httpx.Client) -> None:
+    noise = encode(draw_image(size=(8, 8)).effect_spread(9))
+    for prediction in post_parts(client, [noise, *PICTURES]).json()["predictions"]:
+        uncertainty = prediction["uncertainty"]
+        assert sum(prediction["probabilities"]) == pytest.approx(1)
+        assert 0 <= uncertainty["mutual_information"] <= uncertainty["predictive_entropy"] <= math.log(10) + 1e-6

@@ -1,0 +1,41 @@
+"""Rules about the code itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {"models": {"training", "service"}, "training": {"service"}, "service": {"training"}}
+FILES = [path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_direction(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    source = path.read_text()
+    for call in ("torch.load(", "torch.save(", "np.load("):
+        assert call not in source
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_grab_bags(package: str) -> None:
+    names = {path.stem for path in (ROOT / package).rglob("*.py")}
+    assert not names & {"utils", "util", "helpers", "common", "misc", "base", "manager"}

@@ -1,0 +1,121 @@
+from collections import OrderedDict
+from itertools import pairwise
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
+from tests.conftest import SMALL_TARGET
+from training.recipes import RECIPES, mnist_hypergan
+
+TARGETS = {
+    "small": SMALL_TARGET,
+    "odd pooling": TargetNetwork(
+        (3, 11, 14),
+        (Convolution(5, 4, 1), MaxPooling(3), Activation(0.0), Flatten(), Linear(7), Activation(), Linear(3)),
+    ),
+    "paper": mnist_hypergan().target,
+}
+
+
+def draw_weights(target: TargetNetwork, size: int) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(size, *shape, generator=generator) / 5 for name, shape in target.parameter_shapes.items()}
+
+
+def reference(target: TargetNetwork, weights: Weights, images: Tensor, distinct: bool) -> Tensor:
+    """The definition: PyTorch's own module, called for each network."""
+    module = target.module()
+    result: Tensor = torch.vmap(
+        lambda w, x: torch.func.functional_call(module, w, (x,)), in_dims=(0, 0 if distinct else None)
+    )(weights, images)
+    return result
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 70])
+def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, batch: int) -> None:
+    weights = draw_weights(target, 4)
+    generator = torch.Generator().manual_seed(1)
+    shape = (4, batch, *target.input_shape) if distinct else (batch, *target.input_shape)
+    images = torch.randn(shape, generator=generator)
+    logits = target.forward(weights, images)
+    assert logits.shape == (4, batch, target.num_classes)
+    torch.testing.assert_close(logits, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_equal_those_of_the_plain_module() -> None:
+    target = SMALL_TARGET
+    images = torch.randn(3, 5, *target.input_shape, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for forward in (target.forward, lambda w, x: reference(target, w, x, True)):
+        weights = {name: tensor.requires_grad_() for name, tensor in draw_weights(target, 3).items()}
+        gradients.append(torch.autograd.grad(forward(weights, images).square().sum(), list(weights.values())))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_parameters_are_those_of_the_module(recipe: object) -> None:
+    assert callable(recipe)
+    target: TargetNetwork = recipe().target
+    state = target.module().state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == target.parameter_shapes
+    assert list(state) == list(target.parameter_shapes)
+    assert sum(tensor.numel() for tensor in state.values()) == target.num_weights
+
+
+def test_sizes_of_the_paper() -> None:
+    assert mnist_hypergan().target.num_weights == 31_594
+
+
+def test_source_builds_the_module() -> None:
+    built = eval(TARGETS["odd pooling"].source, {"nn": nn, "OrderedDict": OrderedDict})
+    built.load_state_dict(TARGETS["odd pooling"].module().state_dict(), strict=True)
+    assert repr(built) == repr(TARGETS["odd pooling"].module())
+
+
+def test_memory_of_activations_does_not_grow_with_networks_or_images() -> None:
+    target = TARGETS["paper"]
+    sizes = []
+    for layer_input in (1, 1000):
+        block = torch.zeros(layer_input, *target.input_shape).split(target._images_per_block, dim=-4)
+        sizes.append(max(len(part) for part in block))
+    assert sizes == [1, 32]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((Linear(3),), "takes 1 dimensions"),
+        ((Flatten(), Convolution(3, 3), Linear(2)), "takes 3 dimensions"),
+        ((Convolution(3, 9), Flatten(), Linear(2)), "leaves nothing"),
+        ((MaxPooling(9), Flatten(), Linear(2)), "leaves nothing"),
+        ((Flatten(), Activation()), "last layer must be linear"),
+        ((), "at least 1 item"),
+    ],
+)
+def test_layers_that_do_not_fit(layers: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TargetNetwork((1, 8, 8), layers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**9])
+def test_sizes_out_of_range(size: int) -> None:
+    with pytest.raises(ValidationError):
+        Linear(size)
+
+
+def test_pooling_before_activation_is_exact() -> None:
+    """Both orders give the same bits, also for negative values, ties and an activation that is flat."""
+    x = torch.tensor([-3.0, -2.0, -2.0, 0.0, -0.0, 1.0, 5.0, 5.0]).repeat(8, 1)[None, None]
+    for slope in (0.0, 0.01, 0.5):
+        layers = Activation(slope), MaxPooling(2)
+        orders = []
+        for first, second in (layers, layers[::-1]):
+            orders.append(second.forward(first.forward(x)))
+        for ours, theirs in pairwise(orders):
+            assert torch.equal(ours, theirs)

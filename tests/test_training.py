@@ -1,0 +1,213 @@
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import training.run
+from models.checkpoint import Checkpoint, load_checkpoint
+from tests.conftest import make_session
+from training.__main__ import app
+from training.datasets import load_dataset
+from training.objectives import cross_entropy
+from training.recipes import RECIPES, digits_hypergan
+from training.run import StepReport, TrainingError, TrainingRun
+from training.session import train
+
+RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
+
+
+def make_run(steps: int = 40, seed: int = 0, **changes: object) -> TrainingRun:
+    recipe = replace(RECIPE, **changes)  # type: ignore[arg-type]
+    return TrainingRun(recipe, load_dataset("digits", Path()), seed, steps, torch.device("cpu"))
+
+
+def test_the_recipe_learns(checkpoint: Checkpoint) -> None:
+    assert checkpoint.metrics is not None
+    ensembles = {ensemble["size"]: ensemble for ensemble in checkpoint.metrics["ensembles"]}
+    assert checkpoint.metrics["single"]["accuracy_mean"] > 0.9
+    assert ensembles[100]["accuracy"] > 0.94
+    assert ensembles[100]["nll"] < checkpoint.metrics["single"]["nll"]
+    assert checkpoint.metrics["disagreement"] > 0.005
+    assert checkpoint.metrics["false_alarm_rate"] < 0.12  # 5 % of 300, and sampling error in both splits
+
+
+def test_card_reports_the_metrics(checkpoints: Path, checkpoint: Checkpoint) -> None:
+    card = (checkpoints / "digits" / "README.md").read_text()
+    assert checkpoint.metrics is not None
+    assert f"{checkpoint.metrics['single']['accuracy_mean']:.2%}" in card
+    assert "hyperdraw-train digits-hypergan --out DIR" in card
+    assert checkpoint.config.target.source in card
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    straight = make_run()
+    for _ in range(40):
+        straight.step()
+    halted = make_run()
+    for _ in range(25):
+        halted.step()
+    halted.validate()  # looking must not change anything
+    halted.save(tmp_path / "state.safetensors")
+    resumed = make_run()
+    resumed.load(tmp_path / "state.safetensors")
+    assert resumed.steps == 25
+    while not resumed.finished:
+        resumed.step()
+    for name, tensor in straight.sampler.state_dict().items():
+        assert torch.equal(tensor, resumed.sampler.state_dict()[name]), name
+    for name, tensor in straight.discriminator.state_dict().items():
+        assert torch.equal(tensor, resumed.discriminator.state_dict()[name]), name
+
+
+def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(make_session(tmp_path / "straight", steps=40))
+    step = TrainingRun.step
+
+    def interrupt_at_step_17(run: TrainingRun) -> StepReport:
+        if run.steps == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run)
+
+    monkeypatch.setattr(TrainingRun, "step", interrupt_at_step_17)
+    assert not train(make_session(tmp_path / "halted", steps=40))
+    halted = load_checkpoint(tmp_path / "halted")
+    assert halted.config.training.steps == 18
+    assert halted.calibration is not None
+    assert halted.metrics is None
+    assert "interrupted after 18 of 40 steps" in (tmp_path / "halted" / "README.md").read_text()
+    monkeypatch.setattr(TrainingRun, "step", step)
+    assert train(replace(make_session(tmp_path / "halted", steps=40, resume=True), steps=None))
+    for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
+        assert (tmp_path / "halted" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+
+
+def test_another_seed_is_another_run() -> None:
+    runs = [make_run(steps=1, seed=seed) for seed in (0, 0, 1)]
+    for run in runs:
+        run.step()
+    first, again, other = (run.sampler.state_dict()["mixer.1.weight"] for run in runs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_each_network_of_a_step_sees_images_of_its_own() -> None:
+    run = make_run()
+    images, labels = run._draw_batch()
+    assert images.shape == (4, 32, 1, 8, 8)
+    assert labels.shape == (4, 32)
+    assert len(torch.unique(images.flatten(0, 1).flatten(1), dim=0)) == 128
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    run = make_run()
+    seen = []
+    for step in range(len(run.dataset.train) // 128):
+        run.steps = step
+        seen.append(run._draw_batch()[0].flatten(0, 1).flatten(1))
+    assert len(torch.unique(torch.cat(seen), dim=0)) == 128 * len(seen)
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    run = make_run()
+    run.step()
+    run.validate()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5)])
+def test_code_losses_are_optional(weights: tuple[float, float]) -> None:
+    run = make_run(moment_matching_weight=weights[0], adversarial_weight=weights[1])
+    losses = run.step().losses
+    expected = {"cross_entropy"}
+    expected |= {"moments"} if weights[0] else set()
+    expected |= {"adversarial", "discriminator"} if weights[1] else set()
+    assert set(losses) == expected
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = make_run()
+    for _ in range(3):
+        good.step()
+
+    factors = iter([1.0, 1.0, 1.0, float("nan")])
+
+    def break_at_step_3(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels) * next(factors)
+
+    monkeypatch.setattr(training.run, "cross_entropy", break_at_step_3)
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        train(make_session(tmp_path / "run", steps=40))
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    for name, parameter in good.sampler.named_parameters():
+        assert torch.equal(stored[name], parameter), name
+    assert load_checkpoint(tmp_path / "run").config.training.steps == 3
+
+
+def test_nothing_is_overwritten(tmp_path: Path, checkpoints: Path) -> None:
+    with pytest.raises(TrainingError, match=r"already holds a training run\. Choose another --out"):
+        train(make_session(checkpoints / "digits", steps=5))
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(make_session(tmp_path, steps=5, resume=True))
+
+
+def test_states_of_other_runs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    make_run(seed=1).save(path)
+    with pytest.raises(TrainingError, match="another run, with seed 1"):
+        make_run(seed=0).load(path)
+    with pytest.raises(TrainingError, match="another run, with planned_steps 40"):
+        make_run(seed=1, steps=50).load(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="is no saved training run"):
+        make_run(seed=1).load(path)
+
+
+def test_minutes_become_steps(tmp_path: Path) -> None:
+    session = replace(make_session(tmp_path / "run", steps=1), steps=None, minutes=0.02)
+    assert train(session)
+    provenance = load_checkpoint(tmp_path / "run").config.training
+    assert 10 < provenance.steps == provenance.planned_steps
+    assert provenance.command.endswith(f"--steps {provenance.steps}")
+
+
+def test_help_lists_every_recipe() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for recipe in RECIPES:
+        assert recipe().name in result.output
+        shown = CliRunner().invoke(app, [recipe().name, "--help"])
+        assert shown.exit_code == 0
+        assert "--resume" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits-hypergan"], "Missing option '--out'"),
+        (["cifar"], "No such command 'cifar'"),
+        (["digits-hypergan", "--out", "x", "--steps", "0"], "is not in the range"),
+        (["digits-hypergan", "--out", "x", "--steps", "9", "--minutes", "1"], "not both"),
+        (["digits-hypergan", "--out", "x", "--device", "cuda:99"], "there is no device"),
+        (["digits-hypergan", "--out", "x", "--resume"], "nothing to resume"),
+        (["evaluate", "nowhere"], "config.json: No such file"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: Path) -> None:
+    before = (checkpoints / "digits" / "metrics.json").read_bytes()
+    result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert (checkpoints / "digits" / "metrics.json").read_bytes() == before

@@ -1,0 +1,99 @@
+"""The command line of training: `hyperdraw-train`, also `python -m training`."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from models.checkpoint import CheckpointError
+from training.datasets import DatasetError, default_data_folder
+from training.recipes import RECIPES, Recipe
+from training.run import TrainingError
+from training.session import Session, evaluate_checkpoint, train
+
+app = typer.Typer(
+    name="hyperdraw-train",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Train a sampler of neural networks and write it as a checkpoint that `hyperdraw-serve` loads.\n\n"
+        "A first try, without any download: `hyperdraw-train digits-hypergan --out checkpoints/digits`\n\n"
+        "Ctrl-C ends a training after its current step and leaves a checkpoint that can be served; the same command "
+        "with `--resume` goes on to the very result that an uninterrupted training has."
+    ),
+)
+
+DataOption = Annotated[
+    Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")]
+
+
+def _add_recipe(recipe: Recipe, description: str) -> None:
+    def command(
+        out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
+        data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+        device: DeviceOption = None,
+        seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")] = None,
+        steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default=f"{recipe.steps}")] = None,
+        minutes: Annotated[
+            float | None, typer.Option(min=0.01, help="Length in minutes: steps from this machine's measured speed.")
+        ] = None,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")] = False,
+    ) -> None:
+        if steps is not None and minutes is not None:
+            raise typer.BadParameter("give --steps or --minutes, not both")
+        if resume and minutes is not None:
+            raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
+        with _explain_errors():
+            finished = train(Session(recipe, out, data, _choose_device(device), seed, steps, minutes, resume))
+        typer.echo(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
+        if not finished:
+            typer.echo("Interrupted: not evaluated on the test set. Go on with --resume.")
+
+    app.command(recipe.name, help=description, rich_help_panel="Recipes")(command)
+
+
+@app.command("evaluate", rich_help_panel="Checkpoints")
+def evaluate_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory of the checkpoint.")],
+    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    device: DeviceOption = None,
+) -> None:
+    """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
+    with _explain_errors():
+        evaluate_checkpoint(checkpoint, data, _choose_device(device))
+    typer.echo(f"Wrote {checkpoint / 'metrics.json'} and {checkpoint / 'README.md'}.")
+
+
+def _choose_device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"there is no device {name!r} here: {error}") from error
+
+
+@contextmanager
+def _explain_errors() -> Iterator[None]:
+    """Errors that a user can mend end the command with their message alone."""
+    try:
+        yield
+    except (DatasetError, TrainingError, CheckpointError) as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+
+
+for _make_recipe in RECIPES:
+    _add_recipe(_make_recipe(), inspect.getdoc(_make_recipe) or "")
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,206 @@
+"""Datasets, from their publishers or from a folder that holds their files."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pooch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.checkpoint import InputSpec
+
+Loader = TypeVar("Loader")
+
+DIGITS = tuple("0123456789")
+
+
+class DatasetError(Exception):
+    """A dataset's file that is missing and cannot be had, or is damaged; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images uint8 [N, C, H, W] with labels int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> "LabelledImages":
+        return LabelledImages(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset in splits with one use each, the same in every run.
+
+    `train` fits weights, `validation` chooses hyper-parameters, `calibration` sets thresholds and nothing else,
+    `test` is touched once, at the end.
+    """
+
+    classes: tuple[str, ...]
+    input: InputSpec
+    train: LabelledImages
+    validation: LabelledImages
+    calibration: LabelledImages
+    test: LabelledImages
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file as its publisher offers it."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Files that are published together, kept in a folder of their own below the data folder."""
+
+    folder: str
+    url: str
+    files: tuple[PublishedFile, ...]
+
+    def locate(self, data: Path) -> list[Path]:
+        """Paths of all files, downloaded if they are not there yet, checksums verified.
+
+        Raises:
+            DatasetError: if a file is damaged, or missing and not to be had.
+        """
+        return [self._locate(data / self.folder, file) for file in self.files]
+
+    def _locate(self, folder: Path, file: PublishedFile) -> Path:
+        path = folder / file.name
+        source = self.url + file.name
+        if path.exists():
+            if pooch.file_hash(str(path)) != file.sha256:
+                raise DatasetError(
+                    f"{path} is damaged: its SHA-256 is not {file.sha256}. Delete it to have it downloaded again, "
+                    f"or put a good copy of {source} there."
+                )
+            return path
+        try:
+            pooch.retrieve(source, file.sha256, fname=file.name, path=folder, progressbar=True)
+        except (OSError, ValueError) as error:
+            path.unlink(missing_ok=True)
+            raise DatasetError(
+                f"{path} is missing and could not be downloaded ({error}). Get {source} and put it there, "
+                f"or pass --data with a folder that holds {self.folder}/{file.name}."
+            ) from error
+        return path
+
+
+MNIST = Publication(
+    folder="mnist",
+    url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+    files=(
+        PublishedFile("train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        PublishedFile("train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        PublishedFile("t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        PublishedFile("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
+)
+
+NOTMNIST = Publication(
+    folder="notmnist",
+    url="https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/17823f4d4a3acd8317c07866702d2eb2ac79c7a0/",
+    files=(
+        PublishedFile("t10k-images-idx3-ubyte.gz", "70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7"),
+        PublishedFile("t10k-labels-idx1-ubyte.gz", "1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b"),
+    ),
+)
+
+
+def default_data_folder() -> Path:
+    """The user's cache folder for this project."""
+    return Path(pooch.os_cache("hyperdraw"))
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An array from a gzipped IDX file of bytes.
+
+    Raises:
+        DatasetError: if the file is not one.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+        zeros, kind, rank = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{rank}I", content, 4)
+        if (zeros, kind) != (0, 0x08):
+            raise ValueError("wrong magic number")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise DatasetError(f"{path} is no gzipped IDX file of bytes: {error}") from error
+
+
+def load_dataset(name: str, data: Path) -> Dataset:
+    """A dataset by name; `data` is the folder with, or for, its files.
+
+    Raises:
+        DatasetError: if there is no such dataset, or a file of it is damaged or not to be had.
+    """
+    return _find(name, _DATASETS)(data)
+
+
+def load_outliers(name: str | None, data: Path) -> tuple[str, Tensor] | None:
+    """A set of images uint8 [N, C, H, W] that a model is not trained on, with its name, if one is named.
+
+    Raises:
+        DatasetError: as for `load_dataset`.
+    """
+    return None if name is None else (name, _find(name, _OUTLIERS)(data))
+
+
+def load_mnist(data: Path) -> Dataset:
+    """MNIST (LeCun, Cortes & Burges): 55,000 to train, 2,500 to validate, 2,500 to calibrate, 10,000 to test."""
+    train_images, train_labels, test_images, test_labels = map(read_idx, MNIST.locate(data))
+    train, validation, calibration = _split(_labelled(train_images, train_labels), (55_000, 2_500, 2_500))
+    spec = InputSpec(channels=1, height=28, width=28, mean=(0.1307,), std=(0.3081,))
+    return Dataset(DIGITS, spec, train, validation, calibration, _labelled(test_images, test_labels))
+
+
+def load_digits(data: Path) -> Dataset:
+    """The 1,797 digits of 8 × 8 pixels that scikit-learn carries: 1,097, 200, 200 and 300 of them."""
+    from sklearn.datasets import load_digits as load_from_sklearn  # only this dataset needs it
+
+    bunch = load_from_sklearn()
+    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    splits = _split(_labelled(pixels, bunch.target), (1_097, 200, 200, 300))
+    spec = InputSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
+    return Dataset(DIGITS, spec, *splits)
+
+
+def load_notmnist(data: Path) -> Tensor:
+    """notMNIST (Bulatov, 2011): 10,000 glyphs of the letters A to J."""
+    images, _ = map(read_idx, NOTMNIST.locate(data))
+    return torch.tensor(images)[:, None]
+
+
+_DATASETS: dict[str, Callable[[Path], Dataset]] = {"mnist": load_mnist, "digits": load_digits}
+_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {"notmnist": load_notmnist}
+
+
+def _find(name: str, loaders: dict[str, Loader]) -> Loader:
+    if name not in loaders:
+        raise DatasetError(f"there is no dataset {name!r}, only {', '.join(loaders)}")
+    return loaders[name]
+
+
+def _labelled(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> LabelledImages:
+    return LabelledImages(torch.tensor(images)[:, None], torch.tensor(labels.astype(np.int64)))
+
+
+def _split(data: LabelledImages, sizes: tuple[int, ...]) -> list[LabelledImages]:
+    """Random parts that are the same in every run, whatever its seed."""
+    assert sum(sizes) == len(data)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    return [data[part] for part in order.split(list(sizes))]

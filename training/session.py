@@ -1,0 +1,240 @@
+"""A sitting at the terminal: runs the steps, shows progress, saves, and turns the result into a checkpoint."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from models.checkpoint import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    Training,
+    digest_config,
+    load_checkpoint,
+    save_calibration,
+    save_checkpoint,
+)
+from models.detection import Calibration, calibrate_out_of_distribution
+from models.prediction import predict_members
+from training.card import save_card
+from training.datasets import Dataset, load_dataset, load_outliers
+from training.evaluation import NETWORKS, Metrics, evaluate, measure_diversity, save_metrics
+from training.recipes import Recipe
+from training.run import StepReport, TrainingError, TrainingRun, read_identity
+
+CALIBRATION_SEED = 1
+LOG_EVERY = 20
+SAVE_EVERY_SECONDS = 120
+TIMED_STEPS = 20
+VALIDATIONS = 20
+"""Validations in a run."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the user asked for."""
+
+    recipe: Recipe
+    out: Path
+    data: Path
+    device: torch.device
+    seed: int | None
+    steps: int | None
+    minutes: float | None
+    resume: bool
+
+    @property
+    def state_file(self) -> Path:
+        return self.out / "training" / "state.safetensors"
+
+
+def train(session: Session) -> bool:
+    """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
+
+    An interrupt ends the training after the current step: the checkpoint of that step is written and calibrated,
+    but not evaluated, and the run can be resumed.
+
+    Returns:
+        whether the run was finished.
+
+    Raises:
+        DatasetError: if data is missing or damaged.
+        TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
+    """
+    _refuse_to_overwrite(session)
+    dataset = load_dataset(session.recipe.dataset, session.data)
+    outliers = load_outliers(session.recipe.outliers, session.data)
+    run = _start_run(session, dataset)
+    try:
+        _run_steps(session, run)
+    finally:  # also when the loss is no longer finite: the step that found it changed nothing
+        checkpoint = _export(session, run)
+    metrics = None
+    if run.finished:
+        metrics = evaluate(checkpoint, dataset.test, outliers)
+        save_metrics(session.out, metrics)
+        session.state_file.unlink()
+    save_card(session.out, checkpoint, metrics)
+    return run.finished
+
+
+def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Metrics:
+    """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint = load_checkpoint(directory, device)
+    if checkpoint.calibration is None:
+        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
+    training = checkpoint.config.training
+    metrics = evaluate(checkpoint, load_dataset(training.dataset, data).test, load_outliers(training.outliers, data))
+    save_metrics(directory, metrics)
+    save_card(directory, checkpoint, metrics)
+    return metrics
+
+
+def _run_steps(session: Session, run: TrainingRun) -> None:
+    """Steps until the run is finished or the user interrupts it."""
+    validate_every = max(1, run.planned_steps // VALIDATIONS)
+    saved = time.monotonic()
+    with (
+        SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
+        tqdm(
+            total=run.planned_steps, initial=run.steps, unit="step", desc=session.recipe.name, disable=None
+        ) as progress,
+        _catch_interrupt() as interrupted,
+    ):
+        while not run.finished and not interrupted():
+            report = run.step()
+            progress.update()
+            if run.steps % LOG_EVERY == 0:
+                figures = _summarize(report)
+                progress.set_postfix(
+                    {name: f"{figures[name]:.3g}" for name in ("cross_entropy", "accuracy", "diversity")}
+                )
+                for name, value in figures.items():
+                    log.add_scalar(f"train/{name}", value, run.steps)
+            if run.steps % validate_every == 0:
+                figures = run.validate()
+                progress.write(
+                    f"step {run.steps}: validation accuracy {figures['single_accuracy']:.2%} single, "
+                    f"{figures['ensemble_accuracy']:.2%} ensemble, disagreement {figures['disagreement']:.2%}"
+                )
+                for name, value in figures.items():
+                    log.add_scalar(f"validation/{name}", value, run.steps)
+            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                run.save(session.state_file)
+                saved = time.monotonic()
+    run.save(session.state_file)
+
+
+def _summarize(report: StepReport) -> dict[str, float]:
+    figures = {name: float(value) for name, value in report.losses.items()}
+    return figures | {"accuracy": float(report.accuracy), "diversity": measure_diversity(report.weights)}
+
+
+@contextmanager
+def _catch_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C acts as it always does."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _refuse_to_overwrite(session: Session) -> None:
+    unfinished = session.state_file.exists()
+    if session.resume and not unfinished:
+        raise TrainingError(f"nothing to resume: there is no {session.state_file}")
+    if not session.resume and (unfinished or (session.out / "config.json").exists()):
+        hint = "Go on with --resume, or choose" if unfinished else "Choose"
+        raise TrainingError(f"{session.out} already holds a training run. {hint} another --out.")
+
+
+def _start_run(session: Session, dataset: Dataset) -> TrainingRun:
+    """A new run, or the saved one, whose seed and steps are then the defaults."""
+    saved = read_identity(session.state_file) if session.resume else {}
+    seed = _first(session.seed, saved.get("seed"), 0)
+    steps = _first(session.steps, saved.get("planned_steps"))
+    if steps is None:
+        steps = session.recipe.steps if session.minutes is None else _count_steps(session, dataset, session.minutes)
+    assert seed is not None
+    run = TrainingRun(session.recipe, dataset, seed, steps, session.device)
+    if session.resume:
+        run.load(session.state_file)
+    return run
+
+
+def _count_steps(session: Session, dataset: Dataset, minutes: float) -> int:
+    """How many steps fit into the minutes, from the time that some steps of a throw-away run take."""
+    run = TrainingRun(session.recipe, dataset, 0, session.recipe.steps, session.device)
+    for _ in range(5):
+        run.step()  # the first ones are slower
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        run.step()
+    return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start)))
+
+
+def _export(session: Session, run: TrainingRun) -> Checkpoint:
+    """Writes the checkpoint of the run as it stands, then calibrates what was written, as it will be served."""
+    recipe, dataset = session.recipe, run.dataset
+    run.recalibrate()
+    config = CheckpointConfig(
+        method=recipe.method,
+        target=recipe.target,
+        input=dataset.input,
+        classes=dataset.classes,
+        training=Training(
+            recipe=recipe.name,
+            command=_describe_command(run),
+            dataset=recipe.dataset,
+            outliers=recipe.outliers,
+            steps=run.steps,
+            planned_steps=run.planned_steps,
+            seed=run.seed,
+        ),
+    )
+    save_checkpoint(session.out, config, run.sampler, recipe.storage)
+    return calibrate(session.out, dataset, session.device)
+
+
+def calibrate(directory: Path, dataset: Dataset, device: torch.device) -> Checkpoint:
+    """Measures a checkpoint's thresholds on the calibration split, writes them, and loads it all again."""
+    checkpoint = load_checkpoint(directory, device)
+    images = dataset.input.normalize(dataset.calibration.images)
+    members = predict_members(checkpoint.sampler, images, CALIBRATION_SEED, NETWORKS)
+    split = f"{checkpoint.config.training.dataset}/calibration"
+    calibration = calibrate_out_of_distribution(members, seed=CALIBRATION_SEED, split=split)
+    save_calibration(directory, Calibration(digest_config(directory), calibration))
+    return load_checkpoint(directory, device)
+
+
+def _describe_command(run: TrainingRun) -> str:
+    options = f" --seed {run.seed}" if run.seed else ""
+    options += f" --steps {run.planned_steps}" if run.planned_steps != run.recipe.steps else ""
+    return f"hyperdraw-train {run.recipe.name} --out DIR{options}"
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
