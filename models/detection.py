@@ -3,7 +3,6 @@
 import math
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -93,8 +92,3 @@ def calibrate_out_of_distribution(
         seed=seed,
         thresholds=tuple(thresholds),
     )
-
-
-def flag(scores: Tensor, threshold: Threshold) -> Tensor:
-    """Which scores lie above the threshold: bool, the shape of `scores`."""
-    return torch.gt(scores, threshold.value)

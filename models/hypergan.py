@@ -7,9 +7,9 @@ Deviations from the paper, each for a reason:
 
 * Batch normalisation after each hidden layer, as in the authors' code (the paper does not mention it). It uses its
   running statistics whenever networks are drawn for use, so that a draw does not depend on its neighbours.
-* The last hidden activation of a generator is centred, so that the head's bias is the mean network and its weights
-  are the deviations from it, and both can be trained at a pace of their own. Plain rectifiers are positive for every
-  code: all of them then move the mean network at once, which Adam turns into enormous first steps.
+* The features that a generator's head sees are standardised after their rectifier, so that the head's bias is the mean
+  network and its weights are the deviations from it, and each can be trained at a pace of its own. Plain rectifiers
+  are positive for every code: all of them then move the mean network at once, which Adam turns into enormous steps.
 * The head starts with a fan-in-aware variance (Chang, Flokas & Lipson, "Principled Weight Initialization for
   Hypernetworks", ICLR 2020), so that the sampled networks start like ordinary ones.
 * The discriminator sees all codes of a draw jointly. Code by code, as in the paper, it cannot tell independent codes
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from models.sampler import WeightSampler
 from models.target import STRICT, Shape, Size, TargetNetwork, Weights
 
-DEVIATION_SHARE = 0.3
+DEVIATION_SHARE = 0.03
 """Share of a weight's initial variance that differs between sampled networks."""
 
 
@@ -116,15 +116,20 @@ class LayerGenerator(nn.Module):
     def __init__(self, config: HyperGANConfig, weight_shape: Shape, bias_shape: Shape) -> None:
         super().__init__()
         self.shapes = {"weight": weight_shape, "bias": bias_shape}
-        self.trunk = _hidden_layers(config.code_size, config.hidden_size)
-        self.trunk[-1] = CenteredReLU()
+        self.trunk = nn.Sequential(
+            nn.Linear(config.code_size, config.hidden_size, bias=False),
+            nn.BatchNorm1d(config.hidden_size),
+            nn.ReLU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.ReLU(),
+            nn.BatchNorm1d(config.hidden_size, affine=False),
+        )
         heads = {p: nn.Linear(config.hidden_size, math.prod(s)) for p, s in self.shapes.items()}
         self.heads = nn.ModuleDict(heads)
         # A weight starts with the variance 2 / fan-in that rectifiers want, part of it shared by all networks and part
-        # of it not: Var(b_i) + Σ_j Var(H_ij) Var(h_j). The target's biases start at zero.
+        # of it not: Var(b_i) + Σ_j Var(H_ij), as the features h_j have mean 0 and variance 1. Biases start at zero.
         variance = 2 / math.prod(weight_shape[1:])
-        deviation = DEVIATION_SHARE * variance / (config.hidden_size * CenteredReLU.VARIANCE)
-        nn.init.normal_(heads["weight"].weight, std=math.sqrt(deviation))
+        nn.init.normal_(heads["weight"].weight, std=math.sqrt(DEVIATION_SHARE * variance / config.hidden_size))
         nn.init.normal_(heads["weight"].bias, std=math.sqrt((1 - DEVIATION_SHARE) * variance))
         nn.init.zeros_(heads["bias"].weight)
         nn.init.zeros_(heads["bias"].bias)
@@ -132,16 +137,6 @@ class LayerGenerator(nn.Module):
     def forward(self, code: Tensor, parameters: Collection[str]) -> Weights:
         hidden = self.trunk(code)
         return {p: self.heads[p](hidden).view(-1, *self.shapes[p]) for p in parameters}
-
-
-class CenteredReLU(nn.Module):
-    """max(x, 0) − 1/√(2π), which has mean zero for x ~ N(0, 1)."""
-
-    MEAN = 1 / math.sqrt(2 * math.pi)
-    VARIANCE = 0.5 - MEAN**2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.relu() - self.MEAN
 
 
 class CodeDiscriminator(nn.Module):

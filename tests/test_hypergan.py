@@ -35,6 +35,15 @@ def test_codes_of_all_layers_reach_their_own_layer_only(hypergan: HyperGAN) -> N
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"conv2"}
 
 
+def test_the_bias_of_a_head_is_the_mean_network(hypergan: HyperGAN) -> None:
+    hypergan.train()
+    with torch.no_grad():
+        weights = hypergan.generate(hypergan.draw_latents(0, range(64)))
+    for layer, generator in hypergan.generators.items():
+        mean = generator.get_submodule("heads.weight").get_parameter("bias")
+        torch.testing.assert_close(weights[f"{layer}.weight"].mean(0).flatten(), mean, rtol=1e-4, atol=1e-5)
+
+
 def test_recalibration_uses_the_statistics_of_the_whole_batch(hypergan: HyperGAN) -> None:
     hypergan.train()
     for step in range(20):  # running averages of batches of 4

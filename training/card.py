@@ -104,7 +104,7 @@ def _describe_use(name: str) -> str:
     return f"""## Use
 
 ```sh
-hyperdraw-serve --checkpoints DIR/..
+hyperdraw-serve --checkpoints DIR
 curl -F images=@digit.png localhost:8000/v1/models/{name}/predict
-curl -OJ 'localhost:8000/v1/models/{name}/weights?seed=7&member=0'
+curl -o net.safetensors 'localhost:8000/v1/models/{name}/weights?seed=7&member=0'
 ```"""
