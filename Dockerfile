@@ -9,8 +9,12 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/src/requi
 WORKDIR /src
 RUN python -m venv /opt/venv
 COPY requirements.lock ./
-RUN if [ "$TORCH" = cpu ]; then index="--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu"; fi; \
-    /opt/venv/bin/pip install --no-deps ${index:-} torch
+RUN case "$TORCH" in \
+    cpu) set -- --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu ;; \
+    cuda) set -- ;; \
+    *) echo "TORCH must be cpu or cuda, not $TORCH" >&2; exit 1 ;; \
+    esac; \
+    /opt/venv/bin/pip install --no-deps "$@" torch
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service

@@ -4,8 +4,8 @@
 # make lint    check style and types
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
-# TORCH chooses the build of PyTorch: cpu, or pypi for the one with CUDA that PyPI has (the default where there is
-# an NVIDIA driver). PYTHON chooses the interpreter.
+# TORCH chooses the build of PyTorch, cpu or cuda (the default where there is an NVIDIA driver). PYTHON chooses the
+# interpreter.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -13,7 +13,7 @@ PORT ?= 8000
 RECIPE ?= digits-hypergan
 OUT ?= checkpoints/$(RECIPE)
 ARGS ?=
-TORCH ?= $(if $(shell command -v nvidia-smi),pypi,cpu)
+TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
