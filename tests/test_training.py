@@ -193,7 +193,7 @@ def test_help_lists_every_recipe() -> None:
     [
         (["digits-hypergan"], "Missing option '--out'"),
         (["cifar"], "No such command 'cifar'"),
-        (["digits-hypergan", "--out", "x", "--steps", "0"], "is not in the range"),
+        (["digits-hypergan", "--out", "x", "--steps", "0"], "greater than or equal to 1"),
         (["digits-hypergan", "--out", "x", "--steps", "9", "--minutes", "1"], "not both"),
         (["digits-hypergan", "--out", "x", "--device", "cuda:99"], "there is no device"),
         (["digits-hypergan", "--out", "x", "--resume"], "nothing to resume"),

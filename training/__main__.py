@@ -15,10 +15,6 @@ from training.recipes import RECIPES, Recipe
 from training.run import TrainingError
 from training.session import Session, evaluate_checkpoint, train
 
-# Once a model fits its images, gradients become denormal numbers, on which processors are many times slower. The
-# setting holds for this thread and those that it starts, so it must come before the first of PyTorch's.
-torch.set_flush_denormal(True)
-
 app = typer.Typer(
     name="hyperdraw-train",
     no_args_is_help=True,
