@@ -30,6 +30,9 @@ from models.target import STRICT, Shape, Size, TargetNetwork, Weights
 DEVIATION_SHARE = 0.03
 """Share of a weight's initial variance that differs between sampled networks."""
 
+FEATURE_LIMIT = 4.0
+"""Bound on standardised features: one that is rarely active would else throw a network off when it is."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class HyperGANConfig:
@@ -123,6 +126,7 @@ class LayerGenerator(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size),
             nn.ReLU(),
             nn.BatchNorm1d(config.hidden_size, affine=False),
+            nn.Hardtanh(-FEATURE_LIMIT, FEATURE_LIMIT),
         )
         heads = {p: nn.Linear(config.hidden_size, math.prod(s)) for p, s in self.shapes.items()}
         self.heads = nn.ModuleDict(heads)
