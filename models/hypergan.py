@@ -31,7 +31,8 @@ DEVIATION_SHARE = 0.03
 """Share of a weight's initial variance that differs between sampled networks."""
 
 FEATURE_LIMIT = 4.0
-"""Bound on standardised features: one that is rarely active would else throw a network off when it is."""
+"""Bound on standardised features: one that is rarely active would else throw a network off when it is. Among the 16
+draws of a training step none can exceed √15, so the bound acts on later draws alone."""
 
 
 @dataclass(frozen=True, config=STRICT)
