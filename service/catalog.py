@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from models.checkpoint import Checkpoint, CheckpointError
 from service.engine import Engine
 from service.errors import ServiceError
 
@@ -59,7 +59,7 @@ def load_catalog(directory: Path, default: str | None, engine: Engine) -> Catalo
     catalog = Catalog()
     for path in paths:
         try:
-            checkpoint = load_checkpoint(path, engine.device)
+            checkpoint = engine.load(path)
             _warm_up(checkpoint, path, engine)
             catalog.models[checkpoint.name] = checkpoint
         except CheckpointError as error:

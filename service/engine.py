@@ -6,11 +6,12 @@ Shapes: S sampled networks, B images, K classes.
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint
 from models.prediction import predict_members
 from models.target import Weights
 from models.uncertainty import Uncertainty, measure_uncertainty
@@ -26,7 +27,11 @@ class Prediction:
 
 
 class Engine:
-    """Runs sampling and evaluation on one device, in the order in which they are submitted."""
+    """Runs loading, sampling and evaluation on one device, in the order in which they are submitted.
+
+    All of it happens in one thread. OpenMP keeps a pool of workers for each thread that computes, and with more
+    workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -44,6 +49,14 @@ class Engine:
     ) -> Future[Weights]:
         """The named parameters of some members of a seed, on the CPU."""
         return self._worker.submit(_sample, checkpoint, seed, members, names)
+
+    def load(self, directory: Path) -> Checkpoint:
+        """A checkpoint from its directory, on this device.
+
+        Raises:
+            CheckpointError: as `load_checkpoint` does.
+        """
+        return self._worker.submit(load_checkpoint, directory, self.device).result()
 
     def warm_up(self, checkpoint: Checkpoint) -> None:
         """A real forward pass, so that the first request finds everything in place.
