@@ -56,6 +56,20 @@ class Session:
         return self.out / "training" / "state.safetensors"
 
 
+@contextmanager
+def _flush_denormals() -> Iterator[None]:
+    """Treats denormal numbers as zero, here and in threads that are started from here.
+
+    Once a model fits its images, gradients become denormal, on which processors are several times slower.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_flush_denormals()
 def train(session: Session) -> bool:
     """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
 
@@ -69,11 +83,6 @@ def train(session: Session) -> bool:
         DatasetError: if data is missing or damaged.
         TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
     """
-    with _flush_denormals():
-        return _train(session)
-
-
-def _train(session: Session) -> bool:
     _refuse_to_overwrite(session)
     dataset = load_dataset(session.recipe.dataset, session.data)
     outliers = load_outliers(session.recipe.outliers, session.data)
@@ -146,19 +155,6 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
 def _summarize(report: StepReport) -> dict[str, float]:
     figures = {name: float(value) for name, value in report.losses.items()}
     return figures | {"accuracy": float(report.accuracy), "diversity": measure_diversity(report.weights)}
-
-
-@contextmanager
-def _flush_denormals() -> Iterator[None]:
-    """Treats denormal numbers as zero, here and in threads that are started from here.
-
-    Once a model fits its images, gradients become denormal, on which processors are several times slower.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @contextmanager
