@@ -7,6 +7,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from models.device import DeviceError
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.settings import Settings
@@ -20,7 +21,7 @@ def main() -> None:
         app = create_app(settings)
     except ValidationError as error:
         sys.exit(f"hyperdraw-serve: invalid settings: {error}")
-    except ConfigurationError as error:
+    except (ConfigurationError, DeviceError) as error:
         sys.exit(f"hyperdraw-serve: {error}")
     uvicorn.run(app, host=settings.host, port=settings.port, timeout_graceful_shutdown=30, server_header=False)
 

@@ -17,9 +17,10 @@ from fastapi_offline import FastAPIOffline
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
+from models.device import choose_device
 from models.noise import MEMBER_LIMIT
 from service.answers import answer_prediction, describe_model, list_models
-from service.catalog import Catalog, choose_device, load_catalog
+from service.catalog import Catalog, load_catalog
 from service.engine import Engine
 from service.errors import ErrorResponse, ServiceError, add_error_handlers
 from service.images import decode_image

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from models.checkpoint import Checkpoint, CheckpointError
 from service.engine import Engine
 from service.errors import ServiceError
@@ -73,22 +71,6 @@ def load_catalog(directory: Path, default: str | None, engine: Engine) -> Catalo
             raise ConfigurationError(f"the default model {default!r} is none of {', '.join(catalog.models)}")
         catalog.models = {default: catalog.models[default], **catalog.models}
     return catalog
-
-
-def choose_device(name: str) -> torch.device:
-    """A device by name, with `auto` for CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigurationError: if there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        return device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigurationError(f"there is no device {name!r} here: {error}") from error
 
 
 def _warm_up(checkpoint: Checkpoint, path: Path, engine: Engine) -> None:

@@ -12,6 +12,7 @@ import torch
 from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint
+from models.device import DeviceError
 from models.noise import SEED_LIMIT
 from models.prediction import predict_members
 from models.uncertainty import measure_uncertainty
@@ -308,7 +309,7 @@ def test_settings_that_cannot_work(
     if "bad" in str(settings(tmp_path)):
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "config.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises((ConfigurationError, DeviceError), match=message):
         create_app(Settings(**settings(tmp_path)))
 
 
