@@ -1,5 +1,6 @@
 """Flags: scores of an answer against calibrated thresholds."""
 
+import dataclasses
 import math
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.target import STRICT
-from models.uncertainty import measure_uncertainty
+from models.uncertainty import Uncertainty, measure_uncertainty
 
 CALIBRATED_SIZES = (1, 2, 5, 10, 20, 50, 100)
 
@@ -47,6 +48,23 @@ class OutOfDistributionCalibration:
             (t for t in self.thresholds if t.ensemble_size <= ensemble_size),
             key=lambda threshold: threshold.ensemble_size,
         )
+
+    def judge(self, uncertainty: Uncertainty, ensemble_size: int) -> "Judgement":
+        """Flags the images of which an ensemble of some size is less certain than its threshold allows."""
+        threshold = self.threshold_for(ensemble_size)
+        scores: Tensor = getattr(uncertainty, self.score)
+        return Judgement(scores, threshold, scores > threshold.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """Which of B images are flagged, and why."""
+
+    scores: Tensor
+    """[B], in nats."""
+    threshold: Threshold
+    flagged: Tensor
+    """bool [B]."""
 
 
 @dataclass(frozen=True, config=STRICT)

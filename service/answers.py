@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from models.checkpoint import Checkpoint
+from models.uncertainty import Uncertainty
 from service.catalog import Catalog
 from service.engine import Prediction
 from service.schemas import (
@@ -62,6 +63,7 @@ def answer_prediction(checkpoint: Checkpoint, prediction: Prediction, seed: int,
     labels = uncertainty.probabilities.argmax(-1).tolist()
     probabilities = uncertainty.probabilities.tolist()
     measures = {name: getattr(uncertainty, name).tolist() for name in UncertaintyAnswer.model_fields}
+    flags = _raise_flags(checkpoint, uncertainty, size)
     by_member = members.double().round(decimals=7).transpose(0, 1).tolist() if with_members else [None] * images
     return PredictAnswer(
         model=_identify(checkpoint),
@@ -72,7 +74,7 @@ def answer_prediction(checkpoint: Checkpoint, prediction: Prediction, seed: int,
                 class_index=labels[i],
                 probabilities=probabilities[i],
                 uncertainty=UncertaintyAnswer(**{name: values[i] for name, values in measures.items()}),
-                flags=_raise_flags(checkpoint, {name: values[i] for name, values in measures.items()}, size),
+                flags={kind: answers[i] for kind, answers in flags.items()},
                 member_probabilities=by_member[i],
             )
             for i in range(images)
@@ -84,20 +86,23 @@ def _identify(checkpoint: Checkpoint) -> ModelIdentity:
     return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
 
 
-def _raise_flags(checkpoint: Checkpoint, measures: dict[str, float], ensemble_size: int) -> dict[str, FlagAnswer]:
+def _raise_flags(checkpoint: Checkpoint, uncertainty: Uncertainty, ensemble_size: int) -> dict[str, list[FlagAnswer]]:
+    """For each kind of flag, one for each image."""
     if checkpoint.calibration is None:
         return {}
     calibration = checkpoint.calibration.out_of_distribution
-    threshold = calibration.threshold_for(ensemble_size)
-    score = measures[calibration.score]
+    judgement = calibration.judge(uncertainty, ensemble_size)
     return {
-        "out_of_distribution": FlagAnswer(
-            flagged=score > threshold.value,
-            score=score,
-            threshold=threshold.value,
-            score_name=calibration.score,
-            false_alarm_rate=calibration.false_alarm_rate,
-            calibrated_ensemble_size=threshold.ensemble_size,
-            calibration_images=calibration.n,
-        )
+        "out_of_distribution": [
+            FlagAnswer(
+                flagged=flagged,
+                score=score,
+                threshold=judgement.threshold.value,
+                score_name=calibration.score,
+                false_alarm_rate=calibration.false_alarm_rate,
+                calibrated_ensemble_size=judgement.threshold.ensemble_size,
+                calibration_images=calibration.n,
+            )
+            for flagged, score in zip(judgement.flagged.tolist(), judgement.scores.tolist(), strict=True)
+        ]
     }

@@ -121,7 +121,7 @@ def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, 
     normalize = checkpoint.config.input.normalize
     members = predict_members(checkpoint.sampler, normalize(test.images), SEED, NETWORKS)
     uncertainty = measure_uncertainty(members)
-    threshold = checkpoint.calibration.out_of_distribution.threshold_for(NETWORKS)
+    detection = checkpoint.calibration.out_of_distribution
     accuracies = (members.argmax(-1) == test.labels).double().mean(1)
 
     outlier_metrics = None
@@ -134,7 +134,7 @@ def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, 
             mutual_information=float(other.mutual_information.mean()),
             auroc_predictive_entropy=_auroc(uncertainty.predictive_entropy, other.predictive_entropy),
             auroc_mutual_information=_auroc(uncertainty.mutual_information, other.mutual_information),
-            flagged=float((other.predictive_entropy > threshold.value).double().mean()),
+            flagged=float(detection.judge(other, NETWORKS).flagged.double().mean()),
         )
     return Metrics(
         test_images=len(test),
@@ -150,7 +150,7 @@ def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, 
         ensembles=tuple(measure_ensembles(members, test.labels, size) for size in ENSEMBLE_SIZES),
         disagreement=measure_disagreement(members),
         mutual_information=float(uncertainty.mutual_information.mean()),
-        false_alarm_rate=float((uncertainty.predictive_entropy > threshold.value).double().mean()),
+        false_alarm_rate=float(detection.judge(uncertainty, NETWORKS).flagged.double().mean()),
         layer_norms=_measure_layer_norms(checkpoint),
         outliers=outlier_metrics,
     )
