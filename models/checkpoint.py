@@ -128,14 +128,14 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     directory.mkdir(parents=True, exist_ok=True)
     weights = serialize_tensors(encode_tensors(sampler.state_dict(), storage))
     config = dataclasses.replace(config, files={SAMPLER_FILE: hashlib.sha256(weights).hexdigest()})
-    for stale in ("calibration.json", "metrics.json", "README.md"):
-        (directory / stale).unlink(missing_ok=True)
+    _drop(directory, "calibration.json", "metrics.json", "README.md")
     write_file(directory / SAMPLER_FILE, weights)
     write_file(directory / "config.json", dump_json(config))
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
-    """Writes calibration.json."""
+    """Writes calibration.json; drops metrics and card, which speak of other thresholds."""
+    _drop(directory, "metrics.json", "README.md")
     write_file(directory / "calibration.json", dump_json(calibration))
 
 
@@ -229,6 +229,11 @@ def write_file(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _drop(directory: Path, *names: str) -> None:
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> bytes:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -211,3 +212,16 @@ def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: P
     result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (checkpoints / "digits" / "metrics.json").read_bytes() == before
+
+
+def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits"
+    shutil.copytree(checkpoints / "digits", copy)
+    version = load_checkpoint(copy).version
+    (copy / "calibration.json").unlink()
+    result = CliRunner().invoke(app, ["calibrate", str(copy), "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(copy)
+    assert checkpoint.version == version
+    assert checkpoint.metrics is None
+    assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from models.checkpoint import CheckpointError
+from models.device import DeviceError, choose_device
 from training.datasets import DatasetError, default_data_folder
 from training.recipes import RECIPES, Recipe
 from training.run import TrainingError
-from training.session import Session, evaluate_checkpoint, train
+from training.session import Session, calibrate_checkpoint, evaluate_checkpoint, train
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -31,14 +31,15 @@ app = typer.Typer(
 DataOption = Annotated[
     Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")]
+CheckpointArgument = Annotated[Path, typer.Argument(help="Directory of the checkpoint.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one, else cpu.")]
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
     def command(
         out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
         data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
-        device: DeviceOption = None,
+        device: DeviceOption = "auto",
         seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default=f"{recipe.steps}")] = None,
         minutes: Annotated[
@@ -51,7 +52,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         if resume and minutes is not None:
             raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
         with _explain_errors():
-            finished = train(Session(recipe, out, data, _choose_device(device), seed, steps, minutes, resume))
+            finished = train(Session(recipe, out, data, choose_device(device), seed, steps, minutes, resume))
         typer.echo(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
         if not finished:
             typer.echo("Interrupted: not evaluated on the test set. Go on with --resume.")
@@ -59,27 +60,28 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
     app.command(recipe.name, help=description, rich_help_panel="Recipes")(command)
 
 
+@app.command("calibrate", rich_help_panel="Checkpoints")
+def calibrate_command(
+    checkpoint: CheckpointArgument,
+    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a checkpoint's thresholds again, on the calibration split; `evaluate` then writes its figures."""
+    with _explain_errors():
+        calibrate_checkpoint(checkpoint, data, choose_device(device))
+    typer.echo(f"Wrote {checkpoint / 'calibration.json'}. Its figures are gone: hyperdraw-train evaluate {checkpoint}")
+
+
 @app.command("evaluate", rich_help_panel="Checkpoints")
 def evaluate_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory of the checkpoint.")],
+    checkpoint: CheckpointArgument,
     data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
-    device: DeviceOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
     with _explain_errors():
-        evaluate_checkpoint(checkpoint, data, _choose_device(device))
+        evaluate_checkpoint(checkpoint, data, choose_device(device))
     typer.echo(f"Wrote {checkpoint / 'metrics.json'} and {checkpoint / 'README.md'}.")
-
-
-def _choose_device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        return device
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(f"there is no device {name!r} here: {error}") from error
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def _explain_errors() -> Iterator[None]:
     """Errors that a user can mend end the command with their message alone."""
     try:
         yield
-    except (DatasetError, TrainingError, CheckpointError) as error:
+    except (DatasetError, TrainingError, CheckpointError, DeviceError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
 

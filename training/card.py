@@ -39,6 +39,8 @@ def _describe_training(config: CheckpointConfig) -> str:
 
 def _describe_lack(config: CheckpointConfig) -> str:
     training = config.training
+    if training.steps == training.planned_steps:
+        return "## Figures\n\nNone: `hyperdraw-train evaluate` measures them."
     return f"""## Figures
 
 None: the training was interrupted after {training.steps:,} of {training.planned_steps:,} steps, so the test set was not

@@ -100,6 +100,18 @@ def train(session: Session) -> bool:
     return run.finished
 
 
+def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
+    """Measures a checkpoint's thresholds anew, which makes another version of it; its figures are dropped.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint = load_checkpoint(directory, device)
+    checkpoint = _calibrate(checkpoint, directory, load_dataset(checkpoint.config.training.dataset, data))
+    save_card(directory, checkpoint, None)
+
+
 def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Metrics:
     """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
 
@@ -230,18 +242,17 @@ def _export(session: Session, run: TrainingRun) -> Checkpoint:
         ),
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
-    return calibrate(session.out, dataset, session.device)
+    return _calibrate(load_checkpoint(session.out, session.device), session.out, dataset)
 
 
-def calibrate(directory: Path, dataset: Dataset, device: torch.device) -> Checkpoint:
-    """Measures a checkpoint's thresholds on the calibration split, writes them, and loads it all again."""
-    checkpoint = load_checkpoint(directory, device)
+def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
+    """Measures thresholds on the calibration split, writes them, and loads it all again."""
     images = dataset.input.normalize(dataset.calibration.images)
     members = predict_members(checkpoint.sampler, images, CALIBRATION_SEED, NETWORKS)
     split = f"{checkpoint.config.training.dataset}/calibration"
     calibration = calibrate_out_of_distribution(members, seed=CALIBRATION_SEED, split=split)
     save_calibration(directory, Calibration(digest_config(directory), calibration))
-    return load_checkpoint(directory, device)
+    return load_checkpoint(directory, checkpoint.sampler.device)
 
 
 def _describe_command(run: TrainingRun) -> str:
