@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from models.sampler import WeightSampler
 from models.target import STRICT, Shape, Size, TargetNetwork, Weights
 
-DEVIATION_SHARE = 0.03
+DEVIATION_SHARE = 0.4
 """Share of a weight's initial variance that differs between sampled networks."""
 
 FEATURE_LIMIT = 4.0
@@ -131,9 +131,11 @@ class LayerGenerator(nn.Module):
         )
         heads = {p: nn.Linear(config.hidden_size, math.prod(s)) for p, s in self.shapes.items()}
         self.heads = nn.ModuleDict(heads)
-        # A weight starts with the variance 2 / fan-in that rectifiers want, part of it shared by all networks and part
-        # of it not: Var(b_i) + Σ_j Var(H_ij), as the features h_j have mean 0 and variance 1. Biases start at zero.
-        variance = 2 / math.prod(weight_shape[1:])
+        # A weight starts with the variance 1 / (3 fan-in) of PyTorch's layers, part of it shared by all networks and
+        # part of it not: Var(b_i) + Σ_j Var(H_ij), as the features h_j have mean 0 and variance 1. The 2 / fan-in that
+        # keeps activations even makes a network this shallow learn its first features less, and generalise worse.
+        # Biases start at zero.
+        variance = 1 / (3 * math.prod(weight_shape[1:]))
         nn.init.normal_(heads["weight"].weight, std=math.sqrt(DEVIATION_SHARE * variance / config.hidden_size))
         nn.init.normal_(heads["weight"].bias, std=math.sqrt((1 - DEVIATION_SHARE) * variance))
         nn.init.zeros_(heads["bias"].weight)

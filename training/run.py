@@ -22,7 +22,7 @@ from training.evaluation import measure_disagreement
 from training.objectives import adversarial_loss, cross_entropy, discriminator_loss, moment_distance
 from training.recipes import Recipe
 
-LATENT_STREAM, PRIOR_STREAM, RECALIBRATION_STREAM = 1, 2, 3
+LATENT_STREAM, PRIOR_STREAM, RECALIBRATION_STREAM, ORDER_STREAM = 1, 2, 3, 4
 """Streams of training noise; serving draws from stream 0."""
 
 RECALIBRATION_DRAWS = 4096
@@ -66,7 +66,11 @@ class TrainingRun:
         self._optimizers = {
             "optimizer": torch.optim.Adam(
                 [
-                    {"params": parameters, "lr": recipe.learning_rates[group]}
+                    {
+                        "params": parameters,
+                        "lr": recipe.learning_rates[group],
+                        "weight_decay": recipe.mean_weight_decay if group == "mean" else 0.0,
+                    }
                     for group, parameters in self.sampler.parameter_groups().items()
                 ],
                 fused=True,
@@ -194,8 +198,8 @@ class TrainingRun:
         steps_per_epoch = len(self._train_labels) // batch
         epoch, position = divmod(self.steps, steps_per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(hash((self.seed, epoch)) & (2**63 - 1))
-            self._epoch, self._order = epoch, torch.randperm(len(self._train_labels), generator=generator)
+            noise = standard_normal(self.seed, [epoch], len(self._train_labels), ORDER_STREAM)
+            self._epoch, self._order = epoch, noise[0].argsort(stable=True)
         index = self._order[position * batch : (position + 1) * batch].to(self.device)
         images = self.dataset.input.normalize(self._train_images[index])
         return images.unflatten(0, shape), self._train_labels[index].unflatten(0, shape)
