@@ -13,8 +13,9 @@ from service.errors import ServiceError
 from service.settings import Settings
 
 _BODY_HINT = (
-    "Send multipart/form-data with parts named images, one PNG, JPEG or WebP file as image/*, "
-    'or application/json {"images": ["<base64 of a file>", …]}.'
+    "Send PNG, JPEG or WebP files: in multipart/form-data as file parts named images (curl -F images=@FILE), one alone "
+    'with Content-Type: image/*, or as application/json {"images": ["<base64 of a file>", …]}. '
+    "Parameters such as seed belong in the query string."
 )
 
 
@@ -75,7 +76,7 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
         request.headers,
         stream(),
         max_files=settings.max_images + 1,
-        max_fields=0,
+        max_fields=settings.max_images + 1,  # each is refused below, by its name
         max_part_size=settings.max_body_bytes,
     )
     try:
@@ -88,7 +89,9 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
     images: dict[str, bytes] = {}
     try:
         for index, (name, part) in enumerate(form.multi_items()):
-            if name != "images" or not isinstance(part, UploadFile):
+            if not isinstance(part, UploadFile):
+                raise ServiceError(422, "unknown_part", f"Part {index}, {name!r}, is text and no file.", _BODY_HINT)
+            if name != "images":
                 raise ServiceError(422, "unknown_part", f"Part {index} is named {name!r}.", _BODY_HINT)
             images[f"image {index} ({part.filename})"] = await part.read()
     finally:

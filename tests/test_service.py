@@ -172,7 +172,13 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
     ),
     "empty part": (PREDICT, parts(("images", b"")), 422, "invalid_image", "image 0 (x.png) is empty"),
     "other part": (PREDICT, parts(("image", PICTURES[0])), 422, "unknown_part", "'image'"),
-    "text field": (PREDICT, {"data": {"images": "x"}, "files": {"images": PICTURES[0]}}, 422, "invalid_multipart", ""),
+    "text field": (
+        PREDICT,
+        {"data": {"images": "x"}, "files": {"images": PICTURES[0]}},
+        422,
+        "unknown_part",
+        "'images', is text",
+    ),
     "too many": (PREDICT, parts(*[("images", PICTURES[0])] * 9), 413, "too_many_images", "9 images"),
     "far too many": (PREDICT, parts(*[("images", PICTURES[0])] * 99), 422, "invalid_multipart", "Too many files"),
     "no boundary": (
