@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
+from models.target import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET
 from training.recipes import RECIPES, mnist_hypergan
 
@@ -98,9 +98,9 @@ def test_memory_of_activations_does_not_grow_with_networks_or_images() -> None:
         ((), "at least 1 item"),
     ],
 )
-def test_layers_that_do_not_fit(layers: tuple[object, ...], message: str) -> None:
+def test_layers_that_do_not_fit(layers: tuple[Layer, ...], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        TargetNetwork((1, 8, 8), layers)  # type: ignore[arg-type]
+        TargetNetwork((1, 8, 8), layers)
 
 
 @pytest.mark.parametrize("size", [0, -1, 10**9])

@@ -3,6 +3,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,8 @@ from training.session import train
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
 
 
-def make_run(steps: int = 40, seed: int = 0, **changes: object) -> TrainingRun:
-    recipe = replace(RECIPE, **changes)  # type: ignore[arg-type]
+def make_run(steps: int = 40, seed: int = 0, **changes: Any) -> TrainingRun:
+    recipe = replace(RECIPE, **changes)
     return TrainingRun(recipe, load_dataset("digits", Path()), seed, steps, torch.device("cpu"))
 
 
