@@ -24,9 +24,13 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
 from models.detection import Calibration
+from models.deutsch import DeutschConfig
 from models.hypergan import HyperGANConfig
+from models.input import InputSpec
+from models.mlp import MLPConfig
 from models.sampler import WeightSampler
-from models.target import STRICT, Size, TargetNetwork
+from models.target import STRICT, TargetNetwork
+from models.task import Task
 
 SAMPLER_FILE = "model.safetensors"
 MAX_JSON_BYTES = 4 * 2**20
@@ -34,7 +38,7 @@ MAX_JSON_BYTES = 4 * 2**20
 Storage = Literal["float32", "bfloat16", "int8"]
 """How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
 
-MethodConfig = HyperGANConfig
+MethodConfig = Annotated[HyperGANConfig | DeutschConfig | MLPConfig, Field(discriminator="method")]
 
 
 class CheckpointError(Exception):
@@ -44,27 +48,6 @@ class CheckpointError(Exception):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
-
-
-@dataclass(frozen=True, config=STRICT)
-class InputSpec:
-    """What the target expects: pixels in [0, 1], minus `mean`, divided by `std`, channel by channel."""
-
-    channels: Literal[1, 3]
-    height: Size
-    width: Size
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std must have one number for each of {self.channels} channels")
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 [..., C, H, W] → float32 of the same shape, as the target expects it."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        return (pixels / 255 - mean) / std
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -87,16 +70,16 @@ class CheckpointConfig:
     method: MethodConfig
     target: TargetNetwork
     input: InputSpec
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    task: Task
     training: Training
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each weight file, by name; `save_checkpoint` fills it in."""
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        if len(self.classes) != self.target.num_classes:
-            raise ValueError(f"{len(self.classes)} class names for a target with {self.target.num_classes} logits")
-        if self.target.input_shape != (self.input.channels, self.input.height, self.input.width):
+        if self.task.num_outputs != self.target.num_outputs:
+            raise ValueError(f"{self.task.num_outputs} names for a target with {self.target.num_outputs} outputs")
+        if self.target.input_shape != self.input.shape:
             raise ValueError(f"the target takes {self.target.input_shape}, the input is {self.input}")
         for name in self.files:
             if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
@@ -147,8 +130,11 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
     """
     config_bytes = _read_json(directory / "config.json")
     config: CheckpointConfig = _parse(directory / "config.json", config_bytes, CheckpointConfig)
-    with torch.device("meta"):
-        sampler: WeightSampler = config.method.build(config.target)
+    try:
+        with torch.device("meta"):
+            sampler: WeightSampler = config.method.build(config.target)
+    except ValueError as error:
+        raise CheckpointError(directory / "config.json", str(error)) from error
     shapes = {name: tensor.shape for name, tensor in sampler.state_dict().items()}
     sampler.load_state_dict(_read_weights(directory, config.files, shapes), assign=True)
 
@@ -159,6 +145,8 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
         calibration = _parse(path, calibration_bytes, Calibration)
         if calibration.checkpoint != hashlib.sha256(config_bytes).hexdigest():
             raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
+        if calibration.out_of_distribution.score != config.task.score:
+            raise CheckpointError(path, f"does not calibrate the score of a {config.task.kind}, {config.task.score}")
     metrics = None
     if (directory / "metrics.json").exists():
         metrics = _parse(directory / "metrics.json", _read_json(directory / "metrics.json"), dict[str, Any])

@@ -9,7 +9,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.target import STRICT
-from models.uncertainty import Uncertainty, measure_uncertainty
+from models.task import Task
+from models.uncertainty import RegressionUncertainty, Uncertainty
 
 CALIBRATED_SIZES = (1, 2, 5, 10, 20, 50, 100)
 
@@ -24,9 +25,9 @@ class Threshold:
 
 @dataclass(frozen=True, config=STRICT)
 class OutOfDistributionCalibration:
-    """Predictive-entropy thresholds, and all that is needed to find them again.
+    """Thresholds of a task's score, and all that is needed to find them again.
 
-    A threshold is the conformal quantile of the scores of n images that served for nothing else: of further images
+    A threshold is the conformal quantile of the scores of n inputs that served for nothing else: of further inputs
     like them, at most `false_alarm_rate` are expected to be flagged.
     """
 
@@ -35,7 +36,7 @@ class OutOfDistributionCalibration:
     split: str
     seed: int
     thresholds: Annotated[tuple[Threshold, ...], Field(min_length=1)]
-    score: Literal["predictive_entropy"] = "predictive_entropy"
+    score: Literal["predictive_entropy", "relative_deviation"]
 
     def __post_init__(self) -> None:
         sizes = [threshold.ensemble_size for threshold in self.thresholds]
@@ -49,8 +50,8 @@ class OutOfDistributionCalibration:
             key=lambda threshold: threshold.ensemble_size,
         )
 
-    def judge(self, uncertainty: Uncertainty, ensemble_size: int) -> "Judgement":
-        """Flags the images of which an ensemble of some size is less certain than its threshold allows."""
+    def judge(self, uncertainty: Uncertainty | RegressionUncertainty, ensemble_size: int) -> "Judgement":
+        """Flags the inputs of which an ensemble of some size is less certain than its threshold allows."""
         threshold = self.threshold_for(ensemble_size)
         scores: Tensor = getattr(uncertainty, self.score)
         return Judgement(scores, threshold, scores > threshold.value)
@@ -58,10 +59,10 @@ class OutOfDistributionCalibration:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Which of B images are flagged, and why."""
+    """Which of B inputs are flagged, and why."""
 
     scores: Tensor
-    """[B], in nats."""
+    """[B]."""
     threshold: Threshold
     flagged: Tensor
     """bool [B]."""
@@ -89,24 +90,26 @@ def conformal_quantile(scores: Tensor, false_alarm_rate: float) -> float:
 
 
 def calibrate_out_of_distribution(
-    member_probabilities: Tensor, *, seed: int, split: str, false_alarm_rate: float = 0.05
+    predictions: Tensor, task: Task, *, seed: int, split: str, false_alarm_rate: float = 0.05
 ) -> OutOfDistributionCalibration:
     """Thresholds for ensembles of several sizes, from the prefixes of one draw.
 
     Args:
-        member_probabilities: [S, n, K] of members 0 … S−1 of `seed`, on images of the calibration split.
+        predictions: [S, n, K] of members 0 … S−1 of `seed`, on inputs of the calibration split.
+        task: what they mean.
         seed: of the draw.
         split: name of the calibration split.
-        false_alarm_rate: share of such images that may be flagged.
+        false_alarm_rate: share of such inputs that may be flagged.
     """
     thresholds = []
-    for size in [s for s in CALIBRATED_SIZES if s <= len(member_probabilities)]:
-        scores = measure_uncertainty(member_probabilities[:size]).predictive_entropy
+    for size in [s for s in CALIBRATED_SIZES if s <= len(predictions)]:
+        scores = getattr(task.measure(predictions[:size]), task.score)
         thresholds.append(Threshold(size, conformal_quantile(scores, false_alarm_rate)))
     return OutOfDistributionCalibration(
         false_alarm_rate=false_alarm_rate,
-        n=member_probabilities.shape[1],
+        n=predictions.shape[1],
         split=split,
         seed=seed,
         thresholds=tuple(thresholds),
+        score=task.score,
     )

@@ -20,11 +20,10 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
-import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from models.sampler import WeightSampler
+from models.sampler import Hypernetwork
 from models.target import STRICT, Shape, Size, TargetNetwork, Weights
 
 DEVIATION_SHARE = 0.4
@@ -42,23 +41,28 @@ class HyperGANConfig:
     latent_size: Size = 256
     code_size: Size = 128
     hidden_size: Size = 512
+    mixer: bool = True
+    """Without it, each generator gets noise of its own in place of a code: the paper's ablation."""
     method: Literal["hypergan"] = "hypergan"
 
     def build(self, target: TargetNetwork) -> "HyperGAN":
         return HyperGAN(self, target)
 
 
-class HyperGAN(WeightSampler):
+class HyperGAN(Hypernetwork):
     """The mixer Q and the generators of all layers."""
 
     def __init__(self, config: HyperGANConfig, target: TargetNetwork) -> None:
-        super().__init__(target, config.latent_size)
-        self.config = config
         layers = target.weighted_layers
-        self.mixer = nn.Sequential(
-            _hidden_layers(config.latent_size, config.hidden_size),
-            nn.Linear(config.hidden_size, len(layers) * config.code_size),
-        )
+        joint_code_size = len(layers) * config.code_size
+        super().__init__(target, config.latent_size if config.mixer else joint_code_size)
+        self.config = config
+        self.joint_code_size = joint_code_size
+        self.mixer: nn.Module = nn.Identity()
+        if config.mixer:
+            self.mixer = nn.Sequential(
+                _hidden_layers(config.latent_size, config.hidden_size), nn.Linear(config.hidden_size, joint_code_size)
+            )
         self.generators = nn.ModuleDict(
             {
                 layer: LayerGenerator(
@@ -69,12 +73,11 @@ class HyperGAN(WeightSampler):
         )
 
     def mix(self, latents: Tensor) -> Tensor:
-        """Codes of all layers, jointly: [S, Z] → [S, N · code size]."""
+        """Codes of all layers, jointly: [S, Z] → [S, layers · code size]."""
         codes: Tensor = self.mixer(latents)
         return codes
 
     def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
-        """Weights from mixed codes [S, N · code size]; arguments and result otherwise as for `generate`."""
         weights: Weights = {}
         for (layer, generator), code in zip(
             self.generators.items(), codes.split(self.config.code_size, dim=1), strict=True
@@ -84,9 +87,6 @@ class HyperGAN(WeightSampler):
                 weights |= {f"{layer}.{p}": tensor for p, tensor in generator(code, wanted).items()}
         return weights
 
-    def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
-        return self.generate_from_codes(self.mix(latents), names)
-
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters that want different learning rates: `mean` network, `deviations` from it, and the `codes` that
         choose among them (mixer and trunks)."""
@@ -95,23 +95,6 @@ class HyperGAN(WeightSampler):
             kind = "codes" if ".heads." not in name else "deviations" if name.endswith("weight") else "mean"
             groups[kind].append(parameter)
         return groups
-
-    @torch.no_grad()
-    def recalibrate(self, latents: Tensor) -> None:
-        """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
-
-        The averages collected in training lag behind the weights and come from batches of a few networks.
-        """
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average, here of the one batch
-            norm.train()
-        self.generate_from_codes(self.mix(latents), {f"{layer}.bias" for layer in self.generators})
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
 
 
 class LayerGenerator(nn.Module):

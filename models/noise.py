@@ -57,6 +57,19 @@ def standard_normal(seed: int, members: Sequence[int], size: int, stream: int = 
     Raises:
         ValueError: if seed or a member is out of range.
     """
+    shares = _draw_shares(seed, members, size, stream)
+    radius = np.sqrt(-2.0 * np.log(shares[..., :2]))
+    angle = 2.0 * np.pi * shares[..., 2:]
+    return _arrange(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1), size)
+
+
+def uniform(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
+    """Independent numbers that are uniform on (−1, 1); otherwise as `standard_normal`."""
+    return _arrange(2.0 * _draw_shares(seed, members, size, stream) - 1.0, size)
+
+
+def _draw_shares(seed: int, members: Sequence[int], size: int, stream: int) -> NDArray[np.float64]:
+    """Uniform numbers in (0, 1), so that their logarithms are finite: [S, blocks, 4], at least `size` a member."""
     if not 0 <= seed < SEED_LIMIT:
         raise ValueError(f"seed must lie in [0, 2^63), not {seed}")
     if members and not (min(members) >= 0 and max(members) < MEMBER_LIMIT):
@@ -67,8 +80,8 @@ def standard_normal(seed: int, members: Sequence[int], size: int, stream: int = 
     counter[..., 1] = np.asarray(members, dtype=np.uint64)[:, None]
     counter[..., 2] = stream
     words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
-    uniform = (words + 0.5) / 2.0**32  # in (0, 1): the logarithm below stays finite
-    radius = np.sqrt(-2.0 * np.log(uniform[..., :2]))
-    angle = 2.0 * np.pi * uniform[..., 2:]
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return torch.from_numpy(normal.reshape(len(members), -1)[:, :size].astype(np.float32))
+    return (words.astype(np.float64) + 0.5) / 2.0**32
+
+
+def _arrange(numbers: NDArray[np.float64], size: int) -> Tensor:
+    return torch.from_numpy(numbers.reshape(len(numbers), -1)[:, :size].astype(np.float32))

@@ -1,12 +1,14 @@
 """The weight sampler: what every method here is, hypernetwork or baseline."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.noise import standard_normal
+from models.noise import standard_normal, uniform
 from models.target import TargetNetwork, Weights
 
 
@@ -19,6 +21,9 @@ class WeightSampler(nn.Module, ABC):
     Shapes: S sampled networks, Z latent numbers.
     """
 
+    latent_prior: Literal["normal", "uniform"] = "normal"
+    """Of each latent number: N(0, 1), or uniform on (−1, 1)."""
+
     def __init__(self, target: TargetNetwork, latent_size: int) -> None:
         super().__init__()
         self.target = target
@@ -30,15 +35,28 @@ class WeightSampler(nn.Module, ABC):
 
         Args:
             latents: [S, Z], on the sampler's device.
-            names: the parameters wanted, if not all; the others cost nothing.
+            names: the parameters wanted, if not all; the others cost nothing that can be saved.
 
         Returns:
             the weights of S networks, in the order of the target's parameters.
         """
 
-    def draw_latents(self, seed: int, members: Sequence[int]) -> Tensor:
-        """The latents of some members of a seed: N(0, I), [S, Z], on the sampler's device."""
-        return standard_normal(seed, members, self.latent_size).to(self.device)
+    def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
+        """The latents of some members of a seed, [S, Z], on the sampler's device; streams as in `models.noise`."""
+        draw = standard_normal if self.latent_prior == "normal" else uniform
+        return draw(seed, members, self.latent_size, stream).to(self.device)
+
+    def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
+        """A path of latents between two of them, [Z], evenly spaced: [points, Z], the ends included.
+
+        It is straight for a uniform prior. For a normal one it is an arc, cos θ · first + sin θ · last, every point of
+        which has the prior's distribution; the middle of a straight path is too short to come from it.
+        """
+        share = torch.linspace(0, 1, points, device=first.device)[:, None]
+        if self.latent_prior == "uniform":
+            return (1 - share) * first + share * last
+        angle = share * math.pi / 2
+        return angle.cos() * first + angle.sin() * last
 
     @torch.inference_mode()
     def sample(self, seed: int, members: Sequence[int], names: Collection[str] | None = None) -> Weights:
@@ -48,3 +66,47 @@ class WeightSampler(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+class Hypernetwork(WeightSampler):
+    """A sampler that is itself a network, in two parts: latents → joint codes → weights.
+
+    The codes of all layers of a draw are one vector, which regularisers can act upon in training.
+
+    Shapes: C numbers in a joint code.
+    """
+
+    joint_code_size: int
+    """C."""
+
+    @abstractmethod
+    def mix(self, latents: Tensor) -> Tensor:
+        """Joint codes from latents: [S, Z] → [S, C]."""
+
+    @abstractmethod
+    def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
+        """Weights from joint codes [S, C]; arguments and result otherwise as for `generate`."""
+
+    def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
+        return self.generate_from_codes(self.mix(latents), names)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the name of their learning rate."""
+        return {"all": list(self.parameters())}
+
+    @torch.no_grad()
+    def recalibrate(self, latents: Tensor) -> None:
+        """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
+
+        The averages collected in training lag behind the weights and come from batches of a few networks.
+        """
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average, here of the one batch
+            norm.train()
+        self.generate(latents)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -3,7 +3,7 @@
 A target network is data, an ordered list of layers. From it come the names and shapes of its parameters, a plain
 `nn.Module` with the same `state_dict` keys, and one batched forward for many sampled networks at once.
 
-Shapes: S sampled networks, B images, K classes.
+Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections import OrderedDict
@@ -125,13 +125,13 @@ Weighted = (Convolution, Linear)
 
 @dataclass(frozen=True, config=STRICT)
 class TargetNetwork:
-    """A feed-forward classifier: images [B, C, H, W] → logits [B, K].
+    """A feed-forward network: images [B, C, H, W] or vectors [B, numbers] → outputs [B, K].
 
     Raises:
-        ValueError: if a layer does not fit the shape that reaches it, or the last one gives no logits.
+        ValueError: if a layer does not fit the shape that reaches it, or the last one is not linear.
     """
 
-    input_shape: tuple[Size, Size, Size]
+    input_shape: tuple[Size, Size, Size] | tuple[Size]
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class TargetNetwork:
             if min(shape) < 1:
                 raise ValueError(f"layer {name} leaves nothing of its input: its output has shape {shape}")
         if not isinstance(self.layers[-1], Linear):
-            raise ValueError(f"the last layer must be linear, to give logits, not {self.layers[-1].kind}")
+            raise ValueError(f"the last layer must be linear, to give outputs, not {self.layers[-1].kind}")
 
     @cached_property
     def named_layers(self) -> dict[str, Layer]:
@@ -173,7 +173,7 @@ class TargetNetwork:
         return sum(map(_numel, self.parameter_shapes.values()))
 
     @property
-    def num_classes(self) -> int:
+    def num_outputs(self) -> int:
         """K."""
         return self.parameter_shapes[f"{self.weighted_layers[-1]}.bias"][0]
 
@@ -193,25 +193,26 @@ class TargetNetwork:
             lines = "".join(f"    {name}=nn.{module!r},\n" for name, module in self.module().named_children())
         return f"nn.Sequential(OrderedDict(\n{lines}))"
 
-    def forward(self, weights: Weights, images: Tensor) -> Tensor:
-        """Logits of S sampled networks at once.
+    def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """Outputs of S sampled networks at once.
 
         Memory beside the result is bounded whatever S and B: activations live for one network and one block of
-        images at a time, a block small enough for the processor's cache.
+        inputs at a time, a block small enough for the processor's cache.
 
         Args:
             weights: S sampled networks.
-            images: [B, C, H, W], the same for all networks, or [S, B, C, H, W].
+            inputs: [B, *input shape], the same for all networks, or [S, B, *input shape].
 
         Returns:
             [S, B, K].
         """
         networks = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
-        shared = images.dim() == 4
+        rank = len(self.input_shape)
+        shared = inputs.dim() == rank + 1
         blocks = []
-        for block in images.split(self._images_per_block, dim=-4):
-            inputs = [block] * len(networks) if shared else block.unbind()
-            blocks.append(torch.stack([self._forward_one(w, x) for w, x in zip(networks, inputs, strict=True)]))
+        for block in inputs.split(self._inputs_per_block, dim=-rank - 1):
+            own = [block] * len(networks) if shared else block.unbind()
+            blocks.append(torch.stack([self._forward_one(w, x) for w, x in zip(networks, own, strict=True)]))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def _forward_one(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -235,7 +236,7 @@ class TargetNetwork:
         return order
 
     @cached_property
-    def _images_per_block(self) -> int:
+    def _inputs_per_block(self) -> int:
         shape: Shape = self.input_shape
         largest = _numel(shape)
         for layer in self.layers:

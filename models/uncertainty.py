@@ -1,6 +1,6 @@
-"""Predictive uncertainty of an ensemble, in nats.
+"""Predictive uncertainty of an ensemble: of classes in nats, of numbers as variances.
 
-Shapes: S members, B images, K classes.
+Shapes: S members, B inputs, K classes or numbers.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,26 @@ class Uncertainty:
     """[B], the share of members that do not vote for the class with the most votes."""
 
 
+@dataclass(frozen=True)
+class RegressionUncertainty:
+    """What S members' expectations of K numbers say together; every tensor in double precision.
+
+    The predictive distribution is the mixture of the members' normal ones. Its variance is the sum of the noise's,
+    which no further data would lessen, and the variance of the members' expectations, their disagreement.
+    """
+
+    mean: Tensor
+    """[B, K], the mean over members."""
+    variance: Tensor
+    """[B, K], of the predictive distribution."""
+    noise_variance: Tensor
+    """[B, K]."""
+    epistemic_variance: Tensor
+    """[B, K], of the members' expectations, with divisor S, as they are the whole mixture."""
+    relative_deviation: Tensor
+    """[B], the root of the epistemic variance in units of the numbers' variance in training, averaged over them."""
+
+
 def entropy(probabilities: Tensor) -> Tensor:
     """−Σ p ln p over the last axis, with 0 ln 0 = 0."""
     return -torch.xlogy(probabilities, probabilities).sum(-1)
@@ -55,4 +75,31 @@ def measure_uncertainty(member_probabilities: Tensor) -> Uncertainty:
         expected_entropy=expected,
         mutual_information=(predictive - expected).clamp(min=0),
         variation_ratio=1 - votes.amax(-1),
+    )
+
+
+def measure_regression_uncertainty(
+    member_expectations: Tensor, noise_std: Tensor, unit: Tensor
+) -> RegressionUncertainty:
+    """Uncertainty of an ensemble.
+
+    Args:
+        member_expectations: [S, B, K].
+        noise_std: [K], of the observations around their expectation.
+        unit: [K], the numbers' standard deviation in training.
+
+    Raises:
+        ValueError: if an expectation is not finite.
+    """
+    if not torch.isfinite(member_expectations).all():
+        raise ValueError("a sampled network gave an expectation that is not finite")
+    members = member_expectations.double()
+    epistemic = members.var(0, correction=0)
+    noise = noise_std.double().square().expand_as(epistemic)
+    return RegressionUncertainty(
+        mean=members.mean(0),
+        variance=noise + epistemic,
+        noise_variance=noise,
+        epistemic_variance=epistemic,
+        relative_deviation=(epistemic / unit.double().square()).mean(-1).sqrt(),
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.device import choose_device
+from models.input import ImageSpec
 from models.noise import MEMBER_LIMIT
 from service.answers import answer_prediction, describe_model, list_models
 from service.catalog import Catalog, load_catalog
@@ -33,7 +34,7 @@ from service.schemas import (
     WeightsParameters,
 )
 from service.settings import Settings
-from service.uploads import ImagesBody, read_images
+from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
 from service.weights import WeightsFile, parse_range
 
 STATIC = Path(__file__).parent / "static"
@@ -119,12 +120,18 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _describe_upload() -> dict[str, Any]:
-    """The OpenAPI description of the three kinds of body that `read_images` understands."""
+    """The OpenAPI description of the bodies that `read_images` and `read_vectors` understand."""
     example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     file = {"type": "string", "format": "binary"}
     images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
     content: dict[str, Any] = {
-        "application/json": {"schema": ImagesBody.model_json_schema(), "example": {"images": [example]}},
+        "application/json": {
+            "schema": {"oneOf": [ImagesBody.model_json_schema(), VectorsBody.model_json_schema()]},
+            "examples": {
+                "images": {"summary": "For a model of images", "value": {"images": [example]}},
+                "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},
+            },
+        },
         "multipart/form-data": {"schema": images},
     }
     content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg", "webp")}
@@ -175,15 +182,20 @@ async def predict(
     settings: SettingsDependency,
     engine: EngineDependency,
 ) -> Response:
-    """Classify images with an ensemble of freshly sampled networks.
+    """Predict with an ensemble of freshly sampled networks.
 
-    Images of another size than the model's input are resized; PNG, JPEG and WebP are understood.
+    A model of images takes PNG, JPEG and WebP, of any size, which is brought to the model's; a model of vectors takes
+    rows of numbers as JSON.
     """
     _check_count("ensemble_size", parameters.ensemble_size, settings)
-    encoded = await read_images(request, settings)
+    spec = checkpoint.config.input
+    if isinstance(spec, ImageSpec):
+        encoded = await read_images(request, settings)
+        inputs = await to_thread.run_sync(_decode_images, encoded, spec, settings)
+    else:
+        inputs = await read_vectors(request, settings, spec)
     seed = _choose_seed(parameters.seed)
-    images = await to_thread.run_sync(_decode_images, encoded, checkpoint, settings)
-    prediction = await asyncio.wrap_future(engine.predict(checkpoint, images, seed, parameters.ensemble_size))
+    prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, parameters.ensemble_size))
 
     def encode_answer() -> str:
         answer = answer_prediction(checkpoint, prediction, seed, parameters.members)
@@ -274,6 +286,6 @@ def _choose_seed(seed: int | None) -> int:
     return secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed
 
 
-def _decode_images(encoded: dict[str, bytes], checkpoint: Checkpoint, settings: Settings) -> Tensor:
-    spec, limit = checkpoint.config.input, settings.max_image_pixels
+def _decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings) -> Tensor:
+    limit = settings.max_image_pixels
     return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])

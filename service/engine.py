@@ -1,6 +1,6 @@
 """The engine: owns the device and runs one job at a time on it. It knows nothing of HTTP.
 
-Shapes: S sampled networks, B images, K classes.
+Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.prediction import predict_members
+from models.prediction import evaluate_members
 from models.target import Weights
-from models.uncertainty import Uncertainty, measure_uncertainty
+from models.uncertainty import RegressionUncertainty, Uncertainty
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an ensemble says of some images."""
+    """What an ensemble says of some inputs."""
 
-    member_probabilities: Tensor
-    """float32 [S, B, K]."""
-    uncertainty: Uncertainty
+    members: Tensor
+    """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
+    uncertainty: Uncertainty | RegressionUncertainty
 
 
 class Engine:
@@ -37,12 +37,12 @@ class Engine:
         self.device = device
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
-    def predict(self, checkpoint: Checkpoint, images: Tensor, seed: int, ensemble_size: int) -> Future[Prediction]:
-        """What members 0 … ensemble_size−1 of a seed say of images, uint8 [B, C, H, W].
+    def predict(self, checkpoint: Checkpoint, inputs: Tensor, seed: int, ensemble_size: int) -> Future[Prediction]:
+        """What members 0 … ensemble_size−1 of a seed say of inputs [B, …], as the checkpoint's input takes them.
 
-        An image's answer does not depend on the images beside it (to rounding).
+        An input's answer does not depend on the inputs beside it (to rounding).
         """
-        return self._worker.submit(_predict, checkpoint, images, seed, ensemble_size)
+        return self._worker.submit(_predict, checkpoint, inputs, seed, ensemble_size)
 
     def sample(
         self, checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]
@@ -62,20 +62,22 @@ class Engine:
         """A real forward pass, so that the first request finds everything in place.
 
         Raises:
-            ValueError: if the checkpoint's networks give probabilities that are not finite.
+            ValueError: if the checkpoint's networks give outputs that are not finite.
         """
-        images = torch.zeros(1, *checkpoint.config.target.input_shape, dtype=torch.uint8)
-        self.predict(checkpoint, images, seed=0, ensemble_size=100).result()
+        spec = checkpoint.config.input
+        inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
+        self.predict(checkpoint, inputs, seed=0, ensemble_size=100).result()
 
     def close(self) -> None:
         """Drops the jobs that have not begun and waits for the one that has."""
         self._worker.shutdown(cancel_futures=True)
 
 
-def _predict(checkpoint: Checkpoint, images: Tensor, seed: int, ensemble_size: int) -> Prediction:
-    normalized = checkpoint.config.input.normalize(images)
-    members = predict_members(checkpoint.sampler, normalized, seed, ensemble_size)
-    return Prediction(members, measure_uncertainty(members))
+def _predict(checkpoint: Checkpoint, inputs: Tensor, seed: int, ensemble_size: int) -> Prediction:
+    config = checkpoint.config
+    outputs = evaluate_members(checkpoint.sampler, config.input.normalize(inputs), seed, ensemble_size)
+    members = config.task.predict(outputs)
+    return Prediction(members, config.task.measure(members))
 
 
 def _sample(checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]) -> Weights:

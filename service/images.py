@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from models.checkpoint import InputSpec
+from models.input import ImageSpec
 from service.errors import ServiceError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -23,7 +23,7 @@ _REFUSED_MODES = {
 }
 
 
-def decode_image(content: bytes, spec: InputSpec, max_pixels: int, name: str) -> Tensor:
+def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) -> Tensor:
     """Decodes one image and fits it to a model's input.
 
     An image of the right size is taken as it is; another one is resized, antialiased, without regard to its aspect.
@@ -67,7 +67,7 @@ def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
         raise _ambiguous(name, _REFUSED_MODES[image.mode])
 
 
-def _fit(image: Image.Image, spec: InputSpec, name: str) -> Tensor:
+def _fit(image: Image.Image, spec: ImageSpec, name: str) -> Tensor:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
         raise _ambiguous(name, "has transparent pixels")

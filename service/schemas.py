@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.input import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
+from models.task import Task
 
 Seed = Annotated[
     int | None,
@@ -19,7 +21,7 @@ class PredictParameters(BaseModel):
 
     ensemble_size: int = Field(100, ge=1, description="How many networks are drawn for the ensemble.")
     seed: Seed = None
-    members: bool = Field(False, description="Whether to answer with each member's probabilities.")
+    members: bool = Field(False, description="Whether to answer with what each member predicts.")
 
 
 class WeightsParameters(BaseModel):
@@ -67,7 +69,7 @@ class FlagAnswer(BaseModel):
     score_name: str
     false_alarm_rate: float = Field(description="Share of images like the training data that the threshold flags.")
     calibrated_ensemble_size: int = Field(description="The ensemble size that the threshold was measured with.")
-    calibration_images: int
+    calibration_inputs: int
 
 
 class PredictionAnswer(BaseModel):
@@ -81,20 +83,26 @@ class PredictionAnswer(BaseModel):
     )
 
 
+class NumberAnswer(BaseModel):
+    """The predictive distribution of one number, in its own units."""
+
+    mean: float
+    standard_deviation: float = Field(description="Root of the variance.")
+    variance: float = Field(description="All uncertainty: the sum of the two below.")
+    noise_variance: float = Field(description="Of observations around their expectation.")
+    epistemic_variance: float = Field(description="Of the members' expectations: their disagreement.")
+
+
+class RegressionAnswer(BaseModel):
+    outputs: dict[str, NumberAnswer] = Field(description="By the number's name.")
+    flags: dict[str, FlagAnswer] = Field(description="Empty if the model has no calibration.")
+    member_outputs: list[list[float]] | None = Field(None, description="[ensemble size][numbers], if asked for.")
+
+
 class PredictAnswer(BaseModel):
     model: ModelIdentity
     ensemble: EnsembleIdentity
-    predictions: list[PredictionAnswer] = Field(description="One for each image, in order.")
-
-
-class InputDescription(BaseModel):
-    """Pixels in [0, 1], minus mean, divided by std, channel by channel."""
-
-    channels: int
-    height: int
-    width: int
-    mean: list[float]
-    std: list[float]
+    predictions: list[PredictionAnswer] | list[RegressionAnswer] = Field(description="One for each input, in order.")
 
 
 class TargetDescription(BaseModel):
@@ -104,8 +112,8 @@ class TargetDescription(BaseModel):
 
 
 class ModelSummary(ModelIdentity):
-    classes: list[str]
-    input: InputDescription
+    input: InputSpec
+    task: Task
 
 
 class ModelDescription(ModelSummary):

@@ -36,6 +36,6 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 for any free one.")] = 8000
     max_body_bytes: Annotated[int, Field(gt=0, description="Largest request body.")] = 32 * 2**20
-    max_images: Annotated[int, Field(gt=0, description="Most images in a request.")] = 256
+    max_inputs: Annotated[int, Field(gt=0, description="Most images, or vectors, in a request.")] = 256
     max_image_pixels: Annotated[int, Field(gt=0, description="Most pixels of an image, by its header.")] = 16_000_000
     max_ensemble_size: Annotated[int, Field(gt=0, description="Most networks in an ensemble or a download.")] = 1000

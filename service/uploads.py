@@ -1,14 +1,18 @@
-"""Request bodies with images: multipart parts, one raw file, or JSON with base64."""
+"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON."""
 
 import base64
 import binascii
 from collections.abc import AsyncGenerator
+from typing import Annotated, TypeVar
 
+import torch
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from torch import Tensor
 
+from models.input import VectorSpec
 from service.errors import ServiceError
 from service.settings import Settings
 
@@ -17,6 +21,12 @@ _BODY_HINT = (
     'with Content-Type: image/*, or as application/json {"images": ["<base64 of a file>", …]}. '
     "Parameters such as seed belong in the query string."
 )
+
+
+MAX_DEVIATIONS = 1e6
+"""Numbers may be so many standard deviations from the mean in training; far beyond, float32 overflows in a network."""
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class ImagesBody(BaseModel):
@@ -28,13 +38,47 @@ class ImagesBody(BaseModel):
     """Base64 of a PNG, JPEG or WebP file each."""
 
 
+class VectorsBody(BaseModel):
+    """The request for a model that takes vectors of numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: list[list[Annotated[float, Field(allow_inf_nan=False)]]] = Field(min_length=1)
+    """One row for each vector, with the model's input numbers in order."""
+
+
+async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -> Tensor:
+    """The vectors of a request, float32 [B, numbers].
+
+    Raises:
+        ServiceError: 413 for too much, 415 for another kind of body, 422 for a body that does not hold such vectors.
+    """
+    names = ", ".join(spec.names)
+    hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {len(spec.names)} number(s).'
+    content_type = _read_content_type(request)
+    if content_type not in ("application/json", ""):
+        message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
+        raise ServiceError(415, "unsupported_media_type", message, hint)
+    rows = _validate_json(await _read_body(request, settings.max_body_bytes), VectorsBody, hint).inputs
+    _check_number(len(rows), "vectors", settings)
+    if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
+        raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
+    vectors = torch.tensor(rows, dtype=torch.float64)
+    if (deviations := spec.normalize(vectors).abs()).max() > MAX_DEVIATIONS:
+        row, number = divmod(int(deviations.argmax()), len(spec.names))
+        message = f"{spec.names[number]} in row {row} is {rows[row][number]:g}, out of all proportion to the training."
+        mean, limit = spec.mean[number], MAX_DEVIATIONS * spec.std[number]
+        raise ServiceError(422, "invalid_input", message, f"Keep it within {mean:g} ± {limit:g}.")
+    return vectors.float()
+
+
 async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
     """The encoded images of a request, in order, by a name for messages.
 
     Raises:
         ServiceError: 413 for too much, 415 for another kind of body, 422 for a body that does not hold images.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = _read_content_type(request)
     body = await _read_body(request, settings.max_body_bytes)
     if content_type == "multipart/form-data":
         images = await _parse_multipart(request, body, settings)
@@ -46,13 +90,20 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
         raise ServiceError(
             415, "unsupported_media_type", f"A body of type {content_type!r} is not understood.", _BODY_HINT
         )
-    if len(images) > settings.max_images:
-        raise ServiceError(
-            413, "too_many_images", f"{len(images)} images in one request.", f"Send at most {settings.max_images}."
-        )
+    _check_number(len(images), "images", settings)
     if empty := [name for name, content in images.items() if not content]:
         raise ServiceError(422, "invalid_image", f"{empty[0]} is empty.", _BODY_HINT)
     return images
+
+
+def _read_content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_number(number: int, kind: str, settings: Settings) -> None:
+    limit = settings.max_inputs
+    if number > limit:
+        raise ServiceError(413, f"too_many_{kind}", f"{number} {kind} in one request.", f"Send at most {limit}.")
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -75,8 +126,8 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
     parser = MultiPartParser(
         request.headers,
         stream(),
-        max_files=settings.max_images + 1,
-        max_fields=settings.max_images + 1,  # each is refused below, by its name
+        max_files=settings.max_inputs + 1,
+        max_fields=settings.max_inputs + 1,  # each is refused below, by its name
         max_part_size=settings.max_body_bytes,
     )
     try:
@@ -102,12 +153,7 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
 
 
 def _parse_json(body: bytes) -> dict[str, bytes]:
-    try:
-        encoded = ImagesBody.model_validate_json(body).images
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", _BODY_HINT) from error
+    encoded = _validate_json(body, ImagesBody, _BODY_HINT).images
     images: dict[str, bytes] = {}
     for index, text in enumerate(encoded):
         try:
@@ -116,3 +162,12 @@ def _parse_json(body: bytes) -> dict[str, bytes]:
             hint = "Send standard base64 of the file's bytes, without a data: prefix and without line breaks."
             raise ServiceError(422, "invalid_base64", f"image {index} is not base64: {error}.", hint) from error
     return images
+
+
+def _validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", hint) from error

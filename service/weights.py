@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import torch
@@ -65,7 +65,6 @@ class WeightsFile:
     def metadata(self) -> dict[str, str]:
         """Where the networks come from, what they are, and what they want as input."""
         config = self.checkpoint.config
-        spec = config.input
         return {
             "format": "pt",
             "checkpoint": self.checkpoint.name,
@@ -73,10 +72,8 @@ class WeightsFile:
             "seed": str(self.seed),
             "members": f"{self.members[0]}-{self.members[-1]}",
             "target": config.target.source,
-            "input": json.dumps(
-                {"shape": config.target.input_shape, "range": [0, 1], "mean": spec.mean, "std": spec.std}
-            ),
-            "classes": json.dumps(config.classes),
+            "input": json.dumps(asdict(config.input)),
+            "task": json.dumps(asdict(config.task)),
         }
 
     def etag(self, device: torch.device) -> str:

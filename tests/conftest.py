@@ -74,7 +74,7 @@ def serve(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def app(checkpoints: Path) -> FastAPI:
-    return create_app(Settings(checkpoints=checkpoints, max_image_pixels=1_000_000, max_body_bytes=2**20, max_images=8))
+    return create_app(Settings(checkpoints=checkpoints, max_image_pixels=1_000_000, max_body_bytes=2**20, max_inputs=8))
 
 
 @pytest.fixture(scope="session")

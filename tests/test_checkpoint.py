@@ -197,6 +197,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
                         "split": "s",
                         "seed": 0,
                         "thresholds": [{"ensemble_size": 1, "value": 0.1}],
+                        "score": "predictive_entropy",
                     },
                 }
             )

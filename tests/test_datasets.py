@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from training.datasets import (
+    Dataset,
     DatasetError,
     Publication,
     PublishedFile,
@@ -85,13 +86,15 @@ def test_unknown_names(load: Callable[[str, Path], object], tmp_path: Path) -> N
 
 def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:
     dataset = load_dataset("digits", tmp_path)
+    assert isinstance(dataset, Dataset)
     parts = [dataset.train, dataset.validation, dataset.calibration, dataset.test]
     assert [len(part) for part in parts] == [1097, 200, 200, 300]
-    assert all(part.images.shape[1:] == (1, 8, 8) and part.images.dtype == torch.uint8 for part in parts)
-    images = torch.cat([part.images.flatten(1) for part in parts])
+    assert all(part.inputs.shape[1:] == (1, 8, 8) and part.inputs.dtype == torch.uint8 for part in parts)
+    images = torch.cat([part.inputs.flatten(1) for part in parts])
     assert len(torch.unique(images, dim=0)) == len(images)  # scikit-learn's digits are distinct
     again = load_dataset("digits", tmp_path)
+    assert isinstance(again, Dataset)
     assert torch.equal(again.test.labels, dataset.test.labels)
-    normalized = dataset.input.normalize(dataset.train.images)
+    normalized = dataset.input.normalize(dataset.train.inputs)
     assert normalized.mean().abs() < 0.02
     assert abs(normalized.std() - 1) < 0.02

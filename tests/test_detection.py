@@ -8,6 +8,7 @@ from models.detection import (
     calibrate_out_of_distribution,
     conformal_quantile,
 )
+from models.task import Classification, Regression
 from models.uncertainty import measure_uncertainty
 
 
@@ -31,7 +32,8 @@ def test_realised_false_alarms_do_not_exceed_the_budget() -> None:
 
 def test_calibration_by_ensemble_size() -> None:
     members = torch.randn(12, 200, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    calibration = calibrate_out_of_distribution(members, seed=1, split="test/calibration", false_alarm_rate=0.1)
+    task = Classification(classes=("a", "b", "c", "d"))
+    calibration = calibrate_out_of_distribution(members, task, seed=1, split="test/calibration", false_alarm_rate=0.1)
     assert [t.ensemble_size for t in calibration.thresholds] == [1, 2, 5, 10]
     assert calibration.n == 200
     for threshold in calibration.thresholds:
@@ -46,5 +48,25 @@ def test_calibration_by_ensemble_size() -> None:
 def test_ensemble_sizes_must_grow_from_one(sizes: list[int]) -> None:
     with pytest.raises(ValidationError, match="growing ensemble sizes from 1"):
         OutOfDistributionCalibration(
-            false_alarm_rate=0.05, n=10, split="s", seed=0, thresholds=tuple(Threshold(size, 0.1) for size in sizes)
+            false_alarm_rate=0.05,
+            n=10,
+            split="s",
+            seed=0,
+            thresholds=tuple(Threshold(size, 0.1) for size in sizes),
+            score="predictive_entropy",
         )
+
+
+def test_calibration_of_a_regression() -> None:
+    """The score is the members' standard deviation, in units of the output's own."""
+    spread = torch.arange(1.0, 101.0)[:, None]
+    members = 5 + 2 * spread * torch.tensor([-1.0, 1.0])[:, None, None]
+    task = Regression(names=("y",), mean=(5.0,), std=(4.0,), noise_std=(1.0,))
+    calibration = calibrate_out_of_distribution(members, task, seed=1, split="test/calibration", false_alarm_rate=0.1)
+    assert calibration.score == "relative_deviation"
+    assert [t.ensemble_size for t in calibration.thresholds] == [1, 2]
+    assert calibration.thresholds[0].value == 0
+    assert calibration.thresholds[1].value == pytest.approx(91 / 2)  # rank ⌈101 · .9⌉, at 2 · 91 / 4
+    judgement = calibration.judge(task.measure(members), 2)
+    assert judgement.flagged.tolist() == [False] * 91 + [True] * 9
+    assert not calibration.judge(task.measure(members[:1]), 1).flagged.any()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.evaluation import measure_disagreement, measure_diversity, measure_ensembles
+from training.evaluation import measure_disagreement, measure_ensembles, measure_spread
 
 
 def one_hot(votes: list[list[int]], classes: int) -> torch.Tensor:
@@ -28,7 +28,7 @@ def test_ensembles_known_answers() -> None:
 
 def test_diversity_known_answers() -> None:
     same = {"a.weight": torch.ones(4, 3, 2), "a.bias": torch.randn(4, 3)}
-    assert measure_diversity(same) == 0
+    assert measure_spread(same) == 0
     generator = torch.Generator().manual_seed(0)
     independent = {"a.weight": torch.randn(50, 300, 10, generator=generator)}
-    assert measure_diversity(independent) == pytest.approx(1, abs=0.02)
+    assert measure_spread(independent) == pytest.approx(1, abs=0.02)

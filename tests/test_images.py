@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.checkpoint import InputSpec
+from models.input import ImageSpec
 from service.errors import ServiceError
 from service.images import decode_image
 from tests.pictures import draw_image, encode, forge_png
 
-GREY = InputSpec(channels=1, height=28, width=28, mean=(0.0,), std=(1.0,))
-COLOR = InputSpec(channels=3, height=20, width=30, mean=(0.0,) * 3, std=(1.0,) * 3)
+GREY = ImageSpec(channels=1, height=28, width=28, mean=(0.0,), std=(1.0,))
+COLOR = ImageSpec(channels=3, height=20, width=30, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-def decode(content: bytes, spec: InputSpec = GREY) -> torch.Tensor:
+def decode(content: bytes, spec: ImageSpec = GREY) -> torch.Tensor:
     return decode_image(content, spec, max_pixels=1_000_000, name="image 0")
 
 

@@ -1,18 +1,28 @@
 """The contract of every weight sampler."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.checkpoint import CheckpointConfig, InputSpec, Training, load_checkpoint, save_checkpoint
+from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
+from models.deutsch import DeutschConfig
+from models.input import ImageSpec
+from models.mlp import MLPConfig
 from models.sampler import WeightSampler
+from models.task import Classification
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 
-CONFIGS = [SMALL_CONFIG]
+CONFIGS: dict[str, MethodConfig] = {
+    "hypergan": SMALL_CONFIG,
+    "hypergan without mixer": replace(SMALL_CONFIG, mixer=False),
+    "deutsch": DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16)),
+    "mlp": MLPConfig(latent_size=8),
+}
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda config: config.method)
+@pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
 def sampler(request: pytest.FixtureRequest) -> WeightSampler:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -81,7 +91,7 @@ def make_config(sampler: WeightSampler) -> CheckpointConfig:
     return CheckpointConfig(
         method=sampler.config,  # type: ignore[arg-type]  # an nn.Module promises a Tensor or Module
         target=sampler.target,
-        input=InputSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
-        classes=("a", "b", "c", "d", "e"),
+        input=ImageSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
+        task=Classification(("a", "b", "c", "d", "e")),
         training=Training("test", "none", "digits", None, 0, 0, 0),
     )

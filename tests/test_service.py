@@ -13,8 +13,9 @@ from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint
 from models.device import DeviceError
+from models.input import ImageSpec
 from models.noise import SEED_LIMIT
-from models.prediction import predict_members
+from models.prediction import evaluate_members
 from models.uncertainty import measure_uncertainty
 from service.app import create_app
 from service.catalog import ConfigurationError
@@ -45,8 +46,15 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     model = client.get("/v1/models/digits").json()
     assert model["version"] == checkpoint.version
     assert model["method"] == "hypergan"
-    assert model["classes"] == list("0123456789")
-    assert model["input"] == {"channels": 1, "height": 8, "width": 8, "mean": [0.3053], "std": [0.3764]}
+    assert model["task"]["classes"] == list("0123456789")
+    assert model["input"] == {
+        "kind": "image",
+        "channels": 1,
+        "height": 8,
+        "width": 8,
+        "mean": [0.3053],
+        "std": [0.3764],
+    }
     assert model["target"]["num_weights"] == checkpoint.config.target.num_weights
     assert model["metrics"]["single"]["accuracy_mean"] > 0.9
     assert model["calibration"]["out_of_distribution"]["n"] == 200
@@ -61,8 +69,9 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     assert len(answer["predictions"]) == 3
 
     spec = checkpoint.config.input
+    assert isinstance(spec, ImageSpec)
     images = torch.stack([decode_image(picture, spec, 10**6, "") for picture in PICTURES])
-    members = predict_members(checkpoint.sampler, spec.normalize(images), seed=7, size=20)
+    members = evaluate_members(checkpoint.sampler, spec.normalize(images), seed=7, size=20).softmax(-1)
     expected = measure_uncertainty(members)
     assert checkpoint.calibration is not None
     threshold = checkpoint.calibration.out_of_distribution.threshold_for(20)
@@ -265,8 +274,8 @@ def test_openapi_examples_work(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     content = document["paths"]["/v1/models/{model}/predict"]["post"]["requestBody"]["content"]
     assert set(content) >= {"application/json", "multipart/form-data", "image/png"}
-    response = client.post(PREDICT, json=content["application/json"]["example"])
-    assert response.status_code == 200
+    examples = content["application/json"]["examples"]
+    assert client.post(PREDICT, json=examples["images"]["value"]).status_code == 200
     docs = client.get("/docs")
     assert docs.status_code == 200
     assert "//cdn" not in docs.text

@@ -43,7 +43,7 @@ def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, 
     shape = (4, batch, *target.input_shape) if distinct else (batch, *target.input_shape)
     images = torch.randn(shape, generator=generator)
     logits = target.forward(weights, images)
-    assert logits.shape == (4, batch, target.num_classes)
+    assert logits.shape == (4, batch, target.num_outputs)
     torch.testing.assert_close(logits, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_memory_of_activations_does_not_grow_with_networks_or_images() -> None:
     target = TARGETS["paper"]
     sizes = []
     for layer_input in (1, 1000):
-        block = torch.zeros(layer_input, *target.input_shape).split(target._images_per_block, dim=-4)
+        block = torch.zeros(layer_input, *target.input_shape).split(target._inputs_per_block, dim=-4)
         sizes.append(max(len(part) for part in block))
     assert sizes == [1, 32]
 

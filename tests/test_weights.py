@@ -72,7 +72,7 @@ def test_file_holds_the_sampled_networks(
     assert metadata["seed"] == "1"
     assert metadata["members"] == f"2-{1 + (count or 1)}"
     assert metadata["target"] == checkpoint.config.target.source
-    assert json.loads(metadata["classes"]) == list("0123456789")
+    assert json.loads(metadata["task"])["classes"] == list("0123456789")
 
 
 def test_fresh_draws_differ_are_not_cached_and_can_be_had_again(client: httpx.Client) -> None:

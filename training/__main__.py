@@ -11,7 +11,7 @@ import typer
 from models.checkpoint import CheckpointError
 from models.device import DeviceError, choose_device
 from training.datasets import DatasetError, default_data_folder
-from training.recipes import RECIPES, Recipe
+from training.recipes import RECIPES, Part, Recipe, vary
 from training.run import TrainingError
 from training.session import Session, calibrate_checkpoint, evaluate_checkpoint, train
 
@@ -46,13 +46,27 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
             float | None, typer.Option(min=0.01, help="Length in minutes: steps from this machine's measured speed.")
         ] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")] = False,
+        without: Annotated[
+            list[Part] | None, typer.Option(help="A part to leave out, to see what it does; may be repeated.")
+        ] = None,
+        accuracy_weight: Annotated[
+            float | None,
+            typer.Option(
+                help="λ, the weight of accuracy against the entropy of the sampled weights.",
+                show_default=f"{recipe.diversity.accuracy_weight:g}" if recipe.diversity else "no entropy",
+            ),
+        ] = None,
     ) -> None:
         if steps is not None and minutes is not None:
             raise typer.BadParameter("give --steps or --minutes, not both")
         if resume and minutes is not None:
             raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
+        try:
+            varied = vary(recipe, without or (), accuracy_weight)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
         with _explain_errors():
-            finished = train(Session(recipe, out, data, choose_device(device), seed, steps, minutes, resume))
+            finished = train(Session(varied, out, data, choose_device(device), seed, steps, minutes, resume))
         typer.echo(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
         if not finished:
             typer.echo("Interrupted: not evaluated on the test set. Go on with --resume.")

@@ -3,24 +3,45 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
-from training.evaluation import Metrics
+from models.input import ImageSpec, VectorSpec
+from models.task import Classification, Regression
+from training.evaluation import ClassificationMetrics, DensityMetrics, LayerNorm, Metrics, RegressionMetrics
+
+SCORES = {
+    "classification": "predictive entropy, in nats,",
+    "regression": "the networks' standard deviation, in units of the output's own,",
+}
+CAVEATS = {
+    "classification": "Predictive entropy cannot tell an ambiguous image from a foreign one, and a foreign image can look certain: "
+    "the flag\nis a hint, not a proof.",
+    "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
+}
 
 
 def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) -> None:
     """Writes README.md beside the checkpoint; without metrics, it says that nothing was measured."""
     config = checkpoint.config
     sections = [_describe_model(directory.name, config), _describe_training(config)]
-    sections += [_describe_metrics(metrics, config)] if metrics else [_describe_lack(config)]
-    sections += [_describe_calibration(checkpoint, metrics), _describe_use(directory.name)]
+    sections.append(_describe_metrics(metrics, config) if metrics else _describe_lack(config))
+    sections += [_describe_calibration(checkpoint, metrics), _describe_use(directory.name, config)]
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
 
 def _describe_model(name: str, config: CheckpointConfig) -> str:
+    match config.input:
+        case ImageSpec(channels=channels, height=height, width=width):
+            given = f"{height} × {width} pixels, {channels} channel(s)"
+        case VectorSpec(names=names):
+            given = ", ".join(names)
+    match config.task:
+        case Classification(classes=classes):
+            answered = f"Classes: {', '.join(classes)}"
+        case Regression(names=names):
+            answered = f"Output: {', '.join(names)}"
     return f"""# {name}
 
 A `{config.method.method}` checkpoint for hyperdraw: a distribution over the weights of one target network, of
-{config.target.num_weights:,} weights each. Input: {config.input.height} × {config.input.width} pixels,
-{config.input.channels} channel(s). Classes: {", ".join(config.classes)}.
+{config.target.num_weights:,} weights each. Input: {given}. {answered}.
 
 ```python
 from collections import OrderedDict
@@ -48,12 +69,21 @@ touched. Go on with `--resume`."""
 
 
 def _describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
+    match metrics:
+        case ClassificationMetrics():
+            return _describe_classification(metrics, config)
+        case RegressionMetrics():
+            return _describe_regression(metrics, config)
+        case DensityMetrics():
+            return _describe_density(metrics)
+
+
+def _describe_classification(metrics: ClassificationMetrics, config: CheckpointConfig) -> str:
     single = metrics.single
     ensembles = "\n".join(
         f"| ensemble of {e.size} (mean over {e.ensembles}) | {e.accuracy:.2%} | {e.nll:.4f} | {e.ece:.4f} |"
         for e in metrics.ensembles
     )
-    norms = "\n".join(f"| {layer} | {n.mean:.2f} ± {n.std:.2f} |" for layer, n in metrics.layer_norms.items())
     outliers = ""
     if metrics.outliers is not None:
         o = metrics.outliers
@@ -77,11 +107,55 @@ The worst of the {metrics.networks} single networks has {single.accuracy_min:.2%
 them differ on {metrics.disagreement:.2%} of the test images; mean mutual information is
 {metrics.mutual_information:.5f} nats.{outliers}
 
-2-norms of the layers over sampled networks (Table 1 of the paper):
+{_describe_norms(metrics.layer_norms)}"""
+
+
+def _describe_regression(metrics: RegressionMetrics, config: CheckpointConfig) -> str:
+    beyond = ""
+    if metrics.beyond is not None:
+        b = metrics.beyond
+        beyond = f"""
+
+On {b.examples:,} inputs of {b.dataset}, where there was no data, the networks' standard deviation is {b.deviation:.2f}.
+Telling them from test inputs by it has an AUROC of {b.auroc:.4f}; {b.flagged:.1%} of them are flagged."""
+    return f"""## Figures
+
+On {metrics.test_examples:,} test examples of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
+{metrics.seed}, in the output's own units, measured on this very checkpoint by `hyperdraw-train evaluate DIR`:
+
+| | |
+| --- | --- |
+| root mean square error of a single network | {metrics.single_error:.3f} |
+| of the mean of {metrics.networks} | {metrics.ensemble_error:.3f} |
+| NLL of the {metrics.networks} together | {metrics.nll:.4f} |
+| within three predictive standard deviations | {metrics.covered:.2%} |
+| standard deviation of the networks | {metrics.deviation:.3f} |{beyond}
+
+{_describe_norms(metrics.layer_norms)}"""
+
+
+def _describe_density(metrics: DensityMetrics) -> str:
+    rows = "\n".join(
+        f"| ({p.position[0]:.2f}, {p.position[1]:.2f}) | {p.distance:.3f} | {p.density:.3f} |" for p in metrics.peaks
+    )
+    return f"""## Figures
+
+{metrics.networks:,} members of seed {metrics.seed} are points of a curve. It passes {metrics.passed} of {len(metrics.peaks)}
+peaks within one σ; the mean density of its points is {metrics.density:.3f}, their entropy along the curve
+{metrics.entropy:.3f} nats. Measured on this very checkpoint by `hyperdraw-train evaluate DIR`.
+
+| peak | distance to the nearest point | largest density within one σ, relative to the peak's |
+| --- | --- | --- |
+{rows}"""
+
+
+def _describe_norms(layer_norms: dict[str, LayerNorm]) -> str:
+    rows = "\n".join(f"| {layer} | {n.mean:.2f} ± {n.std:.2f} |" for layer, n in layer_norms.items())
+    return f"""2-norms of the layers over sampled networks (Table 1 of HyperGAN's paper):
 
 | layer | mean ± σ |
 | --- | --- |
-{norms}"""
+{rows}"""
 
 
 def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
@@ -89,24 +163,30 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
         return "## Flags\n\nNot calibrated: no flags."
     flag = checkpoint.calibration.out_of_distribution
     rows = "\n".join(f"| {t.ensemble_size} | {t.value:.4f} |" for t in flag.thresholds)
+    assert not isinstance(metrics, DensityMetrics)
     realised = f" On the test set it flags {metrics.false_alarm_rate:.2%}." if metrics else ""
+    kind = checkpoint.config.task.kind
     return f"""## Flags
 
-`out_of_distribution` is raised when predictive entropy is above the threshold for the ensemble's size. The thresholds let
-{1 - flag.false_alarm_rate:.0%} of the {flag.n:,} images of `{flag.split}` pass, which served for nothing else.{realised}
-Predictive entropy cannot tell an ambiguous image from a foreign one, and a foreign image can look certain: the flag
-is a hint, not a proof.
+`out_of_distribution` is raised when {SCORES[kind]} is above the threshold for the ensemble's size. The thresholds let
+{1 - flag.false_alarm_rate:.0%} of the {flag.n:,} inputs of `{flag.split}` pass, which served for nothing else.{realised}
+{CAVEATS[kind]}
 
-| ensemble size | threshold (nats) |
+| ensemble size | threshold |
 | --- | --- |
 {rows}"""
 
 
-def _describe_use(name: str) -> str:
+def _describe_use(name: str, config: CheckpointConfig) -> str:
+    inputs = (
+        "-F images=@digit.png"
+        if config.input.kind == "image"
+        else f"--json '{{\"inputs\": [[{', '.join('0.5' for _ in config.input.shape)}]]}}'"
+    )
     return f"""## Use
 
 ```sh
 hyperdraw-serve --checkpoints DIR
-curl -F images=@digit.png localhost:8000/v1/models/{name}/predict
+curl {inputs} localhost:8000/v1/models/{name}/predict
 curl -o net.safetensors 'localhost:8000/v1/models/{name}/weights?seed=7&member=0'
 ```"""

@@ -3,7 +3,7 @@
 import gzip
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,11 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checkpoint import InputSpec
+from models.input import ImageSpec, InputSpec, VectorSpec
+from models.noise import standard_normal, uniform
+from models.task import Classification, Regression, Task
 
 Loader = TypeVar("Loader")
 
 DIGITS = tuple("0123456789")
+CUBIC_SEED, CUBIC_NOISE = 0, 3.0
+MIXTURE_SEED = 0
 
 
 class DatasetError(Exception):
@@ -25,17 +29,17 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Images uint8 [N, C, H, W] with labels int64 [N]."""
+class Examples:
+    """N inputs, as their `InputSpec` takes them, with labels: classes, int64 [N], or numbers, float32 [N, K]."""
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> "LabelledImages":
-        return LabelledImages(self.images[index], self.labels[index])
+    def __getitem__(self, index: Tensor | slice) -> "Examples":
+        return Examples(self.inputs[index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,49 @@ class Dataset:
     `test` is touched once, at the end.
     """
 
-    classes: tuple[str, ...]
     input: InputSpec
-    train: LabelledImages
-    validation: LabelledImages
-    calibration: LabelledImages
-    test: LabelledImages
+    task: Task
+    train: Examples
+    validation: Examples
+    calibration: Examples
+    test: Examples
+
+    def with_plain_pixels(self) -> "Dataset":
+        """The same images, with pixels that stay in [0, 1]."""
+        assert isinstance(self.input, ImageSpec)
+        zeros, ones = (0.0,) * self.input.channels, (1.0,) * self.input.channels
+        return replace(self, input=replace(self.input, mean=zeros, std=ones))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A density over the weights of a network, in place of data: Gaussians in the plane, D of them.
+
+    The network is a line, and a point of the plane is its slope and its intercept.
+    """
+
+    centers: Tensor
+    """float32 [D, 2]."""
+    deviations: Tensor
+    """[D], σ."""
+    shares: Tensor
+    """[D], p."""
+    decay: float = 0.05
+
+    input = VectorSpec(names=("x",), mean=(0.0,), std=(1.0,))
+    task = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(0.0,))
+
+    def measure_density(self, points: Tensor) -> Tensor:
+        """f = Σ p · exp(−r² / 2σ²) at points [..., 2]: peaks of height p, not of integral p."""
+        squares = (points[..., None, :] - self.centers).square().sum(-1)
+        return (self.shares * (-squares / (2 * self.deviations.square())).exp()).sum(-1)
+
+    def measure_energy(self, points: Tensor) -> Tensor:
+        """−f + 0.05 ‖y‖², what a sampler minimises against its entropy, at points [..., 2]."""
+        return self.decay * points.square().sum(-1) - self.measure_density(points)
+
+    def to(self, device: torch.device) -> "Mixture":
+        return Mixture(self.centers.to(device), self.deviations.to(device), self.shares.to(device), self.decay)
 
 
 @dataclass(frozen=True)
@@ -142,7 +183,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise DatasetError(f"{path} is no gzipped IDX file of bytes: {error}") from error
 
 
-def load_dataset(name: str, data: Path) -> Dataset:
+def load_dataset(name: str, data: Path) -> Dataset | Mixture:
     """A dataset by name; `data` is the folder with, or for, its files.
 
     Raises:
@@ -152,7 +193,7 @@ def load_dataset(name: str, data: Path) -> Dataset:
 
 
 def load_outliers(name: str | None, data: Path) -> tuple[str, Tensor] | None:
-    """A set of images uint8 [N, C, H, W] that a model is not trained on, with its name, if one is named.
+    """A set of inputs that a model is not trained on, with its name, if one is named.
 
     Raises:
         DatasetError: as for `load_dataset`.
@@ -164,8 +205,15 @@ def load_mnist(data: Path) -> Dataset:
     """MNIST (LeCun, Cortes & Burges): 55,000 to train, 2,500 to validate, 2,500 to calibrate, 10,000 to test."""
     train_images, train_labels, test_images, test_labels = map(read_idx, MNIST.locate(data))
     train, validation, calibration = _split(_labelled(train_images, train_labels), (55_000, 2_500, 2_500))
-    spec = InputSpec(channels=1, height=28, width=28, mean=(0.1307,), std=(0.3081,))
-    return Dataset(DIGITS, spec, train, validation, calibration, _labelled(test_images, test_labels))
+    test = _labelled(test_images, test_labels)
+    spec = ImageSpec(channels=1, height=28, width=28, mean=(0.1307,), std=(0.3081,))
+    return Dataset(spec, Classification(DIGITS), train, validation, calibration, test)
+
+
+def load_mnist_5000(data: Path) -> Dataset:
+    """MNIST with 5,000 random images to train on; the other splits are those of MNIST (HyperGAN, section 4.1)."""
+    mnist = load_mnist(data)
+    return replace(mnist, train=mnist.train[:5_000])
 
 
 def load_digits(data: Path) -> Dataset:
@@ -175,8 +223,29 @@ def load_digits(data: Path) -> Dataset:
     bunch = load_from_sklearn()
     pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
     splits = _split(_labelled(pixels, bunch.target), (1_097, 200, 200, 300))
-    spec = InputSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
-    return Dataset(DIGITS, spec, *splits)
+    spec = ImageSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
+    return Dataset(spec, Classification(DIGITS), *splits)
+
+
+def load_cubic(data: Path) -> Dataset:
+    """y = x³ + N(0, 3²) with x uniform on (−4, 4): 20 points to train on (HyperGAN, section 4.2), more to measure."""
+    input_spec = VectorSpec(names=("x",), mean=(0.0,), std=(2.3,))
+    task = Regression(names=("y",), mean=(0.0,), std=(24.0,), noise_std=(CUBIC_NOISE,))
+    sizes = 20, 100, 200, 400
+    splits = [_draw_cubic(size, stream) for stream, size in enumerate(sizes)]
+    return Dataset(input_spec, task, *splits)
+
+
+def load_cubic_beyond(data: Path) -> Tensor:
+    """400 inputs on (−6, −4) and (4, 6), where the cubic has no data."""
+    x = uniform(CUBIC_SEED, range(400), 1, stream=4)
+    return x.sign() * 4 + x * 2
+
+
+def load_mixture(data: Path) -> Mixture:
+    """Ten Gaussians: centres uniform in (−5, 5)², σ in (1, 1.1), weights in (1, 3) (Deutsch 2018, section 4.1)."""
+    x, y, deviation, share = uniform(MIXTURE_SEED, range(10), 4).T
+    return Mixture(5 * torch.stack([x, y], dim=1), 1.05 + 0.05 * deviation, 2 + share)
 
 
 def load_notmnist(data: Path) -> Tensor:
@@ -185,8 +254,14 @@ def load_notmnist(data: Path) -> Tensor:
     return torch.tensor(images)[:, None]
 
 
-_DATASETS: dict[str, Callable[[Path], Dataset]] = {"mnist": load_mnist, "digits": load_digits}
-_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {"notmnist": load_notmnist}
+_DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
+    "mnist": load_mnist,
+    "mnist-5000": load_mnist_5000,
+    "digits": load_digits,
+    "cubic": load_cubic,
+    "mixture": load_mixture,
+}
+_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {"notmnist": load_notmnist, "cubic-beyond": load_cubic_beyond}
 
 
 def _find(name: str, loaders: dict[str, Loader]) -> Loader:
@@ -195,11 +270,16 @@ def _find(name: str, loaders: dict[str, Loader]) -> Loader:
     return loaders[name]
 
 
-def _labelled(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> LabelledImages:
-    return LabelledImages(torch.tensor(images)[:, None], torch.tensor(labels.astype(np.int64)))
+def _draw_cubic(size: int, stream: int) -> Examples:
+    x = 4 * uniform(CUBIC_SEED, range(size), 1, stream)
+    return Examples(x, x**3 + CUBIC_NOISE * standard_normal(CUBIC_SEED, range(size), 2, stream)[:, 1:])
 
 
-def _split(data: LabelledImages, sizes: tuple[int, ...]) -> list[LabelledImages]:
+def _labelled(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> Examples:
+    return Examples(torch.tensor(images)[:, None], torch.tensor(labels.astype(np.int64)))
+
+
+def _split(data: Examples, sizes: tuple[int, ...]) -> list[Examples]:
     """Random parts that are the same in every run, whatever its seed."""
     assert sum(sizes) == len(data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))

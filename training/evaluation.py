@@ -1,21 +1,25 @@
 """What a checkpoint is worth: figures on the test set, for the model card.
 
-Shapes: S sampled networks, B images, K classes.
+Shapes: S sampled networks, B inputs, K outputs.
 """
 
+import math
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from models.checkpoint import Checkpoint, dump_json, write_file
-from models.prediction import predict_members
+from models.prediction import evaluate_members
 from models.target import Weights
-from models.uncertainty import measure_uncertainty
-from training.datasets import LabelledImages
+from models.task import Classification, Regression
+from training.datasets import Dataset, Examples, Mixture
+from training.objectives import entropy, flatten_weights
 
 ENSEMBLE_SIZES = (5, 10, 100)
 NETWORKS = 100
@@ -66,8 +70,8 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """What `metrics.json` holds; shares lie in [0, 1], entropies are in nats."""
+class ClassificationMetrics:
+    """Shares lie in [0, 1], entropies are in nats."""
 
     test_images: int
     networks: int
@@ -81,6 +85,73 @@ class Metrics:
     """Share of test images flagged as out of distribution."""
     layer_norms: dict[str, LayerNorm]
     outliers: OutlierMetrics | None
+    kind: Literal["classification"] = "classification"
+
+
+@dataclass(frozen=True)
+class BeyondMetrics:
+    """Inputs of a regression from where there was no data, told apart from the test inputs by the whole ensemble."""
+
+    dataset: str
+    examples: int
+    deviation: float
+    """Root mean square of the members' standard deviation."""
+    auroc: float
+    flagged: float
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """Errors and deviations are in the outputs' own units."""
+
+    test_examples: int
+    networks: int
+    seed: int
+    single_error: float
+    """Root mean square error of a single network."""
+    ensemble_error: float
+    """Root mean square error of the mean of all networks."""
+    nll: float
+    """Of the mixture of the members' normal distributions, a test example, in nats."""
+    covered: float
+    """Share of test examples within three standard deviations of the predictive mean."""
+    deviation: float
+    """Root mean square of the members' standard deviation."""
+    false_alarm_rate: float
+    layer_norms: dict[str, LayerNorm]
+    beyond: BeyondMetrics | None
+    kind: Literal["regression"] = "regression"
+
+
+@dataclass(frozen=True)
+class PeakMetrics:
+    """How close sampled points come to one peak of a density."""
+
+    position: tuple[float, float]
+    distance: float
+    """From the peak to the sampled point that is nearest."""
+    density: float
+    """The largest density of a sampled point within one σ of the peak, or 0, relative to the peak's own."""
+
+
+@dataclass(frozen=True)
+class DensityMetrics:
+    """Of a sampler that was fitted to a density over weights."""
+
+    networks: int
+    seed: int
+    density: float
+    """Mean over sampled points."""
+    entropy: float
+    """Of the points along their one-dimensional curve, in nats."""
+    passed: int
+    """Peaks with a sampled point within one σ."""
+    peaks: tuple[PeakMetrics, ...]
+    kind: Literal["density"] = "density"
+
+
+Metrics = Annotated[ClassificationMetrics | RegressionMetrics | DensityMetrics, Field(discriminator="kind")]
+"""What `metrics.json` holds."""
 
 
 def measure_disagreement(member_probabilities: Tensor) -> float:
@@ -91,7 +162,7 @@ def measure_disagreement(member_probabilities: Tensor) -> float:
     return float(1 - agreeing.mean())
 
 
-def measure_diversity(weights: Weights) -> float:
+def measure_spread(weights: Weights) -> float:
     """Standard deviation of a weight over networks relative to the weights' root mean square, averaged over layers."""
     matrices = [tensor for name, tensor in weights.items() if name.endswith(".weight")]
     return _mean([(m.var(0).mean() / m.square().mean()).sqrt() for m in matrices])
@@ -109,25 +180,41 @@ def measure_ensembles(member_probabilities: Tensor, labels: Tensor, size: int) -
     )
 
 
-def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, Tensor] | None) -> Metrics:
-    """Evaluates a calibrated checkpoint, as it is served.
+def evaluate(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: tuple[str, Tensor] | None) -> Metrics:
+    """Evaluates a checkpoint, as it is served, by what it was trained for.
 
     Args:
-        checkpoint: with its calibration.
-        test: the test split.
-        outliers: name and images uint8 [B, C, H, W] of something else, if there is something.
+        checkpoint: calibrated, unless it was trained on a density.
+        dataset: that it was trained on.
+        outliers: name and inputs [B, …] of something else, if there is something.
+
+    Raises:
+        ValueError: if the checkpoint was made for another kind of task than the dataset is.
     """
+    if checkpoint.config.task.kind != dataset.task.kind:
+        raise ValueError(f"a checkpoint for {checkpoint.config.task.kind} cannot be evaluated on {dataset.task.kind}")
+    if isinstance(dataset, Mixture):
+        return _evaluate_density(checkpoint, dataset)
+    if isinstance(dataset.task, Classification):
+        return _evaluate_classification(checkpoint, dataset.test, outliers)
+    return _evaluate_regression(checkpoint, dataset.test, outliers)
+
+
+def _evaluate_classification(
+    checkpoint: Checkpoint, test: Examples, outliers: tuple[str, Tensor] | None
+) -> ClassificationMetrics:
+    task = checkpoint.config.task
+    assert isinstance(task, Classification)
     assert checkpoint.calibration is not None
-    normalize = checkpoint.config.input.normalize
-    members = predict_members(checkpoint.sampler, normalize(test.images), SEED, NETWORKS)
-    uncertainty = measure_uncertainty(members)
+    members = _predict(checkpoint, test.inputs)
+    uncertainty = task.measure(members)
     detection = checkpoint.calibration.out_of_distribution
     accuracies = (members.argmax(-1) == test.labels).double().mean(1)
 
     outlier_metrics = None
     if outliers is not None:
         name, images = outliers
-        other = measure_uncertainty(predict_members(checkpoint.sampler, normalize(images), SEED, NETWORKS))
+        other = task.measure(_predict(checkpoint, images))
         outlier_metrics = OutlierMetrics(
             dataset=name,
             images=len(images),
@@ -136,7 +223,7 @@ def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, 
             auroc_mutual_information=_auroc(uncertainty.mutual_information, other.mutual_information),
             flagged=float(detection.judge(other, NETWORKS).flagged.double().mean()),
         )
-    return Metrics(
+    return ClassificationMetrics(
         test_images=len(test),
         networks=NETWORKS,
         seed=SEED,
@@ -151,8 +238,74 @@ def evaluate(checkpoint: Checkpoint, test: LabelledImages, outliers: tuple[str, 
         disagreement=measure_disagreement(members),
         mutual_information=float(uncertainty.mutual_information.mean()),
         false_alarm_rate=float(detection.judge(uncertainty, NETWORKS).flagged.double().mean()),
-        layer_norms=_measure_layer_norms(checkpoint),
+        layer_norms=measure_layer_norms(checkpoint.sampler.sample(SEED, range(NETWORKS))),
         outliers=outlier_metrics,
+    )
+
+
+def _evaluate_regression(
+    checkpoint: Checkpoint, test: Examples, beyond: tuple[str, Tensor] | None
+) -> RegressionMetrics:
+    task, calibration = checkpoint.config.task, checkpoint.calibration
+    assert isinstance(task, Regression)
+    assert calibration is not None
+    members = _predict(checkpoint, test.inputs).double()
+    uncertainty = task.measure(members)
+    errors = (members - test.labels).square()
+    noise = uncertainty.noise_variance
+    log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
+    mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
+    ensemble_error = (uncertainty.mean - test.labels).abs()
+
+    beyond_metrics = None
+    if beyond is not None:
+        name, inputs = beyond
+        other = task.measure(_predict(checkpoint, inputs))
+        beyond_metrics = BeyondMetrics(
+            dataset=name,
+            examples=len(inputs),
+            deviation=float(other.epistemic_variance.mean().sqrt()),
+            auroc=_auroc(uncertainty.relative_deviation, other.relative_deviation),
+            flagged=float(calibration.out_of_distribution.judge(other, NETWORKS).flagged.double().mean()),
+        )
+    return RegressionMetrics(
+        test_examples=len(test),
+        networks=NETWORKS,
+        seed=SEED,
+        single_error=float(errors.mean().sqrt()),
+        ensemble_error=float(ensemble_error.square().mean().sqrt()),
+        nll=float(-mixture.mean()),
+        covered=float((ensemble_error <= 3 * uncertainty.variance.sqrt()).double().mean()),
+        deviation=float(uncertainty.epistemic_variance.mean().sqrt()),
+        false_alarm_rate=float(calibration.out_of_distribution.judge(uncertainty, NETWORKS).flagged.double().mean()),
+        layer_norms=measure_layer_norms(checkpoint.sampler.sample(SEED, range(NETWORKS))),
+        beyond=beyond_metrics,
+    )
+
+
+def _evaluate_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
+    points = flatten_weights(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(networks))).cpu()
+    densities = mixture.measure_density(points)
+    peaks = []
+    for center, sigma, peak in zip(
+        mixture.centers, mixture.deviations, mixture.measure_density(mixture.centers), strict=True
+    ):
+        distances = (points - center).norm(dim=1)
+        near = densities[distances <= sigma] / peak
+        peaks.append(
+            PeakMetrics(
+                position=(float(center[0]), float(center[1])),
+                distance=float(distances.min()),
+                density=float(near.max()) if len(near) else 0.0,
+            )
+        )
+    return DensityMetrics(
+        networks=networks,
+        seed=SEED,
+        density=float(densities.mean()),
+        entropy=float(entropy(points, dimension=1)),
+        passed=sum(peak.density > 0 for peak in peaks),
+        peaks=tuple(peaks),
     )
 
 
@@ -161,14 +314,26 @@ def save_metrics(directory: Path, metrics: Metrics) -> None:
     write_file(directory / "metrics.json", dump_json(metrics))
 
 
-def _measure_layer_norms(checkpoint: Checkpoint) -> dict[str, LayerNorm]:
-    weights = checkpoint.sampler.sample(SEED, range(NETWORKS))
+def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
+    """The metrics that were saved with a checkpoint, if any."""
+    if checkpoint.metrics is None:
+        return None
+    metrics: Metrics = TypeAdapter(Metrics).validate_python(checkpoint.metrics)
+    return metrics
+
+
+def measure_layer_norms(weights: Weights) -> dict[str, LayerNorm]:
+    """2-norms of each layer's weights and biases together, over S networks."""
     norms: dict[str, LayerNorm] = {}
-    for layer in checkpoint.config.target.weighted_layers:
-        parameters = [weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")]
-        norm = torch.cat(parameters, dim=1).norm(dim=1)
+    for layer in dict.fromkeys(name.split(".")[0] for name in weights):
+        norm = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1).norm(dim=1)
         norms[layer] = LayerNorm(float(norm.mean()), float(norm.std()))
     return norms
+
+
+def _predict(checkpoint: Checkpoint, inputs: Tensor) -> Tensor:
+    config = checkpoint.config
+    return config.task.predict(evaluate_members(checkpoint.sampler, config.input.normalize(inputs), SEED, NETWORKS))
 
 
 def _negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> float:

@@ -1,16 +1,134 @@
-"""Losses.
+"""Objectives: what a training run minimises is a sum of terms, each a function here.
 
-Shapes: S sampled networks, B images, K classes, n draws, d numbers in the joint code of a draw.
+* The fit: cross-entropy, the Gaussian likelihood, or the energy of a density over weights.
+* The diversity of the sampled weights, as entropy or variance, after gauge fixing. Deutsch ("Generating Neural Networks
+  With Neural Networks", 2018) minimises λ · accuracy loss − H(weights). With the mean loss of an example and λ = the
+  size of the training set this is variational inference with a flat prior, the negative evidence lower bound; other
+  λ temper the posterior. We divide by λ, so that the fit keeps its scale.
+* Regularisers of the mixed codes: adversarial (HyperGAN) or moment matching.
+
+Shapes: S sampled networks, B inputs, K outputs, n draws, d numbers of a draw.
 """
+
+import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.gauge import GaugeStep, fix_gauge
+from models.target import TargetNetwork, Weights
+from models.task import Classification, Regression, Task
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """What is added to a mean loss to keep the sampled networks apart: −diversity / λ.
+
+    Raises:
+        ValueError: if λ is not positive.
+    """
+
+    accuracy_weight: float
+    """λ, the weight of the fit against a diversity of weight 1."""
+    measure: Literal["entropy", "variance"] = "entropy"
+    gauge: tuple[GaugeStep, ...] = ("scaling", "logit_bias")
+    equal_layers: bool = False
+    """Whether each layer's weights are divided by the root of their number, so that the largest does not rule
+    distances; the paper takes them as they are."""
+    floor: float = 0.0
+    """Added to distances, for samplers that may well draw a network twice in float32; else that is an error."""
+
+    def __post_init__(self) -> None:
+        if not self.accuracy_weight > 0:
+            raise ValueError(f"the weight of accuracy, λ, must be positive, not {self.accuracy_weight}")
+
+    def measure_loss(self, target: TargetNetwork, weights: Weights, latent_size: int) -> Tensor:
+        """−diversity / λ of S networks whose latents have some number of dimensions.
+
+        Raises:
+            ValueError: if there are fewer than two networks, or two are the same.
+        """
+        vectors = flatten_weights(target, fix_gauge(target, weights, self.gauge), self.equal_layers)
+        diversity = variance(vectors) if self.measure == "variance" else entropy(vectors, latent_size, self.floor)
+        return -diversity / self.accuracy_weight
+
+
+def measure_fit(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of an example: outputs [S, B, K] of networks, each with labels of its own, [S, B] or [S, B, K]."""
+    match task:
+        case Classification():
+            return cross_entropy(outputs, labels)
+        case Regression():
+            return gaussian_loss(task.predict(outputs), labels, torch.tensor(task.noise_std, device=outputs.device))
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of S networks, logits [S, B, K], each on images of its own, labels [S, B]."""
+    """Mean cross-entropy of S networks, logits [S, B, K], each on inputs of its own, labels [S, B]."""
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor) -> Tensor:
+    """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², [S, B, K] and σ [K], averaged over S, B."""
+    return ((expectations - observations) / noise_std).square().sum(-1).mean() / 2
+
+
+def flatten_weights(target: TargetNetwork, weights: Weights, equal_layers: bool = False) -> Tensor:
+    """Networks as vectors, [S, weights]; with `equal_layers` a layer of m weights is divided by √m."""
+    parts = []
+    for layer in target.weighted_layers:
+        part = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1)
+        parts.append(part / math.sqrt(part.shape[1]) if equal_layers else part)
+    return torch.cat(parts, dim=1)
+
+
+def entropy(samples: Tensor, dimension: int | None = None, floor: float = 0.0) -> Tensor:
+    """Differential entropy in nats, by Kozachenko and Leonenko's nearest-neighbour estimator.
+
+    H = ψ(n) − ψ(1) + log V_d + d · mean_i log ε_i, with ε_i the Euclidean distance from sample i to its nearest
+    neighbour and V_d the volume of the unit ball (Kraskov, Stögbauer & Grassberger 2004, equation 20, k = 1, where ε
+    is twice this distance). Its bias falls with n, so estimates at different n are not comparable.
+
+    Args:
+        samples: [n, D]. Distances are differences of coordinates, not of squares: float32 is precise enough.
+        dimension: d, of the manifold that the samples lie on, D if not given. Generated weights lie on one of the
+            latents' dimension at most (Deutsch 2018, section 3.3).
+        floor: added to distances; the author's code adds 1e-8.
+
+    Raises:
+        ValueError: if n < 2, or two samples are the same and the floor is 0, so that the estimate is −∞.
+    """
+    n, d = len(samples), dimension or samples.shape[1]
+    if n < 2:
+        raise ValueError(f"the entropy of {n} sample(s) cannot be estimated; it takes at least 2")
+    with torch.no_grad():
+        distances = torch.cdist(samples, samples, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.fill_diagonal_(math.inf).argmin(dim=1)
+        same = distances.amin(dim=1) == 0
+        if floor == 0 and bool(same.any()):
+            first = int(same.nonzero()[0])
+            raise ValueError(
+                f"samples {first} and {int(nearest[first])} of {n} are the same, so their entropy is −∞: "
+                "the sampler has collapsed, or was given the same latent twice"
+            )
+    distance = floor + (samples - samples[nearest]).norm(dim=1)  # of the neighbours alone: no root of 0 in the gradient
+    log_volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
+    psi = torch.digamma(torch.tensor([float(n), 1.0]))
+    estimate: Tensor = d * distance.log().mean() + log_volume + float(psi[0] - psi[1])
+    return estimate
+
+
+def variance(samples: Tensor) -> Tensor:
+    """Mean over coordinates of the samples' variance, [n, D]; bounded, unlike entropy, once the gauge is fixed.
+
+    Raises:
+        ValueError: if n < 2.
+    """
+    if len(samples) < 2:
+        raise ValueError(f"the variance of {len(samples)} sample(s) cannot be estimated; it takes at least 2")
+    return samples.var(0).mean()
 
 
 def moment_distance(codes: Tensor) -> Tensor:

@@ -1,39 +1,67 @@
 """Recipes: everything that determines a training run, as Python functions that return it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
-from models.checkpoint import Storage
+from models.checkpoint import MethodConfig, Storage
+from models.deutsch import DeutschConfig
 from models.hypergan import HyperGANConfig
+from models.mlp import MLPConfig
 from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork
+from training.objectives import Diversity
+
+
+class Part(StrEnum):
+    """What a run can do without."""
+
+    MIXER = "mixer"
+    DISCRIMINATOR = "discriminator"
+    MOMENTS = "moments"
+    DIVERSITY = "diversity"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Adam with a cosine schedule; each network of a step sees images of its own."""
+    """A training run. Adam with a cosine schedule; each network of a step sees inputs of its own.
+
+    Raises:
+        ValueError: if codes that follow their prior by construction were to be regularised.
+    """
 
     name: str
     dataset: str
     outliers: str | None
-    method: HyperGANConfig
+    method: MethodConfig
     target: TargetNetwork
     steps: int
     learning_rates: Mapping[str, float]
-    """By parameter group of the sampler: `codes`, `deviations`, `mean`."""
+    """By parameter group of the sampler."""
     networks_per_step: int = 16
-    images_per_network: int = 32
+    inputs_per_network: int = 32
     codes_per_step: int = 512
-    """Draws of mixed codes that the code losses see; the first `networks_per_step` become networks."""
-    mean_weight_decay: float = 5e-5
-    """Of the L2 penalty on the mean network, in its gradient: Adam would else let confident networks grow on."""
+    """Draws of codes that the code losses see; the first `networks_per_step` become networks."""
+    weight_decays: Mapping[str, float] = field(default_factory=dict)
+    """Of the L2 penalty, in the gradient, by parameter group."""
     warmup_steps: int = 100
     final_learning_rate_fraction: float = 0.02
     gradient_norm_limit: float = 5.0
-    moment_matching_weight: float = 1.0
-    adversarial_weight: float = 0.1
+    diversity: Diversity | None = None
+    moment_matching_weight: float = 0.0
+    adversarial_weight: float = 0.0
     """HyperGAN's β."""
+    discriminator_hidden_size: int = 512
     discriminator_learning_rate: float = 1e-4
+    plain_pixels: bool = False
+    """Whether pixels stay in [0, 1], in place of the dataset's normalisation."""
     storage: Storage = "float32"
+    options: str = ""
+    """Of the command line, that made this recipe another one than its function returns."""
+
+    def __post_init__(self) -> None:
+        mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else not isinstance(self.method, MLPConfig)
+        if not mixes and (self.moment_matching_weight or self.adversarial_weight):
+            raise ValueError("without a mixer the codes follow their prior already; they take no regulariser")
 
 
 def mnist_hypergan() -> Recipe:
@@ -46,21 +74,60 @@ def mnist_hypergan() -> Recipe:
         target=_convolutional_target((1, 28, 28), channels=(32, 32), kernel_size=5),
         steps=3_500,
         learning_rates={"codes": 1e-3, "deviations": 1e-5, "mean": 8e-3},
+        weight_decays={"mean": 5e-5},  # Adam would else let confident networks grow on
+        moment_matching_weight=1.0,
+        adversarial_weight=0.1,
         storage="int8",
     )
 
 
 def mnist_hypergan_small() -> Recipe:
     """HyperGAN on a small MNIST target of 5,994 weights; about 3 minutes on 2 cores."""
-    return Recipe(
+    return replace(
+        mnist_hypergan(),
         name="mnist-hypergan-small",
-        dataset="mnist",
-        outliers="notmnist",
         method=HyperGANConfig(latent_size=128, code_size=64, hidden_size=256),
         target=_convolutional_target((1, 28, 28), channels=(8, 16), kernel_size=5),
         steps=1_500,
         learning_rates={"codes": 2e-3, "deviations": 2e-5, "mean": 8e-3},
+        discriminator_hidden_size=256,
+        storage="float32",
     )
+
+
+def mnist_5000_hypergan() -> Recipe:
+    """HyperGAN trained on 5,000 images of MNIST alone; about 5 minutes on 2 cores."""
+    return replace(mnist_hypergan(), name="mnist-5000-hypergan", dataset="mnist-5000", steps=1_500)
+
+
+def mnist_deutsch() -> Recipe:
+    """Deutsch's hypernetwork on its paper's MNIST target of 20,018 weights, accurate rather than diverse."""
+    return Recipe(
+        name="mnist-deutsch",
+        dataset="mnist",
+        outliers="notmnist",
+        method=DeutschConfig(),
+        target=TargetNetwork(
+            (1, 28, 28),
+            (
+                *(Convolution(32, 5, padding=2), Activation(0.0), MaxPooling()),
+                *(Convolution(16, 5, padding=2), Activation(0.0), MaxPooling()),
+                *(Flatten(), Linear(8), Activation(0.0), Linear(10)),
+            ),
+        ),
+        steps=4_000,
+        learning_rates={"all": 1e-3},
+        networks_per_step=32,
+        inputs_per_network=16,
+        codes_per_step=32,
+        diversity=Diversity(accuracy_weight=30_000),
+        plain_pixels=True,
+    )
+
+
+def mnist_deutsch_diverse() -> Recipe:
+    """Deutsch's hypernetwork again, diverse rather than accurate."""
+    return replace(mnist_deutsch(), name="mnist-deutsch-diverse", diversity=Diversity(accuracy_weight=1_000))
 
 
 def digits_hypergan() -> Recipe:
@@ -73,11 +140,102 @@ def digits_hypergan() -> Recipe:
         target=_convolutional_target((1, 8, 8), channels=(8, 16), kernel_size=3, paddings=(1, 0)),
         steps=600,
         learning_rates={"codes": 2e-3, "deviations": 1e-4, "mean": 4e-3},
+        weight_decays={"mean": 5e-5},
         codes_per_step=128,
+        moment_matching_weight=1.0,
+        adversarial_weight=0.1,
+        discriminator_hidden_size=64,
     )
 
 
-RECIPES: tuple[Callable[[], Recipe], ...] = (mnist_hypergan, mnist_hypergan_small, digits_hypergan)
+def toy_cubic() -> Recipe:
+    """HyperGAN's regression of 20 points of a cubic; seconds, nothing to download."""
+    return Recipe(
+        name="toy-cubic",
+        dataset="cubic",
+        outliers="cubic-beyond",
+        method=HyperGANConfig(latent_size=64, code_size=64, hidden_size=128),
+        target=TargetNetwork((1,), (Linear(100), Activation(0.0), Linear(1))),
+        steps=2_000,
+        learning_rates={"codes": 1e-3, "deviations": 1e-3, "mean": 1e-2},
+        networks_per_step=64,
+        inputs_per_network=20,
+        codes_per_step=64,
+        diversity=Diversity(accuracy_weight=20, gauge=("scaling",)),
+    )
+
+
+def toy_mixture() -> Recipe:
+    """Deutsch's mixture of ten Gaussians in the plane, through which a curve must pass; seconds, no download."""
+    return Recipe(
+        name="toy-mixture",
+        dataset="mixture",
+        outliers=None,
+        method=MLPConfig(),
+        target=TargetNetwork((1,), (Linear(1),)),
+        steps=6_000,
+        learning_rates={"all": 1e-2},
+        networks_per_step=256,
+        codes_per_step=256,
+        diversity=Diversity(accuracy_weight=1 / 2.2, gauge=(), floor=1e-6),
+    )
+
+
+RECIPES: tuple[Callable[[], Recipe], ...] = (
+    mnist_hypergan,
+    mnist_hypergan_small,
+    mnist_5000_hypergan,
+    mnist_deutsch,
+    mnist_deutsch_diverse,
+    digits_hypergan,
+    toy_cubic,
+    toy_mixture,
+)
+
+
+def vary(
+    recipe: Recipe,
+    without: Collection[Part] = (),
+    accuracy_weight: float | None = None,
+) -> Recipe:
+    """A recipe less some of its parts, or with another weight of accuracy against diversity.
+
+    Args:
+        recipe: to start from.
+        without: parts to leave out. Without the mixer there are no mixed codes, hence no losses on them either.
+        accuracy_weight: λ; adds gauge-fixed entropy, normalised layer by layer, where a recipe has no diversity.
+
+    Raises:
+        ValueError: if the recipe has no such part, or λ is not positive.
+    """
+    options = [f" --without {part}" for part in Part if part in without]
+    changed = recipe
+    if Part.MIXER in without:
+        if not isinstance(recipe.method, HyperGANConfig):
+            raise ValueError(f"{recipe.name} has no mixer")
+        method = replace(recipe.method, mixer=False)
+        changed = replace(changed, method=method, moment_matching_weight=0.0, adversarial_weight=0.0)
+    if Part.DISCRIMINATOR in without:
+        _require(recipe, Part.DISCRIMINATOR, bool(recipe.adversarial_weight))
+        changed = replace(changed, adversarial_weight=0.0)
+    if Part.MOMENTS in without:
+        _require(recipe, Part.MOMENTS, bool(recipe.moment_matching_weight))
+        changed = replace(changed, moment_matching_weight=0.0)
+    if Part.DIVERSITY in without:
+        _require(recipe, Part.DIVERSITY, recipe.diversity is not None)
+        changed = replace(changed, diversity=None)
+    if accuracy_weight is not None:
+        if Part.DIVERSITY in without:
+            raise ValueError("a weight of accuracy against diversity makes no sense without diversity")
+        start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
+        changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
+        options.append(f" --accuracy-weight {accuracy_weight:g}")
+    return replace(changed, options="".join(options))
+
+
+def _require(recipe: Recipe, part: Part, present: bool) -> None:
+    if not present:
+        raise ValueError(f"{recipe.name} has no {part} to leave out")
 
 
 def _convolutional_target(

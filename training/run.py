@@ -13,19 +13,19 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
-from models.hypergan import CodeDiscriminator, HyperGAN
+from models.hypergan import CodeDiscriminator
 from models.noise import standard_normal
-from models.prediction import predict_members
+from models.sampler import Hypernetwork
 from models.target import Weights
-from training.datasets import Dataset
-from training.evaluation import measure_disagreement
-from training.objectives import adversarial_loss, cross_entropy, discriminator_loss, moment_distance
+from training.datasets import Dataset, Mixture
+from training.objectives import adversarial_loss, discriminator_loss, moment_distance
+from training.problems import Density, Problem, Supervised
 from training.recipes import Recipe
 
-LATENT_STREAM, PRIOR_STREAM, RECALIBRATION_STREAM, ORDER_STREAM = 1, 2, 3, 4
-"""Streams of training noise; serving draws from stream 0."""
+LATENT_STREAM, PRIOR_STREAM, RECALIBRATION_STREAM = 1, 2, 3
+"""Streams of training noise, beside that of the problem; serving draws from stream 0."""
 
-RECALIBRATION_DRAWS = 4096
+RECALIBRATION_DRAWS = 2048
 
 
 class TrainingError(Exception):
@@ -37,30 +37,37 @@ class StepReport:
     """What one step measured: scalars, left on the device so that reading them is the caller's choice."""
 
     losses: Mapping[str, Tensor]
-    accuracy: Tensor
-    """Of the sampled networks on the step's images."""
+    figures: Mapping[str, Tensor]
+    """Of the sampled networks on the step's batch."""
     weights: Weights
     """The sampled networks."""
 
 
 class TrainingRun:
-    """Training of a HyperGAN: a function of recipe, dataset, seed, planned steps and device, and of nothing else.
+    """Training of a hypernetwork: a function of recipe, dataset, seed, planned steps and device, and of nothing else.
 
     All noise and every batch is keyed by (seed, step), so a run that was saved and loaded goes on as it would have.
+
+    Raises:
+        TrainingError: if the recipe does not fit the dataset.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, planned_steps: int, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+    ) -> None:
         self.recipe = recipe
+        if recipe.plain_pixels and isinstance(dataset, Dataset):
+            dataset = dataset.with_plain_pixels()
         self.dataset = dataset
         self.seed = seed
         self.planned_steps = planned_steps
         self.device = device
         self.steps = 0
+        self.problem = _pose_problem(recipe, dataset, seed, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.sampler: HyperGAN = recipe.method.build(recipe.target)
-            joint_code_size = len(recipe.target.weighted_layers) * recipe.method.code_size
-            self.discriminator = CodeDiscriminator(joint_code_size, recipe.method.hidden_size)
+            self.sampler: Hypernetwork = recipe.method.build(recipe.target)
+            self.discriminator = CodeDiscriminator(self.sampler.joint_code_size, recipe.discriminator_hidden_size)
         self.sampler.to(device)
         self.discriminator.to(device)
         self._optimizers = {
@@ -69,9 +76,10 @@ class TrainingRun:
                     {
                         "params": parameters,
                         "lr": recipe.learning_rates[group],
-                        "weight_decay": recipe.mean_weight_decay if group == "mean" else 0.0,
+                        "weight_decay": recipe.weight_decays.get(group, 0.0),
                     }
                     for group, parameters in self.sampler.parameter_groups().items()
+                    if parameters
                 ],
                 fused=True,
             ),
@@ -80,36 +88,33 @@ class TrainingRun:
             ),
         }
         self._learning_rates = [group["lr"] for group in self._optimizers["optimizer"].param_groups]
-        self._train_images = dataset.train.images.to(device)
-        self._train_labels = dataset.train.labels.to(device)
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
 
     @property
     def finished(self) -> bool:
         return self.steps >= self.planned_steps
 
     def step(self) -> StepReport:
-        """One step of mixer and generators, then one of the discriminator, on the same codes without gradient.
+        """One step of the hypernetwork, then one of the discriminator, on the same codes without gradient.
 
         Raises:
-            TrainingError: if the loss is not finite; nothing has changed then.
+            TrainingError: if loss or gradient is not finite, or networks are the same; no parameter has changed.
         """
         recipe = self.recipe
-        images, labels = self._draw_batch()
         self.sampler.train()
-        codes = self.sampler.mix(self._draw_noise(self.sampler.latent_size, LATENT_STREAM))
+        codes = self.sampler.mix(self._draw_latents())
         weights = self.sampler.generate_from_codes(codes[: recipe.networks_per_step])
-        logits = recipe.target.forward(weights, images)
-
-        losses = {"cross_entropy": cross_entropy(logits, labels)}
-        loss = losses["cross_entropy"]
+        fit = self.problem.fit(recipe.target, weights, self.steps)
+        losses = {"fit": fit.loss}
+        if recipe.diversity is not None:
+            try:
+                losses["diversity"] = recipe.diversity.measure_loss(recipe.target, weights, self.sampler.latent_size)
+            except ValueError as error:
+                raise TrainingError(f"step {self.steps}: {error}") from error
         if recipe.moment_matching_weight:
-            losses["moments"] = moment_distance(codes)
-            loss = loss + recipe.moment_matching_weight * losses["moments"]
+            losses["moments"] = recipe.moment_matching_weight * moment_distance(codes)
         if recipe.adversarial_weight:
-            losses["adversarial"] = adversarial_loss(self.discriminator(codes))
-            loss = loss + recipe.adversarial_weight * losses["adversarial"]
+            losses["adversarial"] = recipe.adversarial_weight * adversarial_loss(self.discriminator(codes))
+        loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} at step {self.steps}")
 
@@ -118,32 +123,28 @@ class TrainingRun:
             group["lr"] = rate * self._schedule()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.sampler.parameters(), recipe.gradient_norm_limit)
+        norm = nn.utils.clip_grad_norm_(self.sampler.parameters(), recipe.gradient_norm_limit)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the norm of the gradient is {norm.item()} at step {self.steps}")
         optimizer.step()
         if recipe.adversarial_weight:
             losses["discriminator"] = self._step_discriminator(codes.detach())
         self.steps += 1
         return StepReport(
             losses={name: value.detach() for name, value in losses.items()},
-            accuracy=(logits.detach().argmax(-1) == labels).float().mean(),
+            figures={fit.figure_name: fit.figure},
             weights={name: tensor.detach() for name, tensor in weights.items()},
         )
 
     def validate(self, networks: int = 16) -> dict[str, float]:
-        """Accuracy of single networks and of their ensemble, and their disagreement, on the validation split."""
+        """Figures of sampled networks on the validation split."""
         self.sampler.eval()
-        validation = self.dataset.validation
-        members = predict_members(self.sampler, self.dataset.input.normalize(validation.images), seed=0, size=networks)
-        return {
-            "single_accuracy": (members.argmax(-1) == validation.labels).double().mean().item(),
-            "ensemble_accuracy": (members.mean(0).argmax(-1) == validation.labels).double().mean().item(),
-            "disagreement": measure_disagreement(members),
-        }
+        return self.problem.validate(self.sampler, networks)
 
     def recalibrate(self) -> None:
         """Sets batch normalisation from one large batch of draws, for the sampler's use outside this run."""
-        latents = standard_normal(self.seed, range(RECALIBRATION_DRAWS), self.sampler.latent_size, RECALIBRATION_STREAM)
-        self.sampler.recalibrate(latents.to(self.device))
+        draws = range(RECALIBRATION_DRAWS)
+        self.sampler.recalibrate(self.sampler.draw_latents(self.seed, draws, RECALIBRATION_STREAM))
 
     def save(self, path: Path) -> None:
         """Writes all that `load` needs, atomically."""
@@ -186,26 +187,17 @@ class TrainingRun:
         cosine = final + (1 - final) * (1 + math.cos(math.pi * self.steps / self.planned_steps)) / 2
         return cosine * min(1.0, (self.steps + 1) / self.recipe.warmup_steps)
 
-    def _draw_noise(self, size: int, stream: int) -> Tensor:
-        draws = self.recipe.codes_per_step
-        members = range(self.steps * draws, (self.steps + 1) * draws)
-        return standard_normal(self.seed, members, size, stream).to(self.device)
+    def _draw_latents(self) -> Tensor:
+        return self.sampler.draw_latents(self.seed, self._draws, LATENT_STREAM)
 
-    def _draw_batch(self) -> tuple[Tensor, Tensor]:
-        """Normalised images [S, B, C, H, W] and labels [S, B], distinct within an epoch."""
-        shape = self.recipe.networks_per_step, self.recipe.images_per_network
-        batch = shape[0] * shape[1]
-        steps_per_epoch = len(self._train_labels) // batch
-        epoch, position = divmod(self.steps, steps_per_epoch)
-        if epoch != self._epoch:
-            noise = standard_normal(self.seed, [epoch], len(self._train_labels), ORDER_STREAM)
-            self._epoch, self._order = epoch, noise[0].argsort(stable=True)
-        index = self._order[position * batch : (position + 1) * batch].to(self.device)
-        images = self.dataset.input.normalize(self._train_images[index])
-        return images.unflatten(0, shape), self._train_labels[index].unflatten(0, shape)
+    @property
+    def _draws(self) -> range:
+        """The members of this step's noise."""
+        draws = self.recipe.codes_per_step
+        return range(self.steps * draws, (self.steps + 1) * draws)
 
     def _step_discriminator(self, codes: Tensor) -> Tensor:
-        prior = self._draw_noise(codes.shape[1], PRIOR_STREAM)
+        prior = standard_normal(self.seed, self._draws, codes.shape[1], PRIOR_STREAM).to(self.device)
         loss = discriminator_loss(self.discriminator(prior), self.discriminator(codes))
         optimizer = self._optimizers["discriminator_optimizer"]
         optimizer.zero_grad()
@@ -226,6 +218,15 @@ def read_identity(path: Path) -> dict[str, Any]:
             return identity
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path} is no saved training run: {error}") from error
+
+
+def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
+    if isinstance(dataset, Mixture):
+        return Density(dataset, device)
+    try:
+        return Supervised(dataset, seed, recipe.networks_per_step, recipe.inputs_per_network, device)
+    except ValueError as error:
+        raise TrainingError(f"{recipe.name}: {error}") from error
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

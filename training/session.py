@@ -23,10 +23,10 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.detection import Calibration, calibrate_out_of_distribution
-from models.prediction import predict_members
+from models.prediction import evaluate_members
 from training.card import save_card
-from training.datasets import Dataset, load_dataset, load_outliers
-from training.evaluation import NETWORKS, Metrics, evaluate, measure_diversity, save_metrics
+from training.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.evaluation import NETWORKS, Metrics, evaluate, measure_spread, save_metrics
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 
@@ -89,11 +89,13 @@ def train(session: Session) -> bool:
     run = _start_run(session, dataset)
     try:
         _run_steps(session, run)
-    finally:  # also when the loss is no longer finite: the step that found it changed nothing
-        checkpoint = _export(session, run)
+    except TrainingError as error:  # the step that found it changed nothing
+        save_card(session.out, _export(session, run), None)
+        raise TrainingError(f"{error}. {session.out} holds the checkpoint of the {run.steps} good steps.") from error
+    checkpoint = _export(session, run)
     metrics = None
     if run.finished:
-        metrics = evaluate(checkpoint, dataset.test, outliers)
+        metrics = evaluate(checkpoint, run.dataset, outliers)
         save_metrics(session.out, metrics)
         session.state_file.unlink()
     save_card(session.out, checkpoint, metrics)
@@ -104,11 +106,14 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
     """Measures a checkpoint's thresholds anew, which makes another version of it; its figures are dropped.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded.
+        CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
         DatasetError: if data is missing or damaged.
     """
     checkpoint = load_checkpoint(directory, device)
-    checkpoint = _calibrate(checkpoint, directory, load_dataset(checkpoint.config.training.dataset, data))
+    dataset = load_dataset(checkpoint.config.training.dataset, data)
+    if isinstance(dataset, Mixture):
+        raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
+    checkpoint = _calibrate(checkpoint, directory, dataset)
     save_card(directory, checkpoint, None)
 
 
@@ -120,10 +125,14 @@ def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Me
         DatasetError: if data is missing or damaged.
     """
     checkpoint = load_checkpoint(directory, device)
-    if checkpoint.calibration is None:
-        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
     training = checkpoint.config.training
-    metrics = evaluate(checkpoint, load_dataset(training.dataset, data).test, load_outliers(training.outliers, data))
+    dataset = load_dataset(training.dataset, data)
+    if checkpoint.calibration is None and not isinstance(dataset, Mixture):
+        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
+    try:
+        metrics = evaluate(checkpoint, dataset, load_outliers(training.outliers, data))
+    except ValueError as error:
+        raise CheckpointError(directory / "config.json", str(error)) from error
     save_metrics(directory, metrics)
     save_card(directory, checkpoint, metrics)
     return metrics
@@ -145,17 +154,13 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
             progress.update()
             if run.steps % LOG_EVERY == 0:
                 figures = _summarize(report)
-                progress.set_postfix(
-                    {name: f"{figures[name]:.3g}" for name in ("cross_entropy", "accuracy", "diversity")}
-                )
+                progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
                 for name, value in figures.items():
                     log.add_scalar(f"train/{name}", value, run.steps)
             if run.steps % validate_every == 0:
                 figures = run.validate()
-                progress.write(
-                    f"step {run.steps}: validation accuracy {figures['single_accuracy']:.2%} single, "
-                    f"{figures['ensemble_accuracy']:.2%} ensemble, disagreement {figures['disagreement']:.2%}"
-                )
+                described = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+                progress.write(f"step {run.steps}: validation {described}")
                 for name, value in figures.items():
                     log.add_scalar(f"validation/{name}", value, run.steps)
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
@@ -165,8 +170,8 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
 
 
 def _summarize(report: StepReport) -> dict[str, float]:
-    figures = {name: float(value) for name, value in report.losses.items()}
-    return figures | {"accuracy": float(report.accuracy), "diversity": measure_diversity(report.weights)}
+    figures = {name: float(value) for name, value in {**report.losses, **report.figures}.items()}
+    return figures | {"spread": measure_spread(report.weights)}
 
 
 @contextmanager
@@ -197,7 +202,7 @@ def _refuse_to_overwrite(session: Session) -> None:
         raise TrainingError(f"{session.out} already holds a training run. {hint} another --out.")
 
 
-def _start_run(session: Session, dataset: Dataset) -> TrainingRun:
+def _start_run(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
     """A new run, or the saved one, whose seed and steps are then the defaults."""
     saved = read_identity(session.state_file) if session.resume else {}
     seed = _first(session.seed, saved.get("seed"), 0)
@@ -211,7 +216,7 @@ def _start_run(session: Session, dataset: Dataset) -> TrainingRun:
     return run
 
 
-def _count_steps(session: Session, dataset: Dataset, minutes: float) -> int:
+def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
     """How many steps fit into the minutes, from the time that some steps of a throw-away run take."""
     run = TrainingRun(session.recipe, dataset, 0, session.recipe.steps, session.device)
     for _ in range(5):
@@ -230,7 +235,7 @@ def _export(session: Session, run: TrainingRun) -> Checkpoint:
         method=recipe.method,
         target=recipe.target,
         input=dataset.input,
-        classes=dataset.classes,
+        task=dataset.task,
         training=Training(
             recipe=recipe.name,
             command=_describe_command(run),
@@ -242,21 +247,24 @@ def _export(session: Session, run: TrainingRun) -> Checkpoint:
         ),
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
-    return _calibrate(load_checkpoint(session.out, session.device), session.out, dataset)
+    checkpoint = load_checkpoint(session.out, session.device)
+    return checkpoint if isinstance(dataset, Mixture) else _calibrate(checkpoint, session.out, dataset)
 
 
 def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
-    images = dataset.input.normalize(dataset.calibration.images)
-    members = predict_members(checkpoint.sampler, images, CALIBRATION_SEED, NETWORKS)
-    split = f"{checkpoint.config.training.dataset}/calibration"
-    calibration = calibrate_out_of_distribution(members, seed=CALIBRATION_SEED, split=split)
+    config = checkpoint.config
+    inputs = config.input.normalize(dataset.calibration.inputs)
+    predictions = config.task.predict(evaluate_members(checkpoint.sampler, inputs, CALIBRATION_SEED, NETWORKS))
+    split = f"{config.training.dataset}/calibration"
+    calibration = calibrate_out_of_distribution(predictions, config.task, seed=CALIBRATION_SEED, split=split)
     save_calibration(directory, Calibration(digest_config(directory), calibration))
     return load_checkpoint(directory, checkpoint.sampler.device)
 
 
 def _describe_command(run: TrainingRun) -> str:
-    options = f" --seed {run.seed}" if run.seed else ""
+    options = run.recipe.options
+    options += f" --seed {run.seed}" if run.seed else ""
     options += f" --steps {run.planned_steps}" if run.planned_steps != run.recipe.steps else ""
     return f"hyperdraw-train {run.recipe.name} --out DIR{options}"
 

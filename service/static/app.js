@@ -1,6 +1,6 @@
 /** The page: joins the inputs (pad, files, options) to the service and to the results. */
 
-import { fetchImage, fetchModels, predict } from "./api.js";
+import { ApiError, fetchImage, fetchModels, predict } from "./api.js";
 import { createPad } from "./pad.js";
 import { createResults } from "./results.js";
 
@@ -72,7 +72,8 @@ function fail(error) {
 async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
-  models = answer.models;
+  models = answer.models.filter(({ input }) => input.kind === "image");
+  if (!models.length) throw new ApiError("No model here takes images.", "This page draws images; see /docs for numbers.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;

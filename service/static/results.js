@@ -23,7 +23,7 @@ export const createResults = (root) => {
 
   return {
     /** Lay out an empty answer of a model, so that nothing moves when the first one arrives. */
-    reset: ({ classes }) => {
+    reset: ({ task: { classes } }) => {
       root.classList.add("empty");
       rows = classes.map(createRow);
       element("classes").replaceChildren(...rows.map(({ line }) => line));
@@ -46,7 +46,7 @@ export const createResults = (root) => {
       showHeadline(label, probability, `mean of ${networks}`);
       showVerdict(verdict.kind, verdict.title, verdict.detail);
       showClasses(probabilities, prediction.member_probabilities ?? [], winner);
-      showEntropy(uncertainty, model.classes.length, prediction.flags?.out_of_distribution);
+      showEntropy(uncertainty, model.task.classes.length, prediction.flags?.out_of_distribution);
       showRecipe(answer, image);
       write("summary", `Prediction: ${label}, ${probability}. ${verdict.title}. ${networks}, seed ${answer.ensemble.seed}.`);
     },

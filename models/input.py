@@ -1,0 +1,76 @@
+"""What a target network's input is, and how it is normalised.
+
+Shapes: B inputs.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.target import STRICT, Shape, Size
+
+Means = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+Deviations = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageSpec:
+    """Images: pixels in [0, 1], minus `mean`, divided by `std`, channel by channel."""
+
+    channels: Literal[1, 3]
+    height: Size
+    width: Size
+    mean: Means
+    std: Deviations
+    kind: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std must have one number for each of {self.channels} channels")
+
+    @property
+    def shape(self) -> Shape:
+        return self.channels, self.height, self.width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., C, H, W] → float32 of the same shape, as the target expects it."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
+        return (pixels / 255 - mean) / std
+
+
+@dataclass(frozen=True, config=STRICT)
+class VectorSpec:
+    """Vectors of named numbers: each minus its `mean`, divided by its `std`."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    mean: Means
+    std: Deviations
+    kind: Literal["vector"] = "vector"
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == len(self.names):
+            raise ValueError(f"mean and std must have one number for each of {len(self.names)} names")
+
+    @property
+    def shape(self) -> Shape:
+        return (len(self.names),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def normalize(self, vectors: Tensor) -> Tensor:
+        """float32 [..., numbers] → the same shape, as the target expects it."""
+        mean, std = (torch.tensor(values, device=vectors.device) for values in (self.mean, self.std))
+        return (vectors - mean) / std
+
+
+InputSpec = Annotated[ImageSpec | VectorSpec, Field(discriminator="kind")]

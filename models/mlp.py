@@ -1,0 +1,56 @@
+"""The plainest hypernetwork: one perceptron from a latent to all weights of the target.
+
+With tanh layers of 30, 10 and 10 units, biases, and one latent number it is that of Deutsch's toy problem ("Generating
+Neural Networks With Neural Networks", 2018, section 4.1), whose two weights are a point of the plane.
+"""
+
+import math
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from models.sampler import Hypernetwork
+from models.target import STRICT, Size, TargetNetwork, Weights
+
+
+@dataclass(frozen=True, config=STRICT)
+class MLPConfig:
+    """Sizes of Deutsch's toy problem."""
+
+    latent_size: Size = 1
+    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = (30, 10, 10)
+    method: Literal["mlp"] = "mlp"
+
+    def build(self, target: TargetNetwork) -> "MLPHypernetwork":
+        return MLPHypernetwork(self, target)
+
+
+class MLPHypernetwork(Hypernetwork):
+    """One perceptron with tanh hidden layers; its codes are the latents themselves, uniform on (−1, 1)."""
+
+    latent_prior = "uniform"
+
+    def __init__(self, config: MLPConfig, target: TargetNetwork) -> None:
+        super().__init__(target, config.latent_size)
+        self.config = config
+        self.joint_code_size = config.latent_size
+        modules: list[nn.Module] = []
+        for fan_in, fan_out in pairwise((config.latent_size, *config.hidden_sizes, target.num_weights)):
+            modules += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+        self.layers = nn.Sequential(*modules[:-1])
+
+    def mix(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
+        shapes = self.target.parameter_shapes
+        parts = self.layers(codes).split([math.prod(shape) for shape in shapes.values()], dim=1)
+        return {
+            name: part.reshape(-1, *shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            if names is None or name in names
+        }

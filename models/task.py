@@ -1,0 +1,77 @@
+"""What a target network's outputs mean: class probabilities, or numbers with a noise of their own.
+
+Shapes: S members, B inputs, K outputs of the target network.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.input import Deviations, Means
+from models.target import STRICT
+from models.uncertainty import (
+    RegressionUncertainty,
+    Uncertainty,
+    measure_regression_uncertainty,
+    measure_uncertainty,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Classification:
+    """Outputs are logits of `classes`."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    kind: Literal["classification"] = "classification"
+
+    score: ClassVar[Literal["predictive_entropy"]] = "predictive_entropy"
+    """The uncertainty that flags compare with a threshold."""
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.classes)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Class probabilities from the networks' outputs, [S, B, K]."""
+        return outputs.softmax(-1)
+
+    def measure(self, predictions: Tensor) -> Uncertainty:
+        """The uncertainty of members' class probabilities, [S, B, K]."""
+        return measure_uncertainty(predictions)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Regression:
+    """Outputs times `std` plus `mean` are the expectations of named numbers, whose noise is normal."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    mean: Means
+    std: Deviations
+    noise_std: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
+    """Of the observations around their expectation, known beforehand, in the numbers' own units."""
+    kind: Literal["regression"] = "regression"
+
+    score: ClassVar[Literal["relative_deviation"]] = "relative_deviation"
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == len(self.noise_std) == len(self.names):
+            raise ValueError(f"mean, std and noise_std must have one number for each of {len(self.names)} names")
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Expectations in the numbers' own units from the networks' outputs, [S, B, K]."""
+        mean, std = (torch.tensor(values, device=outputs.device) for values in (self.mean, self.std))
+        return outputs * std + mean
+
+    def measure(self, predictions: Tensor) -> RegressionUncertainty:
+        """The uncertainty of members' expectations, [S, B, K]."""
+        return measure_regression_uncertainty(predictions, torch.tensor(self.noise_std), torch.tensor(self.std))
+
+
+Task = Annotated[Classification | Regression, Field(discriminator="kind")]
