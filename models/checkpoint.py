@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +101,7 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSampler, storage: Storage) -> None:
-    """Writes config.json and model.safetensors; drops a calibration, metrics and card measured for other weights.
+    """Writes config.json and model.safetensors; drops what was measured for other weights.
 
     Args:
         directory: made if missing.
@@ -111,14 +112,14 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     directory.mkdir(parents=True, exist_ok=True)
     weights = serialize_tensors(encode_tensors(sampler.state_dict(), storage))
     config = dataclasses.replace(config, files={SAMPLER_FILE: hashlib.sha256(weights).hexdigest()})
-    _drop(directory, "calibration.json", "metrics.json", "README.md")
+    _drop(directory, "calibration.json", "metrics.json", "README.md", "figures")
     write_file(directory / SAMPLER_FILE, weights)
     write_file(directory / "config.json", dump_json(config))
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
-    """Writes calibration.json; drops metrics and card, which speak of other thresholds."""
-    _drop(directory, "metrics.json", "README.md")
+    """Writes calibration.json; drops metrics, figures and card, which belong to another version."""
+    _drop(directory, "metrics.json", "README.md", "figures")
     write_file(directory / "calibration.json", dump_json(calibration))
 
 
@@ -220,8 +221,11 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _drop(directory: Path, *names: str) -> None:
-    for name in names:
-        (directory / name).unlink(missing_ok=True)
+    for path in (directory / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> bytes:

@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from models.hypergan import CodeDiscriminator
-from training.objectives import adversarial_loss, cross_entropy, discriminator_loss, moment_distance
+from models.task import Classification, Regression
+from tests.conftest import SMALL_TARGET
+from training.objectives import (
+    Diversity,
+    adversarial_loss,
+    cross_entropy,
+    discriminator_loss,
+    entropy,
+    flatten_weights,
+    measure_fit,
+    moment_distance,
+    variance,
+)
 
 
 def test_cross_entropy_is_the_mean_over_networks() -> None:
@@ -57,3 +69,129 @@ def test_mixer_works_against_the_discriminator() -> None:
     assert before < -2
     assert after > before
     assert (codes - 500 * gradient).norm() < codes.norm()  # towards the prior's mean
+
+
+def test_the_fit_of_a_regression_is_its_likelihood() -> None:
+    """Up to a constant, −log N(y; f, σ²) in the outputs' own units, whatever the networks' units are."""
+    task = Regression(names=("a", "b"), mean=(1.0, -2.0), std=(10.0, 0.5), noise_std=(2.0, 0.1))
+    generator = torch.Generator().manual_seed(0)
+    outputs, labels = (torch.randn(3, 4, 2, generator=generator) for _ in range(2))
+    noise = torch.tensor(task.noise_std)
+    normal = torch.distributions.Normal(outputs * torch.tensor(task.std) + torch.tensor(task.mean), noise)
+    constant = normal.entropy().sum(-1).mean() - 1  # of two numbers, ½ each from the square
+    expected = -normal.log_prob(labels).sum(-1).mean() - constant
+    assert measure_fit(task, outputs, labels).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_fit_of_a_classification_is_cross_entropy() -> None:
+    logits, labels = torch.tensor([[[math.log(3), 0.0]]]), torch.tensor([[0]])
+    assert measure_fit(Classification(("a", "b")), logits, labels).item() == pytest.approx(math.log(4 / 3))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("n", [50, 1000])
+def test_entropy_of_a_gaussian(d: int, n: int) -> None:
+    """Closed form d/2 · ln(2πe σ²). The estimator's bias in few dimensions is far below the tolerance."""
+    generator = torch.Generator().manual_seed(0)
+    trials = 20_000 // n
+    estimates = torch.stack([entropy(3 * torch.randn(n, d, generator=generator)) for _ in range(trials)])
+    truth = d / 2 * math.log(2 * math.pi * math.e * 9)
+    bias = {1: 0.01, 2: 0.05, 5: 0.7}[d] * (50 / n) ** 0.4
+    assert abs(estimates.mean().item() - truth) < bias + 6 * estimates.std().item() / math.sqrt(trials)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_entropy_of_a_uniform(d: int) -> None:
+    """Closed form ln of the volume; points at the border have their neighbours farther off, the more so with d."""
+    generator = torch.Generator().manual_seed(0)
+    estimates = torch.stack([entropy(4 * torch.rand(1000, d, generator=generator)) for _ in range(20)])
+    tolerance = {1: 0.005, 2: 0.04, 3: 0.12}[d]
+    assert abs(estimates.mean().item() - d * math.log(4)) < tolerance + 6 * estimates.std().item() / math.sqrt(20)
+
+
+def test_entropy_does_not_depend_on_n_for_a_density_without_border() -> None:
+    """On a circle, a manifold of one dimension in two: ln 2π at any n, without bias in the limit of small chords."""
+    generator = torch.Generator().manual_seed(0)
+    for n in (30, 300):
+        angles = 2 * math.pi * torch.rand(200, n, generator=generator)
+        points = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        estimates = torch.stack([entropy(p, dimension=1) for p in points])
+        error = 6 * estimates.std().item() / math.sqrt(200)
+        assert estimates.mean().item() == pytest.approx(math.log(2 * math.pi), abs=error + 0.01)
+
+
+def test_entropy_scales_and_moves_as_it_should() -> None:
+    samples = torch.randn(64, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert entropy(5 * samples + 2).item() == pytest.approx(entropy(samples).item() + 7 * math.log(5))
+    assert entropy(5 * samples, dimension=3).item() == pytest.approx(
+        entropy(samples, dimension=3).item() + 3 * math.log(5)
+    )
+
+
+def test_entropy_is_precise_in_float32_for_networks_that_are_close() -> None:
+    """Distances from squares and products would lose all digits here."""
+    generator = torch.Generator().manual_seed(0)
+    samples = 100 + 1e-3 * torch.randn(40, 1000, generator=generator, dtype=torch.float64)
+    samples = samples.float().double()  # the rounding of the samples themselves is not the estimator's
+    assert entropy(samples.float(), 10).item() == pytest.approx(entropy(samples, 10).item(), abs=1e-3)
+
+
+def test_entropy_pushes_neighbours_apart() -> None:
+    samples = torch.tensor([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(entropy(samples), samples)
+    assert gradient[0, 0] < 0 < gradient[2, 0]
+    assert torch.isfinite(gradient).all()
+
+
+def test_entropy_of_too_few_samples() -> None:
+    for n in (0, 1):
+        with pytest.raises(ValueError, match=rf"entropy of {n} sample\(s\) cannot be estimated; it takes at least 2"):
+            entropy(torch.zeros(n, 3))
+        with pytest.raises(ValueError, match=f"variance of {n} sample"):
+            variance(torch.zeros(n, 3))
+
+
+def test_duplicates_have_no_entropy_unless_there_is_a_floor() -> None:
+    samples = torch.tensor([[0.0], [2.0], [1.0], [2.0]], requires_grad=True)
+    with pytest.raises(ValueError, match="samples 1 and 3 of 4 are the same, so their entropy is −∞"):
+        entropy(samples)
+    estimate = entropy(samples, floor=1e-6)
+    (gradient,) = torch.autograd.grad(estimate, samples)
+    assert torch.isfinite(estimate)
+    assert torch.isfinite(gradient).all()
+
+
+def test_variance_known_answer() -> None:
+    assert variance(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).item() == pytest.approx(1.0)  # of 2 and 0
+
+
+def draw_networks(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(6, *shape, generator=generator) for name, shape in SMALL_TARGET.parameter_shapes.items()}
+
+
+def test_layers_may_count_equally() -> None:
+    weights = draw_networks(0)
+    plain, equal = (flatten_weights(SMALL_TARGET, weights, equal) for equal in (False, True))
+    assert plain.shape == equal.shape == (6, SMALL_TARGET.num_weights)
+    first = 4 * (9 + 1)  # the weights of conv1
+    torch.testing.assert_close(equal[:, :first] * math.sqrt(first), plain[:, :first])
+    assert equal.square().sum(1).mean().item() == pytest.approx(3, rel=0.2)  # three layers of N(0, 1) weights
+
+
+@pytest.mark.parametrize("measure", ["entropy", "variance"])
+def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: str) -> None:
+    weights = draw_networks(0)
+    rescaled = dict(weights)
+    rescaled["conv1.weight"], rescaled["conv1.bias"] = 3 * weights["conv1.weight"], 3 * weights["conv1.bias"]
+    rescaled["conv2.weight"] = weights["conv2.weight"] / 3
+    ten, one = (Diversity(accuracy_weight, measure) for accuracy_weight in (10.0, 1.0))  # type: ignore[arg-type]
+    loss = one.measure_loss(SMALL_TARGET, weights, latent_size=5)
+    torch.testing.assert_close(ten.measure_loss(SMALL_TARGET, weights, latent_size=5), loss / 10)
+    torch.testing.assert_close(one.measure_loss(SMALL_TARGET, rescaled, latent_size=5), loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [-1.0, 0.0, math.nan])
+def test_lambda_must_be_positive(weight: float) -> None:
+    with pytest.raises(ValueError, match="the weight of accuracy, λ, must be positive"):
+        Diversity(weight)

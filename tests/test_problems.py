@@ -68,7 +68,7 @@ def test_the_density_is_that_of_the_formula() -> None:
     assert mixture.centers.abs().max() < 5
     point = torch.tensor([0.5, -1.0])
     expected = sum(
-        p * 2 * math.pi * s**2 * math.exp(-(math.dist(c, point.tolist()) ** 2) / (2 * s**2))
+        p * math.exp(-(math.dist(c, point.tolist()) ** 2) / (2 * s**2))
         for c, s, p in zip(mixture.centers.tolist(), mixture.deviations.tolist(), mixture.shares.tolist(), strict=True)
     )
     assert mixture.measure_density(point).item() == pytest.approx(expected, rel=1e-5)

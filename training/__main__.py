@@ -10,10 +10,11 @@ import typer
 
 from models.checkpoint import CheckpointError
 from models.device import DeviceError, choose_device
+from training.ablation import ablate
 from training.datasets import DatasetError, default_data_folder
-from training.recipes import RECIPES, Part, Recipe, vary
+from training.recipes import RECIPES, Part, Recipe, mnist_hypergan_small, vary
 from training.run import TrainingError
-from training.session import Session, calibrate_checkpoint, evaluate_checkpoint, train
+from training.session import Session, calibrate_checkpoint, draw_figures, evaluate_checkpoint, train
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -96,6 +97,39 @@ def evaluate_command(
     with _explain_errors():
         evaluate_checkpoint(checkpoint, data, choose_device(device))
     typer.echo(f"Wrote {checkpoint / 'metrics.json'} and {checkpoint / 'README.md'}.")
+
+
+@app.command("figures", rich_help_panel="Checkpoints")
+def figures_command(
+    checkpoint: CheckpointArgument,
+    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    device: DeviceOption = "auto",
+    networks: Annotated[int, typer.Option(min=100, max=100_000, help="How many are sampled.")] = 1000,
+) -> None:
+    """Draw a checkpoint's figures, the papers' own, into its `figures` folder, and show them in its model card."""
+    with _explain_errors():
+        draw_figures(checkpoint, data, choose_device(device), networks, typer.echo)
+    typer.echo(f"Wrote {checkpoint / 'figures'}; {checkpoint / 'README.md'} shows them.")
+
+
+@app.command("ablate", rich_help_panel="Experiments")
+def ablate_command(
+    out: Annotated[Path, typer.Option(help="Directory of the table, and of a checkpoint for each run.")],
+    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    device: DeviceOption = "auto",
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=2**63 - 1, help="May be repeated.", show_default="0, 1 and 2")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of each run.", show_default="the recipe's")] = None,
+) -> None:
+    """Train mnist-hypergan-small without some of its parts, with several seeds each, and make a table of them.
+
+    What is finished is kept: the same command goes on after an interrupt.
+    """
+    with _explain_errors():
+        session = Session(mnist_hypergan_small(), out, data, choose_device(device), None, steps, None, False)
+        finished = ablate(session, seed or (0, 1, 2))
+    typer.echo(f"Wrote {out / 'README.md'}." if finished else "Interrupted. Go on with the same command.")
 
 
 @contextmanager

@@ -5,8 +5,20 @@ from pathlib import Path
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
 from models.input import ImageSpec, VectorSpec
 from models.task import Classification, Regression
-from training.evaluation import ClassificationMetrics, DensityMetrics, LayerNorm, Metrics, RegressionMetrics
+from training.evaluation import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
 
+FIGURES = {
+    "accuracies": "Accuracy of single networks on the test set.",
+    "components": "Each layer's weights, gauge fixed, on their first two principal components; a dot is a network.",
+    "disagreement": "Share of test images on which two networks differ, over pairs.",
+    "ensembles": "Accuracy of random ensembles against their size, by how they fuse their members; bars are ± σ over 20.",
+    "filters": "The first layer's first filters, gauge fixed; a column is a network.",
+    "mixture": "Sampled points over the density that they were fitted to.",
+    "paths": "Accuracy along paths between two networks: between their latents, and straight between their weights, gauge "
+    "fixed without and with permutations. A straight path that dips shows that the networks are not neighbours in weight space.",
+    "regression": "Predictive band, and some of the sampled functions.",
+    "uncertainty": "Histograms and empirical distributions of uncertainty on the test set and on foreign images.",
+}
 SCORES = {
     "classification": "predictive entropy, in nats,",
     "regression": "the networks' standard deviation, in units of the output's own,",
@@ -23,6 +35,7 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     config = checkpoint.config
     sections = [_describe_model(directory.name, config), _describe_training(config)]
     sections.append(_describe_metrics(metrics, config) if metrics else _describe_lack(config))
+    sections += _show_figures(directory)
     sections += [_describe_calibration(checkpoint, metrics), _describe_use(directory.name, config)]
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
@@ -149,13 +162,23 @@ peaks within one σ; the mean density of its points is {metrics.density:.3f}, th
 {rows}"""
 
 
-def _describe_norms(layer_norms: dict[str, LayerNorm]) -> str:
+def _describe_norms(layer_norms: dict[str, Spread]) -> str:
     rows = "\n".join(f"| {layer} | {n.mean:.2f} ± {n.std:.2f} |" for layer, n in layer_norms.items())
     return f"""2-norms of the layers over sampled networks (Table 1 of HyperGAN's paper):
 
 | layer | mean ± σ |
 | --- | --- |
 {rows}"""
+
+
+def _show_figures(directory: Path) -> list[str]:
+    """The drawn figures, if any; a checkpoint that changes loses them."""
+    captions = [(FIGURES[path.stem], path.name) for path in sorted((directory / "figures").glob("*.svg"))]
+    if not captions:
+        return []
+    pictures = "\n\n".join(f"![{caption}](figures/{name})\n\n{caption}" for caption, name in captions)
+    numbers = " The numbers are in `figures/study.json`." if (directory / "figures" / "study.json").exists() else ""
+    return [f"## Pictures\n\nDrawn from this very checkpoint by `hyperdraw-train figures DIR`.{numbers}\n\n{pictures}"]
 
 
 def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> str:

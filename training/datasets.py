@@ -20,7 +20,7 @@ from models.task import Classification, Regression, Task
 Loader = TypeVar("Loader")
 
 DIGITS = tuple("0123456789")
-CUBIC_SEED, CUBIC_NOISE = 0, 3.0
+CUBIC_SEED, CUBIC_NOISE = 4, 3.0
 MIXTURE_SEED = 0
 
 

@@ -62,8 +62,8 @@ class OutlierMetrics:
 
 
 @dataclass(frozen=True)
-class LayerNorm:
-    """2-norm of a layer's weights and biases over sampled networks (HyperGAN, Table 1)."""
+class Spread:
+    """Mean and standard deviation."""
 
     mean: float
     std: float
@@ -83,7 +83,8 @@ class ClassificationMetrics:
     mutual_information: float
     false_alarm_rate: float
     """Share of test images flagged as out of distribution."""
-    layer_norms: dict[str, LayerNorm]
+    layer_norms: dict[str, Spread]
+    """2-norm of a layer's weights and biases together, over sampled networks (HyperGAN, Table 1)."""
     outliers: OutlierMetrics | None
     kind: Literal["classification"] = "classification"
 
@@ -118,7 +119,7 @@ class RegressionMetrics:
     deviation: float
     """Root mean square of the members' standard deviation."""
     false_alarm_rate: float
-    layer_norms: dict[str, LayerNorm]
+    layer_norms: dict[str, Spread]
     beyond: BeyondMetrics | None
     kind: Literal["regression"] = "regression"
 
@@ -322,12 +323,12 @@ def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
     return metrics
 
 
-def measure_layer_norms(weights: Weights) -> dict[str, LayerNorm]:
+def measure_layer_norms(weights: Weights) -> dict[str, Spread]:
     """2-norms of each layer's weights and biases together, over S networks."""
-    norms: dict[str, LayerNorm] = {}
+    norms: dict[str, Spread] = {}
     for layer in dict.fromkeys(name.split(".")[0] for name in weights):
         norm = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1).norm(dim=1)
-        norms[layer] = LayerNorm(float(norm.mean()), float(norm.std()))
+        norms[layer] = Spread(float(norm.mean()), float(norm.std()))
     return norms
 
 

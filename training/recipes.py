@@ -161,7 +161,7 @@ def toy_cubic() -> Recipe:
         networks_per_step=64,
         inputs_per_network=20,
         codes_per_step=64,
-        diversity=Diversity(accuracy_weight=20, gauge=("scaling",)),
+        diversity=Diversity(accuracy_weight=2, gauge=("scaling",)),
     )
 
 

@@ -24,11 +24,14 @@ from models.checkpoint import (
 )
 from models.detection import Calibration, calibrate_out_of_distribution
 from models.prediction import evaluate_members
+from models.task import Classification
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
-from training.evaluation import NETWORKS, Metrics, evaluate, measure_spread, save_metrics
+from training.evaluation import NETWORKS, Metrics, evaluate, load_metrics, measure_spread, save_metrics
+from training.figures import draw_mixture, draw_regression, draw_study
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
+from training.study import study
 
 CALIBRATION_SEED = 1
 LOG_EVERY = 20
@@ -136,6 +139,30 @@ def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Me
     save_metrics(directory, metrics)
     save_card(directory, checkpoint, metrics)
     return metrics
+
+
+def draw_figures(
+    directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
+) -> None:
+    """Draws a checkpoint's figures below its directory, and shows them in its card.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint = load_checkpoint(directory, device)
+    training = checkpoint.config.training
+    dataset = load_dataset(training.dataset, data)
+    try:
+        if isinstance(dataset, Mixture):
+            draw_mixture(directory, checkpoint, dataset, networks)
+        elif isinstance(dataset.task, Classification):
+            draw_study(directory, study(checkpoint, dataset, load_outliers(training.outliers, data), networks, report))
+        else:
+            draw_regression(directory, checkpoint, dataset, networks)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_card(directory, checkpoint, load_metrics(checkpoint))
 
 
 def _run_steps(session: Session, run: TrainingRun) -> None:
