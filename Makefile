@@ -1,4 +1,4 @@
-# make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000]
+# make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000] [MODEL=mnist-hypergan]
 # make test    run the tests
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make lint    check style and types
@@ -10,6 +10,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+MODEL ?= mnist-hypergan
 RECIPE ?= digits-hypergan
 OUT ?= checkpoints/$(RECIPE)
 ARGS ?=
@@ -22,7 +23,7 @@ TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://
 .PHONY: serve test train lint lock clean
 
 serve: .venv/serve.installed
-	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT)
+	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
 
 test: .venv/dev.installed
 	$(BIN)/python -m pytest $(ARGS)

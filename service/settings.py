@@ -20,6 +20,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="HYPERDRAW_",
+        env_ignore_empty=True,  # as compose files pass what is not set
         cli_prog_name="hyperdraw-serve",
         cli_kebab_case=True,
         cli_hide_none_type=True,

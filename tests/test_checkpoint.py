@@ -108,6 +108,8 @@ def flip_a_bit(path: Path) -> None:
 
 
 WEIGHT = "mixer.1.weight"
+REGRESSION = {"kind": "regression", "names": ["y"], "mean": [0], "std": [1], "noise_std": [1]}
+VECTOR = {"kind": "vector", "names": ["x"], "mean": [0], "std": [1]}
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json", "No such file"),
     "config cut short": (
@@ -185,6 +187,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda d: rewrite_weights(d, lambda t: t.update({WEIGHT: t[WEIGHT].to(torch.int8)})),
         "model",
         "wants mixer.1.weight.scale",
+    ),
+    "another method": (
+        lambda d: edit(d / "config.json", lambda c: c.update(method={"method": "mlp"})),
+        "",
+        "weights are missing: layers.0.bias",
+    ),
+    "another task": (
+        lambda d: edit(d / "config.json", lambda c: c.update(task=REGRESSION)),
+        "config.json",
+        "1 names for a target with 5 outputs",
+    ),
+    "another input": (
+        lambda d: edit(d / "config.json", lambda c: c.update(input=VECTOR)),
+        "config.json",
+        "the target takes (1, 12, 12)",
     ),
     "calibration of another": (
         lambda d: (d / "calibration.json").write_text(
