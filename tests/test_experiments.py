@@ -207,6 +207,8 @@ def test_the_ablation_goes_on_and_makes_a_table(tmp_path: Path, monkeypatch: pyt
     assert trained == ["paper/0", "no-mixer/0"]
     assert ablate(session, [0, 1])
     assert trained[2:] == ["paper/1", "no-mixer/1"]
+    with pytest.raises(TrainingError, match=r"paper/0 holds another run, .*--steps 3'\. Choose another --out"):
+        ablate(replace(session, steps=4), [0])
     table = json.loads((tmp_path / "ablation.json").read_text())
     assert [(row["variant"]["name"], row["seeds"]) for row in table["rows"]] == [
         ("paper", [0, 1]),

@@ -10,7 +10,8 @@ from pydantic.dataclasses import dataclass
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from training.evaluation import ClassificationMetrics, Spread, load_metrics
 from training.recipes import Part, vary
-from training.session import Session, train
+from training.run import TrainingError
+from training.session import Session, describe_command, train
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,28 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
 
     Returns:
         whether all runs are finished.
+
+    Raises:
+        TrainingError: if a directory holds another run than is wanted there.
     """
     for seed in seeds:  # the first seed of every variant first, so that a table exists early
         for variant in VARIANTS:
             recipe = vary(session.recipe, variant.without, variant.accuracy_weight)
             run = replace(session, recipe=recipe, out=session.out / variant.name / str(seed), seed=seed)
             if (run.out / "metrics.json").exists():
+                _check_run(run, seed)
                 continue
             if not train(replace(run, resume=run.state_file.exists())):
                 return False
             save_table(session)
     save_table(session)
     return True
+
+
+def _check_run(wanted: Session, seed: int) -> None:
+    command = load_checkpoint(wanted.out).config.training.command
+    if command != describe_command(wanted.recipe, seed, wanted.steps or wanted.recipe.steps):
+        raise TrainingError(f"{wanted.out} holds another run, {command!r}. Choose another --out.")
 
 
 def save_table(session: Session) -> None:

@@ -105,6 +105,14 @@ def train(session: Session) -> bool:
     return run.finished
 
 
+def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
+    """The command that trains a recipe so."""
+    options = recipe.options
+    options += f" --seed {seed}" if seed else ""
+    options += f" --steps {steps}" if steps != recipe.steps else ""
+    return f"hyperdraw-train {recipe.name} --out DIR{options}"
+
+
 def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
     """Measures a checkpoint's thresholds anew, which makes another version of it; its figures are dropped.
 
@@ -265,7 +273,7 @@ def _export(session: Session, run: TrainingRun) -> Checkpoint:
         task=dataset.task,
         training=Training(
             recipe=recipe.name,
-            command=_describe_command(run),
+            command=describe_command(recipe, run.seed, run.planned_steps),
             dataset=recipe.dataset,
             outliers=recipe.outliers,
             steps=run.steps,
@@ -287,13 +295,6 @@ def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Che
     calibration = calibrate_out_of_distribution(predictions, config.task, seed=CALIBRATION_SEED, split=split)
     save_calibration(directory, Calibration(digest_config(directory), calibration))
     return load_checkpoint(directory, checkpoint.sampler.device)
-
-
-def _describe_command(run: TrainingRun) -> str:
-    options = run.recipe.options
-    options += f" --seed {run.seed}" if run.seed else ""
-    options += f" --steps {run.planned_steps}" if run.planned_steps != run.recipe.steps else ""
-    return f"hyperdraw-train {run.recipe.name} --out DIR{options}"
 
 
 def _first(*values: int | None) -> int | None:
