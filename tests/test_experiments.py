@@ -25,6 +25,7 @@ from training.session import Session, draw_figures, train
 from training.study import PathAccuracy, study
 
 CPU = torch.device("cpu")
+DIVERSITY = "--accuracy-weight", "1e4", "--diversity", "variance"
 
 
 def run_command(*arguments: str) -> str:
@@ -68,6 +69,10 @@ def test_parts_can_be_left_out() -> None:
     assert both.options == " --without discriminator --without moments --accuracy-weight 100"
     assert both.diversity is not None
     assert both.diversity.accuracy_weight == 100
+    varied = vary(mnist_deutsch(), measure="variance")
+    assert varied.options == " --diversity variance"
+    assert varied.diversity is not None
+    assert (varied.diversity.measure, varied.diversity.accuracy_weight) == ("variance", 30_000)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,7 @@ def test_parts_can_be_left_out() -> None:
         (lambda: vary(digits_hypergan(), [Part.DIVERSITY]), "digits-hypergan has no diversity to leave out"),
         (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "makes no sense without diversity"),
         (lambda: vary(digits_hypergan(), (), -1.0), "λ, must be positive, not -1.0"),
+        (lambda: vary(digits_hypergan(), measure="variance"), "digits-hypergan has no diversity to measure"),
         (lambda: replace(toy_mixture(), moment_matching_weight=1.0), "codes follow their prior already"),
     ],
 )
@@ -88,19 +94,19 @@ def test_options_that_make_no_sense(make: Callable[[], object], message: str) ->
 
 def test_options_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "bare"
-    run_command("digits-hypergan", "--out", str(out), "--steps", "5", "--without", "mixer", "--accuracy-weight", "1e4")
+    run_command("digits-hypergan", "--out", str(out), "--steps", "5", "--without", "mixer", *DIVERSITY)
     config = load_checkpoint(out).config
     assert isinstance(config.method, HyperGANConfig)
     assert not config.method.mixer
-    assert config.training.command == (
-        "hyperdraw-train digits-hypergan --out DIR --without mixer --accuracy-weight 10000 --steps 5"
-    )
-    for options, message in (
+    options = "--without mixer --accuracy-weight 10000 --diversity variance --steps 5"
+    assert config.training.command == f"hyperdraw-train digits-hypergan --out DIR {options}"
+    for wrong, message in (
         (["--accuracy-weight", "-2"], "must be positive, not -2.0"),
         (["--without", "diversity"], "has no diversity to leave out"),
+        (["--diversity", "range"], "'range' is not one of"),
         (["--without", "generator"], "'generator' is not one of"),
     ):
-        result = CliRunner().invoke(app, ["digits-hypergan", "--out", str(tmp_path / "x"), *options])
+        result = CliRunner().invoke(app, ["digits-hypergan", "--out", str(tmp_path / "x"), *wrong])
         assert result.exit_code == 2
         assert message in " ".join(result.output.replace("│", " ").split())
 

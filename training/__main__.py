@@ -12,6 +12,7 @@ from models.checkpoint import CheckpointError
 from models.device import DeviceError, choose_device
 from training.ablation import ablate
 from training.datasets import DatasetError, default_data_folder
+from training.objectives import Measure
 from training.recipes import RECIPES, Part, Recipe, mnist_hypergan_small, vary
 from training.run import TrainingError
 from training.session import Session, calibrate_checkpoint, draw_figures, evaluate_checkpoint, train
@@ -53,8 +54,15 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         accuracy_weight: Annotated[
             float | None,
             typer.Option(
-                help="λ, the weight of accuracy against the entropy of the sampled weights.",
-                show_default=f"{recipe.diversity.accuracy_weight:g}" if recipe.diversity else "no entropy",
+                help="λ, the weight of accuracy against the diversity of the sampled weights.",
+                show_default=f"{recipe.diversity.accuracy_weight:g}" if recipe.diversity else "no diversity",
+            ),
+        ] = None,
+        diversity: Annotated[
+            Measure | None,
+            typer.Option(
+                help="How the diversity of the sampled weights is measured.",
+                show_default=recipe.diversity.measure if recipe.diversity else "none",
             ),
         ] = None,
     ) -> None:
@@ -63,7 +71,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         if resume and minutes is not None:
             raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
         try:
-            varied = vary(recipe, without or (), accuracy_weight)
+            varied = vary(recipe, without or (), accuracy_weight, diversity)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with _explain_errors():

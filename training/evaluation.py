@@ -256,7 +256,7 @@ def _evaluate_regression(
     noise = uncertainty.noise_variance
     log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
     mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
-    ensemble_error = (uncertainty.mean - test.labels).abs()
+    misses = (uncertainty.mean - test.labels).abs()
 
     beyond_metrics = None
     if beyond is not None:
@@ -274,9 +274,9 @@ def _evaluate_regression(
         networks=NETWORKS,
         seed=SEED,
         single_error=float(errors.mean().sqrt()),
-        ensemble_error=float(ensemble_error.square().mean().sqrt()),
+        ensemble_error=float(misses.square().mean().sqrt()),
         nll=float(-mixture.mean()),
-        covered=float((ensemble_error <= 3 * uncertainty.variance.sqrt()).double().mean()),
+        covered=float((misses <= 3 * uncertainty.variance.sqrt()).double().mean()),
         deviation=float(uncertainty.epistemic_variance.mean().sqrt()),
         false_alarm_rate=float(calibration.out_of_distribution.judge(uncertainty, NETWORKS).flagged.double().mean()),
         layer_norms=measure_layer_norms(checkpoint.sampler.sample(SEED, range(NETWORKS))),

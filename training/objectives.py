@@ -22,6 +22,8 @@ from models.gauge import GaugeStep, fix_gauge
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression, Task
 
+Measure = Literal["entropy", "variance"]
+
 
 @dataclass(frozen=True)
 class Diversity:
@@ -33,7 +35,7 @@ class Diversity:
 
     accuracy_weight: float
     """λ, the weight of the fit against a diversity of weight 1."""
-    measure: Literal["entropy", "variance"] = "entropy"
+    measure: Measure = "entropy"
     gauge: tuple[GaugeStep, ...] = ("scaling", "logit_bias")
     equal_layers: bool = False
     """Whether each layer's weights are divided by the root of their number, so that the largest does not rule

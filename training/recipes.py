@@ -9,7 +9,7 @@ from models.deutsch import DeutschConfig
 from models.hypergan import HyperGANConfig
 from models.mlp import MLPConfig
 from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork
-from training.objectives import Diversity
+from training.objectives import Diversity, Measure
 
 
 class Part(StrEnum):
@@ -197,6 +197,7 @@ def vary(
     recipe: Recipe,
     without: Collection[Part] = (),
     accuracy_weight: float | None = None,
+    measure: Measure | None = None,
 ) -> Recipe:
     """A recipe less some of its parts, or with another weight of accuracy against diversity.
 
@@ -204,6 +205,7 @@ def vary(
         recipe: to start from.
         without: parts to leave out. Without the mixer there are no mixed codes, hence no losses on them either.
         accuracy_weight: λ; adds gauge-fixed entropy, normalised layer by layer, where a recipe has no diversity.
+        measure: of diversity, in place of the recipe's.
 
     Raises:
         ValueError: if the recipe has no such part, or λ is not positive.
@@ -230,6 +232,11 @@ def vary(
         start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
         changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
         options.append(f" --accuracy-weight {accuracy_weight:g}")
+    if measure is not None:
+        if changed.diversity is None:
+            raise ValueError(f"{recipe.name} has no diversity to measure; give it a weight of accuracy, λ, too")
+        changed = replace(changed, diversity=replace(changed.diversity, measure=measure))
+        options.append(f" --diversity {measure}")
     return replace(changed, options="".join(options))
 
 
