@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from models.sampler import Hypernetwork
 from models.target import STRICT, Size, TargetNetwork, Weights
 
+INITIAL_GAIN, INITIAL_BIAS_STD = 4.0, 2.0
+"""σ of initial weights times the root of their fan-in, and σ of initial biases. One latent number has to reach all of
+weight space: a curve that starts wide and folded finds peaks that are far apart, a short one stays near some."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class MLPConfig:
@@ -40,7 +44,10 @@ class MLPHypernetwork(Hypernetwork):
         self.joint_code_size = config.latent_size
         modules: list[nn.Module] = []
         for fan_in, fan_out in pairwise((config.latent_size, *config.hidden_sizes, target.num_weights)):
-            modules += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.normal_(linear.weight, std=INITIAL_GAIN / math.sqrt(fan_in))
+            nn.init.normal_(linear.bias, std=INITIAL_BIAS_STD)
+            modules += [linear, nn.Tanh()]
         self.layers = nn.Sequential(*modules[:-1])
 
     def mix(self, latents: Tensor) -> Tensor:

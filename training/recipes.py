@@ -156,12 +156,12 @@ def toy_cubic() -> Recipe:
         outliers="cubic-beyond",
         method=HyperGANConfig(latent_size=64, code_size=64, hidden_size=128),
         target=TargetNetwork((1,), (Linear(100), Activation(0.0), Linear(1))),
-        steps=2_000,
+        steps=1_000,
         learning_rates={"codes": 1e-3, "deviations": 1e-3, "mean": 1e-2},
         networks_per_step=64,
         inputs_per_network=20,
         codes_per_step=64,
-        diversity=Diversity(accuracy_weight=2, gauge=("scaling",)),
+        diversity=Diversity(accuracy_weight=5, gauge=("scaling",)),
     )
 
 
