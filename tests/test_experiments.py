@@ -64,9 +64,9 @@ def test_parts_can_be_left_out() -> None:
     assert not bare.method.mixer
     assert bare.adversarial_weight == bare.moment_matching_weight == 0
     assert vary(recipe, [Part.DISCRIMINATOR]).adversarial_weight == 0
-    assert vary(recipe, [Part.DISCRIMINATOR]).moment_matching_weight == 1
-    both = vary(recipe, [Part.MOMENTS, Part.DISCRIMINATOR], 100.0)
-    assert both.options == " --without discriminator --without moments --accuracy-weight 100"
+    both = vary(recipe, [Part.DISCRIMINATOR], 100.0, moment_matching_weight=1.0)
+    assert both.options == " --without discriminator --accuracy-weight 100 --moment-matching 1"
+    assert (both.adversarial_weight, both.moment_matching_weight) == (0, 1)
     assert both.diversity is not None
     assert both.diversity.accuracy_weight == 100
     varied = vary(mnist_deutsch(), measure="variance")
@@ -81,6 +81,9 @@ def test_parts_can_be_left_out() -> None:
         (lambda: vary(mnist_deutsch(), [Part.MIXER]), "mnist-deutsch has no mixer"),
         (lambda: vary(mnist_deutsch(), [Part.DISCRIMINATOR]), "mnist-deutsch has no discriminator to leave out"),
         (lambda: vary(digits_hypergan(), [Part.DIVERSITY]), "digits-hypergan has no diversity to leave out"),
+        (lambda: vary(digits_hypergan(), moment_matching_weight=-1.0), "moment matching is -1.0; it must be 0 or more"),
+        (lambda: vary(digits_hypergan(), moment_matching_weight=math.nan), "moment matching is nan"),
+        (lambda: vary(digits_hypergan(), [Part.MIXER], moment_matching_weight=1.0), "codes follow their prior already"),
         (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "makes no sense without diversity"),
         (lambda: vary(digits_hypergan(), (), -1.0), "λ, must be positive, not -1.0"),
         (lambda: vary(digits_hypergan(), measure="variance"), "digits-hypergan has no diversity to measure"),

@@ -65,13 +65,20 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
                 show_default=recipe.diversity.measure if recipe.diversity else "none",
             ),
         ] = None,
+        moment_matching: Annotated[
+            float | None,
+            typer.Option(
+                help="Weight of matching the moments of the mixed codes to their prior's.",
+                show_default=f"{recipe.moment_matching_weight:g}",
+            ),
+        ] = None,
     ) -> None:
         if steps is not None and minutes is not None:
             raise typer.BadParameter("give --steps or --minutes, not both")
         if resume and minutes is not None:
             raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
         try:
-            varied = vary(recipe, without or (), accuracy_weight, diversity)
+            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with _explain_errors():

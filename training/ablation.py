@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from training.evaluation import ClassificationMetrics, Spread, load_metrics
-from training.recipes import Part, vary
+from training.recipes import Part, Recipe, vary
 from training.run import TrainingError
 from training.session import Session, describe_command, train
 
@@ -23,16 +23,27 @@ class Variant:
     without: tuple[Part, ...] = ()
     accuracy_weight: float | None = None
     """λ of gauge-fixed entropy, normalised layer by layer; none without it."""
+    moment_matching_weight: float | None = None
+
+    def vary(self, recipe: Recipe) -> Recipe:
+        """The variant of a recipe."""
+        return vary(
+            recipe,
+            self.without,
+            accuracy_weight=self.accuracy_weight,
+            moment_matching_weight=self.moment_matching_weight,
+        )
 
 
+_NO_DISCRIMINATOR = (Part.DISCRIMINATOR,)
 VARIANTS = (
-    Variant("paper", "mixer and discriminator, as in the paper, corrected", (Part.MOMENTS,)),
+    Variant("paper", "mixer and discriminator, as in the paper, corrected"),
     Variant("no-mixer", "without mixer: independent codes, with nothing for a discriminator to do", (Part.MIXER,)),
-    Variant("no-discriminator", "without discriminator: codes free", (Part.DISCRIMINATOR, Part.MOMENTS)),
-    Variant("moments", "moment matching in place of the discriminator", (Part.DISCRIMINATOR,)),
-    Variant("both", "discriminator and moment matching"),
-    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0),
-    Variant("entropy", "gauge-fixed entropy alone: codes free", (Part.DISCRIMINATOR, Part.MOMENTS), 6400.0),
+    Variant("no-discriminator", "without discriminator: codes free", _NO_DISCRIMINATOR),
+    Variant("moments", "moment matching in place of the discriminator", _NO_DISCRIMINATOR, None, 1.0),
+    Variant("both", "discriminator and moment matching", (), None, 1.0),
+    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0, 1.0),
+    Variant("entropy", "gauge-fixed entropy alone: codes free", _NO_DISCRIMINATOR, 6400.0),
 )
 
 
@@ -79,7 +90,7 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
     """
     for seed in seeds:  # the first seed of every variant first, so that a table exists early
         for variant in VARIANTS:
-            recipe = vary(session.recipe, variant.without, variant.accuracy_weight)
+            recipe = variant.vary(session.recipe)
             run = replace(session, recipe=recipe, out=session.out / variant.name / str(seed), seed=seed)
             if (run.out / "metrics.json").exists():
                 _check_run(run, seed)

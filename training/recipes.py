@@ -1,5 +1,6 @@
 """Recipes: everything that determines a training run, as Python functions that return it."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,7 +18,6 @@ class Part(StrEnum):
 
     MIXER = "mixer"
     DISCRIMINATOR = "discriminator"
-    MOMENTS = "moments"
     DIVERSITY = "diversity"
 
 
@@ -26,7 +26,7 @@ class Recipe:
     """A training run. Adam with a cosine schedule; each network of a step sees inputs of its own.
 
     Raises:
-        ValueError: if codes that follow their prior by construction were to be regularised.
+        ValueError: if a weight is negative, or if codes that follow their prior by construction were to be regularised.
     """
 
     name: str
@@ -59,6 +59,8 @@ class Recipe:
     """Of the command line, that made this recipe another one than its function returns."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.moment_matching_weight < math.inf:
+            raise ValueError(f"the weight of moment matching is {self.moment_matching_weight}; it must be 0 or more")
         mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else not isinstance(self.method, MLPConfig)
         if not mixes and (self.moment_matching_weight or self.adversarial_weight):
             raise ValueError("without a mixer the codes follow their prior already; they take no regulariser")
@@ -75,7 +77,6 @@ def mnist_hypergan() -> Recipe:
         steps=3_500,
         learning_rates={"codes": 1e-3, "deviations": 1e-5, "mean": 8e-3},
         weight_decays={"mean": 5e-5},  # Adam would else let confident networks grow on
-        moment_matching_weight=1.0,
         adversarial_weight=0.1,
         storage="int8",
     )
@@ -115,7 +116,7 @@ def mnist_deutsch() -> Recipe:
                 *(Flatten(), Linear(8), Activation(0.0), Linear(10)),
             ),
         ),
-        steps=4_000,
+        steps=6_000,
         learning_rates={"all": 1e-3},
         networks_per_step=32,
         inputs_per_network=16,
@@ -142,7 +143,6 @@ def digits_hypergan() -> Recipe:
         learning_rates={"codes": 2e-3, "deviations": 1e-4, "mean": 4e-3},
         weight_decays={"mean": 5e-5},
         codes_per_step=128,
-        moment_matching_weight=1.0,
         adversarial_weight=0.1,
         discriminator_hidden_size=64,
     )
@@ -198,17 +198,19 @@ def vary(
     without: Collection[Part] = (),
     accuracy_weight: float | None = None,
     measure: Measure | None = None,
+    moment_matching_weight: float | None = None,
 ) -> Recipe:
-    """A recipe less some of its parts, or with another weight of accuracy against diversity.
+    """A recipe less some of its parts, or with other regularisers.
 
     Args:
         recipe: to start from.
         without: parts to leave out. Without the mixer there are no mixed codes, hence no losses on them either.
         accuracy_weight: λ; adds gauge-fixed entropy, normalised layer by layer, where a recipe has no diversity.
         measure: of diversity, in place of the recipe's.
+        moment_matching_weight: of the distance of the mixed codes' moments from their prior's.
 
     Raises:
-        ValueError: if the recipe has no such part, or λ is not positive.
+        ValueError: if the recipe has no such part, λ is not positive, or moments of unmixed codes were to be matched.
     """
     options = [f" --without {part}" for part in Part if part in without]
     changed = recipe
@@ -220,9 +222,6 @@ def vary(
     if Part.DISCRIMINATOR in without:
         _require(recipe, Part.DISCRIMINATOR, bool(recipe.adversarial_weight))
         changed = replace(changed, adversarial_weight=0.0)
-    if Part.MOMENTS in without:
-        _require(recipe, Part.MOMENTS, bool(recipe.moment_matching_weight))
-        changed = replace(changed, moment_matching_weight=0.0)
     if Part.DIVERSITY in without:
         _require(recipe, Part.DIVERSITY, recipe.diversity is not None)
         changed = replace(changed, diversity=None)
@@ -237,6 +236,9 @@ def vary(
             raise ValueError(f"{recipe.name} has no diversity to measure; give it a weight of accuracy, λ, too")
         changed = replace(changed, diversity=replace(changed.diversity, measure=measure))
         options.append(f" --diversity {measure}")
+    if moment_matching_weight is not None:
+        changed = replace(changed, moment_matching_weight=moment_matching_weight)
+        options.append(f" --moment-matching {moment_matching_weight:g}")
     return replace(changed, options="".join(options))
 
 
