@@ -8,7 +8,8 @@ A network of convolutions, linear layers, leaky ReLUs and max-pooling computes t
 * logit bias: all last biases grow by the same number, to the softmax of the logits, though not to the logits.
 
 Distances between networks mean little before these are fixed. The paper fixes the first and the last; permutations are
-the step that it leaves out.
+the step that it leaves out. Sorting gives equivalent networks the same representative, but neighbours may get distant
+ones, as filters of nearly equal means change places.
 
 Shapes: S networks.
 """
@@ -47,24 +48,24 @@ def fix_gauge(
         if "scaling" in steps:
             _scale(fixed, layer, following)
         if "permutation" in steps:
-            _sort(fixed, layer, following)
+            order = filter_vectors(fixed, layer).mean(2).argsort(dim=1, stable=True)
+            permute_filters(fixed, layer, following, order)
     if "logit_bias" in steps:
         name = f"{target.weighted_layers[-1]}.bias"
         fixed[name] = fixed[name] - fixed[name].mean(1, keepdim=True)
     return fixed
 
 
-def _scale(weights: Weights, layer: str, following: str) -> None:
-    power = _rows(weights, layer).square().mean(2)
-    scale = torch.where(power > 0, power, 1).sqrt()  # a filter of zeros has no scale
-    weights[f"{layer}.weight"] = weights[f"{layer}.weight"] / _align(scale, weights[f"{layer}.weight"])
-    weights[f"{layer}.bias"] = weights[f"{layer}.bias"] / scale
-    inputs = _split_inputs(weights[f"{following}.weight"], scale.shape[1])
-    weights[f"{following}.weight"] = (inputs * scale[:, None, :, None]).view_as(weights[f"{following}.weight"])
+def filter_vectors(weights: Weights, layer: str) -> Tensor:
+    """Filters of a layer with their biases: [S, filters, fan-in + 1]."""
+    return torch.cat([weights[f"{layer}.weight"].flatten(2), weights[f"{layer}.bias"][..., None]], dim=2)
 
 
-def _sort(weights: Weights, layer: str, following: str) -> None:
-    order = _rows(weights, layer).mean(2).argsort(dim=1, stable=True)
+def permute_filters(weights: Weights, layer: str, following: str, order: Tensor) -> None:
+    """Puts filters order[s, 0], order[s, 1], … of a layer of network s first, second, …, and so what reads them.
+
+    The dictionary gets new tensors; the old ones stay as they are. The networks' outputs do not change.
+    """
     for name in (f"{layer}.weight", f"{layer}.bias"):
         weights[name] = weights[name].take_along_dim(_align(order, weights[name]), dim=1)
     inputs = _split_inputs(weights[f"{following}.weight"], order.shape[1])
@@ -73,9 +74,13 @@ def _sort(weights: Weights, layer: str, following: str) -> None:
     )
 
 
-def _rows(weights: Weights, layer: str) -> Tensor:
-    """Filters of a layer with their biases: [S, filters, fan-in + 1]."""
-    return torch.cat([weights[f"{layer}.weight"].flatten(2), weights[f"{layer}.bias"][..., None]], dim=2)
+def _scale(weights: Weights, layer: str, following: str) -> None:
+    power = filter_vectors(weights, layer).square().mean(2)
+    scale = torch.where(power > 0, power, 1).sqrt()  # a filter of zeros has no scale
+    weights[f"{layer}.weight"] = weights[f"{layer}.weight"] / _align(scale, weights[f"{layer}.weight"])
+    weights[f"{layer}.bias"] = weights[f"{layer}.bias"] / scale
+    inputs = _split_inputs(weights[f"{following}.weight"], scale.shape[1])
+    weights[f"{following}.weight"] = (inputs * scale[:, None, :, None]).view_as(weights[f"{following}.weight"])
 
 
 def _split_inputs(weight: Tensor, filters: int) -> Tensor:

@@ -49,8 +49,9 @@ class WeightSampler(nn.Module, ABC):
     def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
         """A path of latents between two of them, [Z], evenly spaced: [points, Z], the ends included.
 
-        It is straight for a uniform prior. For a normal one it is an arc, cos θ · first + sin θ · last, every point of
-        which has the prior's distribution; the middle of a straight path is too short to come from it.
+        It is straight for a uniform prior, as in Deutsch's paper, though its middle is shorter than the prior's draws
+        are. For a normal one it is an arc, cos θ · first + sin θ · last, every point of which has the prior's
+        distribution.
         """
         share = torch.linspace(0, 1, points, device=first.device)[:, None]
         if self.latent_prior == "uniform":

@@ -167,6 +167,13 @@ class TargetNetwork:
         """Names of the layers that have parameters, in order."""
         return [name for name, layer in self.named_layers.items() if isinstance(layer, Weighted)]
 
+    def layer_vectors(self, weights: Weights) -> dict[str, Tensor]:
+        """Weights and biases of each layer of S networks as vectors, [S, numbers of the layer]."""
+        return {
+            layer: torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1)
+            for layer in self.weighted_layers
+        }
+
     @property
     def num_weights(self) -> int:
         """Number of weights of one network, biases included."""

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 import training.ablation
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from models.gauge import permute_filters
 from models.hypergan import HyperGANConfig
-from tests.conftest import make_session
+from tests.conftest import SMALL_TARGET, make_session
 from training.__main__ import app
 from training.ablation import VARIANTS, Variant, ablate
 from training.datasets import load_dataset
@@ -22,7 +24,7 @@ from training.evaluation import evaluate
 from training.recipes import RECIPES, Part, digits_hypergan, mnist_deutsch, mnist_deutsch_diverse, toy_mixture, vary
 from training.run import TrainingError, TrainingRun
 from training.session import Session, draw_figures, train
-from training.study import PathAccuracy, study
+from training.study import PathAccuracy, match_filters, study
 
 CPU = torch.device("cpu")
 DIVERSITY = "--accuracy-weight", "1e4", "--diversity", "variance"
@@ -263,13 +265,27 @@ def test_the_study_agrees_with_the_metrics(studied: Path, checkpoint: Checkpoint
 def test_paths_begin_and_end_at_the_same_networks(studied: Path) -> None:
     summary = json.loads((studied / "figures" / "study.json").read_text())
     paths = {path["kind"]: path["accuracies"] for path in summary["paths"]}
-    assert set(paths) == {"interpolated", "direct", "direct, filters sorted"}
+    assert set(paths) == {"interpolated", "direct", "direct, filters matched"}
     for accuracies in paths.values():
         assert len(accuracies) == 10
         assert all(len(path) == 40 for path in accuracies)
         for path, reference in zip(accuracies, paths["interpolated"], strict=True):
             assert path[0] == pytest.approx(reference[0], abs=0.01)  # to rounding of logits
             assert path[-1] == pytest.approx(reference[-1], abs=0.01)
+
+
+def test_permuted_filters_are_matched() -> None:
+    target = SMALL_TARGET
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(1, *s, generator=generator) for name, s in target.parameter_shapes.items()}
+    changed = dict(weights)
+    for layer, following in pairwise(target.weighted_layers):
+        filters = weights[f"{layer}.bias"].shape[1]
+        permute_filters(changed, layer, following, torch.randperm(filters, generator=generator)[None])
+    assert not torch.equal(changed["conv1.weight"], weights["conv1.weight"])
+    matched = match_filters(target, {name: torch.cat([weights[name], changed[name]]) for name in weights})
+    for name, tensor in weights.items():
+        assert torch.equal(matched[name], torch.cat([tensor, tensor]))
 
 
 def test_the_dip_of_a_path() -> None:

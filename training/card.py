@@ -10,14 +10,17 @@ from training.evaluation import ClassificationMetrics, DensityMetrics, Metrics, 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
     "components": "Each layer's weights, gauge fixed, on their first two principal components; a dot is a network.",
-    "disagreement": "Share of test images on which two networks differ, over pairs.",
-    "ensembles": "Accuracy of random ensembles against their size, by how they fuse their members; bars are ± σ over 20.",
+    "disagreement": "Share of test images on which two of the first 100 networks differ, over pairs.",
+    "ensembles": "Accuracy of random ensembles against their size, by how they fuse their members; bars are ± σ over 20 random "
+    "subsets of the sampled networks, which overlap much when they are large. The last is one ensemble of all.",
     "filters": "The first layer's first filters, gauge fixed; a column is a network.",
     "mixture": "Sampled points over the density that they were fitted to.",
-    "paths": "Accuracy along paths between two networks: between their latents, and straight between their weights, gauge "
-    "fixed without and with permutations. A straight path that dips shows that the networks are not neighbours in weight space.",
+    "paths": "Accuracy on validation images along paths between two networks: between their latents; straight between their "
+    "weights, gauge fixed; and straight once the second one's filters are permuted to match the first one's. Where a "
+    "straight path dips and the one between latents does not, the networks lie on a curved set, not in one flat basin.",
     "regression": "Predictive band, and some of the sampled functions.",
-    "uncertainty": "Histograms and empirical distributions of uncertainty on the test set and on foreign images.",
+    "uncertainty": "Histograms and empirical distributions of uncertainty, of the first 100 networks together, on the test set "
+    "and on foreign images.",
 }
 SCORES = {
     "classification": "predictive entropy, in nats,",

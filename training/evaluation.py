@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from models.checkpoint import Checkpoint, dump_json, write_file
 from models.prediction import evaluate_members
-from models.target import Weights
+from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
 from training.datasets import Dataset, Examples, Mixture
 from training.objectives import entropy, flatten_weights
@@ -239,7 +239,7 @@ def _evaluate_classification(
         disagreement=measure_disagreement(members),
         mutual_information=float(uncertainty.mutual_information.mean()),
         false_alarm_rate=float(detection.judge(uncertainty, NETWORKS).flagged.double().mean()),
-        layer_norms=measure_layer_norms(checkpoint.sampler.sample(SEED, range(NETWORKS))),
+        layer_norms=measure_layer_norms(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(NETWORKS))),
         outliers=outlier_metrics,
     )
 
@@ -279,7 +279,7 @@ def _evaluate_regression(
         covered=float((misses <= 3 * uncertainty.variance.sqrt()).double().mean()),
         deviation=float(uncertainty.epistemic_variance.mean().sqrt()),
         false_alarm_rate=float(calibration.out_of_distribution.judge(uncertainty, NETWORKS).flagged.double().mean()),
-        layer_norms=measure_layer_norms(checkpoint.sampler.sample(SEED, range(NETWORKS))),
+        layer_norms=measure_layer_norms(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(NETWORKS))),
         beyond=beyond_metrics,
     )
 
@@ -323,13 +323,10 @@ def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
     return metrics
 
 
-def measure_layer_norms(weights: Weights) -> dict[str, Spread]:
+def measure_layer_norms(target: TargetNetwork, weights: Weights) -> dict[str, Spread]:
     """2-norms of each layer's weights and biases together, over S networks."""
-    norms: dict[str, Spread] = {}
-    for layer in dict.fromkeys(name.split(".")[0] for name in weights):
-        norm = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1).norm(dim=1)
-        norms[layer] = Spread(float(norm.mean()), float(norm.std()))
-    return norms
+    norms = {layer: vectors.norm(dim=1) for layer, vectors in target.layer_vectors(weights).items()}
+    return {layer: Spread(float(norm.mean()), float(norm.std())) for layer, norm in norms.items()}
 
 
 def _predict(checkpoint: Checkpoint, inputs: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
             axes.fill_between(across, mean - deviation, mean + deviation, color=color, label=label, linewidth=0)
         axes.plot(across, members[:CURVES, :, 0].T.numpy(), color="grey", linewidth=0.3, alpha=0.7)
         axes.plot(across, mean, color=COLORS[0], label=f"mean of {networks} networks")
-        axes.plot(across, across**3, color="black", linestyle=":", label="x³")
+        if checkpoint.config.training.dataset == "cubic":
+            axes.plot(across, across**3, color="black", linestyle=":", label="x³")
         axes.scatter(
             train.inputs[:, 0].numpy(),
             train.labels[:, 0].numpy(),
@@ -145,7 +146,7 @@ def _draw_ensembles(study: Study) -> Figure:
         axes.errorbar(
             [e.size for e in own],
             [100 * e.mean for e in own],
-            [100 * e.std for e in own],
+            [100 * (e.std or 0) for e in own],
             color=color,
             marker=".",
             linewidth=1,
@@ -165,7 +166,7 @@ def _draw_paths(study: Study) -> Figure:
         for accuracies in path.accuracies:
             share = np.linspace(0, 1, len(accuracies))
             axes.plot(share, [100 * a for a in accuracies], color=color, linewidth=0.8)
-        axes.set(title=path.kind, xlabel="share of the way")
+        axes.set(title=f"{path.kind}\ndips by {path.dip:.1%}", xlabel="share of the way")
     panels[0].set_ylabel("accuracy, %")
     return figure
 

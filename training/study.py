@@ -4,45 +4,40 @@ Shapes: N sampled networks, B inputs, K classes, D weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.gauge import GaugeStep, fix_gauge
+from models.gauge import filter_vectors, fix_gauge, permute_filters
 from models.noise import uniform
 from models.prediction import evaluate_members
-from models.target import Weights
+from models.target import TargetNetwork, Weights
 from models.uncertainty import measure_uncertainty
 from training.datasets import Dataset
-from training.evaluation import Spread, measure_layer_norms
+from training.evaluation import SEED, Spread, measure_layer_norms
 
-SEED = 0
 ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ENSEMBLES = 20
-"""Random subsets of the sampled networks for each size."""
+"""Random subsets of the sampled networks for each size; they may overlap, so their spread is understated."""
 PATHS, POINTS = 10, 40
 FILTERS_OF = 25
 """Networks whose filters are shown."""
 UNCERTAINTY_OF = 100
-"""Networks that uncertainty is measured with."""
+"""Networks that uncertainty and disagreement are measured with, the first ones."""
 SUBSET_STREAM = 5
 
 FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean probability": lambda logits: logits.softmax(-1).mean(0),
-    "mean logit": lambda logits: logits.mean(0),
-    "majority vote": lambda logits: torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float().mean(0),
+    "mean probability": lambda logits: logits.softmax(-1),
+    "mean logit": lambda logits: logits,
+    "majority vote": lambda logits: torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1),
 }
-"""Scores [B, K] of an ensemble from its members' logits [S, B, K]; a tie of votes goes to the lowest class."""
-
-GAUGES: dict[str, tuple[GaugeStep, ...]] = {
-    "direct": ("scaling", "logit_bias"),
-    "direct, filters sorted": ("scaling", "permutation", "logit_bias"),
-}
-"""How the ends of straight paths through weight space are gauged: as in Deutsch's paper, and with permutations too."""
+"""Scores from logits, [N, B, K]; an ensemble takes their mean over its members, and a tie goes to the lowest class."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,8 @@ class EnsembleAccuracy:
     fusion: str
     ensembles: int
     mean: float
-    std: float
+    std: float | None
+    """Over ensembles, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,8 @@ class Summary:
     """Share of a layer's variance in each of its first principal components."""
     paths: list[PathAccuracy]
     dips: dict[str, float]
+    uncertainty_networks: int
+    """The first ones, that disagreement and uncertainty are measured with."""
     disagreement: Spread
     """Share of test images on which two networks differ: mean and standard deviation over pairs."""
 
@@ -154,7 +152,7 @@ def study(
     report("weights")
     weights = {name: tensor.cpu() for name, tensor in sampler.sample(SEED, range(networks)).items()}
     gauged = fix_gauge(config.target, weights)
-    components, explained = _find_components(gauged)
+    components, explained = _find_components(config.target, gauged)
 
     report(f"{PATHS} paths of {POINTS} points on {len(dataset.validation):,} validation inputs")
     paths = _follow_paths(checkpoint, dataset)
@@ -167,15 +165,16 @@ def study(
             path_images=len(dataset.validation),
             accuracy=_summarize(accuracies),
             ensembles=ensembles,
-            layer_norms=measure_layer_norms(weights),
+            layer_norms=measure_layer_norms(config.target, weights),
             explained=explained,
             paths=paths,
             dips={path.kind: path.dip for path in paths},
+            uncertainty_networks=UNCERTAINTY_OF,
             disagreement=_summarize(disagreements),
         ),
         accuracies=accuracies,
         components=components,
-        filters=_find_filters(checkpoint, gauged),
+        filters=_find_filters(config.target, gauged),
         disagreements=disagreements,
         uncertainties={
             name: {
@@ -188,29 +187,29 @@ def study(
 
 
 def _measure_ensembles(logits: Tensor, labels: Tensor) -> Iterator[EnsembleAccuracy]:
-    """Accuracies of random subsets of the networks; subsets of one size may overlap, so their spread is understated."""
     order = uniform(SEED, range(ENSEMBLES), len(logits), SUBSET_STREAM).argsort(dim=1)
-    for size in [s for s in ENSEMBLE_SIZES if s <= len(logits)]:
-        subsets = order[:1, :size] if size == len(logits) else order[:, :size]
-        for fusion, fuse in FUSIONS.items():
-            hits = [(fuse(logits[subset]).argmax(-1) == labels).double().mean() for subset in subsets]
-            summary = _summarize(torch.stack(hits))
-            yield EnsembleAccuracy(size, fusion, len(subsets), summary.mean, summary.std)
+    for fusion, score in FUSIONS.items():
+        scores = score(logits)
+        for size in [s for s in ENSEMBLE_SIZES if s <= len(logits)]:
+            subsets = order[:1, :size] if size == len(logits) else order[:, :size]
+            means = [scores[subset].mean(0) for subset in subsets]
+            accuracies = torch.stack([(mean.argmax(-1) == labels).double().mean() for mean in means])
+            std = float(accuracies.std()) if len(subsets) > 1 else None
+            yield EnsembleAccuracy(size, fusion, len(subsets), float(accuracies.mean()), std)
 
 
-def _find_components(weights: Weights) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+def _find_components(target: TargetNetwork, weights: Weights) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     components: dict[str, Tensor] = {}
     explained: dict[str, list[float]] = {}
-    for layer in dict.fromkeys(name.split(".")[0] for name in weights):
-        vectors = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1)
+    for layer, vectors in target.layer_vectors(weights).items():
         analysis = PCA(n_components=2, svd_solver="randomized", random_state=0)
         components[layer] = torch.from_numpy(analysis.fit_transform(vectors.numpy()))
         explained[layer] = analysis.explained_variance_ratio_.tolist()
     return components, explained
 
 
-def _find_filters(checkpoint: Checkpoint, gauged: Weights) -> Tensor | None:
-    weight = next(iter(gauged.values()))[:FILTERS_OF]
+def _find_filters(target: TargetNetwork, weights: Weights) -> Tensor | None:
+    weight = weights[f"{target.weighted_layers[0]}.weight"][:FILTERS_OF]
     return weight[:, :, 0] if weight.dim() == 5 and weight.shape[2] == 1 else None
 
 
@@ -225,19 +224,39 @@ def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy
 
     latents = sampler.draw_latents(SEED, range(2 * PATHS))
     ends = list(zip(latents[::2], latents[1::2], strict=True))
-    interpolated = [measure(sampler.generate(sampler.interpolate_latents(a, b, POINTS))) for a, b in ends]
-    paths = [PathAccuracy("interpolated", interpolated)]
-    for kind, gauge in GAUGES.items():
-        straight = []
-        for a, b in ends:
-            gauged = fix_gauge(target, sampler.generate(torch.stack([a, b])), gauge)
-            share = torch.linspace(0, 1, POINTS, device=sampler.device)
-            straight.append(
-                measure({name: torch.stack([t[0].lerp(t[1], s) for s in share]) for name, t in gauged.items()})
-            )
-        paths.append(PathAccuracy(kind, straight))
-    return paths
+    networks = [fix_gauge(target, sampler.generate(torch.stack(pair))) for pair in ends]
+    return [
+        PathAccuracy(
+            "interpolated",
+            [measure(sampler.generate(sampler.interpolate_latents(a, b, POINTS))) for a, b in ends],
+        ),
+        PathAccuracy("direct", [measure(_go_straight(pair)) for pair in networks]),
+        PathAccuracy("direct, filters matched", [measure(_go_straight(match_filters(target, p))) for p in networks]),
+    ]
+
+
+def _go_straight(pair: Weights) -> Weights:
+    """The networks on the straight line between two."""
+    return {
+        name: torch.stack([tensor[0].lerp(tensor[1], s) for s in torch.linspace(0, 1, POINTS)])
+        for name, tensor in pair.items()
+    }
+
+
+def match_filters(target: TargetNetwork, pair: Weights) -> Weights:
+    """Two networks, the second with its hidden filters permuted to resemble the first's, layer after layer.
+
+    The permutation of a layer maximises the sum of inner products of filters. It is the first pass of weight matching
+    (Ainsworth, Hayase & Srinivasa, "Git Re-Basin", ICLR 2023), by incoming weights alone.
+    """
+    matched = dict(pair)
+    for layer, following in pairwise(target.weighted_layers):
+        first, second = filter_vectors(matched, layer)
+        order = torch.from_numpy(linear_sum_assignment((first @ second.T).cpu().numpy(), maximize=True)[1])
+        kept = torch.arange(len(order))
+        permute_filters(matched, layer, following, torch.stack([kept, order]).to(first.device))
+    return matched
 
 
 def _summarize(values: Tensor) -> Spread:
-    return Spread(float(values.mean()), float(values.std()) if len(values) > 1 else 0.0)
+    return Spread(float(values.mean()), float(values.std()))
