@@ -62,6 +62,8 @@ class Training:
     steps: int
     planned_steps: int
     seed: int
+    failure: str | None = None
+    """Why the training ended before its last step, unless it was interrupted."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -31,7 +31,7 @@ DEVIATION_SHARE = 0.4
 
 FEATURE_LIMIT = 4.0
 """Bound on standardised features: one that is rarely active would else throw a network off when it is. Among the 16
-draws of a training step none can exceed √15, so the bound acts on later draws alone."""
+draws of most recipes' steps none can exceed √15, so there the bound acts on later draws alone."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,6 +44,11 @@ class HyperGANConfig:
     mixer: bool = True
     """Without it, each generator gets noise of its own in place of a code: the paper's ablation."""
     method: Literal["hypergan"] = "hypergan"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether codes are a learned function of latents."""
+        return self.mixer
 
     def build(self, target: TargetNetwork) -> "HyperGAN":
         return HyperGAN(self, target)

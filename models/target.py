@@ -174,6 +174,10 @@ class TargetNetwork:
             for layer in self.weighted_layers
         }
 
+    def flatten_weights(self, weights: Weights) -> Tensor:
+        """S networks as vectors, [S, weights of one], layer after layer."""
+        return torch.cat(list(self.layer_vectors(weights).values()), dim=1)
+
     @property
     def num_weights(self) -> int:
         """Number of weights of one network, biases included."""

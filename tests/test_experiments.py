@@ -19,7 +19,7 @@ from models.hypergan import HyperGANConfig
 from tests.conftest import SMALL_TARGET, make_session
 from training.__main__ import app
 from training.ablation import VARIANTS, Variant, ablate
-from training.datasets import load_dataset
+from training.datasets import Dataset, load_dataset
 from training.evaluation import evaluate
 from training.recipes import RECIPES, Part, digits_hypergan, mnist_deutsch, mnist_deutsch_diverse, toy_mixture, vary
 from training.run import TrainingError, TrainingRun
@@ -71,10 +71,10 @@ def test_parts_can_be_left_out() -> None:
     assert (both.adversarial_weight, both.moment_matching_weight) == (0, 1)
     assert both.diversity is not None
     assert both.diversity.accuracy_weight == 100
-    varied = vary(mnist_deutsch(), measure="variance")
-    assert varied.options == " --diversity variance"
+    varied = vary(mnist_deutsch(), (), 0.125, "variance")
+    assert varied.options == " --accuracy-weight 0.125 --diversity variance"
     assert varied.diversity is not None
-    assert (varied.diversity.measure, varied.diversity.accuracy_weight) == ("variance", 30_000)
+    assert (varied.diversity.measure, varied.diversity.accuracy_weight) == ("variance", 0.125)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,8 @@ def test_parts_can_be_left_out() -> None:
         (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "makes no sense without diversity"),
         (lambda: vary(digits_hypergan(), (), -1.0), "λ, must be positive, not -1.0"),
         (lambda: vary(digits_hypergan(), measure="variance"), "digits-hypergan has no diversity to measure"),
+        (lambda: vary(mnist_deutsch(), measure="variance"), "the λ of entropy is none for variance"),
+        (lambda: replace(digits_hypergan(), adversarial_weight=-1.0), "the adversarial loss is -1.0; it must be 0"),
         (lambda: replace(toy_mixture(), moment_matching_weight=1.0), "codes follow their prior already"),
     ],
 )
@@ -142,12 +144,12 @@ def test_collapsed_networks_end_the_run_with_its_last_good_checkpoint(
 
     monkeypatch.setattr(TrainingRun, "_draw_latents", collapse_at_step_3)
     with pytest.raises(
-        TrainingError, match=r"step 3: samples 0 and 1 of 16 are the same.* holds the checkpoint of the 3"
+        TrainingError, match=r"step 3: samples 0 and 1 of 16 are the same.* holds the checkpoint of step 1"
     ):
         train(make_session(tmp_path / "run", steps=10, recipe=recipe))
     checkpoint = load_checkpoint(tmp_path / "run")
-    assert checkpoint.config.training.steps == 3
-    assert "interrupted after 3 of 10 steps" in (tmp_path / "run" / "README.md").read_text()
+    assert checkpoint.config.training.steps == 1
+    assert "the training failed (step 3: samples 0 and 1" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
@@ -192,10 +194,15 @@ def test_a_density_is_fitted(mixture: Path) -> None:
 
 
 def test_a_checkpoint_is_evaluated_as_what_it_is(checkpoint: Checkpoint, mixture: Path) -> None:
-    with pytest.raises(ValueError, match="for classification cannot be evaluated on regression"):
-        evaluate(checkpoint, load_dataset("cubic", Path()), None)
-    with pytest.raises(ValueError, match="for regression cannot be evaluated on classification"):
-        evaluate(load_checkpoint(mixture), load_dataset("digits", Path()), None)
+    other = load_checkpoint(mixture)
+    for wrong, dataset in ((checkpoint, "cubic"), (other, "digits"), (other, "cubic")):
+        with pytest.raises(ValueError, match=r"for .*\) cannot be evaluated on a dataset for "):
+            evaluate(wrong, load_dataset(dataset, Path()), None)
+    digits = load_dataset("digits", Path())
+    assert isinstance(digits, Dataset)
+    larger = replace(digits, input=replace(digits.input, height=28))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"inputs \(1, 8, 8\) cannot be evaluated on \(1, 28, 8\)"):
+        evaluate(checkpoint, larger, None)
 
 
 # The ablation
@@ -215,11 +222,12 @@ def test_the_ablation_goes_on_and_makes_a_table(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(training.datasets._OUTLIERS, "cubic-beyond", lambda _: torch.zeros(10, 1, 8, 8).byte())
     session = make_session(tmp_path, steps=3, recipe=recipe)
     assert ablate(session, [0])
+    assert "±" not in (tmp_path / "README.md").read_text().split("| --- |")[-1]
     assert trained == ["paper/0", "no-mixer/0"]
     assert ablate(session, [0, 1])
     assert trained[2:] == ["paper/1", "no-mixer/1"]
     with pytest.raises(TrainingError, match=r"paper/0 holds another run, .*--steps 3'\. Choose another --out"):
-        ablate(replace(session, steps=4), [0])
+        ablate(replace(session, steps=4), [2])
     table = json.loads((tmp_path / "ablation.json").read_text())
     assert [(row["variant"]["name"], row["seeds"]) for row in table["rows"]] == [
         ("paper", [0, 1]),

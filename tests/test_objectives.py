@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from models.hypergan import CodeDiscriminator
+from models.target import Linear, TargetNetwork
 from models.task import Classification, Regression
 from tests.conftest import SMALL_TARGET
 from training.objectives import (
     Diversity,
+    Measure,
     adversarial_loss,
     cross_entropy,
     discriminator_loss,
     entropy,
-    flatten_weights,
     measure_fit,
     moment_distance,
-    variance,
+    relative_variance,
 )
 
 
@@ -148,7 +149,7 @@ def test_entropy_of_too_few_samples() -> None:
         with pytest.raises(ValueError, match=rf"entropy of {n} sample\(s\) cannot be estimated; it takes at least 2"):
             entropy(torch.zeros(n, 3))
         with pytest.raises(ValueError, match=f"variance of {n} sample"):
-            variance(torch.zeros(n, 3))
+            relative_variance(torch.zeros(n, 3))
 
 
 def test_duplicates_have_no_entropy_unless_there_is_a_floor() -> None:
@@ -161,8 +162,39 @@ def test_duplicates_have_no_entropy_unless_there_is_a_floor() -> None:
     assert torch.isfinite(gradient).all()
 
 
-def test_variance_known_answer() -> None:
-    assert variance(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).item() == pytest.approx(1.0)  # of 2 and 0
+def test_relative_variance_known_answer() -> None:
+    samples = torch.tensor([[0.0, 1.0], [2.0, 1.0]])  # variances 2 and 0, mean squares 2 and 1
+    assert relative_variance(samples).item() == pytest.approx(2 / 3)
+    assert relative_variance(1000 * samples).item() == pytest.approx(2 / 3)
+    assert relative_variance(torch.tensor([[1.0], [-1.0]])).item() == pytest.approx(2)  # n / (n − 1), its largest value
+
+
+def test_entropy_makes_variational_inference() -> None:
+    """With λ = N, a linear sampler learns a linear regression's posterior, which has a closed form."""
+    generator = torch.Generator().manual_seed(0)
+    n, noise = 20, 0.5
+    inputs = torch.cat([torch.randn(n, 1, generator=generator), torch.ones(n, 1)], dim=1)
+    labels = inputs @ torch.tensor([2.0, -1.0]) + noise * torch.randn(n, generator=generator)
+    covariance = noise**2 * torch.linalg.inv(inputs.T @ inputs)
+    mean = covariance @ inputs.T @ labels / noise**2
+    scale, shift = torch.eye(2).requires_grad_(), torch.zeros(2).requires_grad_()
+    optimizer = torch.optim.Adam([scale, shift], lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
+    diversity = Diversity(accuracy_weight=n, gauge=())
+    task = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(noise,))
+    target = TargetNetwork((1,), (Linear(1),))
+    for _ in range(600):
+        samples = torch.randn(128, 2, generator=generator) @ scale.T + shift
+        weights = {"linear1.weight": samples[:, :1, None], "linear1.bias": samples[:, 1:]}
+        outputs = target.forward(weights, inputs[:, :1])
+        fit = measure_fit(task, outputs, labels[:, None].expand(128, -1, -1))
+        optimizer.zero_grad()
+        (fit + diversity.measure_loss(target, weights, latent_size=2)).backward()
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(shift.detach(), mean, atol=0.03, rtol=0)
+    learned = (scale @ scale.T).detach()
+    torch.testing.assert_close(learned, covariance, atol=0.25 * float(covariance.max()), rtol=0)
 
 
 def draw_networks(seed: int) -> dict[str, torch.Tensor]:
@@ -170,22 +202,27 @@ def draw_networks(seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(6, *shape, generator=generator) for name, shape in SMALL_TARGET.parameter_shapes.items()}
 
 
-def test_layers_may_count_equally() -> None:
+@pytest.mark.parametrize("measure", ["entropy", "variance"])
+def test_layers_may_count_equally(measure: Measure) -> None:
+    """Whatever the scale of the last layer, which no gauge fixes, and the number of a layer's weights."""
     weights = draw_networks(0)
-    plain, equal = (flatten_weights(SMALL_TARGET, weights, equal) for equal in (False, True))
-    assert plain.shape == equal.shape == (6, SMALL_TARGET.num_weights)
-    first = 4 * (9 + 1)  # the weights of conv1
-    torch.testing.assert_close(equal[:, :first] * math.sqrt(first), plain[:, :first])
-    assert equal.square().sum(1).mean().item() == pytest.approx(3, rel=0.2)  # three layers of N(0, 1) weights
+    larger = weights | {name: 1000 * weights[name] for name in ("linear1.weight", "linear1.bias")}
+    for equal_layers in (False, True):
+        diversity = Diversity(1.0, measure, equal_layers=equal_layers)
+        one, other = (diversity.measure_loss(SMALL_TARGET, w, latent_size=5).item() for w in (weights, larger))
+        assert (one == pytest.approx(other, rel=1e-3)) is equal_layers
+    only_last = {name: t if name.startswith("linear1") else t[:1].expand_as(t) for name, t in weights.items()}
+    share = -Diversity(1.0, "variance", equal_layers=True).measure_loss(SMALL_TARGET, only_last, 5).item()
+    assert share == pytest.approx(1 / 3, rel=0.1)  # one layer of three is random about 0
 
 
 @pytest.mark.parametrize("measure", ["entropy", "variance"])
-def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: str) -> None:
+def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: Measure) -> None:
     weights = draw_networks(0)
     rescaled = dict(weights)
     rescaled["conv1.weight"], rescaled["conv1.bias"] = 3 * weights["conv1.weight"], 3 * weights["conv1.bias"]
     rescaled["conv2.weight"] = weights["conv2.weight"] / 3
-    ten, one = (Diversity(accuracy_weight, measure) for accuracy_weight in (10.0, 1.0))  # type: ignore[arg-type]
+    ten, one = (Diversity(accuracy_weight, measure) for accuracy_weight in (10.0, 1.0))
     loss = one.measure_loss(SMALL_TARGET, weights, latent_size=5)
     torch.testing.assert_close(ten.measure_loss(SMALL_TARGET, weights, latent_size=5), loss / 10)
     torch.testing.assert_close(one.measure_loss(SMALL_TARGET, rescaled, latent_size=5), loss, rtol=1e-4, atol=1e-4)

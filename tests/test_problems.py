@@ -75,6 +75,20 @@ def test_the_density_is_that_of_the_formula() -> None:
     assert mixture.measure_energy(point).item() == pytest.approx(0.05 * 1.25 - expected, rel=1e-5)
 
 
+def test_peaks_are_where_the_density_is_largest() -> None:
+    """On a fine grid, every point without a higher neighbour is a peak, and every peak is near such a point."""
+    mixture = load_dataset("mixture", Path())
+    assert isinstance(mixture, Mixture)
+    peaks = mixture.find_peaks()
+    reach = torch.linspace(-7, 7, 701)
+    grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)
+    density = mixture.measure_density(grid)
+    highest = torch.nn.functional.max_pool2d(density[None], 3, 1, 1)[0] == density
+    found = grid[highest & (density > 0.01)]
+    assert len(found) == len(peaks)
+    assert torch.cdist(found, peaks).amin(0).max() < 0.03
+
+
 def test_a_density_is_fitted_at_the_weights() -> None:
     mixture = load_dataset("mixture", Path())
     assert isinstance(mixture, Mixture)

@@ -79,6 +79,18 @@ def test_sampling_leaves_the_global_generator_alone(sampler: WeightSampler) -> N
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_paths_of_latents_stay_among_those_of_the_prior(sampler: WeightSampler) -> None:
+    """A uniform prior's stay in its cube, evenly spaced; every point of a normal prior's has its variance."""
+    first, last = (torch.cat(list(sampler.draw_latents(seed, range(1000)))) for seed in (0, 1))
+    path = sampler.interpolate_latents(first, last, 5)
+    torch.testing.assert_close(path[0], first)
+    torch.testing.assert_close(path[-1], last, atol=1e-6, rtol=1e-5)
+    if sampler.latent_prior == "uniform":
+        torch.testing.assert_close(path[1:] - path[:-1], ((last - first) / 4).expand(4, -1), atol=1e-6, rtol=1e-5)
+    else:
+        torch.testing.assert_close(path.var(1), torch.ones(5), atol=0.1, rtol=0)
+
+
 def test_a_saved_sampler_draws_the_same_networks(sampler: WeightSampler, tmp_path: Path) -> None:
     config = make_config(sampler)
     save_checkpoint(tmp_path / "model", config, sampler, "float32")

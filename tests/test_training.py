@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import signal
@@ -15,12 +16,13 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from tests.conftest import make_session
 from training.__main__ import app
 from training.datasets import load_dataset
-from training.objectives import cross_entropy
+from training.objectives import moment_distance
 from training.recipes import RECIPES, digits_hypergan
-from training.run import StepReport, TrainingError, TrainingRun
+from training.run import KEEP_EVERY, StepReport, TrainingError, TrainingRun
 from training.session import train
 
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
+STEP = TrainingRun.step
 
 
 def make_run(steps: int = 40, seed: int = 0, **changes: Any) -> TrainingRun:
@@ -66,17 +68,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         assert torch.equal(tensor, resumed.discriminator.state_dict()[name]), name
 
 
+def interrupt_at_step_17(run: TrainingRun) -> StepReport:
+    if run.steps == 17:
+        os.kill(os.getpid(), signal.SIGINT)
+    return STEP(run)
+
+
 def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train(make_session(tmp_path / "straight", steps=40))
-    step = TrainingRun.step
-
-    def interrupt_at_step_17(run: TrainingRun) -> StepReport:
-        if run.steps == 17:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(run)
-
     monkeypatch.setattr(TrainingRun, "step", interrupt_at_step_17)
     assert not train(make_session(tmp_path / "halted", steps=40))
     halted = load_checkpoint(tmp_path / "halted")
@@ -84,7 +85,7 @@ def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
     assert halted.calibration is not None
     assert halted.metrics is None
     assert "interrupted after 18 of 40 steps" in (tmp_path / "halted" / "README.md").read_text()
-    monkeypatch.setattr(TrainingRun, "step", step)
+    monkeypatch.setattr(TrainingRun, "step", STEP)
     assert train(replace(make_session(tmp_path / "halted", steps=40, resume=True), steps=None))
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
         assert (tmp_path / "halted" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
@@ -117,23 +118,75 @@ def test_code_losses_are_optional(weights: tuple[float, float]) -> None:
     assert set(losses) == expected
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = make_run()
-    for _ in range(3):
+def test_a_run_that_blows_up_keeps_its_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters that are no numbers any more are found out by the loss of the step after."""
+    good = make_run(steps=80)
+    for _ in range(KEEP_EVERY):
         good.step()
 
-    factors = iter([1.0, 1.0, 1.0, float("nan")])
+    def blow_up_at_step_60(run: TrainingRun) -> StepReport:
+        report = STEP(run)
+        if run.steps == 60:
+            for parameter in run.sampler.parameters():
+                parameter.detach().fill_(math.nan)
+        return report
 
-    def break_at_step_3(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, labels) * next(factors)
-
-    monkeypatch.setattr(training.objectives, "cross_entropy", break_at_step_3)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 3\. .* holds the checkpoint of the 3 good steps"):
-        train(make_session(tmp_path / "run", steps=40))
+    monkeypatch.setattr(TrainingRun, "step", blow_up_at_step_60)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 60\. .*run holds the checkpoint of step 50"):
+        train(make_session(tmp_path / "run", steps=80))
     stored = load_file(tmp_path / "run" / "model.safetensors")
     for name, parameter in good.sampler.named_parameters():
         assert torch.equal(stored[name], parameter), name
-    assert load_checkpoint(tmp_path / "run").config.training.steps == 3
+    training = load_checkpoint(tmp_path / "run").config.training
+    assert (training.steps, training.failure) == (50, "the loss is nan at step 60")
+    assert "the training failed (the loss is nan at step 60)" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_run_that_was_never_good_writes_nothing(tmp_path: Path) -> None:
+    recipe = replace(digits_hypergan(), learning_rates=dict.fromkeys(("codes", "deviations", "mean"), 1e16))
+    with pytest.raises(TrainingError, match="There is no good step to write a checkpoint of"):
+        train(make_session(tmp_path / "run", steps=40, recipe=recipe))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_that_fails_at_once_when_resumed_leaves_the_checkpoint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingRun, "step", interrupt_at_step_17)
+    assert not train(make_session(tmp_path, steps=40))
+    monkeypatch.undo()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    monkeypatch.setattr(training.objectives, "cross_entropy", lambda logits, _: logits.sum() * math.nan)
+    with pytest.raises(TrainingError, match="no good step"):
+        train(make_session(tmp_path, steps=40, resume=True))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_matched_moments_bring_the_codes_to_their_prior() -> None:
+    distances = []
+    for weight in (0.0, 10.0):
+        run = make_run(steps=150, moment_matching_weight=weight, adversarial_weight=0.0, codes_per_step=256)
+        while not run.finished:
+            run.step()
+        run.recalibrate()
+        distances.append(moment_distance(run.sampler.mix(run.sampler.draw_latents(7, range(512)))).item())
+    assert distances[1] < 0.7 * distances[0]
+
+
+def test_the_mixer_follows_the_adversarial_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone with the discriminator, its gradient is that of −β log D at its codes."""
+    run = make_run(adversarial_weight=0.5, moment_matching_weight=0.0)
+    expected = make_run(adversarial_weight=0.5, moment_matching_weight=0.0)
+    monkeypatch.setattr(training.objectives, "cross_entropy", lambda logits, _: 0 * logits.sum())
+    run.step()
+    codes = expected.sampler.train().mix(expected.sampler.draw_latents(0, range(32), stream=1))
+    (0.5 * -expected.discriminator(codes).sigmoid().log().mean()).backward()
+    for (name, parameter), ours in zip(expected.sampler.named_parameters(), run.sampler.parameters(), strict=True):
+        if name.startswith("mixer"):
+            assert ours.grad is not None
+            assert parameter.grad is not None
+            assert parameter.grad.norm() > 0
+            torch.testing.assert_close(ours.grad, parameter.grad)
 
 
 def test_nothing_is_overwritten(tmp_path: Path, checkpoints: Path) -> None:

@@ -88,13 +88,14 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
     Raises:
         TrainingError: if a directory holds another run than is wanted there.
     """
+    for variant in VARIANTS:
+        for seed in _list_finished(session, variant):
+            _check_run(_prepare(session, variant, seed))
     for seed in seeds:  # the first seed of every variant first, so that a table exists early
         for variant in VARIANTS:
-            recipe = variant.vary(session.recipe)
-            run = replace(session, recipe=recipe, out=session.out / variant.name / str(seed), seed=seed)
-            if (run.out / "metrics.json").exists():
-                _check_run(run, seed)
+            if seed in _list_finished(session, variant):
                 continue
+            run = _prepare(session, variant, seed)
             if not train(replace(run, resume=run.state_file.exists())):
                 return False
             save_table(session)
@@ -102,9 +103,18 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
     return True
 
 
-def _check_run(wanted: Session, seed: int) -> None:
+def _prepare(session: Session, variant: Variant, seed: int) -> Session:
+    return replace(session, recipe=variant.vary(session.recipe), out=session.out / variant.name / str(seed), seed=seed)
+
+
+def _list_finished(session: Session, variant: Variant) -> list[int]:
+    return sorted(int(path.parent.name) for path in (session.out / variant.name).glob("*/metrics.json"))
+
+
+def _check_run(wanted: Session) -> None:
     command = load_checkpoint(wanted.out).config.training.command
-    if command != describe_command(wanted.recipe, seed, wanted.steps or wanted.recipe.steps):
+    assert wanted.seed is not None
+    if command != describe_command(wanted.recipe, wanted.seed, wanted.steps or wanted.recipe.steps):
         raise TrainingError(f"{wanted.out} holds another run, {command!r}. Choose another --out.")
 
 
@@ -112,8 +122,7 @@ def save_table(session: Session) -> None:
     """Writes ablation.json and its table, README.md, from the finished runs."""
     rows = []
     for variant in VARIANTS:
-        finished = sorted(int(path.parent.name) for path in (session.out / variant.name).glob("*/metrics.json"))
-        if finished:
+        if finished := _list_finished(session, variant):
             runs = [_read_figures(session.out / variant.name / str(seed)) for seed in finished]
             figures = {
                 name: Spread(mean(run[name] for run in runs), stdev(run[name] for run in runs) if len(runs) > 1 else 0)
@@ -141,12 +150,14 @@ def _read_figures(directory: Path) -> dict[str, float]:
     }
 
 
+def _format(spread: Spread, pattern: str, seeds: int) -> str:
+    return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
+
+
 def _describe(ablation: Ablation) -> str:
     rows = []
     for row in ablation.rows:
-        cells = [
-            f"{f.format(row.figures[name].mean)} ± {f.format(row.figures[name].std)}" for name, f in COLUMNS.items()
-        ]
+        cells = [_format(row.figures[name], f, len(row.seeds)) for name, f in COLUMNS.items()]
         entropy = f", λ = {row.variant.accuracy_weight:g}" if row.variant.accuracy_weight else ""
         rows.append(f"| {row.variant.description}{entropy} | {len(row.seeds)} | {' | '.join(cells)} |")
     header = " | ".join(COLUMNS)

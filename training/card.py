@@ -78,6 +78,11 @@ def _describe_lack(config: CheckpointConfig) -> str:
     training = config.training
     if training.steps == training.planned_steps:
         return "## Figures\n\nNone: `hyperdraw-train evaluate` measures them."
+    if training.failure:
+        return f"""## Figures
+
+None: the training failed ({training.failure}). This is its state after {training.steps:,} of {training.planned_steps:,}
+steps, the last that is known to be good; the test set was not touched."""
     return f"""## Figures
 
 None: the training was interrupted after {training.steps:,} of {training.planned_steps:,} steps, so the test set was not
@@ -156,11 +161,11 @@ def _describe_density(metrics: DensityMetrics) -> str:
     )
     return f"""## Figures
 
-{metrics.networks:,} members of seed {metrics.seed} are points of a curve. It passes {metrics.passed} of {len(metrics.peaks)}
-peaks within one σ; the mean density of its points is {metrics.density:.3f}, their entropy along the curve
+{metrics.networks:,} members of seed {metrics.seed} are points of a curve. It passes {metrics.passed} of the density's
+{len(metrics.peaks)} peaks within a distance of 1, about a Gaussian's σ; the mean density of its points is {metrics.density:.3f}, their entropy along the curve
 {metrics.entropy:.3f} nats. Measured on this very checkpoint by `hyperdraw-train evaluate DIR`.
 
-| peak | distance to the nearest point | largest density within one σ, relative to the peak's |
+| peak | distance to the nearest point | largest density within a distance of 1, relative to the peak's |
 | --- | --- | --- |
 {rows}"""
 

@@ -87,6 +87,24 @@ class Mixture:
         squares = (points[..., None, :] - self.centers).square().sum(-1)
         return (self.shares * (-squares / (2 * self.deviations.square())).exp()).sum(-1)
 
+    def find_peaks(self) -> Tensor:
+        """The density's local maxima, [peaks, 2]: fewer than Gaussians, as close ones share a peak.
+
+        Found by mean shift from every centre (Carreira-Perpiñán, "Mode-finding for mixtures of Gaussian distributions",
+        2000); every maximum of these is reached from one.
+        """
+        points = self.centers.double()
+        precisions = self.deviations.double() ** -2
+        for _ in range(10_000):
+            squares = (points[:, None] - self.centers).square().sum(-1)
+            pulls = self.shares * precisions * (-squares * precisions / 2).exp()
+            points = pulls @ self.centers.double() / pulls.sum(1, keepdim=True)
+        peaks: list[Tensor] = []
+        for point in points:
+            if all((point - peak).norm() > 1e-3 for peak in peaks):
+                peaks.append(point)
+        return torch.stack(peaks).float()
+
     def measure_energy(self, points: Tensor) -> Tensor:
         """−f + 0.05 ‖y‖², what a sampler minimises against its entropy, at points [..., 2]."""
         return self.decay * points.square().sum(-1) - self.measure_density(points)

@@ -19,11 +19,13 @@ from models.prediction import evaluate_members
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
 from training.datasets import Dataset, Examples, Mixture
-from training.objectives import entropy, flatten_weights
+from training.objectives import entropy
 
 ENSEMBLE_SIZES = (5, 10, 100)
 NETWORKS = 100
 SEED = 0
+NEAR_PEAK = 1.0
+"""Distance from the peak of a density; the mixture's Gaussians have a σ just above."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class PeakMetrics:
     distance: float
     """From the peak to the sampled point that is nearest."""
     density: float
-    """The largest density of a sampled point within one σ of the peak, or 0, relative to the peak's own."""
+    """The largest density of a sampled point near the peak, or 0, relative to the peak's own."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class DensityMetrics:
     entropy: float
     """Of the points along their one-dimensional curve, in nats."""
     passed: int
-    """Peaks with a sampled point within one σ."""
+    """Peaks with a sampled point near them."""
     peaks: tuple[PeakMetrics, ...]
     kind: Literal["density"] = "density"
 
@@ -190,10 +192,13 @@ def evaluate(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: tuple
         outliers: name and inputs [B, …] of something else, if there is something.
 
     Raises:
-        ValueError: if the checkpoint was made for another kind of task than the dataset is.
+        ValueError: if the checkpoint was made for inputs or for a task that are not the dataset's.
     """
-    if checkpoint.config.task.kind != dataset.task.kind:
-        raise ValueError(f"a checkpoint for {checkpoint.config.task.kind} cannot be evaluated on {dataset.task.kind}")
+    config = checkpoint.config
+    if config.task != dataset.task:
+        raise ValueError(f"a checkpoint for {config.task} cannot be evaluated on a dataset for {dataset.task}")
+    if config.input.shape != dataset.input.shape:
+        raise ValueError(f"a checkpoint for inputs {config.input.shape} cannot be evaluated on {dataset.input.shape}")
     if isinstance(dataset, Mixture):
         return _evaluate_density(checkpoint, dataset)
     if isinstance(dataset.task, Classification):
@@ -285,17 +290,15 @@ def _evaluate_regression(
 
 
 def _evaluate_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
-    points = flatten_weights(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(networks))).cpu()
+    points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
     densities = mixture.measure_density(points)
     peaks = []
-    for center, sigma, peak in zip(
-        mixture.centers, mixture.deviations, mixture.measure_density(mixture.centers), strict=True
-    ):
-        distances = (points - center).norm(dim=1)
-        near = densities[distances <= sigma] / peak
+    for peak in mixture.find_peaks():
+        distances = (points - peak).norm(dim=1)
+        near = densities[distances <= NEAR_PEAK] / mixture.measure_density(peak)
         peaks.append(
             PeakMetrics(
-                position=(float(center[0]), float(center[1])),
+                position=(float(peak[0]), float(peak[1])),
                 distance=float(distances.min()),
                 density=float(near.max()) if len(near) else 0.0,
             )

@@ -20,7 +20,6 @@ from models.prediction import evaluate_members
 from models.task import Regression
 from training.datasets import Dataset, Mixture
 from training.evaluation import SEED
-from training.objectives import flatten_weights
 from training.study import Study
 
 FOLDER = "figures"
@@ -104,17 +103,16 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
 def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, networks: int) -> None:
     """Draws sampled points, coloured by their latent, over the density that they were fitted to."""
     latents = checkpoint.sampler.draw_latents(SEED, range(networks))
-    points = flatten_weights(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(networks))).cpu()
+    points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
     reach = torch.linspace(-7, 7, 141)
     x, y = torch.meshgrid(reach, reach, indexing="xy")
     density = mixture.measure_density(torch.stack([x, y], dim=-1))
+    peaks = mixture.find_peaks()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5, 4.4))
         axes: Axes = figure.subplots()
         axes.contourf(x.numpy(), y.numpy(), density.numpy(), levels=12, cmap="Greys")
-        axes.scatter(
-            mixture.centers[:, 0].numpy(), mixture.centers[:, 1].numpy(), marker="x", color=COLORS[1], label="peaks"
-        )
+        axes.scatter(peaks[:, 0].numpy(), peaks[:, 1].numpy(), marker="x", color=COLORS[1], label="peaks")
         dots = axes.scatter(
             points[:, 0].numpy(),
             points[:, 1].numpy(),

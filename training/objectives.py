@@ -4,7 +4,9 @@
 * The diversity of the sampled weights, as entropy or variance, after gauge fixing. Deutsch ("Generating Neural Networks
   With Neural Networks", 2018) minimises λ · accuracy loss − H(weights). With the mean loss of an example and λ = the
   size of the training set this is variational inference with a flat prior, the negative evidence lower bound; other
-  λ temper the posterior. We divide by λ, so that the fit keeps its scale.
+  λ temper the posterior. That is exact where a sampler can reach any weights and no gauge is fixed. Otherwise H is the
+  entropy of the gauge-fixed weights along the manifold that the sampler reaches, and the posterior is one on it. We
+  divide by λ, so that the fit keeps its scale.
 * Regularisers of the mixed codes: adversarial (HyperGAN) or moment matching.
 
 Shapes: S sampled networks, B inputs, K outputs, n draws, d numbers of a draw.
@@ -38,8 +40,8 @@ class Diversity:
     measure: Measure = "entropy"
     gauge: tuple[GaugeStep, ...] = ("scaling", "logit_bias")
     equal_layers: bool = False
-    """Whether each layer's weights are divided by the root of their number, so that the largest does not rule
-    distances; the paper takes them as they are."""
+    """Whether each layer's vectors are divided by their root mean square norm over networks, so that neither the layer
+    with most weights rules distances, nor the last one, whose scale no gauge fixes; the paper does without."""
     floor: float = 0.0
     """Added to distances, for samplers that may well draw a network twice in float32; else that is an error."""
 
@@ -53,8 +55,13 @@ class Diversity:
         Raises:
             ValueError: if there are fewer than two networks, or two are the same.
         """
-        vectors = flatten_weights(target, fix_gauge(target, weights, self.gauge), self.equal_layers)
-        diversity = variance(vectors) if self.measure == "variance" else entropy(vectors, latent_size, self.floor)
+        layers = list(target.layer_vectors(fix_gauge(target, weights, self.gauge)).values())
+        if self.equal_layers:
+            layers = [vectors / vectors.square().sum(1).mean().sqrt() for vectors in layers]
+        samples = torch.cat(layers, dim=1)
+        diversity = (
+            relative_variance(samples) if self.measure == "variance" else entropy(samples, latent_size, self.floor)
+        )
         return -diversity / self.accuracy_weight
 
 
@@ -75,15 +82,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor) -> Tensor:
     """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², [S, B, K] and σ [K], averaged over S, B."""
     return ((expectations - observations) / noise_std).square().sum(-1).mean() / 2
-
-
-def flatten_weights(target: TargetNetwork, weights: Weights, equal_layers: bool = False) -> Tensor:
-    """Networks as vectors, [S, weights]; with `equal_layers` a layer of m weights is divided by √m."""
-    parts = []
-    for layer in target.weighted_layers:
-        part = torch.cat([weights[f"{layer}.{p}"].flatten(1) for p in ("weight", "bias")], dim=1)
-        parts.append(part / math.sqrt(part.shape[1]) if equal_layers else part)
-    return torch.cat(parts, dim=1)
 
 
 def entropy(samples: Tensor, dimension: int | None = None, floor: float = 0.0) -> Tensor:
@@ -122,15 +120,17 @@ def entropy(samples: Tensor, dimension: int | None = None, floor: float = 0.0) -
     return estimate
 
 
-def variance(samples: Tensor) -> Tensor:
-    """Mean over coordinates of the samples' variance, [n, D]; bounded, unlike entropy, once the gauge is fixed.
+def relative_variance(samples: Tensor) -> Tensor:
+    """The samples' variance, [n, D], as a share of their mean square, both summed over coordinates.
+
+    Between 0 and n / (n − 1), so that no scale that the gauge leaves free can make it grow, unlike entropy.
 
     Raises:
         ValueError: if n < 2.
     """
     if len(samples) < 2:
         raise ValueError(f"the variance of {len(samples)} sample(s) cannot be estimated; it takes at least 2")
-    return samples.var(0).mean()
+    return samples.var(0).sum() / samples.square().mean(0).sum()
 
 
 def moment_distance(codes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from models.target import TargetNetwork, Weights
 from models.task import Classification
 from training.datasets import Dataset, Mixture
 from training.evaluation import measure_disagreement
-from training.objectives import flatten_weights, measure_fit
+from training.objectives import measure_fit
 
 ORDER_STREAM = 4
 """Stream of the noise that orders training examples."""
@@ -120,11 +120,11 @@ class Density(Problem):
         self.mixture = mixture.to(device)
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
-        points = flatten_weights(target, weights)
+        points = target.flatten_weights(weights)
         return Fit(self.mixture.measure_energy(points).mean(), "density", self._density(points.detach()))
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
-        points = flatten_weights(sampler.target, sampler.sample(0, range(networks)))
+        points = sampler.target.flatten_weights(sampler.sample(0, range(networks)))
         return {"density": self._density(points).item()}
 
     def _density(self, points: Tensor) -> Tensor:

@@ -59,10 +59,13 @@ class Recipe:
     """Of the command line, that made this recipe another one than its function returns."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.moment_matching_weight < math.inf:
-            raise ValueError(f"the weight of moment matching is {self.moment_matching_weight}; it must be 0 or more")
-        mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else not isinstance(self.method, MLPConfig)
-        if not mixes and (self.moment_matching_weight or self.adversarial_weight):
+        for name, weight in (
+            ("moment matching", self.moment_matching_weight),
+            ("the adversarial loss", self.adversarial_weight),
+        ):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight}; it must be 0 or more")
+        if not self.method.mixes and (self.moment_matching_weight or self.adversarial_weight):
             raise ValueError("without a mixer the codes follow their prior already; they take no regulariser")
 
 
@@ -230,16 +233,25 @@ def vary(
             raise ValueError("a weight of accuracy against diversity makes no sense without diversity")
         start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
         changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
-        options.append(f" --accuracy-weight {accuracy_weight:g}")
+        options.append(f" --accuracy-weight {_write(accuracy_weight)}")
     if measure is not None:
         if changed.diversity is None:
             raise ValueError(f"{recipe.name} has no diversity to measure; give it a weight of accuracy, λ, too")
+        if accuracy_weight is None and measure != changed.diversity.measure:
+            raise ValueError(
+                f"the λ of {changed.diversity.measure} is none for {measure}; give a weight of accuracy too"
+            )
         changed = replace(changed, diversity=replace(changed.diversity, measure=measure))
         options.append(f" --diversity {measure}")
     if moment_matching_weight is not None:
         changed = replace(changed, moment_matching_weight=moment_matching_weight)
-        options.append(f" --moment-matching {moment_matching_weight:g}")
+        options.append(f" --moment-matching {_write(moment_matching_weight)}")
     return replace(changed, options="".join(options))
+
+
+def _write(number: float) -> str:
+    """Exact, and short where it can be."""
+    return repr(number).removesuffix(".0")
 
 
 def _require(recipe: Recipe, part: Part, present: bool) -> None:

@@ -27,6 +27,9 @@ LATENT_STREAM, PRIOR_STREAM, RECALIBRATION_STREAM = 1, 2, 3
 
 RECALIBRATION_DRAWS = 2048
 
+KEEP_EVERY = 50
+"""Steps between copies of the parameters, kept in memory in case that the run fails."""
+
 
 class TrainingError(Exception):
     """A run that cannot go on; the message says why."""
@@ -63,6 +66,7 @@ class TrainingRun:
         self.planned_steps = planned_steps
         self.device = device
         self.steps = 0
+        self._good: tuple[int, dict[str, Tensor]] | None = None
         self.problem = _pose_problem(recipe, dataset, seed, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -97,7 +101,8 @@ class TrainingRun:
         """One step of the hypernetwork, then one of the discriminator, on the same codes without gradient.
 
         Raises:
-            TrainingError: if loss or gradient is not finite, or networks are the same; no parameter has changed.
+            TrainingError: if loss or gradient is not finite, or networks are the same. Then the parameters may have
+                been bad since an earlier step; `return_to_good` has those of a step that is known to be good.
         """
         recipe = self.recipe
         self.sampler.train()
@@ -126,6 +131,8 @@ class TrainingRun:
         norm = nn.utils.clip_grad_norm_(self.sampler.parameters(), recipe.gradient_norm_limit)
         if not torch.isfinite(norm):
             raise TrainingError(f"the norm of the gradient is {norm.item()} at step {self.steps}")
+        if self.steps and (self._good is None or self.steps % KEEP_EVERY == 0):
+            self._good = self.steps, {name: t.clone() for name, t in self.sampler.state_dict().items()}
         optimizer.step()
         if recipe.adversarial_weight:
             losses["discriminator"] = self._step_discriminator(codes.detach())
@@ -135,6 +142,18 @@ class TrainingRun:
             figures={fit.figure_name: fit.figure},
             weights={name: tensor.detach() for name, tensor in weights.items()},
         )
+
+    def return_to_good(self) -> bool:
+        """Makes the sampler what it was at a recent step whose loss and gradient were finite.
+
+        Returns:
+            whether there is one, later than the untrained network; else nothing changes.
+        """
+        if self._good is None:
+            return False
+        self.steps, state = self._good
+        self.sampler.load_state_dict(state)
+        return True
 
     def validate(self, networks: int = 16) -> dict[str, float]:
         """Figures of sampled networks on the validation split."""

@@ -92,9 +92,13 @@ def train(session: Session) -> bool:
     run = _start_run(session, dataset)
     try:
         _run_steps(session, run)
-    except TrainingError as error:  # the step that found it changed nothing
-        save_card(session.out, _export(session, run), None)
-        raise TrainingError(f"{error}. {session.out} holds the checkpoint of the {run.steps} good steps.") from error
+    except TrainingError as error:
+        if not run.return_to_good():
+            raise TrainingError(f"{error}. There is no good step to write a checkpoint of.") from error
+        save_card(session.out, _export(session, run, failure=str(error)), None)
+        raise TrainingError(
+            f"{error}. {session.out} holds the checkpoint of step {run.steps}, which was good."
+        ) from error
     checkpoint = _export(session, run)
     metrics = None
     if run.finished:
@@ -262,7 +266,7 @@ def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -
     return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start)))
 
 
-def _export(session: Session, run: TrainingRun) -> Checkpoint:
+def _export(session: Session, run: TrainingRun, failure: str | None = None) -> Checkpoint:
     """Writes the checkpoint of the run as it stands, then calibrates what was written, as it will be served."""
     recipe, dataset = session.recipe, run.dataset
     run.recalibrate()
@@ -279,6 +283,7 @@ def _export(session: Session, run: TrainingRun) -> Checkpoint:
             steps=run.steps,
             planned_steps=run.planned_steps,
             seed=run.seed,
+            failure=failure,
         ),
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
