@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.sampler import Hypernetwork
 from models.target import STRICT, Size, TargetNetwork, Weights
 
-INITIAL_GAIN, INITIAL_BIAS_STD = 4.0, 2.0
+INITIAL_GAIN, INITIAL_BIAS_STD = 2.0, 1.0
 """σ of initial weights times the root of their fan-in, and σ of initial biases. One latent number has to reach all of
 weight space: a curve that starts wide and folded finds peaks that are far apart, a short one stays near some."""
 

@@ -228,6 +228,14 @@ def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: Measure)
     torch.testing.assert_close(one.measure_loss(SMALL_TARGET, rescaled, latent_size=5), loss, rtol=1e-4, atol=1e-4)
 
 
+def test_diversity_may_come_first() -> None:
+    diversity = Diversity(8.0, initial_share=0.25)
+    weights = draw_networks(0)
+    losses = [diversity.measure_loss(SMALL_TARGET, weights, 5, progress).item() for progress in (0, 0.35, 0.7, 1)]
+    assert losses == pytest.approx([4 * losses[-1], 2 * losses[-1], losses[-1], losses[-1]])
+    assert losses[-1] == pytest.approx(Diversity(8.0).measure_loss(SMALL_TARGET, weights, 5).item())
+
+
 @pytest.mark.parametrize("weight", [-1.0, 0.0, math.nan])
 def test_lambda_must_be_positive(weight: float) -> None:
     with pytest.raises(ValueError, match="the weight of accuracy, λ, must be positive"):

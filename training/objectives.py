@@ -42,6 +42,9 @@ class Diversity:
     equal_layers: bool = False
     """Whether each layer's vectors are divided by their root mean square norm over networks, so that neither the layer
     with most weights rules distances, nor the last one, whose scale no gauge fixes; the paper does without."""
+    initial_share: float = 1.0
+    """λ starts at this share of itself and rises over the first 70 % of a run: diversity first, so that the networks
+    have been everywhere before they settle."""
     floor: float = 0.0
     """Added to distances, for samplers that may well draw a network twice in float32; else that is an error."""
 
@@ -49,8 +52,8 @@ class Diversity:
         if not self.accuracy_weight > 0:
             raise ValueError(f"the weight of accuracy, λ, must be positive, not {self.accuracy_weight}")
 
-    def measure_loss(self, target: TargetNetwork, weights: Weights, latent_size: int) -> Tensor:
-        """−diversity / λ of S networks whose latents have some number of dimensions.
+    def measure_loss(self, target: TargetNetwork, weights: Weights, latent_size: int, progress: float = 1.0) -> Tensor:
+        """−diversity / λ of S networks whose latents have some number of dimensions, at some share of a run.
 
         Raises:
             ValueError: if there are fewer than two networks, or two are the same.
@@ -62,7 +65,8 @@ class Diversity:
         diversity = (
             relative_variance(samples) if self.measure == "variance" else entropy(samples, latent_size, self.floor)
         )
-        return -diversity / self.accuracy_weight
+        share: float = self.initial_share ** (1 - min(1.0, progress / 0.7))
+        return -diversity / (share * self.accuracy_weight)
 
 
 def measure_fit(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:

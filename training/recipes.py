@@ -180,7 +180,7 @@ def toy_mixture() -> Recipe:
         learning_rates={"all": 1e-2},
         networks_per_step=256,
         codes_per_step=256,
-        diversity=Diversity(accuracy_weight=1 / 2.2, gauge=(), floor=1e-6),
+        diversity=Diversity(accuracy_weight=1 / 2.2, gauge=(), initial_share=0.25, floor=1e-6),
     )
 
 

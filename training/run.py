@@ -112,7 +112,9 @@ class TrainingRun:
         losses = {"fit": fit.loss}
         if recipe.diversity is not None:
             try:
-                losses["diversity"] = recipe.diversity.measure_loss(recipe.target, weights, self.sampler.latent_size)
+                losses["diversity"] = recipe.diversity.measure_loss(
+                    recipe.target, weights, self.sampler.latent_size, self.steps / self.planned_steps
+                )
             except ValueError as error:
                 raise TrainingError(f"step {self.steps}: {error}") from error
         if recipe.moment_matching_weight:
