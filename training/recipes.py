@@ -105,7 +105,7 @@ def mnist_5000_hypergan() -> Recipe:
 
 
 def mnist_deutsch() -> Recipe:
-    """Deutsch's hypernetwork on its paper's MNIST target of 20,018 weights, accurate rather than diverse."""
+    """Deutsch's hypernetwork on its paper's MNIST target of 20,018 weights, accurate; about 30 minutes on 2 cores."""
     return Recipe(
         name="mnist-deutsch",
         dataset="mnist",
@@ -130,7 +130,7 @@ def mnist_deutsch() -> Recipe:
 
 
 def mnist_deutsch_diverse() -> Recipe:
-    """Deutsch's hypernetwork again, diverse rather than accurate."""
+    """Deutsch's hypernetwork again, diverse rather than accurate; about 30 minutes on 2 cores."""
     return replace(mnist_deutsch(), name="mnist-deutsch-diverse", diversity=Diversity(accuracy_weight=1_000))
 
 
