@@ -66,9 +66,9 @@ def test_parts_can_be_left_out() -> None:
     assert not bare.method.mixer
     assert bare.adversarial_weight == bare.moment_matching_weight == 0
     assert vary(recipe, [Part.DISCRIMINATOR]).adversarial_weight == 0
-    both = vary(recipe, [Part.DISCRIMINATOR], 100.0, moment_matching_weight=1.0)
-    assert both.options == " --without discriminator --accuracy-weight 100 --moment-matching 1"
-    assert (both.adversarial_weight, both.moment_matching_weight) == (0, 1)
+    both = vary(recipe, [Part.DISCRIMINATOR], 100.0, moment_matching_weight=0.0)
+    assert both.options == " --without discriminator --accuracy-weight 100 --moment-matching 0"
+    assert (both.adversarial_weight, both.moment_matching_weight) == (0, 0)
     assert both.diversity is not None
     assert both.diversity.accuracy_weight == 100
     varied = vary(mnist_deutsch(), (), 0.125, "variance")

@@ -37,13 +37,13 @@ class Variant:
 
 _NO_DISCRIMINATOR = (Part.DISCRIMINATOR,)
 VARIANTS = (
-    Variant("paper", "mixer and discriminator, as in the paper, corrected"),
+    Variant("paper", "mixer and discriminator, as in the paper, corrected", moment_matching_weight=0.0),
     Variant("no-mixer", "without mixer: independent codes, with nothing for a discriminator to do", (Part.MIXER,)),
-    Variant("no-discriminator", "without discriminator: codes free", _NO_DISCRIMINATOR),
-    Variant("moments", "moment matching in place of the discriminator", _NO_DISCRIMINATOR, None, 1.0),
-    Variant("both", "discriminator and moment matching", (), None, 1.0),
-    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0, 1.0),
-    Variant("entropy", "gauge-fixed entropy alone: codes free", _NO_DISCRIMINATOR, 6400.0),
+    Variant("no-discriminator", "without discriminator: codes free", _NO_DISCRIMINATOR, None, 0.0),
+    Variant("moments", "moment matching in place of the discriminator", _NO_DISCRIMINATOR),
+    Variant("both", "discriminator and moment matching: the recipe"),
+    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0),
+    Variant("entropy", "gauge-fixed entropy alone: codes free", _NO_DISCRIMINATOR, 6400.0, 0.0),
 )
 
 

@@ -80,6 +80,7 @@ def mnist_hypergan() -> Recipe:
         steps=3_500,
         learning_rates={"codes": 1e-3, "deviations": 1e-5, "mean": 8e-3},
         weight_decays={"mean": 5e-5},  # Adam would else let confident networks grow on
+        moment_matching_weight=1.0,
         adversarial_weight=0.1,
         storage="int8",
     )
@@ -146,6 +147,7 @@ def digits_hypergan() -> Recipe:
         learning_rates={"codes": 2e-3, "deviations": 1e-4, "mean": 4e-3},
         weight_decays={"mean": 5e-5},
         codes_per_step=128,
+        moment_matching_weight=1.0,
         adversarial_weight=0.1,
         discriminator_hidden_size=64,
     )
