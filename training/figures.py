@@ -104,7 +104,8 @@ def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, netw
     """Draws sampled points, coloured by their latent, over the density that they were fitted to."""
     latents = checkpoint.sampler.draw_latents(SEED, range(networks))
     points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
-    reach = torch.linspace(-7, 7, 141)
+    border = max(7.0, float(points.abs().max()) + 0.5)
+    reach = torch.linspace(-border, border, 201)
     x, y = torch.meshgrid(reach, reach, indexing="xy")
     density = mixture.measure_density(torch.stack([x, y], dim=-1))
     peaks = mixture.find_peaks()
@@ -121,7 +122,7 @@ def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, netw
             cmap="viridis",
             rasterized=True,
         )
-        figure.colorbar(dots, label="latent")
+        figure.colorbar(dots, label="latent", shrink=0.7)
         axes.set(xlabel="slope", ylabel="intercept", aspect="equal")
         axes.legend(frameon=False)
         (directory / FOLDER).mkdir(parents=True, exist_ok=True)
