@@ -12,8 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.deutsch import DeutschConfig
 from models.hypergan import HyperGANConfig
-from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork
+from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
 from service.app import create_app
 from service.settings import Settings
 from training.recipes import Recipe, digits_hypergan
@@ -25,6 +26,17 @@ SMALL_TARGET = TargetNetwork(
     (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))
 )
 SMALL_CONFIG = HyperGANConfig(latent_size=8, code_size=4, hidden_size=16)
+SMALL_DEUTSCH = DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16))
+
+
+def draw_weights(
+    target: TargetNetwork, generator: torch.Generator, size: int, dtype: torch.dtype = torch.float32
+) -> Weights:
+    """Networks of standard normal weights."""
+    return {
+        name: torch.randn(size, *shape, generator=generator, dtype=dtype)
+        for name, shape in target.parameter_shapes.items()
+    }
 
 
 def make_session(

@@ -2,17 +2,15 @@ import pytest
 import torch
 
 from models.deutsch import DeutschConfig, DeutschHypernetwork
-from tests.conftest import SMALL_TARGET
+from tests.conftest import SMALL_DEUTSCH, SMALL_TARGET
 from training.recipes import mnist_deutsch
-
-SMALL = DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16))
 
 
 @pytest.fixture
 def deutsch() -> DeutschHypernetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SMALL.build(SMALL_TARGET).eval()
+        return SMALL_DEUTSCH.build(SMALL_TARGET).eval()
 
 
 def test_parameter_counts_of_the_paper() -> None:

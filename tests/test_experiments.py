@@ -16,10 +16,11 @@ import training.ablation
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from models.gauge import permute_filters
 from models.hypergan import HyperGANConfig
-from tests.conftest import SMALL_TARGET, make_session
+from models.input import ImageSpec
+from tests.conftest import SMALL_TARGET, draw_weights, make_session
 from training.__main__ import app
 from training.ablation import VARIANTS, Variant, ablate
-from training.datasets import Dataset, load_dataset, load_mixture
+from training.datasets import load_dataset, load_digits, load_mixture
 from training.evaluation import evaluate
 from training.recipes import RECIPES, Part, digits_hypergan, mnist_deutsch, mnist_deutsch_diverse, toy_mixture, vary
 from training.run import TrainingError, TrainingRun
@@ -204,9 +205,9 @@ def test_a_checkpoint_is_evaluated_as_what_it_is(checkpoint: Checkpoint, mixture
     for wrong, dataset in ((checkpoint, "cubic"), (other, "digits"), (other, "cubic")):
         with pytest.raises(ValueError, match=r"for .*\) cannot be evaluated on a dataset for "):
             evaluate(wrong, load_dataset(dataset, Path()), None)
-    digits = load_dataset("digits", Path())
-    assert isinstance(digits, Dataset)
-    larger = replace(digits, input=replace(digits.input, height=28))  # type: ignore[arg-type]
+    digits = load_digits(Path())
+    assert isinstance(digits.input, ImageSpec)
+    larger = replace(digits, input=replace(digits.input, height=28))
     with pytest.raises(ValueError, match=r"inputs \(1, 8, 8\) cannot be evaluated on \(1, 28, 8\)"):
         evaluate(checkpoint, larger, None)
 
@@ -291,7 +292,7 @@ def test_paths_begin_and_end_at_the_same_networks(studied: Path) -> None:
 def test_permuted_filters_are_matched() -> None:
     target = SMALL_TARGET
     generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(1, *s, generator=generator) for name, s in target.parameter_shapes.items()}
+    weights = draw_weights(target, generator, 1)
     changed = dict(weights)
     for layer, following in pairwise(target.weighted_layers):
         filters = weights[f"{layer}.bias"].shape[1]
@@ -332,8 +333,7 @@ def test_figures_are_the_same_each_time(studied: Path) -> None:
 
 
 def test_too_few_networks(checkpoint: Checkpoint, checkpoints: Path) -> None:
-    dataset = load_dataset("digits", Path())
     with pytest.raises(ValueError, match="at least 100 networks, not 99"):
-        study(checkpoint, dataset, None, 99, print)  # type: ignore[arg-type]
+        study(checkpoint, load_digits(Path()), None, 99, print)
     with pytest.raises(CheckpointError, match="at least 100 networks"):
         draw_figures(checkpoints / "digits", Path(), CPU, 99, lambda _: None)

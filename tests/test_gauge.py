@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.gauge import GaugeStep, fix_gauge
 from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
-from tests.conftest import SMALL_TARGET
+from tests.conftest import SMALL_TARGET, draw_weights
 from training.recipes import mnist_deutsch, toy_cubic
 
 TARGETS = {
@@ -25,10 +25,7 @@ ALL_STEPS: Sequence[GaugeStep] = ("scaling", "permutation", "logit_bias")
 
 def draw(target: TargetNetwork, seed: int, size: int = 3) -> tuple[Weights, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    weights = {
-        name: torch.randn(size, *shape, generator=generator, dtype=torch.float64) * 0.3
-        for name, shape in target.parameter_shapes.items()
-    }
+    weights = {name: 0.3 * tensor for name, tensor in draw_weights(target, generator, size, torch.float64).items()}
     return weights, torch.randn(5, *target.input_shape, generator=generator, dtype=torch.float64)
 
 

@@ -6,7 +6,7 @@ import torch
 from models.hypergan import CodeDiscriminator
 from models.target import Linear, TargetNetwork
 from models.task import Classification, Regression
-from tests.conftest import SMALL_TARGET
+from tests.conftest import SMALL_TARGET, draw_weights
 from training.objectives import (
     Diversity,
     Measure,
@@ -197,15 +197,10 @@ def test_entropy_makes_variational_inference() -> None:
     torch.testing.assert_close(learned, covariance, atol=0.25 * float(covariance.max()), rtol=0)
 
 
-def draw_networks(seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(6, *shape, generator=generator) for name, shape in SMALL_TARGET.parameter_shapes.items()}
-
-
 @pytest.mark.parametrize("measure", ["entropy", "variance"])
 def test_layers_may_count_equally(measure: Measure) -> None:
     """Whatever the scale of the last layer, which no gauge fixes, and the number of a layer's weights."""
-    weights = draw_networks(0)
+    weights = draw_weights(SMALL_TARGET, torch.Generator().manual_seed(0), 6)
     larger = weights | {name: 1000 * weights[name] for name in ("linear1.weight", "linear1.bias")}
     for equal_layers in (False, True):
         diversity = Diversity(1.0, measure, equal_layers=equal_layers)
@@ -218,7 +213,7 @@ def test_layers_may_count_equally(measure: Measure) -> None:
 
 @pytest.mark.parametrize("measure", ["entropy", "variance"])
 def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: Measure) -> None:
-    weights = draw_networks(0)
+    weights = draw_weights(SMALL_TARGET, torch.Generator().manual_seed(0), 6)
     rescaled = dict(weights)
     rescaled["conv1.weight"], rescaled["conv1.bias"] = 3 * weights["conv1.weight"], 3 * weights["conv1.bias"]
     rescaled["conv2.weight"] = weights["conv2.weight"] / 3
@@ -230,7 +225,7 @@ def test_diversity_is_divided_by_lambda_and_blind_to_the_gauge(measure: Measure)
 
 def test_diversity_may_come_first() -> None:
     diversity = Diversity(8.0, initial_share=0.25)
-    weights = draw_networks(0)
+    weights = draw_weights(SMALL_TARGET, torch.Generator().manual_seed(0), 6)
     losses = [diversity.measure_loss(SMALL_TARGET, weights, 5, progress).item() for progress in (0, 0.35, 0.7, 1)]
     assert losses == pytest.approx([4 * losses[-1], 2 * losses[-1], losses[-1], losses[-1]])
     assert losses[-1] == pytest.approx(Diversity(8.0).measure_loss(SMALL_TARGET, weights, 5).item())

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
-from models.deutsch import DeutschConfig
 from models.input import ImageSpec
 from models.mlp import MLPConfig
 from models.sampler import WeightSampler
 from models.task import Classification
-from tests.conftest import SMALL_CONFIG, SMALL_TARGET
+from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
 
 CONFIGS: dict[str, MethodConfig] = {
     "hypergan": SMALL_CONFIG,
     "hypergan without mixer": replace(SMALL_CONFIG, mixer=False),
-    "deutsch": DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16)),
+    "deutsch": SMALL_DEUTSCH,
     "mlp": MLPConfig(latent_size=8),
 }
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from models.target import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, TargetNetwork, Weights
-from tests.conftest import SMALL_TARGET
+from tests.conftest import SMALL_TARGET, draw_weights
 from training.recipes import RECIPES, mnist_hypergan
 
 TARGETS = {
@@ -20,9 +20,9 @@ TARGETS = {
 }
 
 
-def draw_weights(target: TargetNetwork, size: int) -> Weights:
+def draw_small_weights(target: TargetNetwork, size: int) -> Weights:
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(size, *shape, generator=generator) / 5 for name, shape in target.parameter_shapes.items()}
+    return {name: tensor / 5 for name, tensor in draw_weights(target, generator, size).items()}
 
 
 def reference(target: TargetNetwork, weights: Weights, images: Tensor, distinct: bool) -> Tensor:
@@ -38,7 +38,7 @@ def reference(target: TargetNetwork, weights: Weights, images: Tensor, distinct:
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 70])
 def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, batch: int) -> None:
-    weights = draw_weights(target, 4)
+    weights = draw_small_weights(target, 4)
     generator = torch.Generator().manual_seed(1)
     shape = (4, batch, *target.input_shape) if distinct else (batch, *target.input_shape)
     images = torch.randn(shape, generator=generator)
@@ -52,7 +52,7 @@ def test_gradients_equal_those_of_the_plain_module() -> None:
     images = torch.randn(3, 5, *target.input_shape, generator=torch.Generator().manual_seed(1))
     gradients = []
     for forward in (target.forward, lambda w, x: reference(target, w, x, True)):
-        weights = {name: tensor.requires_grad_() for name, tensor in draw_weights(target, 3).items()}
+        weights = {name: tensor.requires_grad_() for name, tensor in draw_small_weights(target, 3).items()}
         gradients.append(torch.autograd.grad(forward(weights, images).square().sum(), list(weights.values())))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

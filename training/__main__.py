@@ -30,6 +30,7 @@ app = typer.Typer(
     ),
 )
 
+DATA_FOLDER = default_data_folder()
 DataOption = Annotated[
     Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
 ]
@@ -40,7 +41,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cud
 def _add_recipe(recipe: Recipe, description: str) -> None:
     def command(
         out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
-        data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+        data: DataOption = DATA_FOLDER,
         device: DeviceOption = "auto",
         seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")] = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default=f"{recipe.steps}")] = None,
@@ -93,7 +94,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
 @app.command("calibrate", rich_help_panel="Checkpoints")
 def calibrate_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a checkpoint's thresholds again, on the calibration split; `evaluate` then writes its figures."""
@@ -105,7 +106,7 @@ def calibrate_command(
 @app.command("evaluate", rich_help_panel="Checkpoints")
 def evaluate_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
@@ -117,7 +118,7 @@ def evaluate_command(
 @app.command("figures", rich_help_panel="Checkpoints")
 def figures_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     networks: Annotated[int, typer.Option(min=100, max=100_000, help="How many are sampled.")] = 1000,
 ) -> None:
@@ -130,7 +131,7 @@ def figures_command(
 @app.command("ablate", rich_help_panel="Experiments")
 def ablate_command(
     out: Annotated[Path, typer.Option(help="Directory of the table, and of a checkpoint for each run.")],
-    data: DataOption = default_data_folder(),  # noqa: B008 (shown by --help)
+    data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=2**63 - 1, help="May be repeated.", show_default="0, 1 and 2")

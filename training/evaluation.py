@@ -328,8 +328,12 @@ def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
 
 def measure_layer_norms(target: TargetNetwork, weights: Weights) -> dict[str, Spread]:
     """2-norms of each layer's weights and biases together, over S networks."""
-    norms = {layer: vectors.norm(dim=1) for layer, vectors in target.layer_vectors(weights).items()}
-    return {layer: Spread(float(norm.mean()), float(norm.std())) for layer, norm in norms.items()}
+    return {layer: summarize(vectors.norm(dim=1)) for layer, vectors in target.layer_vectors(weights).items()}
+
+
+def summarize(values: Tensor) -> Spread:
+    """Of at least two values, [n]."""
+    return Spread(float(values.mean()), float(values.std()))
 
 
 def _predict(checkpoint: Checkpoint, inputs: Tensor) -> Tensor:

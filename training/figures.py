@@ -40,7 +40,6 @@ CURVES = 30
 def draw_study(directory: Path, study: Study) -> None:
     """Draws a classifier's figures and writes `study.json`, all below `directory / "figures"`."""
     folder = directory / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[Study], Figure]] = {
         "accuracies": _draw_accuracies,
         "ensembles": _draw_ensembles,
@@ -96,7 +95,6 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
         )
         axes.set(xlabel="x", ylabel="y")
         axes.legend(frameon=False)
-        (directory / FOLDER).mkdir(parents=True, exist_ok=True)
         _save(directory / FOLDER / "regression.svg", figure)
 
 
@@ -125,7 +123,6 @@ def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, netw
         figure.colorbar(dots, label="latent", shrink=0.7)
         axes.set(xlabel="slope", ylabel="intercept", aspect="equal")
         axes.legend(frameon=False)
-        (directory / FOLDER).mkdir(parents=True, exist_ok=True)
         _save(directory / FOLDER / "mixture.svg", figure)
 
 
@@ -238,4 +235,5 @@ def _save(path: Path, figure: Figure) -> None:
     content = BytesIO()
     metadata: dict[str, Any] = {"Date": None}
     figure.savefig(content, format="svg", metadata=metadata, dpi=150)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content.getvalue())

@@ -124,8 +124,7 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
         CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device)
-    dataset = load_dataset(checkpoint.config.training.dataset, data)
+    checkpoint, dataset = _load_with_dataset(directory, data, device)
     if isinstance(dataset, Mixture):
         raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
     checkpoint = _calibrate(checkpoint, directory, dataset)
@@ -139,13 +138,11 @@ def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Me
         CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device)
-    training = checkpoint.config.training
-    dataset = load_dataset(training.dataset, data)
+    checkpoint, dataset = _load_with_dataset(directory, data, device)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
         raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
     try:
-        metrics = evaluate(checkpoint, dataset, load_outliers(training.outliers, data))
+        metrics = evaluate(checkpoint, dataset, load_outliers(checkpoint.config.training.outliers, data))
     except ValueError as error:
         raise CheckpointError(directory / "config.json", str(error)) from error
     save_metrics(directory, metrics)
@@ -162,19 +159,25 @@ def draw_figures(
         CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device)
-    training = checkpoint.config.training
-    dataset = load_dataset(training.dataset, data)
+    checkpoint, dataset = _load_with_dataset(directory, data, device)
     try:
         if isinstance(dataset, Mixture):
             draw_mixture(directory, checkpoint, dataset, networks)
         elif isinstance(dataset.task, Classification):
-            draw_study(directory, study(checkpoint, dataset, load_outliers(training.outliers, data), networks, report))
+            draw_study(
+                directory,
+                study(checkpoint, dataset, load_outliers(checkpoint.config.training.outliers, data), networks, report),
+            )
         else:
             draw_regression(directory, checkpoint, dataset, networks)
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
     save_card(directory, checkpoint, load_metrics(checkpoint))
+
+
+def _load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
+    checkpoint = load_checkpoint(directory, device)
+    return checkpoint, load_dataset(checkpoint.config.training.dataset, data)
 
 
 def _run_steps(session: Session, run: TrainingRun) -> None:

@@ -20,7 +20,7 @@ from models.prediction import evaluate_members
 from models.target import TargetNetwork, Weights
 from models.uncertainty import measure_uncertainty
 from training.datasets import Dataset
-from training.evaluation import SEED, Spread, measure_layer_norms
+from training.evaluation import SEED, Spread, measure_layer_norms, summarize
 
 ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ENSEMBLES = 20
@@ -163,14 +163,14 @@ def study(
             seed=SEED,
             test_images=len(labels),
             path_images=len(dataset.validation),
-            accuracy=_summarize(accuracies),
+            accuracy=summarize(accuracies),
             ensembles=ensembles,
             layer_norms=measure_layer_norms(config.target, weights),
             explained=explained,
             paths=paths,
             dips={path.kind: path.dip for path in paths},
             uncertainty_networks=UNCERTAINTY_OF,
-            disagreement=_summarize(disagreements),
+            disagreement=summarize(disagreements),
         ),
         accuracies=accuracies,
         components=components,
@@ -256,7 +256,3 @@ def match_filters(target: TargetNetwork, pair: Weights) -> Weights:
         kept = torch.arange(len(order))
         permute_filters(matched, layer, following, torch.stack([kept, order]).to(first.device))
     return matched
-
-
-def _summarize(values: Tensor) -> Spread:
-    return Spread(float(values.mean()), float(values.std()))
