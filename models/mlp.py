@@ -57,10 +57,4 @@ class MLPHypernetwork(Hypernetwork):
         return latents
 
     def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
-        shapes = self.target.parameter_shapes
-        parts = self.layers(codes).split([math.prod(shape) for shape in shapes.values()], dim=1)
-        return {
-            name: part.reshape(-1, *shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
-            if names is None or name in names
-        }
+        return self.target.split_weights(self.layers(codes), names)

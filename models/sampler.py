@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from models.noise import standard_normal, uniform
 from models.target import TargetNetwork, Weights
 
+TRAINING_STREAM = 1
+"""Stream of the latents that samplers are trained with; those that are served come from stream 0."""
+
 
 class WeightSampler(nn.Module, ABC):
     """A distribution over the weights of a target network.
@@ -23,6 +26,9 @@ class WeightSampler(nn.Module, ABC):
 
     latent_prior: Literal["normal", "uniform"] = "normal"
     """Of each latent number: N(0, 1), or uniform on (−1, 1)."""
+
+    num_networks: int | None = None
+    """How many networks there are, to be drawn without replacement; None if every draw is a fresh one."""
 
     def __init__(self, target: TargetNetwork, latent_size: int) -> None:
         super().__init__()
@@ -42,9 +48,17 @@ class WeightSampler(nn.Module, ABC):
         """
 
     def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
-        """The latents of some members of a seed, [S, Z], on the sampler's device; streams as in `models.noise`."""
+        """The latents of some members of a seed, [S, Z], on the sampler's device; streams as in `models.noise`.
+
+        Raises:
+            ValueError: if there are not so many networks.
+        """
         draw = standard_normal if self.latent_prior == "normal" else uniform
         return draw(seed, members, self.latent_size, stream).to(self.device)
+
+    def draw_training_latents(self, seed: int, step: int, count: int) -> Tensor:
+        """The latents that a training step takes, [count, Z]: fresh ones, or what suits the method better."""
+        return self.draw_latents(seed, range(step * count, (step + 1) * count), TRAINING_STREAM)
 
     def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
         """A path of latents between two of them, [Z], evenly spaced: [points, Z], the ends included.
@@ -63,6 +77,27 @@ class WeightSampler(nn.Module, ABC):
     def sample(self, seed: int, members: Sequence[int], names: Collection[str] | None = None) -> Weights:
         """Draws the networks at (seed, member) for each of `members`, as `generate` returns them."""
         return self.generate(self.draw_latents(seed, members), names)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the name of their learning rate."""
+        return {"all": list(self.parameters())}
+
+    @torch.no_grad()
+    def recalibrate(self, latents: Tensor) -> None:
+        """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
+
+        The averages collected in training lag behind the weights and come from batches of a few networks.
+        """
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average, here of the one batch
+            norm.train()
+        self.generate(latents)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
     @property
     def device(self) -> torch.device:
@@ -91,23 +126,27 @@ class Hypernetwork(WeightSampler):
     def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
         return self.generate_from_codes(self.mix(latents), names)
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by the name of their learning rate."""
-        return {"all": list(self.parameters())}
 
-    @torch.no_grad()
-    def recalibrate(self, latents: Tensor) -> None:
-        """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
+class VariationalSampler(WeightSampler):
+    """A sampler that is trained as an approximate posterior, and knows its divergence from the prior over weights."""
 
-        The averages collected in training lag behind the weights and come from batches of a few networks.
-        """
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average, here of the one batch
-            norm.train()
-        self.generate(latents)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+    @abstractmethod
+    def generate_with_divergence(self, latents: Tensor) -> tuple[Weights, Tensor]:
+        """Weights, as `generate` gives them, and an estimate of KL(sampler ‖ prior) in nats from each draw, [S]."""
+
+
+class NetworkStack(nn.Module):
+    """M networks of a target as parameters, each initialised as PyTorch initialises it."""
+
+    def __init__(self, target: TargetNetwork, networks: int) -> None:
+        super().__init__()
+        states = [target.module().state_dict() for _ in range(networks)]
+        for layer in target.weighted_layers:
+            stacked = nn.Module()
+            for p in ("weight", "bias"):
+                stacked.register_parameter(p, nn.Parameter(torch.stack([s[f"{layer}.{p}"] for s in states])))
+            self.add_module(layer, stacked)
+
+    def select(self, index: Tensor, names: Collection[str] | None = None) -> Weights:
+        """Networks index[0], index[1], …, [S], differentiably; of them the named parameters."""
+        return {name: p[index] for name, p in self.named_parameters() if names is None or name in names}

@@ -7,6 +7,7 @@ Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -42,7 +43,15 @@ class Convolution:
         return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=self.padding)
+        if not weight.requires_grad or x.device.type != "cpu":
+            return F.conv2d(x, weight, bias, padding=self.padding)
+        # In training on the CPU, a first convolution is faster as one product of matrices, whose transpose is its
+        # gradient, and the others are faster with the channels last, which that product leaves them.
+        if x.requires_grad:
+            return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, padding=self.padding)
+        patches = F.pad(x, [self.padding] * 4).unfold(2, self.kernel_size, 1).unfold(3, self.kernel_size, 1)
+        rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
+        return F.linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -177,6 +186,15 @@ class TargetNetwork:
     def flatten_weights(self, weights: Weights) -> Tensor:
         """S networks as vectors, [S, weights of one], layer after layer."""
         return torch.cat(list(self.layer_vectors(weights).values()), dim=1)
+
+    def split_weights(self, vectors: Tensor, names: Collection[str] | None = None) -> Weights:
+        """The inverse of `flatten_weights`, from [S, weights of one]; of the networks the named parameters."""
+        parts = vectors.split([_numel(shape) for shape in self.parameter_shapes.values()], dim=1)
+        return {
+            name: part.reshape(-1, *shape)
+            for (name, shape), part in zip(self.parameter_shapes.items(), parts, strict=True)
+            if names is None or name in names
+        }
 
     @property
     def num_weights(self) -> int:

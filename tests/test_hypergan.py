@@ -18,7 +18,7 @@ def hypergan() -> HyperGAN:
 
 def test_sizes_of_the_paper() -> None:
     with torch.device("meta"):
-        sampler = mnist_hypergan().method.build(mnist_hypergan().target)
+        sampler = HyperGANConfig().build(mnist_hypergan().target)
     codes = sampler.mix(torch.zeros(2, 256, device="meta"))
     assert codes.shape == (2, 3 * 128)
     hidden = {tuple(p.shape) for name, p in sampler.named_parameters() if ".heads." not in name and p.dim() == 2}

@@ -1,12 +1,14 @@
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from training.datasets import Dataset, Mixture, load_dataset
 from training.problems import Density, Supervised
-from training.recipes import toy_mixture
+from training.recipes import digits_hypergan, toy_mixture
 
 CPU = torch.device("cpu")
 
@@ -17,8 +19,13 @@ def load(name: str) -> Dataset:
     return dataset
 
 
+def pose(name: str, networks: int, inputs: int, **changes: Any) -> Supervised:
+    recipe = replace(digits_hypergan(), networks_per_step=networks, inputs_per_network=inputs, **changes)
+    return Supervised(recipe, load(name), 0, CPU)
+
+
 def test_each_network_of_a_step_sees_images_of_its_own() -> None:
-    images, labels = Supervised(load("digits"), 0, 4, 32, CPU).draw_batch(0)
+    images, labels = pose("digits", 4, 32).draw_batch(0)
     assert images.shape == (4, 32, 1, 8, 8)
     assert labels.shape == (4, 32)
     assert len(torch.unique(images.flatten(0, 1).flatten(1), dim=0)) == 128
@@ -26,14 +33,14 @@ def test_each_network_of_a_step_sees_images_of_its_own() -> None:
 
 def test_an_epoch_shows_every_image_once() -> None:
     dataset = load("digits")
-    problem = Supervised(dataset, 0, 4, 32, CPU)
+    problem = pose("digits", 4, 32)
     seen = [problem.draw_batch(step)[0].flatten(0, 1).flatten(1) for step in range(len(dataset.train) // 128)]
     assert len(torch.unique(torch.cat(seen), dim=0)) == 128 * len(seen)
 
 
 def test_all_networks_may_see_all_examples() -> None:
     dataset = load("cubic")
-    inputs, labels = Supervised(dataset, 0, 64, 20, CPU).draw_batch(17)
+    inputs, labels = pose("cubic", 64, 20).draw_batch(17)
     assert inputs.shape == labels.shape == (64, 20, 1)
     for network in (0, 63):
         assert torch.equal(inputs[network], dataset.input.normalize(dataset.train.inputs))
@@ -42,7 +49,7 @@ def test_all_networks_may_see_all_examples() -> None:
 
 def test_a_step_larger_than_the_training_set_is_refused() -> None:
     with pytest.raises(ValueError, match="4 networks with 10 examples each takes more than the 20"):
-        Supervised(load("cubic"), 0, 4, 10, CPU)
+        pose("cubic", 4, 10)
 
 
 def test_the_cubic_has_the_noise_that_it_states() -> None:
@@ -95,5 +102,5 @@ def test_a_density_is_fitted_at_the_weights() -> None:
     weights = {"linear1.weight": torch.tensor([[[1.0]], [[2.0]]]), "linear1.bias": torch.tensor([[0.5], [-3.0]])}
     points = torch.tensor([[1.0, 0.5], [2.0, -3.0]])
     fit = Density(mixture, CPU).fit(toy_mixture().target, weights, 0)
-    assert fit.loss.item() == pytest.approx(mixture.measure_energy(points).mean().item())
+    assert fit.losses["fit"].item() == pytest.approx(mixture.measure_energy(points).mean().item())
     assert fit.figure.item() == pytest.approx(mixture.measure_density(points).mean().item())

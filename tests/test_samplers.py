@@ -6,18 +6,29 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.apd import APDConfig
 from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
+from models.deep_ensemble import DeepEnsemble, DeepEnsembleConfig
+from models.hyperdraw import HyperDraw, HyperDrawConfig
 from models.input import ImageSpec
+from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
-from models.sampler import WeightSampler
+from models.mnf import MNFConfig
+from models.sampler import VariationalSampler, WeightSampler
+from models.target import Weights
 from models.task import Classification
 from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
 
 CONFIGS: dict[str, MethodConfig] = {
+    "hyperdraw": HyperDrawConfig(modes=5),
     "hypergan": SMALL_CONFIG,
     "hypergan without mixer": replace(SMALL_CONFIG, mixer=False),
     "deutsch": SMALL_DEUTSCH,
     "mlp": MLPConfig(latent_size=8),
+    "deep ensemble": DeepEnsembleConfig(networks=1000),
+    "mc dropout": MCDropoutConfig(),
+    "mnf": MNFConfig(flow_hidden_size=8),
+    "apd": APDConfig(latent_size=8, hidden_size=16),
 }
 
 
@@ -45,12 +56,22 @@ def test_the_same_address_is_the_same_network(sampler: WeightSampler) -> None:
 
 
 def test_other_addresses_are_other_networks(sampler: WeightSampler) -> None:
-    networks = [
-        torch.cat([tensor[i].flatten() for tensor in sampler.sample(seed, range(20)).values()])
-        for seed in (0, 1, 2**40)
-        for i in range(20)
-    ]
-    assert len(torch.unique(torch.stack(networks), dim=0)) == 60
+    """Unless there are no more than some number of them: then each of them comes once in every draw of all."""
+    if sampler.num_networks is None:
+        draws = [sampler.sample(seed, range(20)) for seed in (0, 1, 2**40)]
+        assert count_distinct(draws) == 60
+    else:
+        draws = [sampler.sample(seed, range(sampler.num_networks)) for seed in (0, 1)]
+        assert [count_distinct([draw]) for draw in draws] == [sampler.num_networks] * 2
+        assert count_distinct(draws) == sampler.num_networks
+        assert not torch.equal(*(draw["conv1.weight"] for draw in draws))
+        with pytest.raises(ValueError, match=f"has members 0 to {sampler.num_networks - 1}, but no"):
+            sampler.sample(0, range(sampler.num_networks + 1))
+
+
+def count_distinct(draws: list[Weights]) -> int:
+    vectors = [SMALL_TARGET.flatten_weights(draw) for draw in draws]
+    return len(torch.unique(torch.cat(vectors), dim=0))
 
 
 def test_names_select_parameters(sampler: WeightSampler) -> None:
@@ -65,8 +86,15 @@ def test_gradients_reach_every_parameter(sampler: WeightSampler) -> None:
     sampler.train()
     for parameter in sampler.parameters():  # some start at zero, and would hide those behind them
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
-    weights = sampler.generate(sampler.draw_latents(0, range(8)))
-    torch.stack([tensor.sin().sum() for tensor in weights.values()]).sum().backward()
+    latents = sampler.draw_latents(0, range(min(1000, sampler.num_networks or 1000)))
+    losses = []
+    if isinstance(sampler, VariationalSampler):
+        weights, divergences = sampler.generate_with_divergence(latents)
+        losses.append(divergences.sin().sum())
+    else:
+        weights = sampler.generate(latents)
+    losses += [tensor.sin().sum() for tensor in weights.values()]
+    torch.stack(losses).sum().backward()
     for name, parameter in sampler.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -81,6 +109,8 @@ def test_sampling_leaves_the_global_generator_alone(sampler: WeightSampler) -> N
 def test_paths_of_latents_stay_among_those_of_the_prior(sampler: WeightSampler) -> None:
     """A uniform prior's stay in its cube, evenly spaced; every point of a normal prior's has its variance."""
     first, last = (torch.cat(list(sampler.draw_latents(seed, range(1000)))) for seed in (0, 1))
+    if isinstance(sampler, DeepEnsemble | HyperDraw):
+        return  # there is no way from a network to the next, or from a mode
     path = sampler.interpolate_latents(first, last, 5)
     torch.testing.assert_close(path[0], first)
     torch.testing.assert_close(path[-1], last, atol=1e-6, rtol=1e-5)
@@ -104,5 +134,5 @@ def make_config(sampler: WeightSampler) -> CheckpointConfig:
         target=sampler.target,
         input=ImageSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
         task=Classification(("a", "b", "c", "d", "e")),
-        training=Training("test", "none", "digits", None, 0, 0, 0),
+        training=Training("test", "none", "digits", 0, 0, 0),
     )

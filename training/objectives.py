@@ -7,6 +7,7 @@
   λ temper the posterior. That is exact where a sampler can reach any weights and no gauge is fixed. Otherwise H is the
   entropy of the gauge-fixed weights along the manifold that the sampler reaches, and the posterior is one on it. We
   divide by λ, so that the fit keeps its scale.
+* The predictive entropy on synthetic outliers, of which there ought to be much.
 * Regularisers of the mixed codes: adversarial (HyperGAN) or moment matching.
 
 Shapes: S sampled networks, B inputs, K outputs, n draws, d numbers of a draw.
@@ -86,6 +87,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor) -> Tensor:
     """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², [S, B, K] and σ [K], averaged over S, B."""
     return ((expectations - observations) / noise_std).square().sum(-1).mean() / 2
+
+
+def outlier_loss(logits: Tensor) -> Tensor:
+    """ln K less the predictive entropy of S networks together on outliers, logits [S, B, K], averaged over B.
+
+    It is 0 where the networks' mean is uniform, be it that each one is undecided, or that they decide differently.
+    Asked one by one to be undecided, networks lose accuracy, and agree where they should differ.
+    """
+    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    loss: Tensor = math.log(logits.shape[-1]) + (log_mean.exp() * log_mean).sum(-1).mean()
+    return loss
 
 
 def entropy(samples: Tensor, dimension: int | None = None, floor: float = 0.0) -> Tensor:

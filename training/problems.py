@@ -9,25 +9,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.noise import standard_normal
+from models.noise import permutation, uniform
 from models.prediction import evaluate_members
 from models.sampler import WeightSampler
 from models.target import TargetNetwork, Weights
 from models.task import Classification
+from training.augmentation import NUMBERS, distort
 from training.datasets import Dataset, Mixture
 from training.evaluation import measure_disagreement
-from training.objectives import measure_fit
+from training.objectives import measure_fit, outlier_loss
+from training.outliers import synthesize_outliers
+from training.recipes import Recipe
 
-ORDER_STREAM = 4
-"""Stream of the noise that orders training examples."""
+ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM = 4, 10, 11
+"""Streams of the noise that orders training examples, distorts them, and chooses outliers."""
 
 
 @dataclass(frozen=True)
 class Fit:
     """How well S networks do on their batch."""
 
-    loss: Tensor
-    """A scalar, with a gradient."""
+    losses: dict[str, Tensor]
+    """Scalars with a gradient, to be summed."""
     figure_name: str
     figure: Tensor
     """A scalar that people read, left on the device."""
@@ -35,6 +38,9 @@ class Fit:
 
 class Problem(ABC):
     """What a training run minimises beside its regularisers; a function of weights and the number of the step."""
+
+    num_examples: int
+    """Observations that the loss is a mean over, in expectation."""
 
     @abstractmethod
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -46,37 +52,47 @@ class Problem(ABC):
 
 
 class Supervised(Problem):
-    """Labelled examples. Each network of a step sees examples of its own, distinct within an epoch; or all see all.
+    """Labelled examples. Each network of a step sees examples of its own, or all see all of them.
 
     Raises:
         ValueError: if a step takes more examples than there are, without taking all of them for each network.
     """
 
-    def __init__(
-        self, dataset: Dataset, seed: int, networks_per_step: int, inputs_per_network: int, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
+        self.recipe = recipe
         self.dataset = dataset
         self.seed = seed
-        self.shape = networks_per_step, inputs_per_network
+        self.shape = networks, inputs = recipe.networks_per_step, recipe.inputs_per_network
+        self.num_examples = len(dataset.train)
         self._inputs = dataset.train.inputs.to(device)
         self._labels = dataset.train.labels.to(device)
-        self._shared = inputs_per_network == len(dataset.train)
+        self._shared = inputs == self.num_examples
         self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
-        if not self._shared and networks_per_step * inputs_per_network > len(dataset.train):
+        self._orders = torch.empty(0, 0, dtype=torch.int64)
+        self._outliers = torch.empty(0)
+        if recipe.outliers is not None:
+            self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
+        if not self._shared and (inputs if recipe.own_epochs else networks * inputs) > self.num_examples:
             raise ValueError(
-                f"a step of {networks_per_step} networks with {inputs_per_network} examples each takes more than the "
-                f"{len(dataset.train)} of the training set; take fewer, or all {len(dataset.train)} for each network"
+                f"a step of {networks} networks with {inputs} examples each takes more than the {self.num_examples} of "
+                "the training set; take fewer, or all of them for each network"
             )
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
+        task = self.dataset.task
         inputs, labels = self.draw_batch(step)
-        outputs = target.forward(weights, inputs)
-        loss = measure_fit(self.dataset.task, outputs, labels)
-        if isinstance(self.dataset.task, Classification):
-            return Fit(loss, "accuracy", (outputs.detach().argmax(-1) == labels).float().mean())
-        error = self.dataset.task.predict(outputs.detach()) - labels
-        return Fit(loss, "root_mean_square_error", error.square().mean().sqrt())
+        count = inputs.shape[1]
+        if self.recipe.outliers is not None:
+            shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
+            inputs = torch.cat([inputs, shared], dim=1)
+        outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
+        losses = {"fit": measure_fit(task, outputs, labels)}
+        if self.recipe.outliers is not None:
+            losses["outliers"] = self.recipe.outliers.weight * outlier_loss(others)
+        if isinstance(task, Classification):
+            return Fit(losses, "accuracy", (outputs.detach().argmax(-1) == labels).float().mean())
+        error = task.predict(outputs.detach()) - labels
+        return Fit(losses, "root_mean_square_error", error.square().mean().sqrt())
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
@@ -101,27 +117,45 @@ class Supervised(Problem):
             inputs, labels = (tensor.expand(self.shape[0], *tensor.shape) for tensor in (inputs, labels))
         else:
             index = self._choose(step)
-            inputs, labels = inputs[index].unflatten(0, self.shape), labels[index].unflatten(0, self.shape)
+            inputs, labels = inputs[index], labels[index].unflatten(0, self.shape)
+            if self.recipe.augmentation is not None:
+                numbers = uniform(self.seed, [step], len(inputs) * NUMBERS, AUGMENTATION_STREAM).view(-1, NUMBERS)
+                inputs = distort(inputs, self.recipe.augmentation, numbers.to(inputs.device))
+            inputs = inputs.unflatten(0, self.shape)
         return self.dataset.input.normalize(inputs), labels
 
+    def draw_outliers(self, step: int) -> Tensor:
+        """Normalised outliers of a step, the same for all of its networks, [B, …]."""
+        assert self.recipe.outliers is not None
+        shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
+        index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
+        return self.dataset.input.normalize(self._outliers[index.to(self._outliers.device)])
+
     def _choose(self, step: int) -> Tensor:
-        batch = self.shape[0] * self.shape[1]
-        epoch, position = divmod(step, len(self._labels) // batch)
+        """Numbers of a step's examples, network after network."""
+        networks, inputs = self.shape
+        orders, taken = (networks, inputs) if self.recipe.own_epochs else (1, networks * inputs)
+        epoch, position = divmod(step, len(self._labels) // taken)
         if epoch != self._epoch:
-            noise = standard_normal(self.seed, [epoch], len(self._labels), ORDER_STREAM)
-            self._epoch, self._order = epoch, noise[0].argsort(stable=True)
-        return self._order[position * batch : (position + 1) * batch].to(self._labels.device)
+            numbers = range(epoch * orders, (epoch + 1) * orders)
+            self._epoch = epoch
+            self._orders = torch.stack([permutation(self.seed, n, len(self._labels), ORDER_STREAM) for n in numbers])
+        chosen = self._orders[:, position * taken : (position + 1) * taken]
+        return chosen.flatten().to(self._labels.device)
 
 
 class Density(Problem):
     """A density over weights, in place of data."""
+
+    num_examples = 1
 
     def __init__(self, mixture: Mixture, device: torch.device) -> None:
         self.mixture = mixture.to(device)
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
         points = target.flatten_weights(weights)
-        return Fit(self.mixture.measure_energy(points).mean(), "density", self._density(points.detach()))
+        energy = self.mixture.measure_energy(points).mean()
+        return Fit({"fit": energy}, "density", self._density(points.detach()))
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         points = sampler.target.flatten_weights(sampler.sample(0, range(networks)))

@@ -1,0 +1,107 @@
+"""HyperDraw, a method of this project: modes with weights of their own, and a generator of deviations from them.
+
+A hypernetwork whose weights are a continuous function of one latent space collapses: without pressure its networks
+agree, and under pressure they lose accuracy, as the paths between good networks are bad (README, "What the papers
+claim"). Here a latent chooses one of M modes, each a network with weights of its own, like a deep ensemble's; its other
+numbers move the network around the mode, by gains of the hidden filters and of the last layer's inputs:
+
+    w = base[mode] · (1 + z A[mode]),    z ~ N(0, I)
+
+So each draw is a fresh network, and those of different modes differ as much as networks that were trained apart.
+
+Shapes: S sampled networks, M modes, Z numbers of z.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from models.noise import permutation
+from models.sampler import TRAINING_STREAM, NetworkStack, WeightSampler
+from models.target import STRICT, Size, TargetNetwork, Weights
+
+MODE_STREAM = 12
+
+
+@dataclass(frozen=True, config=STRICT)
+class HyperDrawConfig:
+    """Sizes, and how wide the modes start."""
+
+    modes: Annotated[int, Field(ge=1, le=10_000)] = 16
+    latent_size: Size = 8
+    """Z."""
+    initial_deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Standard deviation of gains."""
+    method: Literal["hyperdraw"] = "hyperdraw"
+
+    mixes = False
+    """Whether codes are a learned function of latents."""
+
+    def build(self, target: TargetNetwork) -> "HyperDraw":
+        return HyperDraw(self, target)
+
+
+class HyperDraw(WeightSampler):
+    """The modes and the generator A; a latent is the number of a mode, then z: [S, 1 + Z]."""
+
+    def __init__(self, config: HyperDrawConfig, target: TargetNetwork) -> None:
+        super().__init__(target, 1 + config.latent_size)
+        self.config = config
+        self.modes = NetworkStack(target, config.modes)
+        scale = config.initial_deviation / config.latent_size**0.5
+        self.gains = nn.ParameterDict(
+            {
+                layer: scale * torch.randn(config.modes, config.latent_size, size)
+                for layer, size in self._count_gains().items()
+            }
+        )
+
+    def _count_gains(self) -> dict[str, int]:
+        """Of each layer: a gain for each filter or, of the last one, for each input."""
+        *hidden, last = self.target.weighted_layers
+        shapes = self.target.parameter_shapes
+        return {layer: shapes[f"{layer}.weight"][0] for layer in hidden} | {last: shapes[f"{last}.weight"][1]}
+
+    def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
+        """The modes take turns, M members a turn, in an order of its own; so few draws already hold many modes."""
+        count = self.config.modes
+        turns = {turn: permutation(seed, turn, count, MODE_STREAM) for turn in {m // count for m in members}}
+        modes = torch.tensor([[turns[m // count][m % count]] for m in members])
+        z = super().draw_latents(seed, members, stream)[:, 1:]
+        return torch.cat([modes.to(z), z], dim=1)
+
+    def draw_training_latents(self, seed: int, step: int, count: int) -> Tensor:
+        """Each mode once a step, in order, so that each sees examples in an order of its own; z is fresh."""
+        if count % self.config.modes:
+            raise ValueError(f"a step trains all {self.config.modes} modes equally often, so not with {count} networks")
+        z = super().draw_latents(seed, range(step * count, (step + 1) * count), TRAINING_STREAM)[:, 1:]
+        modes = torch.arange(count, device=z.device) % self.config.modes
+        return torch.cat([modes[:, None].to(z), z], dim=1)
+
+    def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
+        """The arc from z to z; from mode to mode there is no way, so the path leaps in its middle."""
+        path = super().interpolate_latents(first, last, points)
+        half = torch.arange(points, device=path.device) < points / 2
+        path[:, 0] = torch.where(half, first[0], last[0])
+        return path
+
+    def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
+        modes, z = latents[:, 0].long(), latents[:, 1:]
+        weights = self.modes.select(modes, names)
+        for layer, generator in self.gains.items():
+            name = f"{layer}.weight"
+            if name in weights:
+                gain = 1 + torch.einsum("sz,szn->sn", z, generator[modes])
+                axis = 2 if layer == self.target.weighted_layers[-1] else 1
+                shape = [len(gain), *[1] * (weights[name].dim() - 1)]
+                shape[axis] = -1
+                weights[name] = weights[name] * gain.view(shape)
+        return weights
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that want different learning rates: the `modes`, and the generator of `gains`."""
+        return {"modes": list(self.modes.parameters()), "gains": list(self.gains.values())}

@@ -1,0 +1,50 @@
+"""Augmentation: small random affine distortions of images, drawn anew each time an image is seen.
+
+Shapes: N images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NUMBERS = 6
+"""Random numbers that a distortion takes."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The largest distortions; each is uniform between minus and plus its largest."""
+
+    rotation: float = 0.14
+    """Radians."""
+    scale: float = 0.08
+    """Of the logarithm of size, and half of it of the ratio of width to height."""
+    shift: float = 0.07
+    """Of half the image's width and height: a pixel of 28."""
+    shear: float = 0.1
+
+
+def distort(images: Tensor, augmentation: Augmentation, numbers: Tensor) -> Tensor:
+    """Distorts each image in its own way.
+
+    Args:
+        images: [N, C, H, W], of any type; beyond their border is black.
+        augmentation: how far.
+        numbers: uniform on (−1, 1), [N, 6].
+
+    Returns:
+        float32 of the same shape and range.
+    """
+    rotation, scale, ratio, shear, right, down = numbers.T
+    angle = augmentation.rotation * rotation
+    size, ratio = (augmentation.scale * scale).exp(), (augmentation.scale / 2 * ratio).exp()
+    cos, sin = angle.cos(), angle.sin()
+    rows = [
+        [cos * size * ratio, augmentation.shear * shear - sin * size, augmentation.shift * right],
+        [sin * size, cos * size / ratio, augmentation.shift * down],
+    ]
+    matrices = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)
