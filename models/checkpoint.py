@@ -24,22 +24,40 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from models.detection import Calibration
+from models.apd import APDConfig
+from models.deep_ensemble import DeepEnsembleConfig
+from models.detection import Calibration, check_calibration
 from models.deutsch import DeutschConfig
+from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
 from models.input import InputSpec
+from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
+from models.mnf import MNFConfig
 from models.sampler import WeightSampler
 from models.target import STRICT, TargetNetwork
 from models.task import Task
 
 SAMPLER_FILE = "model.safetensors"
+MEASURED = ("metrics.json", "attack.json", "README.md", "figures")
+"""What belongs to one version of a checkpoint, beside its weights and its calibration."""
+
 MAX_JSON_BYTES = 4 * 2**20
 
 Storage = Literal["float32", "bfloat16", "int8"]
 """How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
 
-MethodConfig = Annotated[HyperGANConfig | DeutschConfig | MLPConfig, Field(discriminator="method")]
+MethodConfig = Annotated[
+    HyperDrawConfig
+    | HyperGANConfig
+    | DeutschConfig
+    | MLPConfig
+    | DeepEnsembleConfig
+    | MCDropoutConfig
+    | MNFConfig
+    | APDConfig,
+    Field(discriminator="method"),
+]
 
 
 class CheckpointError(Exception):
@@ -58,7 +76,6 @@ class Training:
     recipe: str
     command: str
     dataset: str
-    outliers: str | None
     steps: int
     planned_steps: int
     seed: int
@@ -77,7 +94,7 @@ class CheckpointConfig:
     training: Training
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each weight file, by name; `save_checkpoint` fills it in."""
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
         if self.task.num_outputs != self.target.num_outputs:
@@ -114,19 +131,26 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     directory.mkdir(parents=True, exist_ok=True)
     weights = serialize_tensors(encode_tensors(sampler.state_dict(), storage))
     config = dataclasses.replace(config, files={SAMPLER_FILE: hashlib.sha256(weights).hexdigest()})
-    _drop(directory, "calibration.json", "metrics.json", "README.md", "figures")
+    _drop(directory, "calibration.json", *MEASURED)
     write_file(directory / SAMPLER_FILE, weights)
     write_file(directory / "config.json", dump_json(config))
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
     """Writes calibration.json; drops metrics, figures and card, which belong to another version."""
-    _drop(directory, "metrics.json", "README.md", "figures")
+    _drop(directory, *MEASURED)
     write_file(directory / "calibration.json", dump_json(calibration))
 
 
-def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(
+    directory: Path, device: torch.device | str = "cpu", *, with_measurements: bool = True
+) -> Checkpoint:
     """Reads a checkpoint, checks every part of it, and returns its sampler in evaluation mode.
+
+    Args:
+        directory: of the checkpoint.
+        device: that the sampler is put on.
+        with_measurements: whether calibration and metrics are read; else they count as missing.
 
     Raises:
         CheckpointError: if a file is missing, damaged, foreign, or does not fit the others.
@@ -143,15 +167,17 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> Chec
 
     calibration_bytes, calibration = b"", None
     path = directory / "calibration.json"
-    if path.exists():
+    if with_measurements and path.exists():
         calibration_bytes = _read_json(path)
         calibration = _parse(path, calibration_bytes, Calibration)
         if calibration.checkpoint != hashlib.sha256(config_bytes).hexdigest():
             raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
-        if calibration.out_of_distribution.score != config.task.score:
-            raise CheckpointError(path, f"does not calibrate the score of a {config.task.kind}, {config.task.score}")
+        try:
+            check_calibration(calibration, config.task, config.input, sampler.num_networks)
+        except ValueError as error:
+            raise CheckpointError(path, str(error)) from error
     metrics = None
-    if (directory / "metrics.json").exists():
+    if with_measurements and (directory / "metrics.json").exists():
         metrics = _parse(directory / "metrics.json", _read_json(directory / "metrics.json"), dict[str, Any])
     return Checkpoint(
         name=directory.resolve().name,

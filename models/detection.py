@@ -1,115 +1,309 @@
-"""Flags: scores of an answer against calibrated thresholds."""
+"""What an answer's numbers are worth: flags, calibrated probabilities and prediction sets.
+
+All of it is measured once, by split conformal prediction on inputs that served for nothing else, for ensembles of
+several sizes, and kept beside the checkpoint as `calibration.json`.
+
+Shapes: S members, n calibration inputs, B inputs, K outputs.
+"""
 
 import dataclasses
 import math
+from bisect import bisect_right
+from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from models.input import ImageSpec, InputSpec
+from models.prediction import Outputs, Prediction, ScoreName, interpret
 from models.target import STRICT
-from models.task import Task
-from models.uncertainty import RegressionUncertainty, Uncertainty
+from models.task import Regression, Task
 
-CALIBRATED_SIZES = (1, 2, 5, 10, 20, 50, 100)
+SIZES = (1, 2, 5, 10, 20, 50, 100)
+"""Of ensembles that are calibrated."""
+
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Of false alarms, and of prediction sets that miss, that are calibrated where the inputs suffice."""
+
+DEFAULT_RATE = 0.05
+
+Flag = Literal["out_of_distribution", "suspect_adversarial"]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Threshold:
-    """A threshold for ensembles of one size."""
+class ClassCalibration:
+    """What was measured for classes."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Of the mean probabilities."""
+    least_probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    """Of the classes in a prediction set, after temperature, for each rate of sets that miss."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SizeCalibration:
+    """What was measured for ensembles of one size."""
 
     ensemble_size: Annotated[int, Field(ge=1)]
-    value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True, config=STRICT)
-class OutOfDistributionCalibration:
-    """Thresholds of a task's score, and all that is needed to find them again.
-
-    A threshold is the conformal quantile of the scores of n inputs that served for nothing else: of further inputs
-    like them, at most `false_alarm_rate` are expected to be flagged.
-    """
-
-    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)]
-    n: Annotated[int, Field(ge=1)]
-    split: str
-    seed: int
-    thresholds: Annotated[tuple[Threshold, ...], Field(min_length=1)]
-    score: Literal["predictive_entropy", "relative_deviation"]
-
-    def __post_init__(self) -> None:
-        sizes = [threshold.ensemble_size for threshold in self.thresholds]
-        if sizes[0] != 1 or sizes != sorted(set(sizes)):
-            raise ValueError(f"thresholds must be for growing ensemble sizes from 1 up, not {sizes}")
-
-    def threshold_for(self, ensemble_size: int) -> Threshold:
-        """The threshold of the largest calibrated size that is no larger than this ensemble's."""
-        return max(
-            (t for t in self.thresholds if t.ensemble_size <= ensemble_size),
-            key=lambda threshold: threshold.ensemble_size,
-        )
-
-    def judge(self, uncertainty: Uncertainty | RegressionUncertainty, ensemble_size: int) -> "Judgement":
-        """Flags the inputs of which an ensemble of some size is less certain than its threshold allows."""
-        threshold = self.threshold_for(ensemble_size)
-        scores: Tensor = getattr(uncertainty, self.score)
-        return Judgement(scores, threshold, scores > threshold.value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """Which of B inputs are flagged, and why."""
-
-    scores: Tensor
-    """[B]."""
-    threshold: Threshold
-    flagged: Tensor
-    """bool [B]."""
+    thresholds: dict[Flag, tuple[Finite, ...]]
+    """For each rate of false alarms."""
+    classes: ClassCalibration | None
 
 
 @dataclass(frozen=True, config=STRICT)
 class Calibration:
-    """What `calibration.json` holds."""
+    """What `calibration.json` holds.
+
+    A threshold is the conformal quantile of the scores of n inputs that served for nothing else: of further inputs like
+    them, at most the rate is expected to be flagged, or to have a prediction set without their label.
+    """
 
     checkpoint: str
     """SHA-256 of the `config.json` that this was measured for."""
-    out_of_distribution: OutOfDistributionCalibration
+    split: str
+    n: Annotated[int, Field(ge=1)]
+    seed: int
+    """Of the draw, whose prefixes are the ensembles."""
+    temperature_split: str | None
+    """That the temperature was fitted on, by least negative log-likelihood."""
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
+    scores: dict[Flag, ScoreName]
+    sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        sizes = [size.ensemble_size for size in self.sizes]
+        if sizes[0] != 1 or not _grows(sizes):
+            raise ValueError(f"it must be for growing ensemble sizes from 1 up, not {sizes}")
+        if not _grows(self.rates):
+            raise ValueError(f"rates must grow, unlike {self.rates}")
+        for size in self.sizes:
+            if size.thresholds.keys() != self.scores.keys():
+                raise ValueError(f"there must be thresholds for {', '.join(self.scores)} at every ensemble size")
+            sets = [size.classes.least_probabilities] if size.classes else []
+            if any(len(numbers) != len(self.rates) for numbers in [*size.thresholds.values(), *sets]):
+                raise ValueError(f"there must be one number for each of {len(self.rates)} rates")
+
+    def for_size(self, ensemble_size: int) -> SizeCalibration:
+        """The calibration of the largest size that is no larger than this ensemble's."""
+        return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
+
+    def find_rate(self, rate: float) -> int:
+        """The number of the largest calibrated rate that is no larger than this one.
+
+        Raises:
+            ValueError: if it lies outside what was calibrated.
+        """
+        if not self.rates[0] <= rate <= self.rates[-1]:
+            raise ValueError(f"a false-alarm rate of {rate:g} was not calibrated")
+        return bisect_right(self.rates, rate) - 1
+
+    def find_coverage(self, coverage: float) -> int:
+        """The number of the smallest calibrated coverage that is no smaller than this one.
+
+        Raises:
+            ValueError: if it lies outside what was calibrated, or there are no classes.
+        """
+        if self.sizes[0].classes is None:
+            raise ValueError("prediction sets are for classes, not for numbers")
+        if not 1 - self.rates[-1] <= coverage <= 1 - self.rates[0]:
+            raise ValueError(f"a coverage of {coverage:g} was not calibrated")
+        return bisect_right(self.rates, round(1 - coverage, 12)) - 1
+
+    def judge(self, prediction: Prediction, rate: float = DEFAULT_RATE) -> dict[Flag, "Judgement"]:
+        """Flags the inputs whose scores exceed what the budget of false alarms allows.
+
+        Args:
+            prediction: of an ensemble of some size.
+            rate: the budget, for each flag.
+
+        Raises:
+            ValueError: as for `find_rate`.
+        """
+        index, size = self.find_rate(rate), self.for_size(len(prediction.members))
+        judgements: dict[Flag, Judgement] = {}
+        for flag, name in self.scores.items():
+            scores, threshold = prediction.score(name), size.thresholds[flag][index]
+            judgements[flag] = Judgement(
+                name, scores, threshold, scores > threshold, self.rates[index], size.ensemble_size
+            )
+        return judgements
+
+    def temperature_for(self, ensemble_size: int) -> float:
+        """The temperature of an ensemble's mean probabilities."""
+        return self._classes(ensemble_size).temperature
+
+    def temper(self, probabilities: Tensor, ensemble_size: int) -> Tensor:
+        """Mean probabilities [B, K] at that temperature."""
+        return apply_temperature(probabilities, self.temperature_for(ensemble_size))
+
+    def choose_sets(self, probabilities: Tensor, ensemble_size: int, coverage: float) -> "PredictionSets":
+        """Sets of classes that hold the label of a share of inputs like those of the calibration (Sadinle, Lei &
+        Wasserman, "Least Ambiguous Set-Valued Classifiers", 2019); the most probable class is always in them.
+
+        Args:
+            probabilities: tempered, [B, K].
+            ensemble_size: S.
+            coverage: that share; the smallest calibrated one that is no smaller is used.
+
+        Raises:
+            ValueError: if that was not calibrated.
+        """
+        index, least = self.find_coverage(coverage), self._classes(ensemble_size).least_probabilities
+        members = (probabilities >= least[index]) | (probabilities == probabilities.amax(-1, keepdim=True))
+        return PredictionSets(members, 1 - self.rates[index])
+
+    def _classes(self, ensemble_size: int) -> ClassCalibration:
+        classes = self.for_size(ensemble_size).classes
+        assert classes is not None
+        return classes
 
 
-def conformal_quantile(scores: Tensor, false_alarm_rate: float) -> float:
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """Which of B inputs a flag is raised for, and why."""
+
+    score_name: ScoreName
+    scores: Tensor
+    """[B]."""
+    threshold: float
+    flagged: Tensor
+    """bool [B]."""
+    false_alarm_rate: float
+    """That the threshold was calibrated for."""
+    ensemble_size: int
+    """Likewise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionSets:
+    """A set of classes for each of B inputs."""
+
+    members: Tensor
+    """bool [B, K]."""
+    coverage: float
+    """That they were calibrated for."""
+
+
+def choose_scores(task: Task, spec: InputSpec) -> dict[Flag, ScoreName]:
+    """What each flag is raised by."""
+    if isinstance(task, Regression):
+        return {"out_of_distribution": "relative_deviation"}
+    if isinstance(spec, ImageSpec):
+        return {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"}
+    return {"out_of_distribution": "predictive_entropy"}
+
+
+def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, networks: int | None) -> None:
+    """Checks that a calibration fits a sampler of so many networks, None if every draw is a fresh one.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if calibration.scores != choose_scores(task, spec):
+        raise ValueError(f"calibrates {calibration.scores}, not {choose_scores(task, spec)}")
+    largest = calibration.sizes[-1].ensemble_size
+    if networks is not None and largest > networks:
+        raise ValueError(f"calibrates ensembles of {largest} of a sampler that has {networks} networks")
+    for size in calibration.sizes:
+        if (size.classes is None) != isinstance(task, Regression):
+            raise ValueError("must have temperatures and prediction sets for classes, and for nothing else")
+
+
+def conformal_quantile(scores: Tensor, rate: float) -> float:
     """The ⌈(n + 1)(1 − α)⌉-th smallest of n scores [n] (Vovk's split-conformal quantile).
 
     Raises:
         ValueError: if n is too small for α, n < 1/α − 1.
     """
-    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
+    rank = math.ceil((len(scores) + 1) * (1 - rate))
     if rank > len(scores):
-        raise ValueError(f"{len(scores)} scores are too few for a false-alarm rate of {false_alarm_rate}")
+        raise ValueError(f"{len(scores)} scores are too few for a false-alarm rate of {rate}")
     return float(scores.sort().values[rank - 1])
 
 
-def calibrate_out_of_distribution(
-    predictions: Tensor, task: Task, *, seed: int, split: str, false_alarm_rate: float = 0.05
-) -> OutOfDistributionCalibration:
-    """Thresholds for ensembles of several sizes, from the prefixes of one draw.
+def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """p^(1/T), normalised, of [B, K]; in double precision."""
+    return (_log(probabilities) / temperature).softmax(-1)
+
+
+def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
+    """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
+    logs = _log(probabilities)
+
+    def measure_loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(logs / math.exp(log_temperature), labels))
+
+    return float(math.exp(minimize_scalar(measure_loss, bounds=(-math.log(10), math.log(10)), method="bounded").x))
+
+
+def calibrate(
+    *,
+    checkpoint: str,
+    split: str,
+    seed: int,
+    scores: dict[Flag, ScoreName],
+    task: Task,
+    outputs: Outputs,
+    labels: Tensor,
+    validation: tuple[str, Outputs, Tensor] | None,
+) -> Calibration:
+    """Measures thresholds, temperatures and prediction sets for the prefixes of one draw.
 
     Args:
-        predictions: [S, n, K] of members 0 … S−1 of `seed`, on inputs of the calibration split.
-        task: what they mean.
-        seed: of the draw.
+        checkpoint: digest of its `config.json`.
         split: name of the calibration split.
-        false_alarm_rate: share of such inputs that may be flagged.
+        seed: of the draw.
+        scores: what each flag is raised by.
+        task: what outputs mean.
+        outputs: of members 0 … S−1 on the calibration split.
+        labels: of that split, [n].
+        validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
+
+    Raises:
+        ValueError: if the split is too small for any rate.
     """
-    thresholds = []
-    for size in [s for s in CALIBRATED_SIZES if s <= len(predictions)]:
-        scores = getattr(task.measure(predictions[:size]), task.score)
-        thresholds.append(Threshold(size, conformal_quantile(scores, false_alarm_rate)))
-    return OutOfDistributionCalibration(
-        false_alarm_rate=false_alarm_rate,
-        n=predictions.shape[1],
+    n = len(labels)
+    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
+    if not rates:
+        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
+    sizes = []
+    for size in [s for s in SIZES if s <= len(outputs.plain)]:
+        prediction = interpret(task, outputs.prefix(size))
+        thresholds = {
+            flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
+            for flag, name in scores.items()
+        }
+        classes = None
+        if validation is not None:
+            _, other_outputs, other_labels = validation
+            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).probabilities, other_labels)
+            tempered = apply_temperature(prediction.probabilities, temperature)
+            misses = 1 - tempered.gather(1, labels[:, None])[:, 0]
+            least = tuple(1 - conformal_quantile(misses, rate) for rate in rates)
+            classes = ClassCalibration(temperature, least)
+        sizes.append(SizeCalibration(size, thresholds, classes))
+    return Calibration(
+        checkpoint=checkpoint,
         split=split,
+        n=n,
         seed=seed,
-        thresholds=tuple(thresholds),
-        score=task.score,
+        temperature_split=validation[0] if validation else None,
+        rates=rates,
+        scores=scores,
+        sizes=tuple(sizes),
     )
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+
+
+def _grows(numbers: tuple[float, ...] | list[int]) -> bool:
+    return all(a < b for a, b in pairwise(numbers))

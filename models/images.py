@@ -1,7 +1,8 @@
-"""Decoding of images that strangers send."""
+"""Decoding of image files that strangers made."""
 
 import io
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +10,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from models.input import ImageSpec
-from service.errors import ServiceError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _REFUSED_MODES = {
@@ -21,6 +21,16 @@ _REFUSED_MODES = {
     "I;16B": "has 16 bits a channel",
     "F": "has floating-point pixels",
 }
+
+
+class ImageError(Exception):
+    """An image that cannot be taken; the message says why."""
+
+    def __init__(self, kind: Literal["too_large", "unsupported", "invalid"], message: str, hint: str) -> None:
+        super().__init__(f"{message} {hint}")
+        self.kind = kind
+        self.message = message
+        self.hint = hint
 
 
 def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) -> Tensor:
@@ -39,7 +49,7 @@ def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) ->
         uint8 [C, H, W].
 
     Raises:
-        ServiceError: 413 for too many pixels, 422 for anything that is no plain 8-bit image.
+        ImageError: for too many pixels, and for anything that is no plain 8-bit image.
     """
     try:
         with warnings.catch_warnings():
@@ -78,17 +88,15 @@ def _fit(image: Image.Image, spec: ImageSpec, name: str) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def _too_large(name: str, size: str, max_pixels: int) -> ServiceError:
+def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     hint = f"Send images of at most {max_pixels} pixels; they are resized to the model's input anyway."
-    return ServiceError(413, "image_too_large", f"{name} is too large: {size}.", hint)
+    return ImageError("too_large", f"{name} is too large: {size}.", hint)
 
 
-def _ambiguous(name: str, reason: str) -> ServiceError:
+def _ambiguous(name: str, reason: str) -> ImageError:
     hint = "Convert it to a single opaque 8-bit greyscale or RGB image, so that no pixel is open to interpretation."
-    return ServiceError(422, "unsupported_image", f"{name} {reason}.", hint)
+    return ImageError("unsupported", f"{name} {reason}.", hint)
 
 
-def _undecodable(name: str, reason: str) -> ServiceError:
-    return ServiceError(
-        422, "invalid_image", f"{name} cannot be decoded: {reason}.", "Send a complete PNG, JPEG or WebP file."
-    )
+def _undecodable(name: str, reason: str) -> ImageError:
+    return ImageError("invalid", f"{name} cannot be decoded: {reason}.", "Send a complete PNG, JPEG or WebP file.")

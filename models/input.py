@@ -39,8 +39,12 @@ class ImageSpec:
     def dtype(self) -> torch.dtype:
         return torch.uint8
 
+    def add_noise(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pixels, which stay within their range, plus noise in units of it: float32 of the shape of both together."""
+        return (pixels + 255 * noise).clamp(0, 255)
+
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 [..., C, H, W] → float32 of the same shape, as the target expects it."""
+        """Pixels from 0 to 255, [..., C, H, W] → float32 of the same shape, as the target expects it."""
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
         return (pixels / 255 - mean) / std

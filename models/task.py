@@ -3,7 +3,7 @@
 Shapes: S members, B inputs, K outputs of the target network.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -27,9 +27,6 @@ class Classification:
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     kind: Literal["classification"] = "classification"
 
-    score: ClassVar[Literal["predictive_entropy"]] = "predictive_entropy"
-    """The uncertainty that flags compare with a threshold."""
-
     @property
     def num_outputs(self) -> int:
         return len(self.classes)
@@ -38,9 +35,9 @@ class Classification:
         """Class probabilities from the networks' outputs, [S, B, K]."""
         return outputs.softmax(-1)
 
-    def measure(self, predictions: Tensor) -> Uncertainty:
-        """The uncertainty of members' class probabilities, [S, B, K]."""
-        return measure_uncertainty(predictions)
+    def measure(self, outputs: Tensor) -> Uncertainty:
+        """The uncertainty of an ensemble from its members' outputs, [S, B, K]."""
+        return measure_uncertainty(outputs)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,8 +50,6 @@ class Regression:
     noise_std: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
     """Of the observations around their expectation, known beforehand, in the numbers' own units."""
     kind: Literal["regression"] = "regression"
-
-    score: ClassVar[Literal["relative_deviation"]] = "relative_deviation"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.noise_std) == len(self.names):
@@ -69,9 +64,10 @@ class Regression:
         mean, std = (torch.tensor(values, device=outputs.device) for values in (self.mean, self.std))
         return outputs * std + mean
 
-    def measure(self, predictions: Tensor) -> RegressionUncertainty:
-        """The uncertainty of members' expectations, [S, B, K]."""
-        return measure_regression_uncertainty(predictions, torch.tensor(self.noise_std), torch.tensor(self.std))
+    def measure(self, outputs: Tensor) -> RegressionUncertainty:
+        """The uncertainty of an ensemble from its members' outputs, [S, B, K]."""
+        noise_std, unit = torch.tensor(self.noise_std), torch.tensor(self.std)
+        return measure_regression_uncertainty(self.predict(outputs), noise_std, unit)
 
 
 Task = Annotated[Classification | Regression, Field(discriminator="kind")]

@@ -27,6 +27,10 @@ class Uncertainty:
     """[B], the difference, at least 0."""
     variation_ratio: Tensor
     """[B], the share of members that do not vote for the class with the most votes."""
+    max_probability: Tensor
+    """[B], 1 − the largest mean probability, so that it grows with uncertainty as the others do."""
+    energy: Tensor
+    """[B], −ln Σ exp of the mean logits (Liu et al., NeurIPS 2020); it may be negative."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,19 @@ def entropy(probabilities: Tensor) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
-def measure_uncertainty(member_probabilities: Tensor) -> Uncertainty:
+def measure_uncertainty(logits: Tensor) -> Uncertainty:
     """Uncertainty of an ensemble.
 
     Args:
-        member_probabilities: [S, B, K].
+        logits: of the members, [S, B, K].
 
     Raises:
-        ValueError: if a probability is not finite, for an ensemble that computed nonsense is not certain.
+        ValueError: if a logit is not finite, for an ensemble that computed nonsense is not certain.
     """
-    if not torch.isfinite(member_probabilities).all():
-        raise ValueError("a sampled network gave probabilities that are not finite")
-    members = member_probabilities.double()
+    if not torch.isfinite(logits).all():
+        raise ValueError("a sampled network gave logits that are not finite")
+    logits = logits.double()
+    members = logits.softmax(-1)
     mean = members.mean(0)
     predictive, expected = entropy(mean), entropy(members).mean(0)
     votes = torch.nn.functional.one_hot(members.argmax(-1), members.shape[-1]).double().mean(0)
@@ -75,6 +80,8 @@ def measure_uncertainty(member_probabilities: Tensor) -> Uncertainty:
         expected_entropy=expected,
         mutual_information=(predictive - expected).clamp(min=0),
         variation_ratio=1 - votes.amax(-1),
+        max_probability=1 - mean.amax(-1),
+        energy=-logits.mean(0).logsumexp(-1),
     )
 
 

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 
+from torch import Tensor
+
 from models.checkpoint import Checkpoint
+from models.detection import Calibration
+from models.prediction import Prediction
 from models.task import Classification, Regression
 from models.uncertainty import RegressionUncertainty, Uncertainty
 from service.catalog import Catalog
-from service.engine import Prediction
 from service.schemas import (
     EnsembleIdentity,
     FlagAnswer,
@@ -17,8 +20,11 @@ from service.schemas import (
     NumberAnswer,
     PredictAnswer,
     PredictionAnswer,
+    PredictionSetAnswer,
+    PredictParameters,
     RefusedModel,
     RegressionAnswer,
+    SamplerDescription,
     TargetDescription,
     UncertaintyAnswer,
 )
@@ -36,7 +42,9 @@ def list_models(catalog: Catalog) -> ModelsAnswer:
 def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
     """What a client must know to send inputs and to read answers."""
     config = checkpoint.config
-    return ModelSummary(**_identify(checkpoint).model_dump(), input=config.input, task=config.task)
+    num_networks = checkpoint.sampler.num_networks
+    sampler = SamplerDescription(fresh_draws=num_networks is None, num_networks=num_networks)
+    return ModelSummary(**_identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
 
 
 def describe_model(checkpoint: Checkpoint) -> ModelDescription:
@@ -55,42 +63,64 @@ def describe_model(checkpoint: Checkpoint) -> ModelDescription:
     )
 
 
-def answer_prediction(checkpoint: Checkpoint, prediction: Prediction, seed: int, with_members: bool) -> PredictAnswer:
-    """The answer to a request, from what the engine found; `seed` is the one that was used."""
+def answer_prediction(
+    checkpoint: Checkpoint, prediction: Prediction, seed: int, parameters: PredictParameters
+) -> PredictAnswer:
+    """The answer to a request, from what the engine found; `seed` is the one that was used.
+
+    Raises:
+        ValueError: if a rate or coverage is asked for that was not calibrated.
+    """
     size, inputs, _ = prediction.members.shape
-    judged = _raise_flags(checkpoint, prediction.uncertainty, size)
+    calibration, task = checkpoint.calibration, checkpoint.config.task
+    judged = _raise_flags(calibration, prediction, parameters.false_alarm_rate) if calibration else {}
     flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(inputs)]
-    return PredictAnswer(
-        model=_identify(checkpoint),
-        ensemble=EnsembleIdentity(size=size, seed=seed),
-        predictions=(
-            _answer_classes(checkpoint.config.task, prediction, flags, with_members)
-            if isinstance(checkpoint.config.task, Classification)
-            else _answer_numbers(checkpoint.config.task, prediction, flags, with_members)
-        ),
-    )
+    ensemble = EnsembleIdentity(size=size, seed=seed)
+    if isinstance(task, Regression):
+        numbers = _answer_numbers(task, prediction, flags, parameters.members)
+        return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=numbers)
+    if calibration:
+        ensemble.temperature = calibration.temperature_for(size)
+    classes = _answer_classes(task, calibration, prediction, flags, parameters)
+    return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=classes)
 
 
 def _answer_classes(
-    task: Classification, prediction: Prediction, flags: list[dict[str, FlagAnswer]], with_members: bool
+    task: Classification,
+    calibration: Calibration | None,
+    prediction: Prediction,
+    flags: list[dict[str, FlagAnswer]],
+    parameters: PredictParameters,
 ) -> list[PredictionAnswer]:
     uncertainty = prediction.uncertainty
     assert isinstance(uncertainty, Uncertainty)
-    labels = uncertainty.probabilities.argmax(-1).tolist()
-    probabilities = uncertainty.probabilities.tolist()
+    size = len(prediction.members)
+    probabilities, sets = uncertainty.probabilities, None
+    if calibration is not None:
+        probabilities = calibration.temper(probabilities, size)
+        if parameters.coverage is not None:
+            sets = calibration.choose_sets(probabilities, size, parameters.coverage)
+    labels = probabilities.argmax(-1).tolist()
     measures = {name: getattr(uncertainty, name).tolist() for name in UncertaintyAnswer.model_fields}
+    with_members = parameters.members
     members = prediction.members.double().round(decimals=7).transpose(0, 1).tolist() if with_members else None
     return [
         PredictionAnswer(
             label=task.classes[label],
             class_index=label,
-            probabilities=probabilities[i],
+            probabilities=row,
             uncertainty=UncertaintyAnswer(**{name: values[i] for name, values in measures.items()}),
             flags=flags[i],
+            prediction_set=_answer_set(task, sets.members[i], sets.coverage) if sets else None,
             member_probabilities=members[i] if members else None,
         )
-        for i, label in enumerate(labels)
+        for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True))
     ]
+
+
+def _answer_set(task: Classification, members: Tensor, coverage: float) -> PredictionSetAnswer:
+    labels = [name for name, member in zip(task.classes, members.tolist(), strict=True) if member]
+    return PredictionSetAnswer(labels=labels, coverage=coverage)
 
 
 def _answer_numbers(
@@ -124,25 +154,20 @@ def _identify(checkpoint: Checkpoint) -> ModelIdentity:
     return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
 
 
-def _raise_flags(
-    checkpoint: Checkpoint, uncertainty: Uncertainty | RegressionUncertainty, ensemble_size: int
-) -> dict[str, list[FlagAnswer]]:
+def _raise_flags(calibration: Calibration, prediction: Prediction, rate: float) -> dict[str, list[FlagAnswer]]:
     """For each kind of flag, one for each input."""
-    if checkpoint.calibration is None:
-        return {}
-    calibration = checkpoint.calibration.out_of_distribution
-    judgement = calibration.judge(uncertainty, ensemble_size)
     return {
-        "out_of_distribution": [
+        flag: [
             FlagAnswer(
                 flagged=flagged,
                 score=score,
-                threshold=judgement.threshold.value,
-                score_name=calibration.score,
-                false_alarm_rate=calibration.false_alarm_rate,
-                calibrated_ensemble_size=judgement.threshold.ensemble_size,
+                threshold=judgement.threshold,
+                score_name=judgement.score_name,
+                false_alarm_rate=judgement.false_alarm_rate,
+                calibrated_ensemble_size=judgement.ensemble_size,
                 calibration_inputs=calibration.n,
             )
             for flagged, score in zip(judgement.flagged.tolist(), judgement.scores.tolist(), strict=True)
         ]
+        for flag, judgement in calibration.judge(prediction, rate).items()
     }

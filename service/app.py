@@ -18,13 +18,13 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.device import choose_device
+from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from models.noise import MEMBER_LIMIT
 from service.answers import answer_prediction, describe_model, list_models
 from service.catalog import Catalog, load_catalog
 from service.engine import Engine
 from service.errors import ErrorResponse, ServiceError, add_error_handlers
-from service.images import decode_image
 from service.schemas import (
     HealthAnswer,
     ModelDescription,
@@ -40,6 +40,8 @@ from service.weights import WeightsFile, parse_range
 STATIC = Path(__file__).parent / "static"
 EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
 
+DEFAULT_ENSEMBLE_SIZE = 100
+
 DRAWN_SEED_BITS = 53
 """Seeds that the service draws survive clients that keep numbers as doubles, as JavaScript does."""
 
@@ -49,6 +51,12 @@ _PAGE_HEADERS = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
+}
+
+_IMAGE_ERRORS = {
+    "too_large": (413, "image_too_large"),
+    "unsupported": (422, "unsupported_image"),
+    "invalid": (422, "invalid_image"),
 }
 
 router = APIRouter()
@@ -187,7 +195,11 @@ async def predict(
     A model of images takes PNG, JPEG and WebP, of any size, which is brought to the model's; a model of vectors takes
     rows of numbers as JSON.
     """
-    _check_count("ensemble_size", parameters.ensemble_size, settings)
+    held = checkpoint.sampler.num_networks
+    ensemble_size = parameters.ensemble_size or min(DEFAULT_ENSEMBLE_SIZE, held or DEFAULT_ENSEMBLE_SIZE)
+    _check_count("ensemble_size", ensemble_size, settings.max_ensemble_size)
+    _check_members(checkpoint, ensemble_size)
+    _check_calibration(checkpoint, parameters)
     spec = checkpoint.config.input
     if isinstance(spec, ImageSpec):
         encoded = await read_images(request, settings)
@@ -195,10 +207,10 @@ async def predict(
     else:
         inputs = await read_vectors(request, settings, spec)
     seed = _choose_seed(parameters.seed)
-    prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, parameters.ensemble_size))
+    prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, ensemble_size))
 
     def encode_answer() -> str:
-        answer = answer_prediction(checkpoint, prediction, seed, parameters.members)
+        answer = answer_prediction(checkpoint, prediction, seed, parameters)
         return answer.model_dump_json(exclude_none=True)
 
     return Response(await to_thread.run_sync(encode_answer), media_type="application/json")
@@ -225,9 +237,8 @@ async def get_weights(
     With a seed the answer can be cached, revalidated and resumed; without one, a fresh draw is sent and its seed named.
     """
     count = parameters.count or 1
-    _check_count("count", count, settings)
-    if parameters.member + count > MEMBER_LIMIT:
-        raise ServiceError(422, "invalid_parameter", "member + count is too large.", f"Keep it below {MEMBER_LIMIT}.")
+    _check_count("count", count, settings.max_ensemble_size)
+    _check_members(checkpoint, parameters.member + count)
     if parameters.version not in (None, checkpoint.version):
         hint = f"{checkpoint.name} is at version {checkpoint.version}."
         raise ServiceError(404, "unknown_version", f"Version {parameters.version} is not served.", hint)
@@ -276,10 +287,35 @@ async def get_weights(
     return StreamingResponse(file.stream(engine, start, stop), status, headers)
 
 
-def _check_count(name: str, value: int, settings: Settings) -> None:
-    limit = settings.max_ensemble_size
+def _check_count(name: str, value: int, limit: int) -> None:
     if value > limit:
         raise ServiceError(422, "invalid_parameter", f"{name} is {value}.", f"It may be at most {limit}.")
+
+
+def _check_members(checkpoint: Checkpoint, count: int) -> None:
+    """Whether members 0 … count−1 exist."""
+    limit = checkpoint.sampler.num_networks or MEMBER_LIMIT
+    if count > limit:
+        message = f"{checkpoint.name} has no member {count - 1}."
+        raise ServiceError(422, "invalid_parameter", message, f"Its members are 0 to {limit - 1}.")
+
+
+def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:
+    """Whether the rates that are asked for were calibrated."""
+    calibration = checkpoint.calibration
+    if calibration is None:
+        if {"false_alarm_rate", "coverage"} & parameters.model_fields_set:
+            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
+            raise ServiceError(422, "invalid_parameter", message, hint)
+        return
+    try:
+        calibration.find_rate(parameters.false_alarm_rate)
+        if parameters.coverage is not None:
+            calibration.find_coverage(parameters.coverage)
+    except ValueError as error:
+        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
+        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
+        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error
 
 
 def _choose_seed(seed: int | None) -> int:
@@ -288,4 +324,8 @@ def _choose_seed(seed: int | None) -> int:
 
 def _decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings) -> Tensor:
     limit = settings.max_image_pixels
-    return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])
+    try:
+        return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])
+    except ImageError as error:
+        status, code = _IMAGE_ERRORS[error.kind]
+        raise ServiceError(status, code, error.message, error.hint) from error

@@ -5,25 +5,14 @@ Shapes: S sampled networks, B inputs, K outputs.
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.prediction import evaluate_members
+from models.prediction import Prediction, evaluate, interpret
 from models.target import Weights
-from models.uncertainty import RegressionUncertainty, Uncertainty
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What an ensemble says of some inputs."""
-
-    members: Tensor
-    """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
-    uncertainty: Uncertainty | RegressionUncertainty
 
 
 class Engine:
@@ -66,7 +55,8 @@ class Engine:
         """
         spec = checkpoint.config.input
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
-        self.predict(checkpoint, inputs, seed=0, ensemble_size=100).result()
+        size = min(100, checkpoint.sampler.num_networks or 100)
+        self.predict(checkpoint, inputs, seed=0, ensemble_size=size).result()
 
     def close(self) -> None:
         """Drops the jobs that have not begun and waits for the one that has."""
@@ -75,9 +65,8 @@ class Engine:
 
 def _predict(checkpoint: Checkpoint, inputs: Tensor, seed: int, ensemble_size: int) -> Prediction:
     config = checkpoint.config
-    outputs = evaluate_members(checkpoint.sampler, config.input.normalize(inputs), seed, ensemble_size)
-    members = config.task.predict(outputs)
-    return Prediction(members, config.task.measure(members))
+    outputs = evaluate(checkpoint.sampler, config.input, config.task, inputs, seed, ensemble_size)
+    return interpret(config.task, outputs)
 
 
 def _sample(checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]) -> Weights:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.detection import DEFAULT_RATE
 from models.input import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
 from models.task import Task
@@ -19,8 +20,24 @@ class PredictParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ensemble_size: int = Field(100, ge=1, description="How many networks are drawn for the ensemble.")
+    ensemble_size: int | None = Field(
+        None, ge=1, description="How many networks are drawn for the ensemble; 100, or all there are, if not given."
+    )
     seed: Seed = None
+    false_alarm_rate: float = Field(
+        DEFAULT_RATE,
+        gt=0,
+        lt=1,
+        description="Share of inputs like the training data that each flag may be raised for. The largest calibrated "
+        "rate that is no larger is used, and named in the answer.",
+    )
+    coverage: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Answer with a set of classes, too, that holds the true one for this share of inputs like the "
+        "training data.",
+    )
     members: bool = Field(False, description="Whether to answer with what each member predicts.")
 
 
@@ -49,15 +66,18 @@ class ModelIdentity(BaseModel):
 class EnsembleIdentity(BaseModel):
     size: int
     seed: int = Field(description="The same seed and version give the same answer.")
+    temperature: float | None = Field(None, description="Of the mean probabilities, if it was calibrated.")
 
 
 class UncertaintyAnswer(BaseModel):
-    """In nats, but for the variation ratio."""
+    """Of the members' probabilities, before any temperature. In nats, but for variation ratio and max-probability."""
 
     predictive_entropy: float = Field(description="Entropy of the mean probabilities: all uncertainty.")
     expected_entropy: float = Field(description="Mean entropy of the members: ambiguity that they agree on.")
     mutual_information: float = Field(description="The difference: disagreement among the members.")
     variation_ratio: float = Field(description="Share of members that do not vote for the most chosen class.")
+    max_probability: float = Field(description="1 − the largest mean probability.")
+    energy: float = Field(description="−ln Σ exp of the mean logits.")
 
 
 class FlagAnswer(BaseModel):
@@ -67,17 +87,25 @@ class FlagAnswer(BaseModel):
     score: float
     threshold: float
     score_name: str
-    false_alarm_rate: float = Field(description="Share of images like the training data that the threshold flags.")
+    false_alarm_rate: float = Field(description="Share of inputs like the training data that the threshold flags.")
     calibrated_ensemble_size: int = Field(description="The ensemble size that the threshold was measured with.")
     calibration_inputs: int
+
+
+class PredictionSetAnswer(BaseModel):
+    """Classes, one of which is the true one with some probability."""
+
+    labels: list[str]
+    coverage: float = Field(description="Share of inputs like the training data whose set holds the true class.")
 
 
 class PredictionAnswer(BaseModel):
     label: str
     class_index: int
-    probabilities: list[float]
+    probabilities: list[float] = Field(description="The mean of the members', at the calibrated temperature.")
     uncertainty: UncertaintyAnswer
     flags: dict[str, FlagAnswer] = Field(description="Empty if the model has no calibration.")
+    prediction_set: PredictionSetAnswer | None = Field(None, description="If a coverage is asked for.")
     member_probabilities: list[list[float]] | None = Field(
         None, description="[ensemble size][classes], if asked for; rounded to 7 decimals."
     )
@@ -111,7 +139,15 @@ class TargetDescription(BaseModel):
     source: str = Field(description="PyTorch source of the module that downloaded weights load into.")
 
 
+class SamplerDescription(BaseModel):
+    """What only some methods can do."""
+
+    fresh_draws: bool = Field(description="Whether a new seed brings networks that nobody has seen before.")
+    num_networks: int | None = Field(description="How many networks there are, where draws are not fresh.")
+
+
 class ModelSummary(ModelIdentity):
+    sampler: SamplerDescription
     input: InputSpec
     task: Task
 

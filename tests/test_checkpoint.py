@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,38 @@ from models.checkpoint import (
     CheckpointError,
     Storage,
     decode_tensors,
+    digest_config,
+    dump_json,
     encode_tensors,
     load_checkpoint,
+    save_calibration,
     save_checkpoint,
     write_file,
 )
+from models.deep_ensemble import DeepEnsembleConfig
+from models.detection import Calibration, ClassCalibration, SizeCalibration
 from models.hypergan import HyperGAN
 from models.sampler import WeightSampler
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 from tests.test_samplers import make_config
+
+CALIBRATION = Calibration(
+    checkpoint="0" * 64,
+    split="test/calibration",
+    n=9,
+    seed=0,
+    temperature_split="test/validation",
+    rates=(0.1, 0.2),
+    scores={"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"},
+    sizes=tuple(
+        SizeCalibration(
+            size,
+            {"out_of_distribution": (0.9, 0.8), "suspect_adversarial": (0.7, 0.6)},
+            ClassCalibration(0.9, (0.1, 0.2)),
+        )
+        for size in (1, 5)
+    ),
+)
 
 
 @pytest.fixture
@@ -110,6 +134,20 @@ def flip_a_bit(path: Path) -> None:
 WEIGHT = "mixer.1.weight"
 REGRESSION = {"kind": "regression", "names": ["y"], "mean": [0], "std": [1], "noise_std": [1]}
 VECTOR = {"kind": "vector", "names": ["x"], "mean": [0], "std": [1]}
+
+
+def save_ensemble_of_two(directory: Path) -> None:
+    """With a calibration for five."""
+    sampler = DeepEnsembleConfig(networks=2).build(SMALL_TARGET).eval()
+    save_checkpoint(directory, make_config(sampler), sampler, "float32")
+    save_calibration(directory, replace(CALIBRATION, checkpoint=digest_config(directory)))
+
+
+def calibrate_energy(directory: Path) -> None:
+    scores = {**CALIBRATION.scores, "out_of_distribution": "energy"}
+    save_calibration(directory, replace(CALIBRATION, checkpoint=digest_config(directory), scores=scores))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json", "No such file"),
     "config cut short": (
@@ -133,7 +171,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "config.json",
         "attention",
     ),
-    "future format": (lambda d: edit(d / "config.json", lambda c: c.update(format_version=2)), "config.json", "Input"),
+    "future format": (lambda d: edit(d / "config.json", lambda c: c.update(format_version=3)), "config.json", "Input"),
     "huge layer": (
         lambda d: edit(d / "config.json", lambda c: c["method"].update(hidden_size=10**12)),
         "config.json",
@@ -204,23 +242,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "the target takes (1, 12, 12)",
     ),
     "calibration of another": (
-        lambda d: (d / "calibration.json").write_text(
-            json.dumps(
-                {
-                    "checkpoint": "0" * 64,
-                    "out_of_distribution": {
-                        "false_alarm_rate": 0.05,
-                        "n": 9,
-                        "split": "s",
-                        "seed": 0,
-                        "thresholds": [{"ensemble_size": 1, "value": 0.1}],
-                        "score": "predictive_entropy",
-                    },
-                }
-            )
-        ),
+        lambda d: (d / "calibration.json").write_bytes(dump_json(CALIBRATION)),
         "calibration.json",
         "another checkpoint",
+    ),
+    "calibration of more networks than there are": (
+        save_ensemble_of_two,
+        "calibration.json",
+        "calibrates ensembles of 5 of a sampler that has 2 networks",
+    ),
+    "calibration of another score": (
+        calibrate_energy,
+        "calibration.json",
+        "not {'out_of_distribution': 'predictive_entropy'",
     ),
     "calibration cut short": (lambda d: (d / "calibration.json").write_text("{"), "calibration.json", "Invalid JSON"),
     "metrics cut short": (lambda d: (d / "metrics.json").write_text("[1"), "metrics.json", "Invalid JSON"),

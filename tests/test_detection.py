@@ -1,15 +1,57 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from models.detection import (
-    OutOfDistributionCalibration,
-    Threshold,
-    calibrate_out_of_distribution,
+    Calibration,
+    ClassCalibration,
+    SizeCalibration,
+    apply_temperature,
+    calibrate,
+    check_calibration,
     conformal_quantile,
+    fit_temperature,
 )
+from models.input import ImageSpec
+from models.prediction import Outputs, interpret
 from models.task import Classification, Regression
-from models.uncertainty import measure_uncertainty
+
+TASK = Classification(classes=("a", "b", "c", "d"))
+SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))
+SCORES = {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"}
+
+
+def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
+    """Logits of networks that agree somewhat."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(inputs, 4, generator=generator)
+    return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
+
+
+def make_calibration(n: int = 999, networks: int = 12) -> Calibration:
+    """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
+    plain = draw_logits(networks, n)
+    labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
+    outputs = Outputs(plain, draw_logits(networks, n, seed=2))
+    return calibrate(
+        checkpoint="0" * 64,
+        split="test/calibration",
+        seed=1,
+        scores=SCORES,  # type: ignore[arg-type]  # a plain dict of strings
+        task=TASK,
+        outputs=outputs,
+        labels=labels,
+        validation=("test/validation", outputs, labels),
+    )
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return make_calibration()
 
 
 def test_conformal_quantile_known_answers() -> None:
@@ -30,43 +72,148 @@ def test_realised_false_alarms_do_not_exceed_the_budget() -> None:
     assert rate == pytest.approx(0.1, abs=6 * 0.03 / trials**0.5)
 
 
-def test_calibration_by_ensemble_size() -> None:
-    members = torch.randn(12, 200, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    task = Classification(classes=("a", "b", "c", "d"))
-    calibration = calibrate_out_of_distribution(members, task, seed=1, split="test/calibration", false_alarm_rate=0.1)
-    assert [t.ensemble_size for t in calibration.thresholds] == [1, 2, 5, 10]
-    assert calibration.n == 200
-    for threshold in calibration.thresholds:
-        scores = measure_uncertainty(members[: threshold.ensemble_size]).predictive_entropy
-        assert (scores > threshold.value).sum() == 200 - 181  # rank ⌈201 · .9⌉
-    assert calibration.threshold_for(1).ensemble_size == 1
-    assert calibration.threshold_for(4).ensemble_size == 2
-    assert calibration.threshold_for(1000).ensemble_size == 10
+def test_thresholds_flag_their_share_of_the_calibration_inputs(calibration: Calibration) -> None:
+    assert [size.ensemble_size for size in calibration.sizes] == [1, 2, 5, 10]
+    assert calibration.rates == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    assert calibration.n == 999
+    outputs = Outputs(draw_logits(12, 999), draw_logits(12, 999, seed=2))
+    for size in (1, 2, 5, 10):
+        prediction = interpret(TASK, outputs.prefix(size))
+        for rate in calibration.rates:
+            for judgement in calibration.judge(prediction, rate).values():
+                assert judgement.flagged.sum() == round(1000 * rate) - 1  # rank ⌈1000 (1 − rate)⌉
+                assert judgement.false_alarm_rate == rate
+                assert judgement.ensemble_size == size
+
+
+def test_the_largest_size_that_fits_is_used(calibration: Calibration) -> None:
+    sizes = [calibration.for_size(size).ensemble_size for size in (1, 4, 5, 9, 10, 1000)]
+    assert sizes == [1, 2, 5, 5, 10, 10]
+
+
+def test_rates_between_the_calibrated_ones_are_kept(calibration: Calibration) -> None:
+    found = [calibration.rates[calibration.find_rate(rate)] for rate in (0.001, 0.0049, 0.05, 0.0501, 0.2)]
+    assert found == [0.001, 0.002, 0.05, 0.05, 0.2]
+    found = [1 - calibration.rates[calibration.find_coverage(coverage)] for coverage in (0.999, 0.95, 0.94, 0.8)]
+    assert found == [0.999, 0.95, 0.95, 0.8]
+    for rate in (0.0009, 0.21, 1.0):
+        with pytest.raises(ValueError, match=f"a false-alarm rate of {rate:g} was not calibrated"):
+            calibration.find_rate(rate)
+    for coverage in (0.9991, 0.79):
+        with pytest.raises(ValueError, match=f"a coverage of {coverage:g} was not calibrated"):
+            calibration.find_coverage(coverage)
+
+
+def test_few_inputs_calibrate_few_rates() -> None:
+    assert make_calibration(n=19).rates == (0.05, 0.1, 0.2)
+    with pytest.raises(ValueError, match=r"3 inputs are too few to calibrate with; the largest rate, 0\.2, takes 4"):
+        make_calibration(n=3)
+
+
+def test_temperature_is_found_again() -> None:
+    """Labels drawn at a temperature of 2 are fitted best there, to six standard errors of 20,000 labels."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (3 * torch.randn(20_000, 5, generator=generator)).double().softmax(-1)
+    labels = apply_temperature(probabilities, 2.0).multinomial(1, generator=generator)[:, 0]
+    assert fit_temperature(probabilities, labels) == pytest.approx(2, abs=0.15)
+    torch.testing.assert_close(apply_temperature(probabilities, 1.0), probabilities)
+
+
+def test_temperature_survives_probabilities_of_zero() -> None:
+    tempered = apply_temperature(torch.tensor([[1.0, 0.0]]), 2.0)
+    assert torch.isfinite(tempered).all()
+    assert tempered.sum().item() == pytest.approx(1)
+
+
+def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> None:
+    """On fresh inputs like the calibration's, to six standard errors of 5,000 of them and of the quantile of 999."""
+    logits = draw_logits(10, 5_000, seed=7)
+    probabilities = interpret(TASK, Outputs(logits, None)).probabilities
+    labels = logits.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(8))[:, 0]
+    tempered = calibration.temper(probabilities, 10)
+    for coverage in (0.8, 0.9, 0.95, 0.99):
+        sets = calibration.choose_sets(tempered, 10, coverage)
+        covered = sets.members.gather(1, labels[:, None]).double().mean().item()
+        error = math.sqrt(coverage * (1 - coverage) * (1 / 5_000 + 1 / 999))
+        assert covered == pytest.approx(coverage, abs=6 * error)
+        assert sets.coverage == coverage
+        assert sets.members.any(1).all()
+
+
+def test_larger_coverage_means_larger_sets(calibration: Calibration) -> None:
+    tempered = calibration.temper(interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None)).probabilities, 10)
+    sets = [calibration.choose_sets(tempered, 10, coverage).members for coverage in (0.8, 0.95, 0.999)]
+    assert (sets[0] <= sets[1]).all()
+    assert (sets[1] <= sets[2]).all()
+    assert sets[2].sum() > sets[0].sum()
 
 
 @pytest.mark.parametrize("sizes", [[5, 10], [1, 10, 5], [1, 1]])
-def test_ensemble_sizes_must_grow_from_one(sizes: list[int]) -> None:
+def test_ensemble_sizes_must_grow_from_one(sizes: list[int], calibration: Calibration) -> None:
+    parts = tuple(replace(calibration.sizes[0], ensemble_size=size) for size in sizes)
     with pytest.raises(ValidationError, match="growing ensemble sizes from 1"):
-        OutOfDistributionCalibration(
-            false_alarm_rate=0.05,
-            n=10,
-            split="s",
-            seed=0,
-            thresholds=tuple(Threshold(size, 0.1) for size in sizes),
-            score="predictive_entropy",
-        )
+        replace(calibration, sizes=parts)
+
+
+def test_a_calibration_must_be_whole(calibration: Calibration) -> None:
+    first = calibration.sizes[0]
+    with pytest.raises(ValidationError, match="rates must grow"):
+        replace(calibration, rates=calibration.rates[::-1])
+    with pytest.raises(ValidationError, match="one number for each of 8 rates"):
+        replace(calibration, sizes=(replace(first, classes=ClassCalibration(1.0, (0.5,))),))
+    with pytest.raises(ValidationError, match="thresholds for out_of_distribution, suspect_adversarial"):
+        replace(calibration, sizes=(SizeCalibration(1, {}, first.classes),))
+
+
+def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
+    check_calibration(calibration, TASK, SPEC, None)
+    check_calibration(calibration, TASK, SPEC, 10)
+    with pytest.raises(ValueError, match="calibrates ensembles of 10 of a sampler that has 9 networks"):
+        check_calibration(calibration, TASK, SPEC, 9)
+    regression = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(1.0,))
+    with pytest.raises(ValueError, match=r"not .*relative_deviation"):
+        check_calibration(calibration, regression, SPEC, None)
+    without_classes = tuple(replace(size, classes=None) for size in calibration.sizes)
+    with pytest.raises(ValueError, match="temperatures and prediction sets"):
+        check_calibration(replace(calibration, sizes=without_classes), TASK, SPEC, None)
+
+
+def test_fragility_is_what_noise_takes_from_the_answer() -> None:
+    plain = torch.log(torch.tensor([[[0.7, 0.2, 0.05, 0.05]], [[0.9, 0.0001, 0.0499, 0.05]]]))
+    jittered = torch.log(torch.tensor([[[0.3, 0.6, 0.05, 0.05]]]))
+    assert interpret(TASK, Outputs(plain, jittered)).score("fragility").item() == pytest.approx(0.8 - 0.3)
+    assert interpret(TASK, Outputs(plain, plain)).score("fragility").item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("part", ["plain", "jittered"])
+def test_nonsense_is_never_certain(part: str) -> None:
+    logits = {"plain": draw_logits(3, 5), "jittered": draw_logits(3, 5)}
+    logits[part][1, 2, 3] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        interpret(TASK, Outputs(**logits))
 
 
 def test_calibration_of_a_regression() -> None:
     """The score is the members' standard deviation, in units of the output's own."""
     spread = torch.arange(1.0, 101.0)[:, None]
-    members = 5 + 2 * spread * torch.tensor([-1.0, 1.0])[:, None, None]
     task = Regression(names=("y",), mean=(5.0,), std=(4.0,), noise_std=(1.0,))
-    calibration = calibrate_out_of_distribution(members, task, seed=1, split="test/calibration", false_alarm_rate=0.1)
-    assert calibration.score == "relative_deviation"
-    assert [t.ensemble_size for t in calibration.thresholds] == [1, 2]
-    assert calibration.thresholds[0].value == 0
-    assert calibration.thresholds[1].value == pytest.approx(91 / 2)  # rank ⌈101 · .9⌉, at 2 · 91 / 4
-    judgement = calibration.judge(task.measure(members), 2)
+    outputs = Outputs(spread / 2 * torch.tensor([-1.0, 1.0])[:, None, None], None)
+    calibration = calibrate(
+        checkpoint="0" * 64,
+        split="test/calibration",
+        seed=1,
+        scores={"out_of_distribution": "relative_deviation"},
+        task=task,
+        outputs=outputs,
+        labels=torch.zeros(100, 1),
+        validation=None,
+    )
+    assert [size.ensemble_size for size in calibration.sizes] == [1, 2]
+    index = calibration.find_rate(0.1)
+    assert calibration.sizes[0].thresholds["out_of_distribution"][index] == 0
+    assert calibration.sizes[1].thresholds["out_of_distribution"][index] == pytest.approx(91 / 2)  # rank ⌈101 · .9⌉
+    judgement = calibration.judge(interpret(task, outputs), 0.1)["out_of_distribution"]
     assert judgement.flagged.tolist() == [False] * 91 + [True] * 9
-    assert not calibration.judge(task.measure(members[:1]), 1).flagged.any()
+    assert not calibration.judge(interpret(task, outputs.prefix(1)), 0.1)["out_of_distribution"].flagged.any()
+    with pytest.raises(ValueError, match="for classes, not for numbers"):
+        calibration.find_coverage(0.9)

@@ -47,11 +47,14 @@ def test_the_networks_learn_the_cubic_and_differ_most_where_there_is_no_data(cub
     assert cubic.metrics is not None
     metrics = cubic.metrics
     assert metrics["ensemble_error"] < 8  # noise of 3, and a curve that spans ± 64
-    assert metrics["beyond"]["deviation"] > 1.5 * metrics["deviation"]
-    assert metrics["beyond"]["auroc"] > 0.75
-    assert metrics["false_alarm_rate"] < 0.12  # 5 % of 400, and sampling error in both splits
+    (beyond,) = metrics["beyond"]
+    assert beyond["dataset"] == "cubic-beyond"
+    assert beyond["deviation"] > 1.5 * metrics["deviation"]
+    assert beyond["auroc"] > 0.75
+    (flagged,) = (flag["flagged"] for flag in metrics["flags"] if flag["rate"] == 0.05)
+    assert flagged < 0.12  # 5 % of 400, and sampling error in both splits
     assert cubic.calibration is not None
-    assert cubic.calibration.out_of_distribution.score == "relative_deviation"
+    assert cubic.calibration.scores == {"out_of_distribution": "relative_deviation"}
 
 
 def test_uncertainty_known_answer() -> None:
@@ -99,6 +102,12 @@ def test_prediction_is_what_the_networks_say(cubic_client: httpx.Client, cubic: 
         assert flag["score_name"] == "relative_deviation"
         assert flag["score"] == pytest.approx((epistemic / 24**2) ** 0.5, rel=1e-3)
         assert flag["flagged"] == (flag["score"] > flag["threshold"])
+
+
+def test_numbers_have_no_prediction_sets(cubic_client: httpx.Client) -> None:
+    response = cubic_client.post(PREDICT, params={"coverage": 0.9}, json={"inputs": [[1]]})
+    assert response.status_code == 422
+    assert "prediction sets are for classes, not for numbers" in response.json()["error"]["message"]
 
 
 def test_description_and_weights(cubic_client: httpx.Client, cubic: Checkpoint) -> None:

@@ -2,7 +2,7 @@ import base64
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,21 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from safetensors.torch import load
 
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.deep_ensemble import DeepEnsembleConfig
 from models.device import DeviceError
+from models.images import decode_image
 from models.input import ImageSpec
 from models.noise import SEED_LIMIT
-from models.prediction import evaluate_members
-from models.uncertainty import measure_uncertainty
+from models.prediction import evaluate, interpret
 from service.app import create_app
 from service.catalog import ConfigurationError
-from service.images import decode_image
 from service.settings import Settings
-from tests.conftest import serve
+from tests.conftest import SMALL_TARGET, serve
 from tests.pictures import draw_image, encode, forge_png
+from tests.test_samplers import make_config
 
 PREDICT = "/v1/models/digits/predict"
 PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), encode(draw_image("RGB"), "WEBP")]
@@ -57,7 +59,8 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     }
     assert model["target"]["num_weights"] == checkpoint.config.target.num_weights
     assert model["metrics"]["single"]["accuracy_mean"] > 0.9
-    assert model["calibration"]["out_of_distribution"]["n"] == 200
+    assert model["calibration"]["n"] == 200
+    assert model["sampler"] == {"fresh_draws": True, "num_networks": None}
 
 
 def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Checkpoint) -> None:
@@ -65,32 +68,75 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     assert response.status_code == 200
     answer = response.json()
     assert answer["model"] == {"name": "digits", "version": checkpoint.version, "method": "hypergan"}
-    assert answer["ensemble"] == {"size": 20, "seed": 7}
+    assert answer["ensemble"] == {"size": 20, "seed": 7, "temperature": pytest.approx(1, abs=0.5)}
     assert len(answer["predictions"]) == 3
 
     spec = checkpoint.config.input
     assert isinstance(spec, ImageSpec)
     images = torch.stack([decode_image(picture, spec, 10**6, "") for picture in PICTURES])
-    members = evaluate_members(checkpoint.sampler, spec.normalize(images), seed=7, size=20).softmax(-1)
-    expected = measure_uncertainty(members)
-    assert checkpoint.calibration is not None
-    threshold = checkpoint.calibration.out_of_distribution.threshold_for(20)
+    task, calibration = checkpoint.config.task, checkpoint.calibration
+    said = interpret(task, evaluate(checkpoint.sampler, spec, task, images, seed=7, size=20))
+    assert calibration is not None
+    probabilities = calibration.temper(said.probabilities, 20)
+    judgements = calibration.judge(said)
     for i, prediction in enumerate(answer["predictions"]):
-        assert prediction["probabilities"] == pytest.approx(expected.probabilities[i].tolist(), abs=1e-6)
-        assert prediction["class_index"] == expected.probabilities[i].argmax()
+        assert prediction["probabilities"] == pytest.approx(probabilities[i].tolist(), abs=1e-6)
+        assert prediction["class_index"] == said.probabilities[i].argmax()
         assert prediction["label"] == str(prediction["class_index"])
         for name, value in prediction["uncertainty"].items():
-            assert value == pytest.approx(getattr(expected, name)[i].item(), abs=1e-5)
+            assert value == pytest.approx(getattr(said.uncertainty, name)[i].item(), abs=1e-5)
         assert torch.tensor(prediction["member_probabilities"]).shape == (20, 10)
         torch.testing.assert_close(
-            torch.tensor(prediction["member_probabilities"]), members[:, i], rtol=1e-4, atol=1e-6
+            torch.tensor(prediction["member_probabilities"]), said.members[:, i], rtol=1e-4, atol=1e-6
         )
-        flag = prediction["flags"]["out_of_distribution"]
-        assert flag["score_name"] == "predictive_entropy"
-        assert flag["score"] == prediction["uncertainty"]["predictive_entropy"]
-        assert flag["threshold"] == threshold.value
-        assert flag["flagged"] == (flag["score"] > flag["threshold"])
-        assert flag["calibrated_ensemble_size"] == 20
+        assert set(prediction["flags"]) == {"out_of_distribution", "suspect_adversarial"}
+        for flag, judgement in judgements.items():
+            found = prediction["flags"][flag]
+            assert found["score_name"] == judgement.score_name
+            assert found["score"] == pytest.approx(judgement.scores[i].item(), abs=1e-6)
+            assert found["threshold"] == judgement.threshold
+            assert found["flagged"] == (found["score"] > found["threshold"])
+            assert found["false_alarm_rate"] == 0.05
+            assert found["calibrated_ensemble_size"] == 20
+
+
+def test_a_smaller_budget_means_larger_thresholds(client: httpx.Client) -> None:
+    thresholds = []
+    for rate in (0.2, 0.05, 0.007):
+        flags = post_parts(client, PICTURES[:1], seed=7, false_alarm_rate=rate).json()["predictions"][0]["flags"]
+        thresholds.append([flag["threshold"] for flag in flags.values()])
+        assert {flag["false_alarm_rate"] for flag in flags.values()} == {0.005 if rate == 0.007 else rate}
+    assert all(a < b < c for a, b, c in zip(*thresholds, strict=True))
+
+
+def test_prediction_sets(client: httpx.Client) -> None:
+    narrow, wide = (
+        [p["prediction_set"] for p in post_parts(client, PICTURES, seed=7, coverage=c).json()["predictions"]]
+        for c in (0.8, 0.993)
+    )
+    assert {answer["coverage"] for answer in narrow} == {0.8}
+    assert {answer["coverage"] for answer in wide} == {0.995}
+    labels = [p["label"] for p in post_parts(client, PICTURES, seed=7).json()["predictions"]]
+    for label, small, large in zip(labels, narrow, wide, strict=True):
+        assert label in small["labels"]
+        assert set(small["labels"]) <= set(large["labels"])
+    assert "prediction_set" not in post_parts(client, PICTURES[:1]).json()["predictions"][0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"false_alarm_rate": 0.001}, "digits: a false-alarm rate of 0.001 was not calibrated."),
+        ({"false_alarm_rate": 0.5}, "digits: a false-alarm rate of 0.5 was not calibrated."),
+        ({"coverage": 0.5}, "digits: a coverage of 0.5 was not calibrated."),
+        ({"coverage": 0.9999}, "digits: a coverage of 0.9999 was not calibrated."),
+    ],
+)
+def test_what_was_not_calibrated_is_refused(client: httpx.Client, parameters: dict[str, float], message: str) -> None:
+    response = post_parts(client, PICTURES[:1], **parameters)
+    assert response.status_code == 422
+    assert response.json()["error"]["message"] == message
+    assert "0.005, 0.01, 0.02, 0.05, 0.1, 0.2" in response.json()["error"]["hint"]
 
 
 def test_three_bodies_mean_the_same(client: httpx.Client) -> None:
@@ -334,3 +380,60 @@ def test_uncertainty_stays_within_its_bounds(client: httpx.Client) -> None:
         uncertainty = prediction["uncertainty"]
         assert sum(prediction["probabilities"]) == pytest.approx(1)
         assert 0 <= uncertainty["mutual_information"] <= uncertainty["predictive_entropy"] <= math.log(10) + 1e-6
+
+
+# A sampler that holds some number of networks
+
+
+@pytest.fixture(scope="module")
+def ensemble_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A deep ensemble of three, not calibrated."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    sampler = DeepEnsembleConfig(networks=3).build(SMALL_TARGET).eval()
+    save_checkpoint(directory / "three", make_config(sampler), sampler, "float32")
+    with serve(create_app(Settings(checkpoints=directory))) as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+def test_an_ensemble_says_that_it_draws_nothing_fresh(ensemble_client: httpx.Client) -> None:
+    (model,) = ensemble_client.get("/v1/models").json()["models"]
+    assert model["sampler"] == {"fresh_draws": False, "num_networks": 3}
+    assert model["method"] == "deep_ensemble"
+
+
+def test_an_ensemble_answers_with_all_its_networks(ensemble_client: httpx.Client) -> None:
+    path, files = "/v1/models/three/predict", [("images", PICTURES[0])]
+    answers = [ensemble_client.post(path, files=files, params=p).json() for p in ({}, {"ensemble_size": 3, "seed": 5})]
+    assert [answer["ensemble"]["size"] for answer in answers] == [3, 3]
+    first, second = (answer["predictions"][0]["probabilities"] for answer in answers)
+    assert first == pytest.approx(second, abs=1e-6)
+    assert answers[0]["predictions"][0]["flags"] == {}
+    assert "temperature" not in answers[0]["ensemble"]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "message"),
+    [
+        ("predict", {"ensemble_size": 4}, "three has no member 3."),
+        ("weights", {"member": 3}, "three has no member 3."),
+        ("weights", {"member": 2, "count": 2}, "three has no member 3."),
+        ("predict", {"false_alarm_rate": 0.05}, "three has no calibration."),
+        ("predict", {"coverage": 0.9}, "three has no calibration."),
+    ],
+)
+def test_what_an_ensemble_does_not_have(
+    ensemble_client: httpx.Client, path: str, parameters: dict[str, Any], message: str
+) -> None:
+    method, files = ("POST", {"images": PICTURES[0]}) if path == "predict" else ("GET", None)
+    response = ensemble_client.request(method, f"/v1/models/three/{path}", params=parameters, files=files)
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert error["message"] == message
+    assert error["hint"] in ("Its members are 0 to 2.", "Leave false_alarm_rate and coverage out.")
+
+
+def test_a_download_holds_the_networks_of_the_ensemble(ensemble_client: httpx.Client) -> None:
+    response = ensemble_client.get("/v1/models/three/weights", params={"seed": 1, "count": 3})
+    other = ensemble_client.get("/v1/models/three/weights", params={"seed": 2, "count": 3})
+    networks = [load(r.content)["linear1.bias"] for r in (response, other)]
+    assert len(torch.unique(torch.cat(networks), dim=0)) == 3

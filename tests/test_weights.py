@@ -161,7 +161,7 @@ def test_parse_range_outside(header: str) -> None:
         ({"count": 10**9}, 422, "count is 1000000000"),
         ({"member": -1}, 422, "member"),
         ({"member": MEMBER_LIMIT}, 422, "member"),
-        ({"member": MEMBER_LIMIT - 1, "count": 2}, 422, "member + count"),
+        ({"member": MEMBER_LIMIT - 1, "count": 2}, 422, "digits has no member 4294967296"),
         ({"seed": "many"}, 422, "seed"),
         ({"seed": 2**63}, 422, "seed"),
         ({"dtype": "int8"}, 422, "dtype"),

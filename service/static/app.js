@@ -77,10 +77,20 @@ async function loadModels(signal) {
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;
-  resetResults();
+  chooseModel();
 }
 
 const currentModel = () => models.find(({ name }) => name === element("model").value);
+
+function chooseModel() {
+  const { num_networks: held } = currentModel().sampler;
+  for (const input of [element("size"), element("size-slider")]) {
+    input.dataset.max ??= input.max;
+    input.max = Math.min(input.dataset.max, held ?? Infinity);
+  }
+  setSize(element("size").value);
+  resetResults();
+}
 
 function resetResults() {
   if (models.length) results.reset(currentModel());
@@ -221,7 +231,7 @@ document.addEventListener("drop", (event) => {
   useFile(event.dataTransfer.files[0]);
 });
 
-listen("model", "change", resetResults);
+listen("model", "change", chooseModel);
 listen("size-slider", "input", ({ target }) => setSize(target.value));
 listen("size", "change", ({ target }) => setSize(target.value));
 listen("size", "input", ({ target }) => (element("size-slider").value = target.value));

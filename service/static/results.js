@@ -38,7 +38,7 @@ export const createResults = (root) => {
     show: (answer, model, image) => {
       const [prediction] = answer.predictions;
       const { probabilities, class_index: winner, label, uncertainty } = prediction;
-      const verdict = judge(prediction.flags?.out_of_distribution);
+      const verdict = judge(prediction.flags ?? {});
       const probability = percent(probabilities[winner]);
       const networks = count(answer.ensemble.size, "network");
 
@@ -73,19 +73,27 @@ const showVerdict = (kind, title, detail) => {
   write("verdict-detail", detail);
 };
 
-const judge = (flag) => {
-  if (!flag) {
+const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
+  if (!foreign) {
     return {
       kind: "none",
       title: "No verdict on the image",
       detail: "This model has no threshold that tells familiar images from strange ones.",
     };
   }
-  const measure = flag.score_name === "predictive_entropy" ? "entropy" : flag.score_name.replaceAll("_", " ");
-  const comparison = `${measure} ${nats(flag.score)} is ${flag.flagged ? "above" : "within"} the threshold ${nats(flag.threshold)}`;
-  return flag.flagged
-    ? { kind: "strange", title: "Does not look like the training data", detail: comparison }
-    : { kind: "familiar", title: "Looks like what the model was trained on", detail: comparison };
+  if (foreign.flagged) {
+    return { kind: "strange", title: "Does not look like the training data", detail: compare(foreign) };
+  }
+  if (suspect?.flagged) {
+    return { kind: "strange", title: "Suspect: the answer does not survive small noise", detail: compare(suspect) };
+  }
+  return { kind: "familiar", title: "Looks like what the model was trained on", detail: compare(foreign) };
+};
+
+const compare = ({ score, score_name: name, threshold, flagged }) => {
+  const entropy = name === "predictive_entropy";
+  const [measured, limit] = [score, threshold].map((value) => (entropy ? nats(value) : percent(value)));
+  return `${entropy ? "entropy" : name.replaceAll("_", " ")} ${measured} is ${flagged ? "above" : "within"} the threshold ${limit}`;
 };
 
 const createRow = (name) => {
