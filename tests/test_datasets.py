@@ -8,6 +8,7 @@ import pooch
 import pytest
 import torch
 
+from tests.pictures import draw_image, encode
 from training.datasets import (
     Dataset,
     DatasetError,
@@ -78,10 +79,38 @@ def test_a_missing_file_is_named_with_its_source(publication: Publication, tmp_p
     assert not (tmp_path / "set" / "file.gz").exists()
 
 
-@pytest.mark.parametrize("load", [load_dataset, load_outliers])
-def test_unknown_names(load: Callable[[str, Path], object], tmp_path: Path) -> None:
+def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="there is no dataset 'imagenet', only"):
-        load("imagenet", tmp_path)
+        load_dataset("imagenet", tmp_path)
+
+
+def test_a_folder_of_images_is_a_set_of_outliers(tmp_path: Path) -> None:
+    folder = tmp_path / "shapes"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "b.png").write_bytes(encode(draw_image(size=(20, 30))))
+    (folder / "deeper" / "a.JPG").write_bytes(encode(draw_image("RGB"), "JPEG"))
+    (folder / "notes.txt").write_text("no image")
+    outliers = load_outliers("digits", tmp_path, [folder])
+    assert list(outliers) == ["shapes"]
+    assert outliers["shapes"].shape == (2, 1, 8, 8)
+    assert outliers["shapes"].dtype == torch.uint8
+
+
+def test_folders_that_cannot_be_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "shapes"
+    with pytest.raises(DatasetError, match="shapes is no folder"):
+        load_outliers("digits", tmp_path, [folder])
+    folder.mkdir()
+    with pytest.raises(DatasetError, match=r"shapes holds no images; they must end in \.png, \.jpg"):
+        load_outliers("digits", tmp_path, [folder])
+    (folder / "a.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"a file in .*shapes is no image .*a\.png cannot be decoded"):
+        load_outliers("digits", tmp_path, [folder])
+    (folder / "a.png").write_bytes(encode(draw_image()))
+    with pytest.raises(DatasetError, match="two sets of outliers by the name 'shapes'"):
+        load_outliers("digits", tmp_path, [folder, folder])
+    with pytest.raises(DatasetError, match="cubic has no images"):
+        load_outliers("cubic", tmp_path, [folder])
 
 
 def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:

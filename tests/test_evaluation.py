@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from models.detection import Calibration, ClassCalibration, SizeCalibration
 from training.evaluation import measure_disagreement, measure_ensembles, measure_spread
 
 
@@ -18,12 +19,27 @@ def test_disagreement_known_answers() -> None:
 
 
 def test_ensembles_known_answers() -> None:
-    members = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 0.0]]])
-    metrics = measure_ensembles(members, torch.tensor([0]), 2)
+    members = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 1e-9]]])
+    calibration = Calibration(
+        checkpoint="0" * 64,
+        split="test/calibration",
+        n=9,
+        seed=0,
+        temperature_split="test/validation",
+        rates=(0.1,),
+        scores={"out_of_distribution": "predictive_entropy"},
+        sizes=(SizeCalibration(1, {"out_of_distribution": (0.5,)}, ClassCalibration(0.5, (0.1,))),),
+    )
+    metrics = measure_ensembles(members.log(), torch.tensor([0]), 2, calibration)
     assert metrics.ensembles == 2  # the fifth member is left over
     assert metrics.accuracy == 0.5  # means (.6, .4) and (.4, .6)
-    assert metrics.nll == pytest.approx(-(math.log(0.6) + math.log(0.4)) / 2)
-    assert metrics.ece == pytest.approx((0.4 + 0.6) / 2)  # confidence .6 both times; right once, wrong once
+    assert metrics.aurc == 0.5
+    assert metrics.plain.nll == pytest.approx(-(math.log(0.6) + math.log(0.4)) / 2)
+    assert metrics.plain.brier == pytest.approx((2 * 0.4**2 + 2 * 0.6**2) / 2)
+    assert metrics.plain.ece == pytest.approx((0.4 + 0.6) / 2)  # confidence .6 both times; right once, wrong once
+    assert metrics.plain.adaptive_ece == pytest.approx((0.4 + 0.6) / 2)
+    sharper = 0.36 / 0.52  # .6 at half the temperature
+    assert metrics.tempered.nll == pytest.approx(-(math.log(sharper) + math.log(1 - sharper)) / 2)
 
 
 def test_diversity_known_answers() -> None:

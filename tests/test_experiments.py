@@ -21,9 +21,10 @@ from tests.conftest import SMALL_TARGET, draw_weights, make_session
 from training.__main__ import app
 from training.ablation import VARIANTS, Variant, ablate
 from training.datasets import load_dataset, load_digits, load_mixture
-from training.evaluation import evaluate
+from training.evaluation import evaluate_checkpoint
+from training.fitting import FittingRun
 from training.recipes import RECIPES, Part, digits_hypergan, mnist_deutsch, mnist_deutsch_diverse, toy_mixture, vary
-from training.run import TrainingError, TrainingRun
+from training.run import TrainingError
 from training.session import Session, draw_figures, train
 from training.study import PathAccuracy, match_filters, study
 
@@ -123,7 +124,7 @@ def test_entropy_makes_networks_differ() -> None:
     spreads = {}
     for accuracy_weight in (None, 10.0):
         recipe = vary(replace(digits_hypergan(), networks_per_step=8, inputs_per_network=16), (), accuracy_weight)
-        run = TrainingRun(recipe, load_dataset("digits", Path()), 0, 150, CPU)
+        run = FittingRun(recipe, load_dataset("digits", Path()), 0, 150, CPU)
         while not run.finished:
             run.step()
         run.recalibrate()
@@ -139,11 +140,11 @@ def test_collapsed_networks_end_the_run_with_its_last_good_checkpoint(
 ) -> None:
     recipe = vary(digits_hypergan(), (), 1e4)
 
-    def collapse_at_step_3(run: TrainingRun) -> torch.Tensor:
-        latents = run.sampler.draw_latents(0, range(128), stream=1)
-        return latents if run.steps < 3 else latents[:1].expand(128, -1)
+    def collapse_at_step_3(run: FittingRun, count: int) -> torch.Tensor:
+        latents = run.sampler.draw_latents(0, range(count), stream=1)
+        return latents if run.steps < 3 else latents[:1].expand(count, -1)
 
-    monkeypatch.setattr(TrainingRun, "_draw_latents", collapse_at_step_3)
+    monkeypatch.setattr(FittingRun, "_draw_latents", collapse_at_step_3)
     with pytest.raises(
         TrainingError, match=r"step 3: samples 0 and 1 of 16 are the same.* holds the checkpoint of step 1"
     ):
@@ -154,7 +155,7 @@ def test_collapsed_networks_end_the_run_with_its_last_good_checkpoint(
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
-    run = TrainingRun(digits_hypergan(), load_dataset("digits", Path()), 0, 10, CPU)
+    run = FittingRun(digits_hypergan(), load_dataset("digits", Path()), 0, 10, CPU)
     run.step()
     before = {name: parameter.clone() for name, parameter in run.sampler.named_parameters()}
     next(run.sampler.parameters()).register_hook(lambda gradient: gradient * math.nan)
@@ -204,12 +205,12 @@ def test_a_checkpoint_is_evaluated_as_what_it_is(checkpoint: Checkpoint, mixture
     other = load_checkpoint(mixture)
     for wrong, dataset in ((checkpoint, "cubic"), (other, "digits"), (other, "cubic")):
         with pytest.raises(ValueError, match=r"for .*\) cannot be evaluated on a dataset for "):
-            evaluate(wrong, load_dataset(dataset, Path()), None)
+            evaluate_checkpoint(wrong, load_dataset(dataset, Path()), {})
     digits = load_digits(Path())
     assert isinstance(digits.input, ImageSpec)
     larger = replace(digits, input=replace(digits.input, height=28))
     with pytest.raises(ValueError, match=r"inputs \(1, 8, 8\) cannot be evaluated on \(1, 28, 8\)"):
-        evaluate(checkpoint, larger, None)
+        evaluate_checkpoint(checkpoint, larger, {})
 
 
 # The ablation
@@ -225,9 +226,9 @@ def test_the_ablation_goes_on_and_makes_a_table(tmp_path: Path, monkeypatch: pyt
         return train(session)
 
     monkeypatch.setattr(training.ablation, "train", train_and_count)
-    recipe = replace(digits_hypergan(), outliers="cubic-beyond")
-    monkeypatch.setitem(training.datasets._OUTLIERS, "cubic-beyond", lambda _: torch.zeros(10, 1, 8, 8).byte())
-    session = make_session(tmp_path, steps=3, recipe=recipe)
+    monkeypatch.setitem(training.datasets._OUTLIERS, "notmnist", lambda _: torch.zeros(10, 1, 8, 8).byte())
+    monkeypatch.setitem(training.datasets._OUTLIERS_OF, "digits", ("notmnist",))
+    session = make_session(tmp_path, steps=3, recipe=digits_hypergan())
     assert ablate(session, [0])
     assert "±" not in (tmp_path / "README.md").read_text().split("| --- |")[-1]
     assert trained == ["paper/0", "no-mixer/0"]
@@ -333,7 +334,7 @@ def test_figures_are_the_same_each_time(studied: Path) -> None:
 
 
 def test_too_few_networks(checkpoint: Checkpoint, checkpoints: Path) -> None:
-    with pytest.raises(ValueError, match="at least 100 networks, not 99"):
-        study(checkpoint, load_digits(Path()), None, 99, print)
+    with pytest.raises(ValueError, match="at least 100 networks, and there are only 99"):
+        study(checkpoint, load_digits(Path()), {}, 99, print)
     with pytest.raises(CheckpointError, match="at least 100 networks"):
         draw_figures(checkpoints / "digits", Path(), CPU, 99, lambda _: None)

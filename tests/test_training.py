@@ -13,21 +13,32 @@ from typer.testing import CliRunner
 
 import training.objectives
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.sampler import Hypernetwork
 from tests.conftest import make_session
 from training.__main__ import app
 from training.datasets import load_dataset
+from training.fitting import FittingRun
 from training.objectives import moment_distance
 from training.recipes import RECIPES, digits_hypergan
-from training.run import KEEP_EVERY, StepReport, TrainingError, TrainingRun
+from training.run import KEEP_EVERY, StepReport, TrainingError
 from training.session import train
 
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
-STEP = TrainingRun.step
+STEP = FittingRun.step
 
 
-def make_run(steps: int = 40, seed: int = 0, **changes: Any) -> TrainingRun:
+def make_run(steps: int = 40, seed: int = 0, **changes: Any) -> FittingRun:
     recipe = replace(RECIPE, **changes)
-    return TrainingRun(recipe, load_dataset("digits", Path()), seed, steps, torch.device("cpu"))
+    return FittingRun(recipe, load_dataset("digits", Path()), seed, steps, torch.device("cpu"))
+
+
+def hypernetwork_of(run: FittingRun) -> Hypernetwork:
+    assert isinstance(run.sampler, Hypernetwork)
+    return run.sampler
+
+
+def discriminator_of(run: FittingRun) -> torch.nn.Module:
+    return run._modules["discriminator"]
 
 
 def test_the_recipe_learns(checkpoint: Checkpoint) -> None:
@@ -35,9 +46,11 @@ def test_the_recipe_learns(checkpoint: Checkpoint) -> None:
     ensembles = {ensemble["size"]: ensemble for ensemble in checkpoint.metrics["ensembles"]}
     assert checkpoint.metrics["single"]["accuracy_mean"] > 0.9
     assert ensembles[100]["accuracy"] > 0.94
-    assert ensembles[100]["nll"] < checkpoint.metrics["single"]["nll"]
+    assert ensembles[100]["plain"]["nll"] < checkpoint.metrics["single"]["nll"]
     assert checkpoint.metrics["disagreement"] > 0.005
-    assert checkpoint.metrics["false_alarm_rate"] < 0.12  # 5 % of 300, and sampling error in both splits
+    flags = [flag for flag in checkpoint.metrics["flags"] if flag["rate"] == 0.05]
+    assert {flag["flag"] for flag in flags} == {"out_of_distribution", "suspect_adversarial"}
+    assert all(flag["flagged"] < 0.12 for flag in flags)  # 5 % of 300, and sampling error in both splits
 
 
 def test_card_reports_the_metrics(checkpoints: Path, checkpoint: Checkpoint) -> None:
@@ -64,11 +77,11 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         resumed.step()
     for name, tensor in straight.sampler.state_dict().items():
         assert torch.equal(tensor, resumed.sampler.state_dict()[name]), name
-    for name, tensor in straight.discriminator.state_dict().items():
-        assert torch.equal(tensor, resumed.discriminator.state_dict()[name]), name
+    for name, tensor in discriminator_of(straight).state_dict().items():
+        assert torch.equal(tensor, discriminator_of(resumed).state_dict()[name]), name
 
 
-def interrupt_at_step_17(run: TrainingRun) -> StepReport:
+def interrupt_at_step_17(run: FittingRun) -> StepReport:
     if run.steps == 17:
         os.kill(os.getpid(), signal.SIGINT)
     return STEP(run)
@@ -78,14 +91,14 @@ def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train(make_session(tmp_path / "straight", steps=40))
-    monkeypatch.setattr(TrainingRun, "step", interrupt_at_step_17)
+    monkeypatch.setattr(FittingRun, "step", interrupt_at_step_17)
     assert not train(make_session(tmp_path / "halted", steps=40))
     halted = load_checkpoint(tmp_path / "halted")
     assert halted.config.training.steps == 18
     assert halted.calibration is not None
     assert halted.metrics is None
     assert "interrupted after 18 of 40 steps" in (tmp_path / "halted" / "README.md").read_text()
-    monkeypatch.setattr(TrainingRun, "step", STEP)
+    monkeypatch.setattr(FittingRun, "step", STEP)
     assert train(replace(make_session(tmp_path / "halted", steps=40, resume=True), steps=None))
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
         assert (tmp_path / "halted" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
@@ -124,14 +137,14 @@ def test_a_run_that_blows_up_keeps_its_last_good_state(tmp_path: Path, monkeypat
     for _ in range(KEEP_EVERY):
         good.step()
 
-    def blow_up_at_step_60(run: TrainingRun) -> StepReport:
+    def blow_up_at_step_60(run: FittingRun) -> StepReport:
         report = STEP(run)
         if run.steps == 60:
             for parameter in run.sampler.parameters():
                 parameter.detach().fill_(math.nan)
         return report
 
-    monkeypatch.setattr(TrainingRun, "step", blow_up_at_step_60)
+    monkeypatch.setattr(FittingRun, "step", blow_up_at_step_60)
     with pytest.raises(TrainingError, match=r"loss is nan at step 60\. .*run holds the checkpoint of step 50"):
         train(make_session(tmp_path / "run", steps=80))
     stored = load_file(tmp_path / "run" / "model.safetensors")
@@ -152,7 +165,7 @@ def test_a_run_that_was_never_good_writes_nothing(tmp_path: Path) -> None:
 def test_a_run_that_fails_at_once_when_resumed_leaves_the_checkpoint_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingRun, "step", interrupt_at_step_17)
+    monkeypatch.setattr(FittingRun, "step", interrupt_at_step_17)
     assert not train(make_session(tmp_path, steps=40))
     monkeypatch.undo()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -169,7 +182,7 @@ def test_matched_moments_bring_the_codes_to_their_prior() -> None:
         while not run.finished:
             run.step()
         run.recalibrate()
-        distances.append(moment_distance(run.sampler.mix(run.sampler.draw_latents(7, range(512)))).item())
+        distances.append(moment_distance(hypernetwork_of(run).mix(run.sampler.draw_latents(7, range(512)))).item())
     assert distances[1] < 0.7 * distances[0]
 
 
@@ -179,8 +192,8 @@ def test_the_mixer_follows_the_adversarial_loss(monkeypatch: pytest.MonkeyPatch)
     expected = make_run(adversarial_weight=0.5, moment_matching_weight=0.0)
     monkeypatch.setattr(training.objectives, "cross_entropy", lambda logits, _: 0 * logits.sum())
     run.step()
-    codes = expected.sampler.train().mix(expected.sampler.draw_latents(0, range(32), stream=1))
-    (0.5 * -expected.discriminator(codes).sigmoid().log().mean()).backward()
+    codes = hypernetwork_of(expected).train().mix(expected.sampler.draw_latents(0, range(32), stream=1))
+    (0.5 * -discriminator_of(expected)(codes).sigmoid().log().mean()).backward()
     for (name, parameter), ours in zip(expected.sampler.named_parameters(), run.sampler.parameters(), strict=True):
         if name.startswith("mixer"):
             assert ours.grad is not None

@@ -11,11 +11,13 @@ import typer
 from models.checkpoint import CheckpointError
 from models.device import DeviceError, choose_device
 from training.ablation import ablate
+from training.attack import EPSILONS, Budget, Norm
+from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
 from training.objectives import Measure
 from training.recipes import RECIPES, Part, Recipe, mnist_hypergan_small, vary
 from training.run import TrainingError
-from training.session import Session, calibrate_checkpoint, draw_figures, evaluate_checkpoint, train
+from training.session import Session, attack_directory, calibrate_checkpoint, draw_figures, evaluate_directory, train
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -35,6 +37,10 @@ DataOption = Annotated[
     Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
 ]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Directory of the checkpoint.")]
+OutliersOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of images that the models were not trained on, besides the usual; may be repeated."),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one, else cpu.")]
 
 
@@ -108,11 +114,56 @@ def evaluate_command(
     checkpoint: CheckpointArgument,
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
+    outliers: OutliersOption = None,
 ) -> None:
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
     with _explain_errors():
-        evaluate_checkpoint(checkpoint, data, choose_device(device))
+        evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
     typer.echo(f"Wrote {checkpoint / 'metrics.json'} and {checkpoint / 'README.md'}.")
+
+
+@app.command("attack", rich_help_panel="Checkpoints")
+def attack_command(
+    checkpoint: CheckpointArgument,
+    data: DataOption = DATA_FOLDER,
+    device: DeviceOption = "auto",
+    surrogate: Annotated[
+        Path | None, typer.Option(help="Directory of another model for the same images, to transfer attacks from.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Of the test set, the first ones.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Of an attack.")] = 500,
+    restarts: Annotated[int, typer.Option(min=1, help="Of which the best counts.")] = 5,
+    linf: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="ε, of the pixels' range; may be repeated.", show_default="0.1 0.2 0.3"),
+    ] = None,
+    l2: Annotated[list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3")] = None,
+) -> None:
+    """Attack a classifier and its flags, adaptively, and write how often that succeeds to its model card.
+
+    This takes hours on a CPU. What is finished is kept: the same command goes on after an interrupt.
+    """
+    epsilons: dict[Norm, tuple[float, ...]] = dict(EPSILONS)
+    if linf or l2:
+        epsilons = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
+    with _explain_errors():
+        budget = Budget(images, steps, restarts)
+        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, typer.echo)
+    typer.echo(f"Wrote {checkpoint / 'attack.json'}; {checkpoint / 'README.md'} has the table.")
+
+
+@app.command("compare", rich_help_panel="Checkpoints")
+def compare_command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Directories, of several methods, each with some seeds.")],
+    out: Annotated[Path, typer.Option(help="Directory of the table and the figure.")],
+    data: DataOption = DATA_FOLDER,
+    device: DeviceOption = "auto",
+    outliers: OutliersOption = None,
+) -> None:
+    """Compare checkpoints of one dataset on equal terms, in one table; the first one's method is the yardstick."""
+    with _explain_errors():
+        compare_directories(checkpoints, out, data, choose_device(device), outliers or (), typer.echo)
+    typer.echo(f"Wrote {out / 'README.md'}.")
 
 
 @app.command("figures", rich_help_panel="Checkpoints")

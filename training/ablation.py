@@ -137,16 +137,15 @@ def save_table(session: Session) -> None:
 def _read_figures(directory: Path) -> dict[str, float]:
     metrics = load_metrics(load_checkpoint(directory))
     assert isinstance(metrics, ClassificationMetrics)
-    assert metrics.outliers is not None
-    largest = metrics.ensembles[-1]
+    notmnist = next(outliers for outliers in metrics.outliers if outliers.dataset == "notmnist")
     return {
         "single accuracy": metrics.single.accuracy_mean,
-        "ensemble of 100": largest.accuracy,
-        "NLL of 100": largest.nll,
+        "ensemble of 100": metrics.whole.accuracy,
+        "NLL of 100": metrics.whole.plain.nll,
         "disagreement": metrics.disagreement,
-        "MI ratio": metrics.outliers.mutual_information / metrics.mutual_information,
-        "AUROC by PE": metrics.outliers.auroc_predictive_entropy,
-        "AUROC by MI": metrics.outliers.auroc_mutual_information,
+        "MI ratio": notmnist.mutual_information / metrics.mutual_information,
+        "AUROC by PE": notmnist.scores["predictive_entropy"].auroc,
+        "AUROC by MI": notmnist.scores["mutual_information"].auroc,
     }
 
 

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
+from models.detection import DEFAULT_RATE
 from models.input import ImageSpec, VectorSpec
+from models.prediction import JITTER
 from models.task import Classification, Regression
+from training.attack import JUDGES, RATES, Report, load_report
 from training.evaluation import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
 
 FIGURES = {
@@ -23,12 +26,13 @@ FIGURES = {
     "and on foreign images.",
 }
 SCORES = {
-    "classification": "predictive entropy, in nats,",
-    "regression": "the networks' standard deviation, in units of the output's own,",
+    "predictive_entropy": "the predictive entropy, in nats",
+    "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
+    "relative_deviation": "the networks' standard deviation, in units of the output's own",
 }
 CAVEATS = {
     "classification": "Predictive entropy cannot tell an ambiguous image from a foreign one, and a foreign image can look certain: "
-    "the flag\nis a hint, not a proof.",
+    "a flag\nis a hint, not a proof. `suspect_adversarial` means suspect: whoever knows the model can evade it.",
     "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
 }
 
@@ -39,7 +43,10 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     sections = [_describe_model(directory.name, config), _describe_training(config)]
     sections.append(_describe_metrics(metrics, config) if metrics else _describe_lack(config))
     sections += _show_figures(directory)
-    sections += [_describe_calibration(checkpoint, metrics), _describe_use(directory.name, config)]
+    sections.append(_describe_calibration(checkpoint, metrics))
+    if report := load_report(directory, checkpoint.version):
+        sections.append(_describe_attacks(report))
+    sections.append(_describe_use(directory.name, config))
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
 
@@ -102,46 +109,68 @@ def _describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
 def _describe_classification(metrics: ClassificationMetrics, config: CheckpointConfig) -> str:
     single = metrics.single
     ensembles = "\n".join(
-        f"| ensemble of {e.size} (mean over {e.ensembles}) | {e.accuracy:.2%} | {e.nll:.4f} | {e.ece:.4f} |"
+        f"| ensemble of {e.size} (mean over {e.ensembles}) | {e.accuracy:.2%} | {e.plain.nll:.4f} | {e.plain.brier:.4f} "
+        f"| {e.plain.ece:.4f} | {e.plain.adaptive_ece:.4f} | {e.aurc:.6f} | {e.temperature:.2f} "
+        f"| {e.tempered.nll:.4f} | {e.tempered.ece:.4f} |"
         for e in metrics.ensembles
     )
-    outliers = ""
-    if metrics.outliers is not None:
-        o = metrics.outliers
-        outliers = f"""
-
-On {o.images:,} images of {o.dataset}, which the model was not trained on, mean mutual information is
-{o.mutual_information:.4f} nats, {o.mutual_information / metrics.mutual_information:.1f} times that on the test set.
-Telling them from test images has an AUROC of {o.auroc_predictive_entropy:.4f} by predictive entropy and
-{o.auroc_mutual_information:.4f} by mutual information. {o.flagged:.1%} of them are flagged."""
     return f"""## Figures
 
-On the {metrics.test_images:,} test images of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
-{metrics.seed}, measured on this very checkpoint by `hyperdraw-train evaluate DIR`:
+On the {metrics.test_inputs:,} test images of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
+{metrics.seed}, measured on this very checkpoint by `hyperdraw-train evaluate DIR`. At T, the temperature that was fitted on
+validation images to the averaged probabilities:
 
-| | accuracy | NLL | ECE |
-| --- | --- | --- | --- |
-| single networks (mean ± σ of {metrics.networks}) | {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} | {single.nll:.4f} | |
+| | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {ensembles}
 
-The worst of the {metrics.networks} single networks has {single.accuracy_min:.2%}, the best {single.accuracy_max:.2%}. Two of
-them differ on {metrics.disagreement:.2%} of the test images; mean mutual information is
-{metrics.mutual_information:.5f} nats.{outliers}
+Single networks have {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks}), the worst of them
+{single.accuracy_min:.2%}, the best {single.accuracy_max:.2%}. Two of them differ on {metrics.disagreement:.2%} of the test images;
+mean mutual information is {metrics.mutual_information:.5f} nats.
 
-{_describe_norms(metrics.layer_norms)}"""
+{_describe_outliers(metrics)}{_describe_norms(metrics.layer_norms)}"""
+
+
+def _describe_outliers(metrics: ClassificationMetrics) -> str:
+    if not metrics.outliers:
+        return ""
+    rows = "\n".join(
+        f"| {o.dataset} | {score.replace('_', ' ')} | {s.auroc:.4f} | {s.aupr:.4f} | {s.id_flagged_at_95_ood:.1%} "
+        f"| {s.ood_missed_at_5_id:.1%} |"
+        for o in metrics.outliers
+        for score, s in o.scores.items()
+    )
+    sizes = "\n".join(
+        f"| {o.dataset} | " + " | ".join(f"{s.auroc:.4f}" for s in o.by_size.values()) + " |" for o in metrics.outliers
+    )
+    header = " | ".join(map(str, metrics.outliers[0].by_size))
+    return f"""Images that the model was not trained on, told from the test images by {metrics.networks} networks; the last two columns are
+both meanings of FPR95:
+
+| images | by | AUROC | AUPR | test images flagged where 95 % of these are | of these missed where 5 % of the test images are flagged |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+AUROC by predictive entropy, by the number of networks:
+
+| images | {header} |
+| --- |{" --- |" * len(metrics.outliers[0].by_size)}
+{sizes}
+
+"""
 
 
 def _describe_regression(metrics: RegressionMetrics, config: CheckpointConfig) -> str:
-    beyond = ""
-    if metrics.beyond is not None:
-        b = metrics.beyond
-        beyond = f"""
+    beyond = "".join(
+        f"""
 
-On {b.examples:,} inputs of {b.dataset}, where there was no data, the networks' standard deviation is {b.deviation:.2f}.
+On {b.inputs:,} inputs of {b.dataset}, where there was no data, the networks' standard deviation is {b.deviation:.2f}.
 Telling them from test inputs by it has an AUROC of {b.auroc:.4f}; {b.flagged:.1%} of them are flagged."""
+        for b in metrics.beyond
+    )
     return f"""## Figures
 
-On {metrics.test_examples:,} test examples of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
+On {metrics.test_inputs:,} test examples of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
 {metrics.seed}, in the output's own units, measured on this very checkpoint by `hyperdraw-train evaluate DIR`:
 
 | | |
@@ -190,22 +219,94 @@ def _show_figures(directory: Path) -> list[str]:
 
 
 def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
-    if checkpoint.calibration is None:
+    calibration = checkpoint.calibration
+    if calibration is None:
         return "## Flags\n\nNot calibrated: no flags."
-    flag = checkpoint.calibration.out_of_distribution
-    rows = "\n".join(f"| {t.ensemble_size} | {t.value:.4f} |" for t in flag.thresholds)
     assert not isinstance(metrics, DensityMetrics)
-    realised = f" On the test set it flags {metrics.false_alarm_rate:.2%}." if metrics else ""
-    kind = checkpoint.config.task.kind
+    largest = calibration.sizes[-1]
+    rows = "\n".join(
+        f"| `{flag}` | {rate:g} | {threshold:.4g} | {_find_flagged(metrics, flag, rate)} |"
+        for flag, thresholds in largest.thresholds.items()
+        for rate, threshold in zip(calibration.rates, thresholds, strict=True)
+    )
+    raised = "\n".join(f"* `{flag}` is raised by {SCORES[score]}." for flag, score in calibration.scores.items())
     return f"""## Flags
 
-`out_of_distribution` is raised when {SCORES[kind]} is above the threshold for the ensemble's size. The thresholds let
-{1 - flag.false_alarm_rate:.0%} of the {flag.n:,} inputs of `{flag.split}` pass, which served for nothing else.{realised}
-{CAVEATS[kind]}
+{raised}
 
-| ensemble size | threshold |
-| --- | --- |
+A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
+else, with members of seed {calibration.seed}; {", ".join(str(size.ensemble_size) for size in calibration.sizes)} networks are
+calibrated. With {largest.ensemble_size} networks:
+
+| flag | budget of false alarms | threshold | flagged of the test set |
+| --- | --- | --- | --- |
+{rows}
+{_describe_catches(metrics)}
+{CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
+
+
+def _find_flagged(metrics: ClassificationMetrics | RegressionMetrics | None, flag: str, rate: float) -> str:
+    found = [m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, rate)] if metrics else []
+    return f"{found[0]:.2%}" if found else "not measured"
+
+
+def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None) -> str:
+    if not isinstance(metrics, ClassificationMetrics) or not metrics.outliers:
+        return ""
+    flags = list(metrics.outliers[0].flagged)
+    rows = "\n".join(
+        f"| {o.dataset} | " + " | ".join(f"{share:.1%}" for share in (*o.flagged.values(), o.flagged_by_any)) + " |"
+        for o in metrics.outliers
+    )
+    own = [next(m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, DEFAULT_RATE)) for flag in flags]
+    return f"""
+At the default budget of {DEFAULT_RATE:g} for each flag, of all images of a kind:
+
+| images | {" | ".join(f"`{flag}`" for flag in flags)} | some flag |
+| --- |{" --- |" * (len(flags) + 1)}
+| test set | {" | ".join(f"{share:.1%}" for share in (*own, metrics.flagged_by_any))} |
+{rows}
+"""
+
+
+def _describe_sets(metrics: ClassificationMetrics | RegressionMetrics | None) -> str:
+    if not isinstance(metrics, ClassificationMetrics):
+        return ""
+    rows = "\n".join(f"| {s.coverage:.1%} | {s.covered:.2%} | {s.size:.3f} |" for s in metrics.sets)
+    return f"""
+
+Prediction sets, on the test set:
+
+| coverage that is asked for | label in the set | classes in a set |
+| --- | --- | --- |
 {rows}"""
+
+
+def _describe_attacks(report: Report) -> str:
+    rows = "\n".join(
+        f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
+        + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
+        + " |"
+        for o in report.outcomes
+    )
+    budget = report.budget
+    failed = [check.what for check in report.checks if not check.holds]
+    checks = f"Of {len(report.checks)} checks of the attacks' strength {'all hold' if not failed else 'these fail: ' + '; '.join(failed)}."
+    surrogate = f" Transfer is from the model of version `{report.surrogate[:12]}…`." if report.surrogate else ""
+    return f"""## Attacks
+
+On the first {budget.images} test images, by somebody who knows everything but the seed, and minimises one loss for the error and
+both flags, in expectation over networks drawn anew in each step: {budget.steps} steps, {budget.restarts} restarts, no early stop
+(`hyperdraw-train attack DIR`). Judged by {JUDGES} fresh draws of {report.networks} networks. *Evades* is the share of images that
+are answered wrongly without a flag: first without `out_of_distribution`, then without either flag. Without an attack
+{report.clean_wrong:.1%} are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and ignores the
+flags: it flatters them.
+
+| norm, ε | attacker | wrong | AUROC of entropy | {" | ".join(f"evades the first at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
+| --- | --- | --- | --- |{" --- | --- |" * len(RATES)}
+{rows}
+
+{checks}"""
 
 
 def _describe_use(name: str, config: CheckpointConfig) -> str:

@@ -2,10 +2,9 @@
 
 import gzip
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pooch
@@ -13,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.images import ImageError, decode_image
 from models.input import ImageSpec, InputSpec, VectorSpec
 from models.noise import standard_normal, uniform
 from models.task import Classification, Regression, Task
 
-Loader = TypeVar("Loader")
-
 DIGITS = tuple("0123456789")
 CUBIC_SEED, CUBIC_NOISE = 4, 3.0
 MIXTURE_SEED = 0
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MAX_IMAGE_PIXELS = 100_000_000
 
 
 class DatasetError(Exception):
@@ -178,6 +178,14 @@ NOTMNIST = Publication(
     ),
 )
 
+FASHION_MNIST = Publication(
+    folder="fashion-mnist",
+    url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    files=(
+        PublishedFile("t10k-images-idx3-ubyte.gz", "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+    ),
+)
+
 
 def default_data_folder() -> Path:
     """The user's cache folder for this project."""
@@ -207,16 +215,44 @@ def load_dataset(name: str, data: Path) -> Dataset | Mixture:
     Raises:
         DatasetError: if there is no such dataset, or a file of it is damaged or not to be had.
     """
-    return _find(name, _DATASETS)(data)
+    if name not in _DATASETS:
+        raise DatasetError(f"there is no dataset {name!r}, only {', '.join(_DATASETS)}")
+    return _DATASETS[name](data)
 
 
-def load_outliers(name: str | None, data: Path) -> tuple[str, Tensor] | None:
-    """A set of inputs that a model is not trained on, with its name, if one is named.
+def load_outliers(dataset: str, data: Path, folders: Collection[Path] = ()) -> dict[str, Tensor]:
+    """Inputs unlike those of a dataset, by name: what belongs to the dataset, and folders of images.
 
     Raises:
-        DatasetError: as for `load_dataset`.
+        DatasetError: as for `load_dataset`, or if a folder holds no images.
     """
-    return None if name is None else (name, _find(name, _OUTLIERS)(data))
+    sets = {name: _OUTLIERS[name](data) for name in _OUTLIERS_OF.get(dataset, ())}
+    if folders:
+        known = load_dataset(dataset, data)
+        if not isinstance(known.input, ImageSpec):
+            raise DatasetError(f"{dataset} has no images; a folder of images cannot be told apart from it")
+        for folder in folders:
+            if folder.name in sets:
+                raise DatasetError(f"there are two sets of outliers by the name {folder.name!r}; rename {folder}")
+            sets[folder.name] = load_folder(folder, known.input)
+    return sets
+
+
+def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
+    """All PNG, JPEG and WebP images in a folder and the folders in it, fitted to a target's input, [B, C, H, W].
+
+    Raises:
+        DatasetError: if there are none, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise DatasetError(f"{folder} holds no images; they must end in {', '.join(IMAGE_SUFFIXES)}")
+    try:
+        return torch.stack([decode_image(path.read_bytes(), spec, MAX_IMAGE_PIXELS, str(path)) for path in paths])
+    except (ImageError, OSError) as error:
+        raise DatasetError(f"a file in {folder} is no image that can be taken. {error}") from error
 
 
 def load_mnist(data: Path) -> Dataset:
@@ -266,6 +302,11 @@ def load_mixture(data: Path) -> Mixture:
     return Mixture(5 * torch.stack([x, y], dim=1), 1.05 + 0.05 * deviation, 2 + share)
 
 
+def load_fashion_mnist(data: Path) -> Tensor:
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017): the 10,000 test images, of clothes."""
+    return torch.tensor(read_idx(FASHION_MNIST.locate(data)[0]))[:, None]
+
+
 def load_notmnist(data: Path) -> Tensor:
     """notMNIST (Bulatov, 2011): 10,000 glyphs of the letters A to J."""
     images, _ = map(read_idx, NOTMNIST.locate(data))
@@ -279,13 +320,16 @@ _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
     "cubic": load_cubic,
     "mixture": load_mixture,
 }
-_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {"notmnist": load_notmnist, "cubic-beyond": load_cubic_beyond}
-
-
-def _find(name: str, loaders: dict[str, Loader]) -> Loader:
-    if name not in loaders:
-        raise DatasetError(f"there is no dataset {name!r}, only {', '.join(loaders)}")
-    return loaders[name]
+_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {
+    "notmnist": load_notmnist,
+    "fashion-mnist": load_fashion_mnist,
+    "cubic-beyond": load_cubic_beyond,
+}
+_OUTLIERS_OF = {
+    "mnist": ("notmnist", "fashion-mnist"),
+    "mnist-5000": ("notmnist", "fashion-mnist"),
+    "cubic": ("cubic-beyond",),
+}
 
 
 def _draw_cubic(size: int, stream: int) -> Examples:

@@ -4,28 +4,50 @@ Shapes: S sampled networks, B inputs, K outputs.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
-from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from models.checkpoint import Checkpoint, dump_json, write_file
-from models.prediction import evaluate_members
+from models.detection import SIZES, Calibration, Flag
+from models.prediction import Outputs, Prediction, ScoreName, evaluate, interpret
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
+from models.uncertainty import RegressionUncertainty, measure_uncertainty
 from training.datasets import Dataset, Examples, Mixture
+from training.metrics import (
+    id_flagged_at_95_ood,
+    measure_accuracy,
+    measure_aupr,
+    measure_aurc,
+    measure_auroc,
+    measure_brier,
+    measure_ece,
+    measure_nll,
+    ood_missed_at_5_id,
+)
 from training.objectives import entropy
 
-ENSEMBLE_SIZES = (5, 10, 100)
 NETWORKS = 100
+"""Of the largest ensemble that is evaluated, or all that there are."""
+
 SEED = 0
 NEAR_PEAK = 1.0
 """Distance from the peak of a density; the mixture's Gaussians have a σ just above."""
+
+SCORES: tuple[ScoreName, ...] = (
+    "predictive_entropy",
+    "mutual_information",
+    "energy",
+    "max_probability",
+    "variation_ratio",
+)
+"""Uncertainties by which outliers are told apart."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +62,81 @@ class SingleMetrics:
 
 
 @dataclass(frozen=True)
+class ProbabilityMetrics:
+    """Of class probabilities."""
+
+    nll: float
+    brier: float
+    ece: float
+    """Expected calibration error, 15 bins of equal width."""
+    adaptive_ece: float
+    """The same, 15 bins of equally many inputs."""
+
+
+@dataclass(frozen=True)
 class EnsembleMetrics:
     """Ensembles of one size that average probabilities; means over disjoint ensembles."""
 
     size: int
     ensembles: int
     accuracy: float
-    nll: float
-    ece: float
-    """Expected calibration error, 15 bins."""
+    aurc: float
+    """Area under the risk–coverage curve, by predictive entropy."""
+    plain: ProbabilityMetrics
+    temperature: float
+    """That was calibrated for this size."""
+    tempered: ProbabilityMetrics
+
+
+@dataclass(frozen=True)
+class FlagMetrics:
+    """A flag at one budget of false alarms."""
+
+    flag: Flag
+    rate: float
+    """The budget."""
+    flagged: float
+    """Share of the test inputs for which it is raised."""
+
+
+@dataclass(frozen=True)
+class SetMetrics:
+    """Prediction sets at one coverage."""
+
+    coverage: float
+    """That was asked for."""
+    covered: float
+    """Share of the test inputs whose set holds their label."""
+    size: float
+    """Mean number of classes."""
+
+
+@dataclass(frozen=True)
+class SeparationMetrics:
+    """How well a score tells outliers from test inputs."""
+
+    auroc: float
+    aupr: float
+    id_flagged_at_95_ood: float
+    """Share of test inputs above the threshold that 95 % of the outliers exceed."""
+    ood_missed_at_5_id: float
+    """Share of outliers below the threshold that 5 % of the test inputs exceed."""
 
 
 @dataclass(frozen=True)
 class OutlierMetrics:
-    """Images of another kind, told apart from the test images by the whole ensemble."""
+    """Inputs of another kind, told apart from the test inputs."""
 
     dataset: str
-    images: int
+    inputs: int
     mutual_information: float
-    auroc_predictive_entropy: float
-    auroc_mutual_information: float
-    flagged: float
+    scores: dict[ScoreName, SeparationMetrics]
+    """By the whole ensemble."""
+    by_size: dict[int, SeparationMetrics]
+    """By the predictive entropy of the first networks alone."""
+    flagged: dict[Flag, float]
+    """Share for which a flag is raised, at the default budget."""
+    flagged_by_any: float
 
 
 @dataclass(frozen=True)
@@ -75,20 +151,27 @@ class Spread:
 class ClassificationMetrics:
     """Shares lie in [0, 1], entropies are in nats."""
 
-    test_images: int
+    test_inputs: int
     networks: int
     seed: int
     single: SingleMetrics
     ensembles: tuple[EnsembleMetrics, ...]
     disagreement: float
-    """Share of test images on which two sampled networks differ."""
+    """Share of test inputs on which two sampled networks differ."""
     mutual_information: float
-    false_alarm_rate: float
-    """Share of test images flagged as out of distribution."""
+    flags: tuple[FlagMetrics, ...]
+    flagged_by_any: float
+    """Share of test inputs for which some flag is raised, at the default budget."""
+    sets: tuple[SetMetrics, ...]
     layer_norms: dict[str, Spread]
     """2-norm of a layer's weights and biases together, over sampled networks (HyperGAN, Table 1)."""
-    outliers: OutlierMetrics | None
+    outliers: tuple[OutlierMetrics, ...]
     kind: Literal["classification"] = "classification"
+
+    @property
+    def whole(self) -> EnsembleMetrics:
+        """The ensemble of all networks."""
+        return self.ensembles[-1]
 
 
 @dataclass(frozen=True)
@@ -96,7 +179,7 @@ class BeyondMetrics:
     """Inputs of a regression from where there was no data, told apart from the test inputs by the whole ensemble."""
 
     dataset: str
-    examples: int
+    inputs: int
     deviation: float
     """Root mean square of the members' standard deviation."""
     auroc: float
@@ -107,7 +190,7 @@ class BeyondMetrics:
 class RegressionMetrics:
     """Errors and deviations are in the outputs' own units."""
 
-    test_examples: int
+    test_inputs: int
     networks: int
     seed: int
     single_error: float
@@ -120,9 +203,9 @@ class RegressionMetrics:
     """Share of test examples within three standard deviations of the predictive mean."""
     deviation: float
     """Root mean square of the members' standard deviation."""
-    false_alarm_rate: float
+    flags: tuple[FlagMetrics, ...]
     layer_norms: dict[str, Spread]
-    beyond: BeyondMetrics | None
+    beyond: tuple[BeyondMetrics, ...]
     kind: Literal["regression"] = "regression"
 
 
@@ -171,25 +254,39 @@ def measure_spread(weights: Weights) -> float:
     return _mean([(m.var(0).mean() / m.square().mean()).sqrt() for m in matrices])
 
 
-def measure_ensembles(member_probabilities: Tensor, labels: Tensor, size: int) -> EnsembleMetrics:
+def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Calibration) -> EnsembleMetrics:
     """Metrics of the S // size disjoint ensembles among the members, [S, B, K], on labels [B]."""
-    means = [part.double().mean(0) for part in member_probabilities.split(size) if len(part) == size]
+    parts = [measure_uncertainty(part) for part in logits.split(size) if len(part) == size]
+    tempered = [calibration.temper(part.probabilities, size) for part in parts]
+    wrong = [part.probabilities.argmax(-1) != labels for part in parts]
     return EnsembleMetrics(
         size=size,
-        ensembles=len(means),
-        accuracy=_mean([(mean.argmax(-1) == labels).double().mean() for mean in means]),
-        nll=_mean([_negative_log_likelihood(mean, labels) for mean in means]),
-        ece=_mean([multiclass_calibration_error(mean, labels, mean.shape[1], n_bins=15) for mean in means]),
+        ensembles=len(parts),
+        accuracy=_mean([measure_accuracy(part.probabilities, labels) for part in parts]),
+        aurc=_mean([measure_aurc(p.predictive_entropy, w) for p, w in zip(parts, wrong, strict=True)]),
+        plain=_measure_probabilities([part.probabilities for part in parts], labels),
+        temperature=calibration.temperature_for(size),
+        tempered=_measure_probabilities(tempered, labels),
     )
 
 
-def evaluate(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: tuple[str, Tensor] | None) -> Metrics:
+def measure_separation(inside: Tensor, outside: Tensor) -> SeparationMetrics:
+    """How well scores tell m outliers, [m], from n inputs, [n]."""
+    return SeparationMetrics(
+        auroc=measure_auroc(inside, outside),
+        aupr=measure_aupr(inside, outside),
+        id_flagged_at_95_ood=id_flagged_at_95_ood(inside, outside),
+        ood_missed_at_5_id=ood_missed_at_5_id(inside, outside),
+    )
+
+
+def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]) -> Metrics:
     """Evaluates a checkpoint, as it is served, by what it was trained for.
 
     Args:
         checkpoint: calibrated, unless it was trained on a density.
         dataset: that it was trained on.
-        outliers: name and inputs [B, …] of something else, if there is something.
+        outliers: inputs [B, …] of something else, by name.
 
     Raises:
         ValueError: if the checkpoint was made for inputs or for a task that are not the dataset's.
@@ -206,87 +303,149 @@ def evaluate(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: tuple
     return _evaluate_regression(checkpoint, dataset.test, outliers)
 
 
-def _evaluate_classification(
-    checkpoint: Checkpoint, test: Examples, outliers: tuple[str, Tensor] | None
-) -> ClassificationMetrics:
-    task = checkpoint.config.task
-    assert isinstance(task, Classification)
-    assert checkpoint.calibration is not None
-    members = _predict(checkpoint, test.inputs)
-    uncertainty = task.measure(members)
-    detection = checkpoint.calibration.out_of_distribution
-    accuracies = (members.argmax(-1) == test.labels).double().mean(1)
+def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
+    """Outputs of the largest ensemble that is evaluated on inputs [B, …]."""
+    config, held = checkpoint.config, checkpoint.sampler.num_networks
+    return evaluate(checkpoint.sampler, config.input, config.task, inputs, seed, min(NETWORKS, held or NETWORKS))
 
-    outlier_metrics = None
-    if outliers is not None:
-        name, images = outliers
-        other = task.measure(_predict(checkpoint, images))
-        outlier_metrics = OutlierMetrics(
-            dataset=name,
-            images=len(images),
-            mutual_information=float(other.mutual_information.mean()),
-            auroc_predictive_entropy=_auroc(uncertainty.predictive_entropy, other.predictive_entropy),
-            auroc_mutual_information=_auroc(uncertainty.mutual_information, other.mutual_information),
-            flagged=float(detection.judge(other, NETWORKS).flagged.double().mean()),
-        )
+
+def _evaluate_classification(
+    checkpoint: Checkpoint, test: Examples, outliers: Mapping[str, Tensor]
+) -> ClassificationMetrics:
+    task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
+    assert isinstance(task, Classification)
+    assert calibration is not None
+    outputs = evaluate_split(checkpoint, test.inputs)
+    prediction = interpret(task, outputs)
+    networks = len(prediction.members)
+    accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
+    tempered = calibration.temper(prediction.probabilities, networks)
     return ClassificationMetrics(
-        test_images=len(test),
-        networks=NETWORKS,
+        test_inputs=len(test),
+        networks=networks,
         seed=SEED,
         single=SingleMetrics(
             accuracy_mean=float(accuracies.mean()),
             accuracy_std=float(accuracies.std()),
             accuracy_min=float(accuracies.min()),
             accuracy_max=float(accuracies.max()),
-            nll=_mean([_negative_log_likelihood(member, test.labels) for member in members]),
+            nll=_mean([measure_nll(member, test.labels) for member in prediction.members]),
         ),
-        ensembles=tuple(measure_ensembles(members, test.labels, size) for size in ENSEMBLE_SIZES),
-        disagreement=measure_disagreement(members),
-        mutual_information=float(uncertainty.mutual_information.mean()),
-        false_alarm_rate=float(detection.judge(uncertainty, NETWORKS).flagged.double().mean()),
-        layer_norms=measure_layer_norms(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(NETWORKS))),
-        outliers=outlier_metrics,
+        ensembles=tuple(
+            measure_ensembles(outputs.plain, test.labels, size, calibration) for size in list_sizes(networks)
+        ),
+        disagreement=measure_disagreement(prediction.members),
+        mutual_information=float(prediction.score("mutual_information").mean()),
+        flags=tuple(
+            FlagMetrics(flag, rate, _share(judgement.flagged))
+            for rate in calibration.rates
+            for flag, judgement in calibration.judge(prediction, rate).items()
+        ),
+        flagged_by_any=_share(_judge_any(calibration, prediction)),
+        sets=tuple(_measure_sets(calibration, tempered, test.labels, networks, 1 - rate) for rate in calibration.rates),
+        layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(networks))),
+        outliers=tuple(
+            _measure_outliers(calibration, task, name, outputs, evaluate_split(checkpoint, inputs))
+            for name, inputs in outliers.items()
+        ),
     )
 
 
-def _evaluate_regression(
-    checkpoint: Checkpoint, test: Examples, beyond: tuple[str, Tensor] | None
-) -> RegressionMetrics:
-    task, calibration = checkpoint.config.task, checkpoint.calibration
+def _measure_outliers(
+    calibration: Calibration, task: Classification, name: str, inside: Outputs, outside: Outputs
+) -> OutlierMetrics:
+    networks = len(inside.plain)
+    test, other = interpret(task, inside), interpret(task, outside)
+    pairs = {
+        size: [interpret(task, outputs.prefix(size)).score("predictive_entropy") for outputs in (inside, outside)]
+        for size in list_sizes(networks)
+    }
+    return OutlierMetrics(
+        dataset=name,
+        inputs=outside.plain.shape[1],
+        mutual_information=float(other.score("mutual_information").mean()),
+        scores={score: measure_separation(test.score(score), other.score(score)) for score in SCORES},
+        by_size={size: measure_separation(*pair) for size, pair in pairs.items()},
+        flagged={flag: _share(judgement.flagged) for flag, judgement in calibration.judge(other).items()},
+        flagged_by_any=_share(_judge_any(calibration, other)),
+    )
+
+
+def _measure_sets(
+    calibration: Calibration, tempered: Tensor, labels: Tensor, networks: int, coverage: float
+) -> SetMetrics:
+    sets = calibration.choose_sets(tempered, networks, coverage)
+    covered = sets.members.gather(1, labels[:, None])
+    return SetMetrics(sets.coverage, _share(covered), float(sets.members.double().sum(1).mean()))
+
+
+def _measure_probabilities(ensembles: list[Tensor], labels: Tensor) -> ProbabilityMetrics:
+    return ProbabilityMetrics(
+        nll=_mean([measure_nll(probabilities, labels) for probabilities in ensembles]),
+        brier=_mean([measure_brier(probabilities, labels) for probabilities in ensembles]),
+        ece=_mean([measure_ece(probabilities, labels) for probabilities in ensembles]),
+        adaptive_ece=_mean([measure_ece(probabilities, labels, adaptive=True) for probabilities in ensembles]),
+    )
+
+
+def _judge_any(calibration: Calibration, prediction: Prediction) -> Tensor:
+    return torch.stack([judgement.flagged for judgement in calibration.judge(prediction).values()]).any(0)
+
+
+def list_sizes(networks: int) -> list[int]:
+    """Sizes of ensembles that are evaluated, up to the largest."""
+    return sorted({*(size for size in SIZES if size <= networks), networks})
+
+
+def _share(flagged: Tensor) -> float:
+    return float(flagged.double().mean())
+
+
+def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mapping[str, Tensor]) -> RegressionMetrics:
+    task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
     assert isinstance(task, Regression)
     assert calibration is not None
-    members = _predict(checkpoint, test.inputs).double()
-    uncertainty = task.measure(members)
+    prediction = interpret(task, evaluate_split(checkpoint, test.inputs))
+    uncertainty, members = prediction.uncertainty, prediction.members.double()
+    assert isinstance(uncertainty, RegressionUncertainty)
     errors = (members - test.labels).square()
     noise = uncertainty.noise_variance
     log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
     mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
     misses = (uncertainty.mean - test.labels).abs()
-
-    beyond_metrics = None
-    if beyond is not None:
-        name, inputs = beyond
-        other = task.measure(_predict(checkpoint, inputs))
-        beyond_metrics = BeyondMetrics(
-            dataset=name,
-            examples=len(inputs),
-            deviation=float(other.epistemic_variance.mean().sqrt()),
-            auroc=_auroc(uncertainty.relative_deviation, other.relative_deviation),
-            flagged=float(calibration.out_of_distribution.judge(other, NETWORKS).flagged.double().mean()),
-        )
+    beyond = {name: interpret(task, evaluate_split(checkpoint, inputs)) for name, inputs in outliers.items()}
     return RegressionMetrics(
-        test_examples=len(test),
-        networks=NETWORKS,
+        test_inputs=len(test),
+        networks=len(members),
         seed=SEED,
         single_error=float(errors.mean().sqrt()),
         ensemble_error=float(misses.square().mean().sqrt()),
         nll=float(-mixture.mean()),
-        covered=float((misses <= 3 * uncertainty.variance.sqrt()).double().mean()),
-        deviation=float(uncertainty.epistemic_variance.mean().sqrt()),
-        false_alarm_rate=float(calibration.out_of_distribution.judge(uncertainty, NETWORKS).flagged.double().mean()),
-        layer_norms=measure_layer_norms(checkpoint.config.target, checkpoint.sampler.sample(SEED, range(NETWORKS))),
-        beyond=beyond_metrics,
+        covered=_share(misses <= 3 * uncertainty.variance.sqrt()),
+        deviation=_deviation(prediction),
+        flags=tuple(
+            FlagMetrics(flag, rate, _share(judgement.flagged))
+            for rate in calibration.rates
+            for flag, judgement in calibration.judge(prediction, rate).items()
+        ),
+        layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(len(members)))),
+        beyond=tuple(
+            BeyondMetrics(
+                dataset=name,
+                inputs=other.members.shape[1],
+                deviation=_deviation(other),
+                auroc=measure_auroc(prediction.score("relative_deviation"), other.score("relative_deviation")),
+                flagged=_share(_judge_any(calibration, other)),
+            )
+            for name, other in beyond.items()
+        ),
     )
+
+
+def _deviation(prediction: Prediction) -> float:
+    """Root mean square of the members' standard deviation."""
+    assert isinstance(prediction.uncertainty, RegressionUncertainty)
+    return float(prediction.uncertainty.epistemic_variance.mean().sqrt())
 
 
 def _evaluate_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
@@ -334,22 +493,6 @@ def measure_layer_norms(target: TargetNetwork, weights: Weights) -> dict[str, Sp
 def summarize(values: Tensor) -> Spread:
     """Of at least two values, [n]."""
     return Spread(float(values.mean()), float(values.std()))
-
-
-def _predict(checkpoint: Checkpoint, inputs: Tensor) -> Tensor:
-    config = checkpoint.config
-    return config.task.predict(evaluate_members(checkpoint.sampler, config.input.normalize(inputs), SEED, NETWORKS))
-
-
-def _negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> float:
-    probabilities = probabilities.double()
-    probabilities = probabilities / probabilities.sum(-1, keepdim=True)  # members' probabilities are float32
-    return float(log_loss(labels.numpy(), probabilities.numpy(), labels=range(probabilities.shape[1])))
-
-
-def _auroc(inside: Tensor, outside: Tensor) -> float:
-    is_outside = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
-    return float(roc_auc_score(is_outside.numpy(), torch.cat([inside, outside]).numpy()))
 
 
 def _mean(values: list[Tensor] | list[float]) -> float:

@@ -5,6 +5,7 @@ Each is drawn without global state, and the same numbers give the same bytes.
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ STYLE: Any = {
 }
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Of Okabe and Ito, which colour-blind people can tell apart."""
+LINES = ("-", "-", "-", "-", "--", "--", "--", "--")
 CURVES = 30
 """Networks whose functions are drawn."""
 
@@ -69,8 +71,8 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
     train = dataset.train
     margin = float(train.inputs.max() - train.inputs.min()) / 4
     x = torch.linspace(float(train.inputs.min()) - margin, float(train.inputs.max()) + margin, 400)[:, None]
-    members = task.predict(evaluate_members(checkpoint.sampler, spec.normalize(x), SEED, networks))
-    uncertainty = task.measure(members)
+    outputs = evaluate_members(checkpoint.sampler, spec.normalize(x), SEED, networks)
+    members, uncertainty = task.predict(outputs), task.measure(outputs)
     mean, across = uncertainty.mean[:, 0].numpy(), x[:, 0].numpy()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.6))
@@ -124,6 +126,20 @@ def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, netw
         axes.set(xlabel="slope", ylabel="intercept", aspect="equal")
         axes.legend(frameon=False)
         _save(directory / FOLDER / "mixture.svg", figure)
+
+
+def draw_curves(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
+    """Draws figures by the number of networks: a panel for each figure, a curve for each method."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(panels), 3.4))
+        axes: Axes
+        for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            for color, style, (method, curve) in zip(cycle(COLORS), cycle(LINES), curves.items(), strict=False):
+                sizes, values = list(curve), list(curve.values())
+                axes.plot(sizes, values, color=color, linestyle=style, marker=".", linewidth=1, label=method)
+            axes.set(title=name, xlabel="networks in the ensemble", xscale="log")
+        axes.legend(frameon=False, fontsize=7)
+        _save(path, figure)
 
 
 def _draw_accuracies(study: Study) -> Figure:

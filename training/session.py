@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,22 @@ from models.checkpoint import (
     save_calibration,
     save_checkpoint,
 )
-from models.detection import Calibration, calibrate_out_of_distribution
-from models.prediction import evaluate_members
+from models.detection import calibrate, choose_scores
 from models.task import Classification
+from training.attack import FILE, Budget, Norm, Report, attack, list_attempts
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
-from training.evaluation import NETWORKS, Metrics, evaluate, load_metrics, measure_spread, save_metrics
+from training.distillation import DistillationRun
+from training.evaluation import (
+    Metrics,
+    evaluate_checkpoint,
+    evaluate_split,
+    load_metrics,
+    measure_spread,
+    save_metrics,
+)
 from training.figures import draw_mixture, draw_regression, draw_study
+from training.fitting import FittingRun
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
@@ -88,8 +97,8 @@ def train(session: Session) -> bool:
     """
     _refuse_to_overwrite(session)
     dataset = load_dataset(session.recipe.dataset, session.data)
-    outliers = load_outliers(session.recipe.outliers, session.data)
-    run = _start_run(session, dataset)
+    outliers = load_outliers(session.recipe.dataset, session.data)
+    run = _begin(session, dataset)
     try:
         _run_steps(session, run)
     except TrainingError as error:
@@ -102,7 +111,7 @@ def train(session: Session) -> bool:
     checkpoint = _export(session, run)
     metrics = None
     if run.finished:
-        metrics = evaluate(checkpoint, run.dataset, outliers)
+        metrics = evaluate_checkpoint(checkpoint, run.dataset, outliers)
         save_metrics(session.out, metrics)
         session.state_file.unlink()
     save_card(session.out, checkpoint, metrics)
@@ -124,30 +133,66 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
         CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint, dataset = _load_with_dataset(directory, data, device)
+    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be what is to be mended
+    dataset = load_dataset(checkpoint.config.training.dataset, data)
     if isinstance(dataset, Mixture):
         raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
     checkpoint = _calibrate(checkpoint, directory, dataset)
     save_card(directory, checkpoint, None)
 
 
-def evaluate_checkpoint(directory: Path, data: Path, device: torch.device) -> Metrics:
+def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
     """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
+
+    Args:
+        directory: of the checkpoint.
+        data: folder of the datasets.
+        device: to compute on.
+        folders: of images that are something else.
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint, dataset = _load_with_dataset(directory, data, device)
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    outliers = load_outliers(checkpoint.config.training.dataset, data, folders)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
         raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
     try:
-        metrics = evaluate(checkpoint, dataset, load_outliers(checkpoint.config.training.outliers, data))
+        metrics = evaluate_checkpoint(checkpoint, dataset, outliers)
     except ValueError as error:
         raise CheckpointError(directory / "config.json", str(error)) from error
     save_metrics(directory, metrics)
     save_card(directory, checkpoint, metrics)
     return metrics
+
+
+def attack_directory(
+    directory: Path,
+    data: Path,
+    device: torch.device,
+    surrogate: Path | None,
+    budget: Budget,
+    epsilons: dict[Norm, tuple[float, ...]],
+    report: Callable[[str], None],
+) -> Report:
+    """Attacks a classifier on test images; writes attack.json, and a table of it to the card.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be loaded, or attacked.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    other = load_checkpoint(surrogate, device) if surrogate else None
+    if isinstance(dataset, Mixture):
+        raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
+    attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
+    try:
+        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_card(directory, checkpoint, load_metrics(checkpoint))
+    return found
 
 
 def draw_figures(
@@ -159,15 +204,13 @@ def draw_figures(
         CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint, dataset = _load_with_dataset(directory, data, device)
+    checkpoint, dataset = load_with_dataset(directory, data, device)
     try:
         if isinstance(dataset, Mixture):
             draw_mixture(directory, checkpoint, dataset, networks)
         elif isinstance(dataset.task, Classification):
-            draw_study(
-                directory,
-                study(checkpoint, dataset, load_outliers(checkpoint.config.training.outliers, data), networks, report),
-            )
+            outliers = load_outliers(checkpoint.config.training.dataset, data)
+            draw_study(directory, study(checkpoint, dataset, outliers, networks, report))
         else:
             draw_regression(directory, checkpoint, dataset, networks)
     except ValueError as error:
@@ -175,7 +218,13 @@ def draw_figures(
     save_card(directory, checkpoint, load_metrics(checkpoint))
 
 
-def _load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
+def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
+    """A checkpoint, and the dataset that it was trained on.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded.
+        DatasetError: if data is missing or damaged.
+    """
     checkpoint = load_checkpoint(directory, device)
     return checkpoint, load_dataset(checkpoint.config.training.dataset, data)
 
@@ -244,7 +293,7 @@ def _refuse_to_overwrite(session: Session) -> None:
         raise TrainingError(f"{session.out} already holds a training run. {hint} another --out.")
 
 
-def _start_run(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
+def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
     """A new run, or the saved one, whose seed and steps are then the defaults."""
     saved = read_identity(session.state_file) if session.resume else {}
     seed = _first(session.seed, saved.get("seed"), 0)
@@ -252,15 +301,27 @@ def _start_run(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
     if steps is None:
         steps = session.recipe.steps if session.minutes is None else _count_steps(session, dataset, session.minutes)
     assert seed is not None
-    run = TrainingRun(session.recipe, dataset, seed, steps, session.device)
+    run = start_run(session.recipe, dataset, seed, steps, session.device)
     if session.resume:
         run.load(session.state_file)
     return run
 
 
+def start_run(
+    recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+) -> TrainingRun:
+    """A new run of the kind that the recipe asks for.
+
+    Raises:
+        TrainingError: if the recipe does not fit the dataset.
+    """
+    kind = FittingRun if recipe.distillation is None else DistillationRun
+    return kind(recipe, dataset, seed, planned_steps, device)
+
+
 def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
     """How many steps fit into the minutes, from the time that some steps of a throw-away run take."""
-    run = TrainingRun(session.recipe, dataset, 0, session.recipe.steps, session.device)
+    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
     for _ in range(5):
         run.step()  # the first ones are slower
     start = time.perf_counter()
@@ -282,7 +343,6 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
             recipe=recipe.name,
             command=describe_command(recipe, run.seed, run.planned_steps),
             dataset=recipe.dataset,
-            outliers=recipe.outliers,
             steps=run.steps,
             planned_steps=run.planned_steps,
             seed=run.seed,
@@ -296,12 +356,24 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
 
 def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
-    config = checkpoint.config
-    inputs = config.input.normalize(dataset.calibration.inputs)
-    predictions = config.task.predict(evaluate_members(checkpoint.sampler, inputs, CALIBRATION_SEED, NETWORKS))
-    split = f"{config.training.dataset}/calibration"
-    calibration = calibrate_out_of_distribution(predictions, config.task, seed=CALIBRATION_SEED, split=split)
-    save_calibration(directory, Calibration(digest_config(directory), calibration))
+    config, validation = checkpoint.config, None
+    if isinstance(config.task, Classification):
+        outputs = evaluate_split(checkpoint, dataset.validation.inputs, CALIBRATION_SEED)
+        validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
+    try:
+        calibration = calibrate(
+            checkpoint=digest_config(directory),
+            split=f"{config.training.dataset}/calibration",
+            seed=CALIBRATION_SEED,
+            scores=choose_scores(config.task, config.input),
+            task=config.task,
+            outputs=evaluate_split(checkpoint, dataset.calibration.inputs, CALIBRATION_SEED),
+            labels=dataset.calibration.labels,
+            validation=validation,
+        )
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_calibration(directory, calibration)
     return load_checkpoint(directory, checkpoint.sampler.device)
 
 

@@ -111,7 +111,7 @@ class Study:
 def study(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    outliers: tuple[str, Tensor] | None,
+    outliers: Mapping[str, Tensor],
     networks: int,
     report: Callable[[str], None],
 ) -> Study:
@@ -120,16 +120,17 @@ def study(
     Args:
         checkpoint: as it is served.
         dataset: that it was trained on; the test split is used, and the validation split along paths.
-        outliers: name and inputs [B, …] of something else, if there is something.
+        outliers: inputs [B, …] of something else, by name.
         networks: N, at least as many as uncertainty is measured with.
         report: is told what is being computed.
 
     Raises:
         ValueError: if there are too few networks.
     """
-    if networks < UNCERTAINTY_OF:
-        raise ValueError(f"a study takes at least {UNCERTAINTY_OF} networks, not {networks}")
     config, sampler = checkpoint.config, checkpoint.sampler
+    networks = min(networks, sampler.num_networks or networks)
+    if networks < UNCERTAINTY_OF:
+        raise ValueError(f"a study takes at least {UNCERTAINTY_OF} networks, and there are only {networks}")
     inputs, labels = config.input.normalize(dataset.test.inputs), dataset.test.labels
 
     report(f"{networks} networks on {len(labels):,} test inputs")
@@ -141,13 +142,13 @@ def study(
     ensembles = list(_measure_ensembles(logits, labels))
     pairs = [(a, b) for a in range(UNCERTAINTY_OF) for b in range(a)]
     disagreements = torch.stack([(votes[a] != votes[b]).double().mean() for a, b in pairs])
-    test_uncertainty = measure_uncertainty(logits[:UNCERTAINTY_OF].softmax(-1))
+    test_uncertainty = measure_uncertainty(logits[:UNCERTAINTY_OF])
     uncertainties = {config.training.dataset: test_uncertainty}
     del logits
-    if outliers is not None:
-        report(f"{UNCERTAINTY_OF} networks on {outliers[0]}")
-        others = evaluate_members(sampler, config.input.normalize(outliers[1]), SEED, UNCERTAINTY_OF)
-        uncertainties[outliers[0]] = measure_uncertainty(others.softmax(-1))
+    for name, images in outliers.items():
+        report(f"{UNCERTAINTY_OF} networks on {name}")
+        others = evaluate_members(sampler, config.input.normalize(images), SEED, UNCERTAINTY_OF)
+        uncertainties[name] = measure_uncertainty(others)
 
     report("weights")
     weights = {name: tensor.cpu() for name, tensor in sampler.sample(SEED, range(networks)).items()}

@@ -1,0 +1,135 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import training.attack
+from models.checkpoint import Checkpoint, CheckpointError
+from models.detection import DEFAULT_RATE
+from models.task import Classification
+from training.attack import (
+    FILE,
+    TIERS,
+    UNBOUNDED,
+    Attacker,
+    Budget,
+    Norm,
+    Outcome,
+    Tier,
+    attack,
+    check_strength,
+    judge,
+    load_report,
+    measure_joint_loss,
+    measure_margin,
+    normalize,
+    project,
+)
+from training.datasets import load_digits
+
+BUDGET = Budget(images=10, steps=8, restarts=1)
+TEST = load_digits(Path()).test
+EXPECTATION = Tier("expectation, K = 5", "expectation", 5)
+
+
+@pytest.fixture(autouse=True)
+def few_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.attack, "JUDGES", 2)
+
+
+def test_margin_known_answers() -> None:
+    logs = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]))
+    expected = torch.log(torch.tensor([0.7 / 0.2, 0.1 / 0.7]))
+    torch.testing.assert_close(measure_margin(logs, torch.tensor([0, 2])), expected)
+
+
+def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees() -> None:
+    labels = torch.tensor([0])
+
+    def loss(plain: list[float], jittered: list[float]) -> float:
+        logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
+        return measure_joint_loss(logits, noisy, labels, most_entropy=0.1, most_fragility=0.1).item()
+
+    right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
+    assert loss(wrong, wrong) == 0
+    assert loss(right, right) > loss(undecided, undecided) > loss(wrong, wrong)
+    assert loss(wrong, undecided) > loss(wrong, wrong)  # the answer does not survive noise
+    assert loss([1e-5, 0.6, 0.4], [1e-5, 0.6, 0.4]) > loss(wrong, wrong)  # entropy above its threshold
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.7])
+def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    around = torch.rand(5, 1, 4, 4, generator=generator)
+    far = around + torch.randn(5, 1, 4, 4, generator=generator)
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    for norm in norms:
+        found = project(far, around, norm, epsilon)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        difference = (found - around).flatten(1)
+        length = difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
+        assert (length <= epsilon + 1e-6).all()
+        torch.testing.assert_close(project(around, around, norm, epsilon), around)
+    assert normalize(far, "l2").flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 5)
+    assert normalize(far, "linf").abs().unique().tolist() == [1]
+
+
+def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
+    images, labels = TEST.inputs[:20] / 255, TEST.labels[:20]
+    found = Attacker(checkpoint, None, EXPECTATION).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
+    assert (found - images).abs().max() <= 0.2 + 1e-6
+    assert found.min() >= 0
+    assert found.max() <= 1
+    noise = 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
+    shares = [
+        judge(checkpoint, (255 * x.clamp(0, 1)).round().byte(), labels, [5]).wrong.double().mean().item()
+        for x in (found, images + noise)
+    ]
+    assert shares[0] > shares[1] + 0.3
+
+
+def test_every_tier_is_reported_kept_and_not_computed_again(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    attempts: list[tuple[Tier, Norm, float]] = [UNBOUNDED, *((tier, "linf", 0.2) for tier in TIERS)]
+    report = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE, said.append)
+    assert len(said) == len(attempts) == len(report.outcomes)
+    assert report.outcomes[0].wrong == 1
+    for outcome in report.outcomes:
+        for rate in (0.01, DEFAULT_RATE):
+            assert outcome.evades[rate] <= outcome.evades_out_of_distribution[rate] <= outcome.wrong
+        assert outcome.evades[DEFAULT_RATE] <= outcome.evades[0.01]
+    assert {check.what for check in report.checks} >= {"without a bound, every answer is wrong"}
+    assert load_report(tmp_path, checkpoint.version) == report
+    assert load_report(tmp_path, "another") is None
+    again = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE, said.append)
+    assert again == report
+    assert len(said) == len(attempts)
+    other = replace(BUDGET, steps=3)
+    attack(checkpoint, TEST, checkpoint, other, attempts[:1], tmp_path / FILE, said.append)
+    assert len(said) == len(attempts) + 1
+
+
+def test_what_cannot_be_attacked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="digits has no flags to evade"):
+        attack(replace(checkpoint, calibration=None), TEST, None, BUDGET, [UNBOUNDED], tmp_path / FILE, print)
+    config = replace(checkpoint.config, task=Classification(classes=tuple("abcdefghij")))
+    with pytest.raises(ValueError, match="digits takes other images than digits, or has other classes"):
+        attack(checkpoint, TEST, replace(checkpoint, config=config), BUDGET, [UNBOUNDED], tmp_path / FILE, print)
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(CheckpointError, match="Invalid JSON"):
+        load_report(tmp_path, "any")
+
+
+def test_weak_attacks_are_noticed() -> None:
+    def outcome(tier: str, evades: float) -> Outcome:
+        return Outcome(tier, "linf", 0.2, evades, None, {0.01: evades, 0.05: evades}, {0.01: evades, 0.05: evades})
+
+    strong = [outcome("expectation, K = 20", 0.5), outcome("transfer", 0.4)]
+    assert [check.holds for check in check_strength(strong, images=100)] == [True]
+    masked = [outcome("expectation, K = 20", 0.2), outcome("transfer", 0.6)]
+    assert [check.holds for check in check_strength(masked, images=100)] == [False]
+    assert [check.holds for check in check_strength(masked, images=4)] == [True]  # too few images to tell

@@ -1,0 +1,155 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.checkpoint import load_checkpoint
+from models.deep_ensemble import DeepEnsembleConfig
+from models.hyperdraw import HyperDrawConfig
+from tests.conftest import make_session
+from tests.pictures import draw_image, encode
+from training.__main__ import app
+from training.comparison import (
+    Evidence,
+    compare,
+    find_equivalent,
+    gather_evidence,
+    list_figures,
+    load_evidence,
+    measure_differences,
+    measure_reference,
+    save_evidence,
+)
+from training.datasets import load_digits
+from training.recipes import digits_hypergan
+from training.session import train
+
+DIGITS = load_digits(Path())
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A deep ensemble of 4 with two seeds, and modes with one."""
+    directory = tmp_path_factory.mktemp("compared")
+    start = replace(
+        digits_hypergan(),
+        name="digits-deep-ensemble",
+        method=DeepEnsembleConfig(4),
+        networks_per_step=4,
+        own_epochs=True,
+        learning_rates={"all": 3e-3},
+        weight_decays={},
+        moment_matching_weight=0.0,
+        adversarial_weight=0.0,
+    )
+    rates = {"modes": 3e-3, "gains": 1e-3}
+    modes = replace(start, name="digits-hyperdraw", method=HyperDrawConfig(4), learning_rates=rates)
+    runs = [(start, 0), (start, 1), (modes, 0)]
+    for recipe, seed in runs:
+        train(make_session(directory / f"{recipe.name}-{seed}", steps=150, recipe=recipe, seed=seed))
+    return [directory / f"{recipe.name}-{seed}" for recipe, seed in runs]
+
+
+@pytest.fixture(scope="module")
+def evidences(directories: list[Path]) -> list[Evidence]:
+    outliers = {"noise": torch.randint(256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()}
+    return [gather_evidence(load_checkpoint(directory), DIGITS, outliers) for directory in directories]
+
+
+def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for size in range(5, 25):
+        (folder / f"{size}.png").write_bytes(encode(draw_image(size=(size, 20))))
+    arguments = ["compare", *map(str, directories), "--out", str(tmp_path / "out"), "--outliers", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("evaluating") == 3
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [(row["method"], row["seeds"], row["networks"]) for row in found["rows"]] == [
+        ("digits-deep-ensemble", [0, 1], 4),
+        ("digits-hyperdraw", [0], 100),
+    ]
+    for row in found["rows"]:
+        metrics = [load_checkpoint(d).metrics for d in directories if d.name.startswith(row["method"])]
+        whole = [m["ensembles"][-1] for m in metrics if m]
+        assert row["figures"]["accuracy"]["mean"] == pytest.approx(sum(m["accuracy"] for m in whole) / len(whole))
+        assert row["figures"]["NLL"]["mean"] == pytest.approx(sum(m["tempered"]["nll"] for m in whole) / len(whole))
+        assert "shapes AUROC" in row["figures"]
+    table = (tmp_path / "out" / "README.md").read_text()
+    assert "| digits-deep-ensemble | 2 | 4 |" in table
+    assert "worth, in networks of digits-deep-ensemble" in table
+    assert (tmp_path / "out" / "comparison.svg").read_text().startswith("<?xml")
+    again = CliRunner().invoke(app, arguments)
+    assert "evaluating" not in again.output  # the evidence was kept
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == found
+
+
+def test_what_cannot_be_compared(directories: list[Path], tmp_path: Path) -> None:
+    for wrong, message in (
+        ([directories[0], directories[0]], "digits-deep-ensemble, seed 0, like another one"),
+        ([tmp_path], "No such file"),
+    ):
+        result = CliRunner().invoke(app, ["compare", *map(str, wrong), "--out", str(tmp_path / "out")])
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+
+
+def test_evidence_survives_its_file(evidences: list[Evidence], tmp_path: Path) -> None:
+    save_evidence(tmp_path / "evidence.safetensors", evidences[0])
+    loaded = load_evidence(tmp_path / "evidence.safetensors")
+    assert (loaded.method, loaded.seed, loaded.networks, loaded.curves) == (
+        evidences[0].method,
+        evidences[0].seed,
+        evidences[0].networks,
+        evidences[0].curves,
+    )
+    assert torch.equal(loaded.probabilities, evidences[0].probabilities)
+    for name in ("test", "noise"):
+        assert torch.equal(loaded.entropies[name], evidences[0].entropies[name])
+    assert torch.equal(loaded.members["validation"], evidences[0].members["validation"])
+
+
+def test_a_checkpoint_without_calibration_is_no_evidence(directories: list[Path]) -> None:
+    checkpoint = replace(load_checkpoint(directories[0]), calibration=None)
+    with pytest.raises(ValueError, match="digits-deep-ensemble-0 has no calibration"):
+        gather_evidence(checkpoint, DIGITS, {})
+
+
+def test_a_method_does_not_differ_from_itself(evidences: list[Evidence]) -> None:
+    figures = list_figures(["noise"])
+    whole = {name: torch.arange(len(scores)) for name, scores in evidences[0].entropies.items()}
+    intervals = measure_differences(figures, evidences[:1], evidences[:1], DIGITS.test.labels, whole)
+    for interval in intervals.values():
+        assert (interval.difference, interval.low, interval.high) == (0, 0, 0)
+
+
+def test_intervals_hold_the_difference(evidences: list[Evidence]) -> None:
+    comparison = compare(evidences, {}, "digits", DIGITS)
+    first, second = comparison.rows
+    assert not first.differences
+    for name, interval in second.differences.items():
+        assert interval.difference == pytest.approx(second.figures[name].mean - first.figures[name].mean)
+        assert interval.low <= interval.high
+    accuracy = second.differences["accuracy"]
+    assert accuracy.low <= accuracy.difference <= accuracy.high
+
+
+def test_the_reference_is_a_pool_of_all_seeds(evidences: list[Evidence]) -> None:
+    curve = measure_reference(evidences[:2], DIGITS)
+    assert len(curve) == 8
+    assert curve[-1] < curve[0]
+
+
+def test_equivalents_known_answers() -> None:
+    curve = [0.4, 0.3, 0.32, 0.2]
+    for nll, networks, exceeded in ((0.5, 1, False), (0.4, 1, False), (0.35, 1.5, False), (0.3, 2, False)):
+        found = find_equivalent("method", curve, nll)
+        assert found.networks == pytest.approx(networks)
+        assert found.exceeded == exceeded
+    assert find_equivalent("method", curve, 0.25).networks == pytest.approx(3.5)  # from the lowest so far, .3, to .2
+    assert find_equivalent("method", curve, 0.1).exceeded
+    assert find_equivalent("method", curve, 0.1).networks == 4

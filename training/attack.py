@@ -1,0 +1,441 @@
+"""Attacks on a classifier and its flags, by somebody who knows all of it but, mostly, the seed.
+
+An attack succeeds where the answer is wrong and no flag is raised, on average over fresh draws of the ensemble. The
+attacker minimises one loss for all of that: the margin of the label over the best other class, then what each flag's
+score exceeds its threshold by, in expectation over sampled weights (Athalye, Engstrom, Ilyas & Kwok, "Synthesizing
+Robust Adversarial Examples", ICML 2018; Tramèr, Carlini, Brendel & Mądry, "On Adaptive Attacks to Adversarial Example
+Defenses", NeurIPS 2020). Projected gradient descent with momentum, no early stop, several restarts.
+
+Beside it, the protocol of HyperGAN's paper (section 4.3): descent on some fixed networks that ends as soon as these are
+fooled, so that what it finds lies near their boundary, where entropy is high.
+
+Shapes: K networks of the attacker, n images, C classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
+from models.detection import DEFAULT_RATE, Flag
+from models.input import ImageSpec
+from models.noise import permutation, uniform
+from models.prediction import draw_noise, evaluate, interpret
+from models.target import Weights
+from training.datasets import Examples
+from training.evaluation import NETWORKS
+from training.metrics import measure_auroc
+
+FILE = "attack.json"
+RATES = (0.01, DEFAULT_RATE)
+"""Budgets of false alarms at which evasion is told; the attacker aims at the larger, which is harder to evade."""
+
+FLAGS: tuple[Flag, ...] = ("out_of_distribution", "suspect_adversarial")
+JUDGES = 20
+"""Fresh draws that an attack is judged by."""
+
+ATTACKER_SEED, JUDGE_SEED = 1_000, 2_000_000
+ATTACK_STREAM = 13
+CONFIDENCE = 8.0
+"""Margin in nats that the attacker aims at: then a predictive entropy can lie below its threshold."""
+
+MOMENTUM = 0.75
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What an attacker knows, and how much they compute."""
+
+    name: str
+    knows: Literal["surrogate", "fixed", "expectation", "seed"]
+    """Another model; some draw of the ensemble; the sampler; or the very networks that will answer."""
+    networks: int
+    """K, in each step."""
+    stops: bool = False
+    """At success against the attacked networks, and regardless of flags, as in HyperGAN's paper."""
+
+
+TIERS = (
+    Tier("the paper's protocol", "fixed", 10, stops=True),
+    Tier("transfer", "surrogate", 1),
+    Tier("fixed ensemble", "fixed", 20),
+    Tier("expectation, K = 1", "expectation", 1),
+    Tier("expectation, K = 5", "expectation", 5),
+    Tier("expectation, K = 20", "expectation", 20),
+    Tier("seed known", "seed", 20),
+)
+
+
+EPSILONS: dict[Norm, tuple[float, ...]] = {"linf": (0.1, 0.2, 0.3), "l2": (1.0, 2.0, 3.0)}
+"""In units of the pixels' range."""
+
+EXPECTED_ORDER = (
+    ("five networks in a step do no worse than one", "expectation, K = 5", "expectation, K = 1"),
+    ("twenty do no worse than five", "expectation, K = 20", "expectation, K = 5"),
+    ("a surrogate helps no more than the model", "expectation, K = 20", "transfer"),
+    ("the paper's protocol is no stronger", "expectation, K = 20", "the paper's protocol"),
+    ("a fixed ensemble helps no more than fresh ones", "expectation, K = 20", "fixed ensemble"),
+    ("to know the seed does not hurt", "seed known", "expectation, K = 20"),
+)
+"""What must hold, the tier that does at least as well, and the other one."""
+
+UNBOUNDED: tuple[Tier, Norm, float] = Tier("expectation, K = 5", "expectation", 5), "linf", 1.0
+"""An attack that must always succeed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of the attacker."""
+
+    images: int = 100
+    steps: int = 500
+    restarts: int = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one attack, as shares of images and judging draws."""
+
+    tier: str
+    norm: Norm
+    epsilon: float
+    wrong: float
+    auroc: float | None
+    """Of predictive entropy, wrong answers on attacked images against answers on clean ones."""
+    evades: dict[float, float]
+    """Wrong, and no flag is raised, by budget of false alarms."""
+    evades_out_of_distribution: dict[float, float]
+    """Wrong, and that flag is not raised."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What must hold if the attacks are as strong as they should be."""
+
+    what: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `attack.json` holds."""
+
+    version: str
+    budget: Budget
+    surrogate: str | None
+    networks: int
+    """Of an ensemble that answers."""
+    clean_wrong: float
+    clean_flagged: dict[float, float]
+    outcomes: tuple[Outcome, ...]
+    checks: tuple[Check, ...]
+
+
+class Attacker:
+    """Perturbs images against what a tier knows.
+
+    Args:
+        victim: whose answer and flags are to be evaded, calibrated.
+        attacked: the checkpoint that gradients come from, the victim but for transfer.
+        tier: what is known.
+    """
+
+    def __init__(self, victim: Checkpoint, attacked: Checkpoint | None, tier: Tier) -> None:
+        assert isinstance(victim.config.input, ImageSpec)
+        assert victim.calibration is not None
+        self.victim = victim
+        self.attacked = attacked or victim
+        self.tier = tier
+        self.spec = victim.config.input
+        size = victim.calibration.for_size(count_networks(victim))
+        index = victim.calibration.find_rate(DEFAULT_RATE)
+        self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
+
+    def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
+        """Images [n, C, H, W] between 0 and 1, each at most epsilon from its own, the best of several restarts."""
+        best, least = images, torch.full((len(images),), math.inf)
+        for restart in range(1 if self.tier.stops else budget.restarts):
+            found = self._descend(images, labels, norm, epsilon, budget.steps, restart)
+            loss = self._measure(found, labels, restart)
+            better = (loss < least).view(-1, 1, 1, 1)
+            best, least = torch.where(better, found, best), torch.minimum(loss, least)
+        return best
+
+    def _descend(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, restart: int) -> Tensor:
+        start = uniform(ATTACKER_SEED + restart, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
+        current = project(images + epsilon * start, images, norm, epsilon)
+        momentum = torch.zeros_like(images)
+        running = torch.ones(len(images), dtype=torch.bool)
+        for step in range(steps):
+            current.requires_grad_()
+            logits, jittered = self._evaluate(current, restart, step)
+            if self.tier.stops:
+                running &= logits.softmax(-1).mean(0).argmax(-1) == labels
+                if not running.any():
+                    break
+            loss = self._measure_loss(logits, jittered, labels).sum()
+            (gradient,) = torch.autograd.grad(loss, current)
+            momentum = MOMENTUM * momentum + normalize(gradient, norm)
+            size = 0.25 * epsilon * (1 + math.cos(math.pi * step / steps)) / 2 + 0.002 * epsilon
+            moved = project(current.detach() - size * normalize(momentum, norm), images, norm, epsilon)
+            current = torch.where(running.view(-1, 1, 1, 1), moved, current.detach())
+        return current.detach()
+
+    def _measure_loss(self, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
+        if self.tier.stops or jittered is None:
+            return measure_margin(logits.log_softmax(-1).logsumexp(0), labels)
+        return measure_joint_loss(logits, jittered, labels, *self.thresholds)
+
+    @torch.no_grad()
+    def _measure(self, images: Tensor, labels: Tensor, restart: int) -> Tensor:
+        """The loss of finished images, on several draws."""
+        losses = [self._measure_loss(*self._evaluate(images, restart, -1 - i), labels) for i in range(4)]
+        return torch.stack(losses).mean(0)
+
+    def _evaluate(self, images: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor | None]:
+        """Logits on images and on images with noise, of the networks of a step."""
+        weights, noise = self._draw(restart, step)
+        target, device = self.attacked.config.target, self.attacked.sampler.device
+        inputs = self.spec.normalize(255 * images.to(device))
+        logits = target.forward(weights, inputs).cpu()
+        if self.tier.stops or self.tier.knows == "surrogate":
+            return logits, None
+        noisy = self.spec.normalize(self.spec.add_noise(255 * images, noise).to(device))
+        return logits, target.forward(weights, noisy).cpu()
+
+    def _draw(self, restart: int, step: int) -> tuple[Weights, Tensor]:
+        """The networks that a step attacks, and the noise that belongs to them."""
+        sampler = self.attacked.sampler
+        count = min(self.tier.networks, sampler.num_networks or self.tier.networks)
+        seed, members = ATTACKER_SEED, list(range(count))
+        if self.tier.knows == "expectation":
+            seed = ATTACKER_SEED * (2 + restart) * 1_000 + step
+        elif self.tier.knows == "seed":
+            seed = JUDGE_SEED
+            order = permutation(ATTACKER_SEED + restart, step % 2**32, count_networks(self.victim), ATTACK_STREAM)
+            members = order[:count].tolist()
+        with torch.no_grad():
+            weights = sampler.generate(sampler.draw_latents(seed, members))
+        return weights, draw_noise(self.spec, seed, members)
+
+
+def attack(
+    checkpoint: Checkpoint,
+    test: Examples,
+    surrogate: Checkpoint | None,
+    budget: Budget,
+    attempts: Sequence[tuple[Tier, Norm, float]],
+    path: Path,
+    report: Callable[[str], None],
+) -> Report:
+    """Attacks test images; what is finished is kept in `path`.
+
+    Args:
+        checkpoint: a calibrated classifier of images.
+        test: that the images are taken from, the first ones.
+        surrogate: another model for the same images, which transfer is tried from.
+        budget: of the attacker.
+        attempts: tiers, norms and epsilons.
+        path: of attack.json; if it is of the same attack, the outcomes in it are not computed again.
+        report: is told what is being computed.
+
+    Raises:
+        ValueError: if the checkpoint has no flags that can be evaded, or the surrogate is for other images.
+    """
+    calibration, config = checkpoint.calibration, checkpoint.config
+    if calibration is None or "suspect_adversarial" not in calibration.scores:
+        raise ValueError(f"{checkpoint.name} has no flags to evade; calibrate a classifier of images")
+    if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):
+        raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
+    pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
+    clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES))
+    earlier = load_report(path.parent, checkpoint.version)
+    same = earlier is not None and (earlier.budget, earlier.surrogate) == (budget, surrogate and surrogate.version)
+    known = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier and same else {}
+    outcomes: list[Outcome] = []
+
+    def describe() -> Report:
+        return Report(
+            version=checkpoint.version,
+            budget=budget,
+            surrogate=surrogate.version if surrogate else None,
+            networks=count_networks(checkpoint),
+            clean_wrong=_share(clean.wrong),
+            clean_flagged={rate: 1 - _share(clean.passes(FLAGS, rate)) for rate in RATES},
+            outcomes=tuple(outcomes),
+            checks=tuple(check_strength(outcomes, len(labels))),
+        )
+
+    for tier, norm, epsilon in attempts:
+        if (tier.name, norm, epsilon) not in known:
+            report(f"{tier.name}, {norm} {epsilon:g}")
+            attacker = Attacker(checkpoint, surrogate if tier.knows == "surrogate" else checkpoint, tier)
+            known[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
+        outcomes.append(known[tier.name, norm, epsilon])
+        write_file(path, dump_json(describe()))
+    return describe()
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """What R judging draws say of n images."""
+
+    wrong: Tensor
+    """bool [R, n]."""
+    entropy: Tensor
+    """[R, n]."""
+    flagged: dict[tuple[Flag, float], Tensor]
+    """By flag and budget of false alarms, bool [R, n]."""
+
+    def passes(self, flags: Iterable[Flag], rate: float) -> Tensor:
+        """Where none of some flags is raised, [R, n]."""
+        return ~torch.stack([self.flagged[flag, rate] for flag in flags]).any(0)
+
+
+def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequence[int]) -> Verdicts:
+    """Answers and flags for images, uint8 [n, C, H, W], of the ensemble that a user would get by default."""
+    config, calibration = checkpoint.config, checkpoint.calibration
+    assert calibration is not None
+    wrong, entropies = [], []
+    flagged: dict[tuple[Flag, float], list[Tensor]] = {}
+    for seed in seeds:
+        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, count_networks(checkpoint))
+        prediction = interpret(config.task, outputs)
+        wrong.append(prediction.probabilities.argmax(-1) != labels)
+        entropies.append(prediction.score("predictive_entropy"))
+        for rate in RATES:
+            for flag, judgement in calibration.judge(prediction, rate).items():
+                flagged.setdefault((flag, rate), []).append(judgement.flagged)
+    return Verdicts(torch.stack(wrong), torch.stack(entropies), {k: torch.stack(v) for k, v in flagged.items()})
+
+
+def attack_once(
+    attacker: "Attacker", pixels: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget, clean: Verdicts
+) -> Outcome:
+    """One attack, judged; images are rounded to 8 bits, as the service takes them."""
+    checkpoint, tier = attacker.victim, attacker.tier
+    found = attacker.perturb(pixels / 255, labels, norm, epsilon, budget)
+    seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
+    verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds)
+    fooled = verdicts.entropy[verdicts.wrong]
+    return Outcome(
+        tier=tier.name,
+        norm=norm,
+        epsilon=epsilon,
+        wrong=_share(verdicts.wrong),
+        auroc=measure_auroc(clean.entropy.flatten(), fooled) if len(fooled) else None,
+        evades={rate: _share(verdicts.wrong & verdicts.passes(FLAGS, rate)) for rate in RATES},
+        evades_out_of_distribution={
+            rate: _share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
+        },
+    )
+
+
+def count_networks(checkpoint: Checkpoint) -> int:
+    """Of the ensemble that answers."""
+    return min(NETWORKS, checkpoint.sampler.num_networks or NETWORKS)
+
+
+def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """ln p of the label less that of the most probable other class, [n], from [n, C]."""
+    label = labels[:, None]
+    others = log_probabilities.scatter(1, label, -math.inf).amax(1)
+    return log_probabilities.gather(1, label)[:, 0] - others
+
+
+def measure_joint_loss(
+    logits: Tensor, jittered: Tensor, labels: Tensor, most_entropy: float, most_fragility: float
+) -> Tensor:
+    """What an attacker minimises for each image, [n].
+
+    It is the label's margin, down to a confident error, and, where the answer is wrong, what the scores exceed their
+    thresholds by.
+
+    Args:
+        logits: of K networks on the images, [K, n, C].
+        jittered: on noisy images, likewise.
+        labels: [n].
+        most_entropy: threshold of predictive entropy.
+        most_fragility: threshold of fragility.
+    """
+    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    after = jittered.log_softmax(-1).logsumexp(0) - math.log(len(jittered))
+    margin = measure_margin(log_mean, labels)
+    entropy = -(log_mean.exp() * log_mean).sum(-1)
+    before, chosen = log_mean.max(-1, keepdim=True)
+    fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
+    entropy_excess = F.relu(entropy.clamp(min=1e-12).log() - math.log(max(most_entropy, 1e-12)) + 0.5)
+    fragility_excess = F.relu((fragility - most_fragility) / (most_fragility + 0.01) + 0.2)
+    loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (entropy_excess + fragility_excess)
+    return loss
+
+
+def normalize(gradient: Tensor, norm: Norm) -> Tensor:
+    """The steepest direction of length 1 in a norm, for each image of [n, C, H, W]."""
+    if norm == "linf":
+        return gradient.sign()
+    lengths = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
+    unit: Tensor = gradient / lengths.view(-1, 1, 1, 1)
+    return unit
+
+
+def project(images: Tensor, around: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """The nearest images within epsilon of others, [n, C, H, W], between 0 and 1 (of L2's: within both)."""
+    if norm == "linf":
+        return torch.minimum(torch.maximum(images, around - epsilon), around + epsilon).clamp(0, 1)
+    difference = (images.clamp(0, 1) - around).flatten(1)
+    shares = (epsilon / difference.norm(dim=1).clamp(min=1e-30)).clamp(max=1)
+    projected: Tensor = around + (difference * shares[:, None]).view_as(around)
+    return projected
+
+
+def check_strength(outcomes: Sequence[Outcome], images: int) -> list[Check]:
+    """Whether attacks that know more, or compute more, succeed as often or more, to two standard errors."""
+    found = {(o.tier, o.norm, o.epsilon): o for o in outcomes}
+    checks = []
+    if unbounded := found.get((UNBOUNDED[0].name, *UNBOUNDED[1:])):
+        checks.append(Check("without a bound, every answer is wrong", unbounded.wrong >= 0.99))
+    for what, strong, weak in EXPECTED_ORDER:
+        for norm, epsilon in dict.fromkeys((o.norm, o.epsilon) for o in outcomes):
+            if (strong, norm, epsilon) in found and (weak, norm, epsilon) in found:
+                a, b = (found[name, norm, epsilon].evades[DEFAULT_RATE] for name in (strong, weak))
+                error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
+                checks.append(Check(f"{what}, {norm} {epsilon:g}", a >= b - 2 * error))
+    return checks
+
+
+def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool) -> list[tuple[Tier, Norm, float]]:
+    """All tiers that can be tried, at each epsilon, and the unbounded attack."""
+    tiers = [tier for tier in TIERS if with_surrogate or tier.knows != "surrogate"]
+    attempts = [(tier, norm, epsilon) for norm, sizes in epsilons.items() for epsilon in sizes for tier in tiers]
+    return [UNBOUNDED, *attempts]
+
+
+def load_report(directory: Path, version: str) -> Report | None:
+    """What attacks on a checkpoint found, if this version of it was attacked.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        report: Report = TypeAdapter(Report).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(path, str(error)) from error
+    return report if report.version == version else None
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())

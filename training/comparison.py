@@ -1,0 +1,401 @@
+"""A comparison of checkpoints on equal terms: one table over methods and seeds, with paired intervals.
+
+Shapes: M networks, B inputs, K classes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from pydantic.dataclasses import dataclass
+from safetensors import safe_open
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
+from models.detection import apply_temperature, fit_temperature
+from models.prediction import Prediction, evaluate_members, interpret
+from models.task import Classification
+from training.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.evaluation import SEED, Spread, evaluate_split, list_sizes
+from training.figures import draw_curves
+from training.metrics import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
+
+RESAMPLES = 1000
+SUBSETS = 20
+"""Random ensembles of each size from the pool of separately trained networks."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference, and where it lies in 95 % of the paired bootstrap's resamples of the inputs."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """How many separately trained networks have a method's NLL, each at its temperature (Ashukha et al., ICLR 2020)."""
+
+    reference: str
+    """The method that trains them."""
+    networks: float
+    """Interpolated; at most as many as there are."""
+    exceeded: bool
+    """Whether all of them together still have a larger NLL."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: figures are means and standard deviations over seeds."""
+
+    method: str
+    seeds: tuple[int, ...]
+    networks: int
+    """Of an ensemble."""
+    figures: dict[str, Spread]
+    differences: dict[str, Interval]
+    """From the first method."""
+    equivalents: tuple[Equivalent, ...]
+    curves: dict[str, dict[int, float]]
+    """Figures by the number of networks, means over seeds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `comparison.json` holds."""
+
+    dataset: str
+    test_inputs: int
+    versions: dict[str, str]
+    """Of the checkpoints, by method and seed."""
+    rows: tuple[Row, ...]
+    references: dict[str, list[float]]
+    """NLL of 1, 2, … separately trained networks, by the method that trains them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of one checkpoint."""
+
+    method: str
+    seed: int
+    networks: int
+    probabilities: Tensor
+    """On the test set, of the largest ensemble, at its temperature: [B, K]."""
+    entropies: Mapping[str, Tensor]
+    """Predictive entropy by set, the test set's under `test`."""
+    curves: Mapping[str, Mapping[int, float]]
+    members: Mapping[str, Tensor]
+    """Of separately trained networks: probabilities by split, [M, B, K]."""
+
+
+Figure = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
+"""From evidence, labels [B], and the inputs of each set that count."""
+
+
+def compare_directories(
+    directories: Sequence[Path],
+    out: Path,
+    data: Path,
+    device: torch.device,
+    folders: Collection[Path],
+    report: Callable[[str], None],
+) -> None:
+    """Compares checkpoints of one dataset; writes comparison.json, its table README.md and its figure to `out`.
+
+    What each checkpoint says is kept in `out / "evidence"` by its version, so one that is added costs itself alone.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be loaded or compared.
+        DatasetError: if data is missing or damaged.
+    """
+    name = load_checkpoint(directories[0]).config.training.dataset
+    dataset, outliers = load_dataset(name, data), load_outliers(name, data, folders)
+    evidences, versions = [], {}
+    for directory in directories:
+        checkpoint = load_checkpoint(directory, device)
+        if checkpoint.config.training.dataset != name:
+            raise CheckpointError(
+                directory, f"is for {checkpoint.config.training.dataset}, but the first one for {name}"
+            )
+        if isinstance(dataset, Mixture):
+            raise CheckpointError(directory, "was fitted to a density; there are no predictions to compare")
+        path = out / "evidence" / f"{checkpoint.version}-{'-'.join(outliers)}.safetensors"
+        if not path.exists():
+            report(f"{directory}: evaluating")
+            try:
+                save_evidence(path, gather_evidence(checkpoint, dataset, outliers))
+            except ValueError as error:
+                raise CheckpointError(directory, str(error)) from error
+        evidence = load_evidence(path)
+        label = f"{evidence.method}, seed {evidence.seed}"
+        if label in versions:
+            raise CheckpointError(directory, f"is {label}, like another one; each must be another method or seed")
+        versions[label] = checkpoint.version
+        evidences.append(evidence)
+    report("comparing")
+    assert isinstance(dataset, Dataset)
+    comparison = compare(evidences, versions, name, dataset)
+    write_file(out / "comparison.json", dump_json(comparison))
+    write_file(out / "README.md", describe(comparison).encode())
+    panels = {name: {row.method: row.curves[name] for row in comparison.rows} for name in comparison.rows[0].curves}
+    draw_curves(out / "comparison.svg", panels)
+
+
+def list_figures(outliers: Sequence[str]) -> dict[str, Figure]:
+    """Figures by name; NLL and ECE are after temperature."""
+    figures: dict[str, Figure] = {
+        "accuracy": lambda e, labels, i: measure_accuracy(e.probabilities[i["test"]], labels[i["test"]]),
+        "NLL": lambda e, labels, i: _measure_mean_nll(e.probabilities[i["test"]], labels[i["test"]]),
+        "ECE": lambda e, labels, i: measure_ece(e.probabilities[i["test"]], labels[i["test"]]),
+    }
+    for name in outliers:
+        figures[f"{name} AUROC"] = _separate(measure_auroc, name)
+        figures[f"{name} missed"] = _separate(ood_missed_at_5_id, name)
+    return figures
+
+
+def _separate(measure: Callable[[Tensor, Tensor], float], name: str) -> Figure:
+    return lambda e, _, i: measure(e.entropies["test"][i["test"]], e.entropies[name][i[name]])
+
+
+def gather_evidence(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Evidence:
+    """Evaluates one calibrated classifier.
+
+    Raises:
+        ValueError: if the checkpoint has no calibration, or is for another task or input than the dataset's.
+    """
+    config, calibration = checkpoint.config, checkpoint.calibration
+    task = config.task
+    if not isinstance(task, Classification) or task != dataset.task or config.input.shape != dataset.input.shape:
+        raise ValueError(f"{checkpoint.name} is no classifier of {config.training.dataset}'s images")
+    if calibration is None:
+        raise ValueError(f"{checkpoint.name} has no calibration")
+    outputs = {"test": evaluate_split(checkpoint, dataset.test.inputs)}
+    outputs |= {name: evaluate_split(checkpoint, inputs) for name, inputs in outliers.items()}
+    curves: dict[str, dict[int, float]] = {name: {} for name in ("NLL", *(f"{name} AUROC" for name in outliers))}
+    predictions: dict[str, Prediction] = {}
+    for size in list_sizes(len(outputs["test"].plain)):
+        predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
+        tempered = calibration.temper(predictions["test"].probabilities, size)
+        curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)
+        inside = predictions["test"].score("predictive_entropy")
+        for name in outliers:
+            curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
+    members = {}
+    if checkpoint.sampler.num_networks is not None:
+        validation = config.input.normalize(dataset.validation.inputs)
+        held = checkpoint.sampler.num_networks
+        members = {
+            "test": predictions["test"].members,
+            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).softmax(-1),
+        }
+    return Evidence(
+        method=config.training.recipe,
+        seed=config.training.seed,
+        networks=len(outputs["test"].plain),
+        probabilities=tempered,
+        entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
+        curves=curves,
+        members=members,
+    )
+
+
+def save_evidence(path: Path, evidence: Evidence) -> None:
+    """Writes a safetensors file that `load_evidence` reads."""
+    tensors = {"probabilities": evidence.probabilities}
+    tensors |= {f"entropies/{name}": tensor for name, tensor in evidence.entropies.items()}
+    tensors |= {f"members/{name}": tensor for name, tensor in evidence.members.items()}
+    known = {
+        "method": evidence.method,
+        "seed": evidence.seed,
+        "networks": evidence.networks,
+        "curves": evidence.curves,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_file(path, serialize_tensors(contents, {"evidence": json.dumps(known)}))
+
+
+def load_evidence(path: Path) -> Evidence:
+    """Reads what `save_evidence` wrote."""
+    with safe_open(path, "pt") as file:
+        known = json.loads(file.metadata()["evidence"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
+    return Evidence(
+        **known,
+        curves=curves,
+        probabilities=tensors["probabilities"],
+        entropies=below("entropies/"),
+        members=below("members/"),
+    )
+
+
+def compare(
+    evidences: Sequence[Evidence], versions: Mapping[str, str], dataset_name: str, dataset: Dataset
+) -> Comparison:
+    """Compares methods, each with one seed or several; the first method is what the others are measured against.
+
+    Args:
+        evidences: of all checkpoints.
+        versions: of the checkpoints, by method and seed.
+        dataset_name: that they are for.
+        dataset: likewise.
+    """
+    methods: dict[str, list[Evidence]] = {}
+    for evidence in evidences:
+        methods.setdefault(evidence.method, []).append(evidence)
+    references = {
+        method: measure_reference(own, dataset)
+        for method, own in methods.items()
+        if all(evidence.members for evidence in own)
+    }
+    first = next(iter(methods.values()))
+    names = [name for name in first[0].entropies if name != "test"]
+    figures = list_figures(names)
+    whole = {name: torch.arange(len(scores)) for name, scores in first[0].entropies.items()}
+    labels = dataset.test.labels
+    rows = []
+    for method, own in methods.items():
+        values = {
+            name: torch.tensor([figure(evidence, labels, whole) for evidence in own]).double()
+            for name, figure in figures.items()
+        }
+        rows.append(
+            Row(
+                method=method,
+                seeds=tuple(evidence.seed for evidence in own),
+                networks=own[0].networks,
+                figures={n: Spread(float(v.mean()), float(v.std()) if len(v) > 1 else 0.0) for n, v in values.items()},
+                differences={} if own is first else measure_differences(figures, own, first, labels, whole),
+                equivalents=tuple(
+                    find_equivalent(reference, curve, float(values["NLL"].mean()))
+                    for reference, curve in references.items()
+                ),
+                curves={
+                    name: {size: sum(e.curves[name][size] for e in own) / len(own) for size in curve}
+                    for name, curve in own[0].curves.items()
+                },
+            )
+        )
+    return Comparison(dataset_name, len(labels), dict(versions), tuple(rows), references)
+
+
+def measure_differences(
+    figures: Mapping[str, Figure],
+    own: Sequence[Evidence],
+    others: Sequence[Evidence],
+    labels: Tensor,
+    whole: Mapping[str, Tensor],
+) -> dict[str, Interval]:
+    """Figures of a method less those of another one, both averaged over seeds, on the same resampled inputs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def measure(figure: Figure, inputs: Mapping[str, Tensor]) -> float:
+        sums = [sum(figure(e, labels, inputs) for e in part) / len(part) for part in (own, others)]
+        return sums[0] - sums[1]
+
+    samples: dict[str, list[float]] = {name: [] for name in figures}
+    for _ in range(RESAMPLES):
+        inputs = {n: torch.randint(len(i), (len(i),), generator=generator) for n, i in whole.items()}
+        for name, figure in figures.items():
+            samples[name].append(measure(figure, inputs))
+    intervals = {}
+    for name, figure in figures.items():
+        low, high = torch.tensor(samples[name]).double().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        intervals[name] = Interval(measure(figure, whole), low, high)
+    return intervals
+
+
+def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[float]:
+    """NLL of ensembles of 1, 2, … of all networks of all seeds, each at a temperature fitted on validation inputs.
+
+    Means over random subsets, which overlap much when they are large.
+    """
+    test, validation = (torch.cat([e.members[split] for e in evidences]).double() for split in ("test", "validation"))
+    generator = torch.Generator().manual_seed(0)
+    curve = []
+    for size in range(1, len(test) + 1):
+        losses = []
+        for _ in range(SUBSETS if size < len(test) else 1):
+            chosen = torch.randperm(len(test), generator=generator)[:size]
+            temperature = fit_temperature(validation[chosen].mean(0), dataset.validation.labels)
+            tempered = apply_temperature(test[chosen].mean(0), temperature)
+            losses.append(_measure_mean_nll(tempered, dataset.test.labels))
+        curve.append(sum(losses) / len(losses))
+    return curve
+
+
+def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equivalent:
+    """The number of networks at which a reference's NLL, made to fall monotonously, first is as small as this one."""
+    lowest = float("inf")
+    for size, value in enumerate(curve, start=1):
+        if value <= nll:
+            below = size if size == 1 else size - (nll - value) / (lowest - value)
+            return Equivalent(reference, below, exceeded=False)
+        lowest = min(lowest, value)
+    return Equivalent(reference, float(len(curve)), exceeded=True)
+
+
+def _measure_mean_nll(probabilities: Tensor, labels: Tensor) -> float:
+    return float(-probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(torch.float64).tiny).log().mean())
+
+
+def describe(comparison: Comparison) -> str:
+    """A comparison as Markdown."""
+    names = list(comparison.rows[0].figures)
+    references = list(comparison.references)
+    columns = [*names, *(f"worth, in networks of {name}" for name in references)]
+    rows, differences = [], []
+    for row in comparison.rows:
+        cells = [_format_spread(name, row.figures[name], len(row.seeds)) for name in names]
+        cells += [f"{'> ' if e.exceeded else ''}{e.networks:.1f}" for e in row.equivalents]
+        rows.append(f"| {row.method} | {len(row.seeds)} | {row.networks} | {' | '.join(cells)} |")
+        if row.differences:
+            cells = [_format_interval(name, interval) for name, interval in row.differences.items()]
+            differences.append(f"| {row.method} | {' | '.join(cells)} |")
+    first = comparison.rows[0].method
+    return f"""# Comparison on {comparison.dataset}
+
+On the {comparison.test_inputs:,} test images; mean ± standard deviation over seeds. NLL and ECE are after temperature.
+AUROC tells other images from test images by predictive entropy; missed is the share of them that is not flagged where
+5 % of the test images are. The last columns are deep-ensemble equivalents: how many separately trained networks have
+this NLL. Made by `hyperdraw-train compare`.
+
+| | seeds | networks | {" | ".join(columns)} |
+| --- | --- | --- |{" --- |" * len(columns)}
+{chr(10).join(rows)}
+
+Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images:
+
+| | {" | ".join(names)} |
+| --- |{" --- |" * len(names)}
+{chr(10).join(differences)}
+
+![By the number of networks](comparison.svg)
+"""
+
+
+def _is_share(name: str) -> bool:
+    return name == "accuracy" or name.endswith("missed")
+
+
+def _format_spread(name: str, spread: Spread, seeds: int) -> str:
+    pattern = "{:.2%}" if _is_share(name) else "{:.4f}"
+    return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
+
+
+def _format_interval(name: str, interval: Interval) -> str:
+    scale, pattern = (100, "{:+.2f}") if _is_share(name) else (1, "{:+.4f}")
+    numbers = [pattern.format(scale * n) for n in (interval.difference, interval.low, interval.high)]
+    return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
