@@ -23,7 +23,18 @@ from training.ablation import VARIANTS, Variant, ablate
 from training.datasets import load_dataset, load_digits, load_mixture
 from training.evaluation import evaluate_checkpoint
 from training.fitting import FittingRun
-from training.recipes import RECIPES, Part, digits_hypergan, mnist_deutsch, mnist_deutsch_diverse, toy_mixture, vary
+from training.hardening import Hardening
+from training.recipes import (
+    RECIPES,
+    OutlierExposure,
+    Part,
+    digits_hypergan,
+    mnist_deutsch,
+    mnist_deutsch_diverse,
+    mnist_hyperdraw,
+    toy_mixture,
+    vary,
+)
 from training.run import TrainingError
 from training.session import Session, draw_figures, train
 from training.study import PathAccuracy, match_filters, study
@@ -73,6 +84,10 @@ def test_parts_can_be_left_out() -> None:
     assert (both.adversarial_weight, both.moment_matching_weight) == (0, 0)
     assert both.diversity is not None
     assert both.diversity.accuracy_weight == 100
+    extended = vary(mnist_deutsch(), extras=[Part.HARDENING, Part.OUTLIERS])
+    assert (extended.outliers, extended.hardening) == (OutlierExposure(), Hardening())
+    assert extended.options == " --with outliers --with hardening"
+    assert vary(mnist_hyperdraw(), [Part.OUTLIERS]).outliers is None
     varied = vary(mnist_deutsch(), (), 0.125, "variance")
     assert varied.options == " --accuracy-weight 0.125 --diversity variance"
     assert varied.diversity is not None
@@ -82,6 +97,12 @@ def test_parts_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: vary(mnist_deutsch(), extras=[Part.MIXER]),
+            "a mixer cannot be added; what can be is augmentation, outliers",
+        ),
+        (lambda: vary(mnist_hyperdraw(), extras=[Part.OUTLIERS]), "mnist-hyperdraw has outliers already"),
+        (lambda: vary(mnist_deutsch(), [Part.OUTLIERS]), "mnist-deutsch has no outliers to leave out"),
         (lambda: vary(mnist_deutsch(), [Part.MIXER]), "mnist-deutsch has no mixer"),
         (lambda: vary(mnist_deutsch(), [Part.DISCRIMINATOR]), "mnist-deutsch has no discriminator to leave out"),
         (lambda: vary(digits_hypergan(), [Part.DIVERSITY]), "digits-hypergan has no diversity to leave out"),

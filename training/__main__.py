@@ -58,6 +58,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         without: Annotated[
             list[Part] | None, typer.Option(help="A part to leave out, to see what it does; may be repeated.")
         ] = None,
+        extras: Annotated[list[Part] | None, typer.Option("--with", help="A part to add; may be repeated.")] = None,
         accuracy_weight: Annotated[
             float | None,
             typer.Option(
@@ -85,7 +86,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         if resume and minutes is not None:
             raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
         try:
-            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching)
+            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or ())
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with _explain_errors():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.input import ImageSpec
 from models.noise import permutation, uniform
 from models.prediction import evaluate_members
 from models.sampler import WeightSampler
@@ -17,12 +18,13 @@ from models.task import Classification
 from training.augmentation import NUMBERS, distort
 from training.datasets import Dataset, Mixture
 from training.evaluation import measure_disagreement
+from training.hardening import harden
 from training.objectives import measure_fit, outlier_loss
 from training.outliers import synthesize_outliers
 from training.recipes import Recipe
 
-ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM = 4, 10, 11
-"""Streams of the noise that orders training examples, distorts them, and chooses outliers."""
+ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM = 4, 10, 11, 14
+"""Streams of the noise that orders training examples, distorts them, chooses outliers, and starts attacks."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Supervised(Problem):
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
         task = self.dataset.task
         inputs, labels = self.draw_batch(step)
+        if self.recipe.hardening is not None:
+            inputs = self._harden(target, weights, inputs, labels, step)
         count = inputs.shape[1]
         if self.recipe.outliers is not None:
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
@@ -130,6 +134,12 @@ class Supervised(Problem):
         shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
         index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
         return self.dataset.input.normalize(self._outliers[index.to(self._outliers.device)])
+
+    def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        assert self.recipe.hardening is not None
+        assert isinstance(self.dataset.input, ImageSpec)
+        noise = uniform(self.seed, [step], images.numel(), HARDENING_STREAM)
+        return harden(target, weights, self.dataset.input, images, labels, noise, self.recipe.hardening)
 
     def _choose(self, step: int) -> Tensor:
         """Numbers of a step's examples, network after network."""
