@@ -94,6 +94,11 @@ class Calibration:
         """The calibration of the largest size that is no larger than this ensemble's."""
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
 
+    @property
+    def default_rate(self) -> float:
+        """The budget of false alarms where none is given: 5 %, or the least for which there were inputs enough."""
+        return max(DEFAULT_RATE, self.rates[0])
+
     def find_rate(self, rate: float) -> int:
         """The number of the largest calibrated rate that is no larger than this one.
 
@@ -116,17 +121,18 @@ class Calibration:
             raise ValueError(f"a coverage of {coverage:g} was not calibrated")
         return bisect_right(self.rates, round(1 - coverage, 12)) - 1
 
-    def judge(self, prediction: Prediction, rate: float = DEFAULT_RATE) -> dict[Flag, "Judgement"]:
+    def judge(self, prediction: Prediction, rate: float | None = None) -> dict[Flag, "Judgement"]:
         """Flags the inputs whose scores exceed what the budget of false alarms allows.
 
         Args:
             prediction: of an ensemble of some size.
-            rate: the budget, for each flag.
+            rate: the budget, for each flag, if not the default.
 
         Raises:
             ValueError: as for `find_rate`.
         """
-        index, size = self.find_rate(rate), self.for_size(len(prediction.members))
+        index = self.find_rate(self.default_rate if rate is None else rate)
+        size = self.for_size(len(prediction.members))
         judgements: dict[Flag, Judgement] = {}
         for flag, name in self.scores.items():
             scores, threshold = prediction.score(name), size.thresholds[flag][index]

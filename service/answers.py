@@ -154,7 +154,7 @@ def _identify(checkpoint: Checkpoint) -> ModelIdentity:
     return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
 
 
-def _raise_flags(calibration: Calibration, prediction: Prediction, rate: float) -> dict[str, list[FlagAnswer]]:
+def _raise_flags(calibration: Calibration, prediction: Prediction, rate: float | None) -> dict[str, list[FlagAnswer]]:
     """For each kind of flag, one for each input."""
     return {
         flag: [

@@ -304,12 +304,13 @@ def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) ->
     """Whether the rates that are asked for were calibrated."""
     calibration = checkpoint.calibration
     if calibration is None:
-        if {"false_alarm_rate", "coverage"} & parameters.model_fields_set:
+        if parameters.false_alarm_rate is not None or parameters.coverage is not None:
             message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
             raise ServiceError(422, "invalid_parameter", message, hint)
         return
     try:
-        calibration.find_rate(parameters.false_alarm_rate)
+        if parameters.false_alarm_rate is not None:
+            calibration.find_rate(parameters.false_alarm_rate)
         if parameters.coverage is not None:
             calibration.find_coverage(parameters.coverage)
     except ValueError as error:

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.detection import DEFAULT_RATE
 from models.input import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
 from models.task import Task
@@ -24,12 +23,12 @@ class PredictParameters(BaseModel):
         None, ge=1, description="How many networks are drawn for the ensemble; 100, or all there are, if not given."
     )
     seed: Seed = None
-    false_alarm_rate: float = Field(
-        DEFAULT_RATE,
+    false_alarm_rate: float | None = Field(
+        None,
         gt=0,
         lt=1,
-        description="Share of inputs like the training data that each flag may be raised for. The largest calibrated "
-        "rate that is no larger is used, and named in the answer.",
+        description="Share of inputs like the training data that each flag may be raised for, 0.05 if not given. The "
+        "largest calibrated rate that is no larger is used, and named in the answer.",
     )
     coverage: float | None = Field(
         None,

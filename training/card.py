@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
-from models.detection import DEFAULT_RATE
 from models.input import ImageSpec, VectorSpec
 from models.prediction import JITTER
 from models.task import Classification, Regression
@@ -241,7 +240,7 @@ calibrated. With {largest.ensemble_size} networks:
 | flag | budget of false alarms | threshold | flagged of the test set |
 | --- | --- | --- | --- |
 {rows}
-{_describe_catches(metrics)}
+{_describe_catches(metrics, calibration.default_rate)}
 {CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
 
 
@@ -250,7 +249,7 @@ def _find_flagged(metrics: ClassificationMetrics | RegressionMetrics | None, fla
     return f"{found[0]:.2%}" if found else "not measured"
 
 
-def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None) -> str:
+def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None, rate: float) -> str:
     if not isinstance(metrics, ClassificationMetrics) or not metrics.outliers:
         return ""
     flags = list(metrics.outliers[0].flagged)
@@ -258,9 +257,9 @@ def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None)
         f"| {o.dataset} | " + " | ".join(f"{share:.1%}" for share in (*o.flagged.values(), o.flagged_by_any)) + " |"
         for o in metrics.outliers
     )
-    own = [next(m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, DEFAULT_RATE)) for flag in flags]
+    own = [next(m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, rate)) for flag in flags]
     return f"""
-At the default budget of {DEFAULT_RATE:g} for each flag, of all images of a kind:
+At the default budget of {rate:g} for each flag, of all images of a kind:
 
 | images | {" | ".join(f"`{flag}`" for flag in flags)} | some flag |
 | --- |{" --- |" * (len(flags) + 1)}
