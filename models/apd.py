@@ -29,9 +29,6 @@ class APDConfig:
     hidden_size: Size = 100
     method: Literal["apd"] = "apd"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "APD":
         return APD(self, target)
 

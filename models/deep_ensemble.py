@@ -31,9 +31,6 @@ class DeepEnsembleConfig:
     networks: Annotated[int, Field(ge=1, le=10_000)] = 10
     method: Literal["deep_ensemble"] = "deep_ensemble"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "DeepEnsemble":
         return DeepEnsemble(self, target)
 

@@ -40,9 +40,6 @@ class DeutschConfig:
     """Of the weight generator of each layer of the target."""
     method: Literal["deutsch"] = "deutsch"
 
-    mixes = True
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "DeutschHypernetwork":
         return DeutschHypernetwork(self, target)
 

@@ -38,9 +38,6 @@ class HyperDrawConfig:
     """Standard deviation of gains."""
     method: Literal["hyperdraw"] = "hyperdraw"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "HyperDraw":
         return HyperDraw(self, target)
 

@@ -45,11 +45,6 @@ class HyperGANConfig:
     """Without it, each generator gets noise of its own in place of a code: the paper's ablation."""
     method: Literal["hypergan"] = "hypergan"
 
-    @property
-    def mixes(self) -> bool:
-        """Whether codes are a learned function of latents."""
-        return self.mixer
-
     def build(self, target: TargetNetwork) -> "HyperGAN":
         return HyperGAN(self, target)
 

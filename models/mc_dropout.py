@@ -27,9 +27,6 @@ class MCDropoutConfig:
     """Share of channels and units that are dropped."""
     method: Literal["mc_dropout"] = "mc_dropout"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "MCDropout":
         return MCDropout(self, target)
 

@@ -29,9 +29,6 @@ class MLPConfig:
     hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = (30, 10, 10)
     method: Literal["mlp"] = "mlp"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "MLPHypernetwork":
         return MLPHypernetwork(self, target)
 

@@ -42,9 +42,6 @@ class MNFConfig:
     flow_hidden_size: Size = 50
     method: Literal["mnf"] = "mnf"
 
-    mixes = False
-    """Whether codes are a learned function of latents."""
-
     def build(self, target: TargetNetwork) -> "MNF":
         return MNF(self, target)
 

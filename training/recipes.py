@@ -110,7 +110,8 @@ class Recipe:
         ):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"the weight of {name} is {weight}; it must be 0 or more")
-        if not self.method.mixes and (self.moment_matching_weight or self.adversarial_weight):
+        mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else isinstance(self.method, DeutschConfig)
+        if not mixes and (self.moment_matching_weight or self.adversarial_weight):
             raise ValueError("without a mixer the codes follow their prior already; they take no regulariser")
 
 
