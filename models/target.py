@@ -24,6 +24,9 @@ Shape = tuple[int, ...]
 Size = Annotated[int, Field(gt=0, le=65536)]
 STRICT = ConfigDict(extra="forbid")
 
+FEW_CHANNELS = 4
+"""For which libraries of convolutions are slow on the CPU."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Convolution:
@@ -43,11 +46,11 @@ class Convolution:
         return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if not weight.requires_grad or x.device.type != "cpu":
+        if x.device.type != "cpu" or not (x.requires_grad or weight.requires_grad):
             return F.conv2d(x, weight, bias, padding=self.padding)
-        # In training on the CPU, a first convolution is faster as one product of matrices, whose transpose is its
-        # gradient, and the others are faster with the channels last, which that product leaves them.
-        if x.requires_grad:
+        # With a gradient, on the CPU, a convolution of few channels is faster as one product of matrices, whose
+        # transpose is its gradient, and others are faster with the channels last, as that product leaves them.
+        if x.shape[1] > FEW_CHANNELS:
             return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, padding=self.padding)
         patches = F.pad(x, [self.padding] * 4).unfold(2, self.kernel_size, 1).unfold(3, self.kernel_size, 1)
         rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
