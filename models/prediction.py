@@ -78,7 +78,7 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
     """What outputs mean.
 
     Raises:
-        ValueError: if one is not finite.
+        NotFiniteError: if one is not finite.
     """
     uncertainty, fragility = task.measure(outputs.plain), None
     if outputs.jittered is not None:

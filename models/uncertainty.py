@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+class NotFiniteError(ValueError):
+    """Networks that computed nonsense, which must not pass for certainty."""
+
+
 @dataclass(frozen=True)
 class Uncertainty:
     """What S members' class probabilities say together; every tensor in double precision.
@@ -65,10 +69,10 @@ def measure_uncertainty(logits: Tensor) -> Uncertainty:
         logits: of the members, [S, B, K].
 
     Raises:
-        ValueError: if a logit is not finite, for an ensemble that computed nonsense is not certain.
+        NotFiniteError: if a logit is not finite.
     """
     if not torch.isfinite(logits).all():
-        raise ValueError("a sampled network gave logits that are not finite")
+        raise NotFiniteError("a sampled network gave logits that are not finite")
     logits = logits.double()
     members = logits.softmax(-1)
     mean = members.mean(0)
@@ -96,10 +100,10 @@ def measure_regression_uncertainty(
         unit: [K], the numbers' standard deviation in training.
 
     Raises:
-        ValueError: if an expectation is not finite.
+        NotFiniteError: if an expectation is not finite.
     """
     if not torch.isfinite(member_expectations).all():
-        raise ValueError("a sampled network gave an expectation that is not finite")
+        raise NotFiniteError("a sampled network gave an expectation that is not finite")
     members = member_expectations.double()
     epistemic = members.var(0, correction=0)
     noise = noise_std.double().square().expand_as(epistemic)

@@ -21,6 +21,7 @@ from models.device import choose_device
 from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from models.noise import MEMBER_LIMIT
+from models.uncertainty import NotFiniteError
 from service.answers import answer_prediction, describe_model, list_models
 from service.catalog import Catalog, load_catalog
 from service.engine import Engine
@@ -180,7 +181,7 @@ def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=_errors(404, 413, 415, 422, 503),
+    responses=_errors(404, 413, 415, 422, 500, 503),
     openapi_extra=_describe_upload(),
 )
 async def predict(
@@ -207,7 +208,11 @@ async def predict(
     else:
         inputs = await read_vectors(request, settings, spec)
     seed = _choose_seed(parameters.seed)
-    prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, ensemble_size))
+    try:
+        prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, ensemble_size))
+    except NotFiniteError as error:
+        hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
+        raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error
 
     def encode_answer() -> str:
         answer = answer_prediction(checkpoint, prediction, seed, parameters)

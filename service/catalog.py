@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointError
+from models.uncertainty import NotFiniteError
 from service.engine import Engine
 from service.errors import ServiceError
 
@@ -76,7 +77,7 @@ def load_catalog(directory: Path, default: str | None, engine: Engine) -> Catalo
 def _warm_up(checkpoint: Checkpoint, path: Path, engine: Engine) -> None:
     try:
         engine.warm_up(checkpoint)
-    except ValueError as error:
+    except NotFiniteError as error:
         raise CheckpointError(path, str(error)) from error
 
 

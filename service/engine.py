@@ -51,7 +51,7 @@ class Engine:
         """A real forward pass, so that the first request finds everything in place.
 
         Raises:
-            ValueError: if the checkpoint's networks give outputs that are not finite.
+            NotFiniteError: if the checkpoint's networks give outputs that are not finite.
         """
         spec = checkpoint.config.input
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)

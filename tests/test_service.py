@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from PIL import Image
 from safetensors.torch import load
 
 from models.checkpoint import Checkpoint, save_checkpoint
@@ -437,3 +439,19 @@ def test_a_download_holds_the_networks_of_the_ensemble(ensemble_client: httpx.Cl
     other = ensemble_client.get("/v1/models/three/weights", params={"seed": 2, "count": 3})
     networks = [load(r.content)["linear1.bias"] for r in (response, other)]
     assert len(torch.unique(torch.cat(networks), dim=0)) == 3
+
+
+def test_networks_that_overflow_are_an_error_not_an_answer(tmp_path: Path) -> None:
+    sampler = DeepEnsembleConfig(networks=2).build(SMALL_TARGET).eval()
+    with torch.no_grad():
+        sampler.networks.get_parameter("conv1.weight").fill_(1e38)  # finite itself, and on a black image
+    config = replace(make_config(sampler), input=ImageSpec(channels=1, height=12, width=12, mean=(0.0,), std=(1.0,)))
+    save_checkpoint(tmp_path / "wild", config, sampler, "float32")
+    with serve(create_app(Settings(checkpoints=tmp_path))) as address, httpx.Client(base_url=address) as client:
+        response = client.post("/v1/models/wild/predict", files={"images": PICTURES[0]})
+        assert response.status_code == 500
+        error = response.json()["error"]
+        assert error["code"] == "not_finite"
+        assert "wild: a sampled network gave logits that are not finite" in error["message"]
+        black = encode(Image.new("L", (12, 12)))
+        assert client.post("/v1/models/wild/predict", files={"images": black}).status_code == 200
