@@ -28,8 +28,7 @@ from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.detection import DEFAULT_RATE, Flag
 from models.input import ImageSpec
 from models.noise import permutation, uniform
-from models.prediction import draw_noise, evaluate, interpret
-from models.target import Weights
+from models.prediction import JITTERED_NETWORKS, draw_noise, evaluate, interpret
 from training.datasets import Examples
 from training.evaluation import NETWORKS
 from training.metrics import measure_auroc
@@ -42,7 +41,7 @@ FLAGS: tuple[Flag, ...] = ("out_of_distribution", "suspect_adversarial")
 JUDGES = 20
 """Fresh draws that an attack is judged by."""
 
-ATTACKER_SEED, JUDGE_SEED = 1_000, 2_000_000
+ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
 ATTACK_STREAM = 13
 CONFIDENCE = 8.0
 """Margin in nats that the attacker aims at: then a predictive entropy can lie below its threshold."""
@@ -204,29 +203,31 @@ class Attacker:
 
     def _evaluate(self, images: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor | None]:
         """Logits on images and on images with noise, of the networks of a step."""
-        weights, noise = self._draw(restart, step)
-        target, device = self.attacked.config.target, self.attacked.sampler.device
-        inputs = self.spec.normalize(255 * images.to(device))
-        logits = target.forward(weights, inputs).cpu()
+        seed, members, noisy_members = self._choose(restart, step)
+        logits = self._forward(seed, members, 255 * images)
         if self.tier.stops or self.tier.knows == "surrogate":
             return logits, None
-        noisy = self.spec.normalize(self.spec.add_noise(255 * images, noise).to(device))
-        return logits, target.forward(weights, noisy).cpu()
+        noisy = self.spec.add_noise(255 * images, draw_noise(self.spec, seed, noisy_members))
+        return logits, self._forward(seed, noisy_members, noisy)
 
-    def _draw(self, restart: int, step: int) -> tuple[Weights, Tensor]:
-        """The networks that a step attacks, and the noise that belongs to them."""
+    def _forward(self, seed: int, members: Sequence[int], pixels: Tensor) -> Tensor:
         sampler = self.attacked.sampler
-        count = min(self.tier.networks, sampler.num_networks or self.tier.networks)
-        seed, members = ATTACKER_SEED, list(range(count))
-        if self.tier.knows == "expectation":
-            seed = ATTACKER_SEED * (2 + restart) * 1_000 + step
-        elif self.tier.knows == "seed":
-            seed = JUDGE_SEED
-            order = permutation(ATTACKER_SEED + restart, step % 2**32, count_networks(self.victim), ATTACK_STREAM)
-            members = order[:count].tolist()
         with torch.no_grad():
             weights = sampler.generate(sampler.draw_latents(seed, members))
-        return weights, draw_noise(self.spec, seed, members)
+        return sampler.target.forward(weights, self.spec.normalize(pixels).to(sampler.device)).cpu()
+
+    def _choose(self, restart: int, step: int) -> tuple[int, Sequence[int], Sequence[int]]:
+        """The seed and the networks that a step attacks, and those that see noise."""
+        members = range(min(self.tier.networks, self.attacked.sampler.num_networks or self.tier.networks))
+        match self.tier.knows:
+            case "expectation":
+                return ATTACKER_SEED * (2 + restart) + step, members, members
+            case "seed":
+                size = count_networks(self.victim)
+                order = permutation(ATTACKER_SEED + restart, step % 2**32, size, ATTACK_STREAM)
+                return JUDGE_SEED, order[: len(members)].tolist(), range(min(size, JITTERED_NETWORKS))
+            case _:
+                return ATTACKER_SEED, members, members
 
 
 def attack(
@@ -375,7 +376,7 @@ def measure_joint_loss(
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
     entropy_excess = F.relu(entropy.clamp(min=1e-12).log() - math.log(max(most_entropy, 1e-12)) + 0.5)
-    fragility_excess = F.relu((fragility - most_fragility) / (most_fragility + 0.01) + 0.2)
+    fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (entropy_excess + fragility_excess)
     return loss
 
