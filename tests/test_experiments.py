@@ -28,15 +28,17 @@ from training.recipes import (
     RECIPES,
     OutlierExposure,
     Part,
+    Recipe,
     digits_hypergan,
     mnist_deutsch,
     mnist_deutsch_diverse,
     mnist_hyperdraw,
+    toy_cubic,
     toy_mixture,
     vary,
 )
 from training.run import TrainingError
-from training.session import Session, draw_figures, train
+from training.session import Session, draw_figures, start_run, train
 from training.study import PathAccuracy, match_filters, study
 
 CPU = torch.device("cpu")
@@ -139,6 +141,14 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["digits-hypergan", "--out", str(tmp_path / "x"), *wrong])
         assert result.exit_code == 2
         assert message in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("recipe", [toy_cubic(), toy_mixture()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("part", [Part.AUGMENTATION, Part.OUTLIERS, Part.HARDENING])
+def test_only_images_can_be_distorted(recipe: Recipe, part: Part) -> None:
+    dataset = load_dataset(recipe.dataset, Path())
+    with pytest.raises(TrainingError, match=f"{part} are for classes of images, not for {recipe.dataset}"):
+        start_run(vary(recipe, extras=[part]), dataset, 0, 10, CPU)
 
 
 def test_entropy_makes_networks_differ() -> None:

@@ -13,11 +13,13 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
+from models.input import ImageSpec
 from models.sampler import WeightSampler
 from models.target import Weights
+from models.task import Classification
 from training.datasets import Dataset, Mixture
 from training.problems import Density, Problem, Supervised
-from training.recipes import Recipe
+from training.recipes import ADDABLE, Recipe
 
 RECALIBRATION_STREAM = 3
 RECALIBRATION_DRAWS = 2048
@@ -179,6 +181,10 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
+    extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
+    of_images = isinstance(dataset.input, ImageSpec) and isinstance(dataset.task, Classification)
+    if extras and not of_images:
+        raise TrainingError(f"{recipe.name}: {', '.join(extras)} are for classes of images, not for {recipe.dataset}")
     if isinstance(dataset, Mixture):
         return Density(dataset, device)
     try:
