@@ -89,14 +89,22 @@ def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor)
     return ((expectations - observations) / noise_std).square().sum(-1).mean() / 2
 
 
-def outlier_loss(logits: Tensor) -> Tensor:
-    """ln K less the predictive entropy of S networks together on outliers, logits [S, B, K], averaged over B.
+def outlier_loss(logits: Tensor, group_size: int | None = None) -> Tensor:
+    """ln K less the predictive entropy of groups of networks on outliers, logits [S, B, K], averaged over groups and B.
 
-    It is 0 where the networks' mean is uniform, be it that each one is undecided, or that they decide differently.
-    Asked one by one to be undecided, networks lose accuracy, and agree where they should differ.
+    It is 0 where a group's mean is uniform, be it that each network is undecided, or that they decide differently.
+    Asked one by one to be undecided, networks lose accuracy, and agree where they should differ. All in one group, some
+    dissent for the others, on the images of the data too, and are bad networks by themselves.
+
+    Args:
+        logits: of S networks, in an order in which each group is as good as another.
+        group_size: networks of a group, if not all; the last group may be smaller.
     """
-    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
-    loss: Tensor = math.log(logits.shape[-1]) + (log_mean.exp() * log_mean).sum(-1).mean()
+    parts = [
+        part.log_softmax(-1).logsumexp(0) - math.log(len(part)) for part in logits.split(group_size or len(logits))
+    ]
+    log_means = torch.stack(parts)
+    loss: Tensor = math.log(logits.shape[-1]) + (log_means.exp() * log_means).sum(-1).mean()
     return loss
 
 

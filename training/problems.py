@@ -23,8 +23,9 @@ from training.objectives import measure_fit, outlier_loss
 from training.outliers import synthesize_outliers
 from training.recipes import Recipe
 
-ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM = 4, 10, 11, 14
-"""Streams of the noise that orders training examples, distorts them, chooses outliers, and starts attacks."""
+ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
+"""Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks, and groups
+networks."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Supervised(Problem):
         outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
         losses = {"fit": measure_fit(task, outputs, labels)}
         if self.recipe.outliers is not None:
-            losses["outliers"] = self.recipe.outliers.weight * outlier_loss(others)
+            order = permutation(self.seed, step, len(others), GROUP_STREAM).to(others.device)
+            loss = outlier_loss(others[order], self.recipe.outliers.group_size)
+            losses["outliers"] = self.recipe.outliers.weight * loss
         if isinstance(task, Classification):
             return Fit(losses, "accuracy", (outputs.detach().argmax(-1) == labels).float().mean())
         error = task.predict(outputs.detach()) - labels

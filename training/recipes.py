@@ -55,6 +55,8 @@ class OutlierExposure:
 
     weight: float = 0.05
     inputs_per_step: int = 32
+    group_size: int = 4
+    """Networks whose mean is to be uncertain; they are grouped anew in each step."""
     count: int = 50_000
     """Outliers that are made beforehand."""
 
