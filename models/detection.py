@@ -9,6 +9,7 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -69,8 +70,9 @@ class Calibration:
     """SHA-256 of the `config.json` that this was measured for."""
     split: str
     n: Annotated[int, Field(ge=1)]
-    seed: int
-    """Of the draw, whose prefixes are the ensembles."""
+    seeds: tuple[int, ...]
+    """Of the draws, whose prefixes are the ensembles. The inputs are judged in as many equal parts, each by a draw of
+    its own, so that thresholds are for the draws of all seeds, not for one."""
     temperature_split: str | None
     """That the temperature was fitted on, by least negative log-likelihood."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
@@ -253,22 +255,22 @@ def calibrate(
     *,
     checkpoint: str,
     split: str,
-    seed: int,
+    seeds: Sequence[int],
     scores: dict[Flag, ScoreName],
     task: Task,
     outputs: Outputs,
     labels: Tensor,
     validation: tuple[str, Outputs, Tensor] | None,
 ) -> Calibration:
-    """Measures thresholds, temperatures and prediction sets for the prefixes of one draw.
+    """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
 
     Args:
         checkpoint: digest of its `config.json`.
         split: name of the calibration split.
-        seed: of the draw.
+        seeds: of the draws.
         scores: what each flag is raised by.
         task: what outputs mean.
-        outputs: of members 0 … S−1 on the calibration split.
+        outputs: of members 0 … S−1 of each seed on its part of the calibration split.
         labels: of that split, [n].
         validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
 
@@ -299,7 +301,7 @@ def calibrate(
         checkpoint=checkpoint,
         split=split,
         n=n,
-        seed=seed,
+        seeds=tuple(seeds),
         temperature_split=validation[0] if validation else None,
         rates=rates,
         scores=scores,

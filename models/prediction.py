@@ -59,8 +59,8 @@ class Prediction:
     """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
     uncertainty: Uncertainty | RegressionUncertainty
     fragility: Tensor | None
-    """How much of the chosen class's probability small noise takes away, [B]. An answer that fresh networks with noise
-    of their own do not repeat depends on details that the noise hides."""
+    """How much of the chosen class's probability, by the J networks, small noise takes away, [B]. An answer that they
+    do not repeat, each with noise of its own, depends on details that the noise hides."""
 
     @property
     def probabilities(self) -> Tensor:
@@ -83,8 +83,11 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
     uncertainty, fragility = task.measure(outputs.plain), None
     if outputs.jittered is not None:
         assert isinstance(uncertainty, Uncertainty)
-        before, chosen = uncertainty.probabilities.max(-1, keepdim=True)
-        after = measure_uncertainty(outputs.jittered).probabilities.gather(-1, chosen)
+        chosen = uncertainty.probabilities.argmax(-1, keepdim=True)
+        before, after = (
+            measure_uncertainty(logits).probabilities.gather(-1, chosen)
+            for logits in (outputs.plain[: len(outputs.jittered)], outputs.jittered)
+        )
         fragility = (before - after).squeeze(-1)
     return Prediction(task.predict(outputs.plain), uncertainty, fragility)
 

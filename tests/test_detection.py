@@ -40,7 +40,7 @@ def make_calibration(n: int = 999, networks: int = 12) -> Calibration:
     return calibrate(
         checkpoint="0" * 64,
         split="test/calibration",
-        seed=1,
+        seeds=[1],
         scores=SCORES,  # type: ignore[arg-type]  # a plain dict of strings
         task=TASK,
         outputs=outputs,
@@ -185,7 +185,11 @@ def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
 def test_fragility_is_what_noise_takes_from_the_answer() -> None:
     plain = torch.log(torch.tensor([[[0.7, 0.2, 0.05, 0.05]], [[0.9, 0.0001, 0.0499, 0.05]]]))
     jittered = torch.log(torch.tensor([[[0.3, 0.6, 0.05, 0.05]]]))
-    assert interpret(TASK, Outputs(plain, jittered)).score("fragility").item() == pytest.approx(0.8 - 0.3)
+    assert interpret(TASK, Outputs(plain, jittered)).score("fragility").item() == pytest.approx(
+        0.7 - 0.3
+    )  # of one network
+    both = torch.cat([jittered, plain[1:]])
+    assert interpret(TASK, Outputs(plain, both)).score("fragility").item() == pytest.approx(0.8 - 0.6)
     assert interpret(TASK, Outputs(plain, plain)).score("fragility").item() == pytest.approx(0)
 
 
@@ -205,7 +209,7 @@ def test_calibration_of_a_regression() -> None:
     calibration = calibrate(
         checkpoint="0" * 64,
         split="test/calibration",
-        seed=1,
+        seeds=[1],
         scores={"out_of_distribution": "relative_deviation"},
         task=task,
         outputs=outputs,

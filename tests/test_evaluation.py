@@ -24,7 +24,7 @@ def test_ensembles_known_answers() -> None:
         checkpoint="0" * 64,
         split="test/calibration",
         n=9,
-        seed=0,
+        seeds=(0,),
         temperature_split="test/validation",
         rates=(0.1,),
         scores={"out_of_distribution": "predictive_entropy"},

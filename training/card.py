@@ -234,7 +234,7 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
 {raised}
 
 A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
-else, with members of seed {calibration.seed}; {", ".join(str(size.ensemble_size) for size in calibration.sizes)} networks are
+else, judged by draws of {len(calibration.seeds)} seeds; {", ".join(str(size.ensemble_size) for size in calibration.sizes)} networks are
 calibrated. With {largest.ensemble_size} networks:
 
 | flag | budget of false alarms | threshold | flagged of the test set |

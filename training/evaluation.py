@@ -4,7 +4,7 @@ Shapes: S sampled networks, B inputs, K outputs.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -307,6 +307,16 @@ def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> 
     """Outputs of the largest ensemble that is evaluated on inputs [B, …]."""
     config, held = checkpoint.config, checkpoint.sampler.num_networks
     return evaluate(checkpoint.sampler, config.input, config.task, inputs, seed, min(NETWORKS, held or NETWORKS))
+
+
+def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int]) -> Outputs:
+    """As `evaluate_split`, of inputs in equal parts, each with a draw of its own."""
+    parts = [
+        evaluate_split(checkpoint, part, seed)
+        for part, seed in zip(inputs.tensor_split(len(seeds)), seeds, strict=True)
+    ]
+    jittered = [part.jittered for part in parts if part.jittered is not None]
+    return Outputs(torch.cat([part.plain for part in parts], dim=1), torch.cat(jittered, dim=1) if jittered else None)
 
 
 def _evaluate_classification(

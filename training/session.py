@@ -31,7 +31,7 @@ from training.distillation import DistillationRun
 from training.evaluation import (
     Metrics,
     evaluate_checkpoint,
-    evaluate_split,
+    evaluate_parts,
     load_metrics,
     measure_spread,
     save_metrics,
@@ -42,7 +42,7 @@ from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
 
-CALIBRATION_SEED = 1
+CALIBRATION_SEEDS = range(1, 11)
 LOG_EVERY = 20
 SAVE_EVERY_SECONDS = 120
 TIMED_STEPS = 20
@@ -358,16 +358,16 @@ def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Che
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
     config, validation = checkpoint.config, None
     if isinstance(config.task, Classification):
-        outputs = evaluate_split(checkpoint, dataset.validation.inputs, CALIBRATION_SEED)
+        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, CALIBRATION_SEEDS)
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
             split=f"{config.training.dataset}/calibration",
-            seed=CALIBRATION_SEED,
+            seeds=CALIBRATION_SEEDS,
             scores=choose_scores(config.task, config.input),
             task=config.task,
-            outputs=evaluate_split(checkpoint, dataset.calibration.inputs, CALIBRATION_SEED),
+            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, CALIBRATION_SEEDS),
             labels=dataset.calibration.labels,
             validation=validation,
         )
