@@ -60,6 +60,10 @@ class WeightSampler(nn.Module, ABC):
         """The latents that a training step takes, [count, Z]: fresh ones, or what suits the method better."""
         return self.draw_latents(seed, range(step * count, (step + 1) * count), TRAINING_STREAM)
 
+    def limit_networks(self, count: int) -> int:
+        """So many networks, or all that there are if there are fewer."""
+        return count if self.num_networks is None else min(count, self.num_networks)
+
     def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
         """A path of latents between two of them, [Z], evenly spaced: [points, Z], the ends included.
 

@@ -24,7 +24,7 @@ from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
 from service.answers import answer_prediction, describe_model, list_models
 from service.catalog import Catalog, load_catalog
-from service.engine import Engine
+from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
 from service.errors import ErrorResponse, ServiceError, add_error_handlers
 from service.schemas import (
     HealthAnswer,
@@ -40,8 +40,6 @@ from service.weights import WeightsFile, parse_range
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
-
-DEFAULT_ENSEMBLE_SIZE = 100
 
 DRAWN_SEED_BITS = 53
 """Seeds that the service draws survive clients that keep numbers as doubles, as JavaScript does."""
@@ -196,8 +194,7 @@ async def predict(
     A model of images takes PNG, JPEG and WebP, of any size, which is brought to the model's; a model of vectors takes
     rows of numbers as JSON.
     """
-    held = checkpoint.sampler.num_networks
-    ensemble_size = parameters.ensemble_size or min(DEFAULT_ENSEMBLE_SIZE, held or DEFAULT_ENSEMBLE_SIZE)
+    ensemble_size = parameters.ensemble_size or checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE)
     _check_count("ensemble_size", ensemble_size, settings.max_ensemble_size)
     _check_members(checkpoint, ensemble_size)
     _check_calibration(checkpoint, parameters)
@@ -299,7 +296,7 @@ def _check_count(name: str, value: int, limit: int) -> None:
 
 def _check_members(checkpoint: Checkpoint, count: int) -> None:
     """Whether members 0 … count−1 exist."""
-    limit = checkpoint.sampler.num_networks or MEMBER_LIMIT
+    limit = checkpoint.sampler.limit_networks(MEMBER_LIMIT)
     if count > limit:
         message = f"{checkpoint.name} has no member {count - 1}."
         raise ServiceError(422, "invalid_parameter", message, f"Its members are 0 to {limit - 1}.")

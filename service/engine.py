@@ -14,6 +14,8 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.prediction import Prediction, evaluate, interpret
 from models.target import Weights
 
+DEFAULT_ENSEMBLE_SIZE = 100
+
 
 class Engine:
     """Runs loading, sampling and evaluation on one device, in the order in which they are submitted.
@@ -55,7 +57,7 @@ class Engine:
         """
         spec = checkpoint.config.input
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
-        size = min(100, checkpoint.sampler.num_networks or 100)
+        size = checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE)
         self.predict(checkpoint, inputs, seed=0, ensemble_size=size).result()
 
     def close(self) -> None:

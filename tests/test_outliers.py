@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def test_the_global_generators_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("make", [draw_glyphs, shuffle_patches, overlay_images, make_noise])
-def test_kinds_of_outliers_are_varied_and_within_range(make) -> None:  # type: ignore[no-untyped-def]
+def test_kinds_of_outliers_are_varied_and_within_range(
+    make: Callable[[torch.Tensor, int, torch.Generator], torch.Tensor],
+) -> None:
     outliers = make(DIGITS, 40, generator())
     assert outliers.shape == (40, 1, 8, 8)
     assert outliers.min() >= 0

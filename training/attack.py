@@ -218,7 +218,7 @@ class Attacker:
 
     def _choose(self, restart: int, step: int) -> tuple[int, Sequence[int], Sequence[int]]:
         """The seed and the networks that a step attacks, and those that see noise."""
-        members = range(min(self.tier.networks, self.attacked.sampler.num_networks or self.tier.networks))
+        members = range(self.attacked.sampler.limit_networks(self.tier.networks))
         match self.tier.knows:
             case "expectation":
                 return ATTACKER_SEED * (2 + restart) + step, members, members
@@ -344,7 +344,7 @@ def attack_once(
 
 def count_networks(checkpoint: Checkpoint) -> int:
     """Of the ensemble that answers."""
-    return min(NETWORKS, checkpoint.sampler.num_networks or NETWORKS)
+    return checkpoint.sampler.limit_networks(NETWORKS)
 
 
 def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -305,8 +305,8 @@ def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outl
 
 def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
     """Outputs of the largest ensemble that is evaluated on inputs [B, …]."""
-    config, held = checkpoint.config, checkpoint.sampler.num_networks
-    return evaluate(checkpoint.sampler, config.input, config.task, inputs, seed, min(NETWORKS, held or NETWORKS))
+    config, sampler = checkpoint.config, checkpoint.sampler
+    return evaluate(sampler, config.input, config.task, inputs, seed, sampler.limit_networks(NETWORKS))
 
 
 def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int]) -> Outputs:
@@ -346,11 +346,7 @@ def _evaluate_classification(
         ),
         disagreement=measure_disagreement(prediction.members),
         mutual_information=float(prediction.score("mutual_information").mean()),
-        flags=tuple(
-            FlagMetrics(flag, rate, _share(judgement.flagged))
-            for rate in calibration.rates
-            for flag, judgement in calibration.judge(prediction, rate).items()
-        ),
+        flags=_measure_flags(calibration, prediction),
         flagged_by_any=_share(_judge_any(calibration, prediction)),
         sets=tuple(_measure_sets(calibration, tempered, test.labels, networks, 1 - rate) for rate in calibration.rates),
         layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(networks))),
@@ -358,6 +354,14 @@ def _evaluate_classification(
             _measure_outliers(calibration, task, name, outputs, evaluate_split(checkpoint, inputs))
             for name, inputs in outliers.items()
         ),
+    )
+
+
+def _measure_flags(calibration: Calibration, prediction: Prediction) -> tuple[FlagMetrics, ...]:
+    return tuple(
+        FlagMetrics(flag, rate, _share(judgement.flagged))
+        for rate in calibration.rates
+        for flag, judgement in calibration.judge(prediction, rate).items()
     )
 
 
@@ -433,11 +437,7 @@ def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mappi
         nll=float(-mixture.mean()),
         covered=_share(misses <= 3 * uncertainty.variance.sqrt()),
         deviation=_deviation(prediction),
-        flags=tuple(
-            FlagMetrics(flag, rate, _share(judgement.flagged))
-            for rate in calibration.rates
-            for flag, judgement in calibration.judge(prediction, rate).items()
-        ),
+        flags=_measure_flags(calibration, prediction),
         layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(len(members)))),
         beyond=tuple(
             BeyondMetrics(

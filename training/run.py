@@ -114,7 +114,7 @@ class TrainingRun(ABC):
     def validate(self, networks: int = 16) -> dict[str, float]:
         """Figures of sampled networks on the validation split, of all that there are if there are fewer."""
         self.sampler.eval()
-        return self.problem.validate(self.sampler, min(networks, self.sampler.num_networks or networks))
+        return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
 
     def recalibrate(self) -> None:
         """Sets batch normalisation from one large batch of draws, for the sampler's use outside this run."""

@@ -128,7 +128,7 @@ def study(
         ValueError: if there are too few networks.
     """
     config, sampler = checkpoint.config, checkpoint.sampler
-    networks = min(networks, sampler.num_networks or networks)
+    networks = sampler.limit_networks(networks)
     if networks < UNCERTAINTY_OF:
         raise ValueError(f"a study takes at least {UNCERTAINTY_OF} networks, and there are only {networks}")
     inputs, labels = config.input.normalize(dataset.test.inputs), dataset.test.labels
