@@ -78,13 +78,13 @@ def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
 
 def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
     images, labels = TEST.inputs[:20] / 255, TEST.labels[:20]
-    found = Attacker(checkpoint, None, EXPECTATION).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
+    found = Attacker(checkpoint, None, EXPECTATION, 20).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
     assert (found - images).abs().max() <= 0.2 + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
     noise = 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
     shares = [
-        judge(checkpoint, (255 * x.clamp(0, 1)).round().byte(), labels, [5]).wrong.double().mean().item()
+        judge(checkpoint, (255 * x.clamp(0, 1)).round().byte(), labels, [5], 20).wrong.double().mean().item()
         for x in (found, images + noise)
     ]
     assert shares[0] > shares[1] + 0.3
@@ -110,7 +110,9 @@ def test_every_tier_is_reported_kept_and_not_computed_again(
     assert len(said) == len(attempts)
     other = replace(BUDGET, steps=3)
     attack(checkpoint, TEST, checkpoint, other, attempts[:1], tmp_path / FILE, said.append)
-    assert len(said) == len(attempts) + 1
+    fewer = attack(checkpoint, TEST, checkpoint, other, attempts[:1], tmp_path / FILE, said.append, networks=5)
+    assert fewer.networks == 5
+    assert len(said) == len(attempts) + 2
 
 
 def test_what_cannot_be_attacked(checkpoint: Checkpoint, tmp_path: Path) -> None:

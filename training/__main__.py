@@ -14,6 +14,7 @@ from training.ablation import ablate
 from training.attack import EPSILONS, Budget, Norm
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
+from training.evaluation import NETWORKS
 from training.objectives import Measure
 from training.recipes import RECIPES, Part, Recipe, mnist_hypergan_small, vary
 from training.run import TrainingError
@@ -139,6 +140,9 @@ def attack_command(
         typer.Option(min=0, max=1, help="ε, of the pixels' range; may be repeated.", show_default="0.1 0.2 0.3"),
     ] = None,
     l2: Annotated[list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3")] = None,
+    networks: Annotated[
+        int, typer.Option(min=1, help="Of the ensemble that answers; at most all there are.")
+    ] = NETWORKS,
 ) -> None:
     """Attack a classifier and its flags, adaptively, and write how often that succeeds to its model card.
 
@@ -149,7 +153,7 @@ def attack_command(
         epsilons = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     with _explain_errors():
         budget = Budget(images, steps, restarts)
-        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, typer.echo)
+        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, typer.echo, networks)
     typer.echo(f"Wrote {checkpoint / 'attack.json'}; {checkpoint / 'README.md'} has the table.")
 
 

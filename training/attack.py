@@ -147,16 +147,18 @@ class Attacker:
         victim: whose answer and flags are to be evaded, calibrated.
         attacked: the checkpoint that gradients come from, the victim but for transfer.
         tier: what is known.
+        networks: of the ensemble that answers.
     """
 
-    def __init__(self, victim: Checkpoint, attacked: Checkpoint | None, tier: Tier) -> None:
+    def __init__(self, victim: Checkpoint, attacked: Checkpoint | None, tier: Tier, networks: int) -> None:
         assert isinstance(victim.config.input, ImageSpec)
         assert victim.calibration is not None
         self.victim = victim
         self.attacked = attacked or victim
         self.tier = tier
+        self.networks = networks
         self.spec = victim.config.input
-        size = victim.calibration.for_size(count_networks(victim))
+        size = victim.calibration.for_size(networks)
         index = victim.calibration.find_rate(DEFAULT_RATE)
         self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
 
@@ -223,9 +225,8 @@ class Attacker:
             case "expectation":
                 return ATTACKER_SEED * (2 + restart) + step, members, members
             case "seed":
-                size = count_networks(self.victim)
-                order = permutation(ATTACKER_SEED + restart, step % 2**32, size, ATTACK_STREAM)
-                return JUDGE_SEED, order[: len(members)].tolist(), range(min(size, JITTERED_NETWORKS))
+                order = permutation(ATTACKER_SEED + restart, step % 2**32, self.networks, ATTACK_STREAM)
+                return JUDGE_SEED, order[: len(members)].tolist(), range(min(self.networks, JITTERED_NETWORKS))
             case _:
                 return ATTACKER_SEED, members, members
 
@@ -238,6 +239,7 @@ def attack(
     attempts: Sequence[tuple[Tier, Norm, float]],
     path: Path,
     report: Callable[[str], None],
+    networks: int = NETWORKS,
 ) -> Report:
     """Attacks test images; what is finished is kept in `path`.
 
@@ -249,6 +251,7 @@ def attack(
         attempts: tiers, norms and epsilons.
         path: of attack.json; if it is of the same attack, the outcomes in it are not computed again.
         report: is told what is being computed.
+        networks: of the ensemble that answers; fewer, if there are no more.
 
     Raises:
         ValueError: if the checkpoint has no flags that can be evaded, or the surrogate is for other images.
@@ -259,9 +262,11 @@ def attack(
     if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):
         raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
     pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
-    clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES))
+    networks = checkpoint.sampler.limit_networks(networks)
+    clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
     earlier = load_report(path.parent, checkpoint.version)
-    same = earlier is not None and (earlier.budget, earlier.surrogate) == (budget, surrogate and surrogate.version)
+    asked = budget, surrogate and surrogate.version, networks
+    same = earlier is not None and (earlier.budget, earlier.surrogate, earlier.networks) == asked
     known = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier and same else {}
     outcomes: list[Outcome] = []
 
@@ -270,7 +275,7 @@ def attack(
             version=checkpoint.version,
             budget=budget,
             surrogate=surrogate.version if surrogate else None,
-            networks=count_networks(checkpoint),
+            networks=networks,
             clean_wrong=_share(clean.wrong),
             clean_flagged={rate: 1 - _share(clean.passes(FLAGS, rate)) for rate in RATES},
             outcomes=tuple(outcomes),
@@ -280,7 +285,8 @@ def attack(
     for tier, norm, epsilon in attempts:
         if (tier.name, norm, epsilon) not in known:
             report(f"{tier.name}, {norm} {epsilon:g}")
-            attacker = Attacker(checkpoint, surrogate if tier.knows == "surrogate" else checkpoint, tier)
+            attacked = surrogate if tier.knows == "surrogate" else checkpoint
+            attacker = Attacker(checkpoint, attacked, tier, networks)
             known[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
         outcomes.append(known[tier.name, norm, epsilon])
         write_file(path, dump_json(describe()))
@@ -303,14 +309,14 @@ class Verdicts:
         return ~torch.stack([self.flagged[flag, rate] for flag in flags]).any(0)
 
 
-def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequence[int]) -> Verdicts:
-    """Answers and flags for images, uint8 [n, C, H, W], of the ensemble that a user would get by default."""
+def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequence[int], networks: int) -> Verdicts:
+    """Answers and flags for images, uint8 [n, C, H, W], of an ensemble for each seed."""
     config, calibration = checkpoint.config, checkpoint.calibration
     assert calibration is not None
     wrong, entropies = [], []
     flagged: dict[tuple[Flag, float], list[Tensor]] = {}
     for seed in seeds:
-        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, count_networks(checkpoint))
+        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks)
         prediction = interpret(config.task, outputs)
         wrong.append(prediction.probabilities.argmax(-1) != labels)
         entropies.append(prediction.score("predictive_entropy"))
@@ -327,7 +333,7 @@ def attack_once(
     checkpoint, tier = attacker.victim, attacker.tier
     found = attacker.perturb(pixels / 255, labels, norm, epsilon, budget)
     seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
-    verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds)
+    verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds, attacker.networks)
     fooled = verdicts.entropy[verdicts.wrong]
     return Outcome(
         tier=tier.name,
@@ -340,11 +346,6 @@ def attack_once(
             rate: _share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
         },
     )
-
-
-def count_networks(checkpoint: Checkpoint) -> int:
-    """Of the ensemble that answers."""
-    return checkpoint.sampler.limit_networks(NETWORKS)
 
 
 def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -175,6 +175,7 @@ def attack_directory(
     budget: Budget,
     epsilons: dict[Norm, tuple[float, ...]],
     report: Callable[[str], None],
+    networks: int,
 ) -> Report:
     """Attacks a classifier on test images; writes attack.json, and a table of it to the card.
 
@@ -188,7 +189,7 @@ def attack_directory(
         raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
     attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
     try:
-        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report)
+        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report, networks)
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
     save_card(directory, checkpoint, load_metrics(checkpoint))
