@@ -157,6 +157,8 @@ class Attacker:
         self.attacked = attacked or victim
         self.tier = tier
         self.networks = networks
+        self.minds_flags = not tier.stops and tier.knows != "surrogate"
+        self.least_loss = 0.0 if self.minds_flags else -math.inf
         self.spec = victim.config.input
         size = victim.calibration.for_size(networks)
         index = victim.calibration.find_rate(DEFAULT_RATE)
@@ -164,12 +166,16 @@ class Attacker:
 
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
         """Images [n, C, H, W] between 0 and 1, each at most epsilon from its own, the best of several restarts."""
-        best, least = images, torch.full((len(images),), math.inf)
+        best, least = images.clone(), torch.full((len(images),), math.inf)
         for restart in range(1 if self.tier.stops else budget.restarts):
-            found = self._descend(images, labels, norm, epsilon, budget.steps, restart)
-            loss = self._measure(found, labels, restart)
-            better = (loss < least).view(-1, 1, 1, 1)
-            best, least = torch.where(better, found, best), torch.minimum(loss, least)
+            unsolved = least > self.least_loss
+            if not unsolved.any():
+                break
+            found = self._descend(images[unsolved], labels[unsolved], norm, epsilon, budget.steps, restart)
+            loss = self._measure(found, labels[unsolved], restart)
+            better = loss < least[unsolved]
+            best[unsolved] = torch.where(better.view(-1, 1, 1, 1), found, best[unsolved])
+            least[unsolved] = torch.minimum(loss, least[unsolved])
         return best
 
     def _descend(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, restart: int) -> Tensor:
@@ -193,7 +199,7 @@ class Attacker:
         return current.detach()
 
     def _measure_loss(self, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
-        if self.tier.stops or jittered is None:
+        if jittered is None:
             return measure_margin(logits.log_softmax(-1).logsumexp(0), labels)
         return measure_joint_loss(logits, jittered, labels, *self.thresholds)
 
@@ -207,7 +213,7 @@ class Attacker:
         """Logits on images and on images with noise, of the networks of a step."""
         seed, members, noisy_members = self._choose(restart, step)
         logits = self._forward(seed, members, 255 * images)
-        if self.tier.stops or self.tier.knows == "surrogate":
+        if not self.minds_flags:
             return logits, None
         noisy = self.spec.add_noise(255 * images, draw_noise(self.spec, seed, noisy_members))
         return logits, self._forward(seed, noisy_members, noisy)
