@@ -19,7 +19,8 @@ FIGURES = {
     "mixture": "Sampled points over the density that they were fitted to.",
     "paths": "Accuracy on validation images along paths between two networks: between their latents; straight between their "
     "weights, gauge fixed; and straight once the second one's filters are permuted to match the first one's. Where a "
-    "straight path dips and the one between latents does not, the networks lie on a curved set, not in one flat basin.",
+    "straight path dips and the one between latents does not, the networks lie on a curved set, not in one flat basin. "
+    "(Where latents choose a mode, their path leaps from one mode to the other.)",
     "regression": "Predictive band, and some of the sampled functions.",
     "uncertainty": "Histograms and empirical distributions of uncertainty, of the first 100 networks together, on the test set "
     "and on foreign images.",
