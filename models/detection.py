@@ -9,7 +9,7 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -244,11 +244,24 @@ def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
     logs = _log(probabilities)
+    return _minimize(lambda temperature: F.cross_entropy(logs / temperature, labels))
 
-    def measure_loss(log_temperature: float) -> float:
-        return float(F.cross_entropy(logs / math.exp(log_temperature), labels))
 
-    return float(math.exp(minimize_scalar(measure_loss, bounds=(-math.log(10), math.log(10)), method="bounded").x))
+def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of each network by itself at which the mean of their probabilities fits labels [n] best.
+
+    Args:
+        logits: [S, n, K].
+        labels: [n].
+    """
+    return _minimize(lambda temperature: F.nll_loss((logits / temperature).log_softmax(-1).logsumexp(0), labels))
+
+
+def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
+    found = minimize_scalar(
+        lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
+    )
+    return float(math.exp(found.x))
 
 
 def calibrate(

@@ -154,3 +154,10 @@ class NetworkStack(nn.Module):
     def select(self, index: Tensor, names: Collection[str] | None = None) -> Weights:
         """Networks index[0], index[1], …, [S], differentiably; of them the named parameters."""
         return {name: p[index] for name, p in self.named_parameters() if names is None or name in names}
+
+    @torch.no_grad()
+    def divide_outputs(self, divisor: float) -> None:
+        """Makes all networks answer with their outputs divided by a number, by weights and biases of the last layer."""
+        *_, last = self.children()
+        for parameter in last.parameters():
+            parameter.div_(divisor)

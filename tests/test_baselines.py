@@ -10,13 +10,15 @@ import torch
 from models.apd import APD, APDConfig
 from models.checkpoint import MethodConfig
 from models.deep_ensemble import DeepEnsembleConfig
+from models.detection import fit_member_temperature
 from models.hyperdraw import HyperDraw, HyperDrawConfig
 from models.mc_dropout import MCDropout, MCDropoutConfig
 from models.mnf import MNF, FlowStep, LayerPosterior, MNFConfig
+from models.prediction import evaluate_members
 from models.target import Linear, TargetNetwork
 from tests.conftest import SMALL_TARGET
 from training.augmentation import Augmentation
-from training.datasets import load_dataset
+from training.datasets import Dataset, load_dataset
 from training.distillation import DistillationRun, measure_gradient_penalty
 from training.recipes import Distillation, OutlierExposure, Recipe, digits_hypergan
 from training.run import TrainingError, TrainingRun
@@ -94,6 +96,31 @@ def test_a_resumed_run_goes_on_as_it_would_have(name: str, tmp_path: Path) -> No
     run_to_the_end(resumed)
     for key, tensor in straight.sampler.state_dict().items():
         assert torch.equal(tensor, resumed.sampler.state_dict()[key]), key
+
+
+def test_networks_that_saw_outliers_are_sharpened_for_use() -> None:
+    dataset = load_dataset("digits", Path())
+    assert isinstance(dataset, Dataset)
+    validation = dataset.validation
+    outliers = OutlierExposure(weight=0.3, count=500)
+    methods: tuple[MethodConfig, ...] = (HyperDrawConfig(4), DeepEnsembleConfig(4))
+    for method in methods:
+        for with_outliers in (True, False):
+            rates = {"modes": 5e-3, "gains": 1e-3, "all": 5e-3}
+            recipe = make_recipe(method, learning_rates=rates, outliers=outliers if with_outliers else None)
+            run = start_run(recipe, dataset, 0, 100, CPU)
+            run_to_the_end(run)
+            networks = run.sampler.limit_networks(100)
+            logits = []
+            for _ in range(2):
+                logits.append(evaluate_members(run.sampler, dataset.input.normalize(validation.inputs), 0, networks))
+                run.recalibrate()
+            if with_outliers:
+                temperature = fit_member_temperature(logits[0], validation.labels)
+                assert temperature < 0.9  # too uncertain on everything
+                torch.testing.assert_close(logits[1], logits[0] / temperature)
+            else:
+                assert torch.equal(*logits)
 
 
 # Deep ensembles

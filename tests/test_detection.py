@@ -14,6 +14,7 @@ from models.detection import (
     calibrate,
     check_calibration,
     conformal_quantile,
+    fit_member_temperature,
     fit_temperature,
 )
 from models.input import ImageSpec
@@ -121,6 +122,15 @@ def test_temperature_is_found_again() -> None:
     labels = apply_temperature(probabilities, 2.0).multinomial(1, generator=generator)[:, 0]
     assert fit_temperature(probabilities, labels) == pytest.approx(2, abs=0.15)
     torch.testing.assert_close(apply_temperature(probabilities, 1.0), probabilities)
+
+
+def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 20_000, 5, generator=generator)
+    labels = (logits / 2).softmax(-1).mean(0).multinomial(1, generator=generator)[:, 0]
+    assert fit_member_temperature(logits, labels) == pytest.approx(2, abs=0.15)
+    alone = logits[:1]
+    assert fit_member_temperature(alone, labels) == pytest.approx(fit_temperature(alone[0].softmax(-1), labels), 1e-3)
 
 
 def test_temperature_survives_probabilities_of_zero() -> None:

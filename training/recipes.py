@@ -51,7 +51,10 @@ class Distillation:
 
 @dataclass(frozen=True)
 class OutlierExposure:
-    """High predictive entropy on synthetic outliers (`training.outliers`)."""
+    """High predictive entropy on synthetic outliers (`training.outliers`).
+
+    Where the sampler keeps whole networks, these are sharpened in the end (`TrainingRun.recalibrate`).
+    """
 
     weight: float = 0.05
     inputs_per_step: int = 32

@@ -13,11 +13,14 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
+from models.detection import fit_member_temperature
 from models.input import ImageSpec
-from models.sampler import WeightSampler
+from models.prediction import evaluate_members
+from models.sampler import NetworkStack, WeightSampler
 from models.target import Weights
 from models.task import Classification
 from training.datasets import Dataset, Mixture
+from training.evaluation import NETWORKS
 from training.problems import Density, Problem, Supervised
 from training.recipes import ADDABLE, Recipe
 
@@ -117,10 +120,26 @@ class TrainingRun(ABC):
         return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
 
     def recalibrate(self) -> None:
-        """Sets batch normalisation from one large batch of draws, for the sampler's use outside this run."""
+        """Makes the sampler fit for use outside this run.
+
+        Batch normalisation is set from one large batch of draws. Networks that learned to be uncertain on outliers
+        are too uncertain on everything: their outputs are divided by the temperature that fits validation inputs.
+        """
         if any(isinstance(module, nn.BatchNorm1d) for module in self.sampler.modules()):
             draws = range(RECALIBRATION_DRAWS)
             self.sampler.recalibrate(self.sampler.draw_latents(self.seed, draws, RECALIBRATION_STREAM))
+        if self.recipe.outliers is not None:
+            self._sharpen()
+
+    def _sharpen(self) -> None:
+        assert isinstance(self.dataset, Dataset)
+        validation = self.dataset.validation
+        inputs, networks = self.dataset.input.normalize(validation.inputs), self.sampler.limit_networks(NETWORKS)
+        logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
+        temperature = fit_member_temperature(logits, validation.labels)
+        for module in self.sampler.modules():
+            if isinstance(module, NetworkStack):
+                module.divide_outputs(temperature)
 
     def save(self, path: Path) -> None:
         """Writes all that `load` needs, atomically."""
