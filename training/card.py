@@ -7,7 +7,7 @@ from models.input import ImageSpec, VectorSpec
 from models.prediction import JITTER
 from models.task import Classification, Regression
 from training.attack import JUDGES, RATES, Report, load_report
-from training.evaluation import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
+from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
@@ -236,7 +236,7 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
 
 A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
 else, judged by draws of {len(calibration.seeds)} seeds; {", ".join(str(size.ensemble_size) for size in calibration.sizes)} networks are
-calibrated. With {largest.ensemble_size} networks:
+calibrated. With {largest.ensemble_size} networks, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
 
 | flag | budget of false alarms | threshold | flagged of the test set |
 | --- | --- | --- | --- |

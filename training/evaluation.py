@@ -37,6 +37,10 @@ NETWORKS = 100
 """Of the largest ensemble that is evaluated, or all that there are."""
 
 SEED = 0
+PROMISE_SEEDS = range(11, 21)
+"""Of the draws, each for a tenth of the test inputs, that flags and prediction sets are judged with: what was promised
+is promised of any seed, and the noise that a seed adds makes a difference."""
+
 NEAR_PEAK = 1.0
 """Distance from the peak of a density; the mixture's Gaussians have a σ just above."""
 
@@ -329,7 +333,8 @@ def _evaluate_classification(
     prediction = interpret(task, outputs)
     networks = len(prediction.members)
     accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
-    tempered = calibration.temper(prediction.probabilities, networks)
+    answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
+    tempered = calibration.temper(answers.probabilities, networks)
     return ClassificationMetrics(
         test_inputs=len(test),
         networks=networks,
@@ -346,8 +351,8 @@ def _evaluate_classification(
         ),
         disagreement=measure_disagreement(prediction.members),
         mutual_information=float(prediction.score("mutual_information").mean()),
-        flags=_measure_flags(calibration, prediction),
-        flagged_by_any=_share(_judge_any(calibration, prediction)),
+        flags=_measure_flags(calibration, answers),
+        flagged_by_any=_share(_judge_any(calibration, answers)),
         sets=tuple(_measure_sets(calibration, tempered, test.labels, networks, 1 - rate) for rate in calibration.rates),
         layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(networks))),
         outliers=tuple(
@@ -428,6 +433,7 @@ def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mappi
     mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
     misses = (uncertainty.mean - test.labels).abs()
     beyond = {name: interpret(task, evaluate_split(checkpoint, inputs)) for name, inputs in outliers.items()}
+    answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
     return RegressionMetrics(
         test_inputs=len(test),
         networks=len(members),
@@ -437,7 +443,7 @@ def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mappi
         nll=float(-mixture.mean()),
         covered=_share(misses <= 3 * uncertainty.variance.sqrt()),
         deviation=_deviation(prediction),
-        flags=_measure_flags(calibration, prediction),
+        flags=_measure_flags(calibration, answers),
         layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(len(members)))),
         beyond=tuple(
             BeyondMetrics(
