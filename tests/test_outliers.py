@@ -72,6 +72,7 @@ def test_uncertainty_on_outliers_known_answers() -> None:
     assert outlier_loss(certain[:1]).item() == pytest.approx(math.log(3))
     pairs = certain[[0, 0, 1, 2]]  # the first two agree, the others do not
     assert outlier_loss(pairs, group_size=2).item() == pytest.approx((math.log(3) + math.log(3 / 2)) / 2)
+    assert outlier_loss(pairs, group_size=3).item() == outlier_loss(pairs, group_size=2).item()  # equal groups
     logits = torch.randn(4, 5, 3, generator=generator(), requires_grad=True)
     outlier_loss(logits).backward()
     assert logits.grad is not None

@@ -98,11 +98,10 @@ def outlier_loss(logits: Tensor, group_size: int | None = None) -> Tensor:
 
     Args:
         logits: of S networks, in an order in which each group is as good as another.
-        group_size: networks of a group, if not all; the last group may be smaller.
+        group_size: most networks of a group, if not all; the groups are as equal as can be.
     """
-    parts = [
-        part.log_softmax(-1).logsumexp(0) - math.log(len(part)) for part in logits.split(group_size or len(logits))
-    ]
+    groups = logits.tensor_split(math.ceil(len(logits) / (group_size or len(logits))))
+    parts = [group.log_softmax(-1).logsumexp(0) - math.log(len(group)) for group in groups]
     log_means = torch.stack(parts)
     loss: Tensor = math.log(logits.shape[-1]) + (log_means.exp() * log_means).sum(-1).mean()
     return loss

@@ -58,8 +58,8 @@ class OutlierExposure:
 
     weight: float = 0.05
     inputs_per_step: int = 32
-    group_size: int = 4
-    """Networks whose mean is to be uncertain; they are grouped anew in each step."""
+    group_size: int = 8
+    """At most so many networks are to be uncertain together; they are grouped anew in each step."""
     count: int = 50_000
     """Outliers that are made beforehand."""
 
@@ -208,6 +208,7 @@ def mnist_hyperdraw_hard() -> Recipe:
         name="mnist-hyperdraw-hard",
         method=HyperDrawConfig(modes),
         networks_per_step=modes,
+        outliers=OutlierExposure(group_size=4),
         hardening=Hardening(),
         weight_decays={"modes": 1e-4 / modes},
     )
