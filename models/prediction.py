@@ -16,7 +16,7 @@ from models.noise import uniform
 from models.sampler import WeightSampler
 from models.target import Weights
 from models.task import Classification, Task
-from models.uncertainty import RegressionUncertainty, Uncertainty, measure_uncertainty
+from models.uncertainty import RegressionUncertainty, Uncertainty, normalize_logits
 
 ScoreName = Literal[
     "predictive_entropy",
@@ -85,7 +85,7 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
         assert isinstance(uncertainty, Uncertainty)
         chosen = uncertainty.probabilities.argmax(-1, keepdim=True)
         before, after = (
-            measure_uncertainty(logits).probabilities.gather(-1, chosen)
+            normalize_logits(logits).mean(0).gather(-1, chosen)
             for logits in (outputs.plain[: len(outputs.jittered)], outputs.jittered)
         )
         fragility = (before - after).squeeze(-1)

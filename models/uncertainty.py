@@ -62,6 +62,17 @@ def entropy(probabilities: Tensor) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
+def normalize_logits(logits: Tensor) -> Tensor:
+    """Class probabilities in double precision, of the shape of the logits.
+
+    Raises:
+        NotFiniteError: if a logit is not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise NotFiniteError("a sampled network gave logits that are not finite")
+    return logits.double().softmax(-1)
+
+
 def measure_uncertainty(logits: Tensor) -> Uncertainty:
     """Uncertainty of an ensemble.
 
@@ -71,10 +82,7 @@ def measure_uncertainty(logits: Tensor) -> Uncertainty:
     Raises:
         NotFiniteError: if a logit is not finite.
     """
-    if not torch.isfinite(logits).all():
-        raise NotFiniteError("a sampled network gave logits that are not finite")
-    logits = logits.double()
-    members = logits.softmax(-1)
+    members = normalize_logits(logits)
     mean = members.mean(0)
     predictive, expected = entropy(mean), entropy(members).mean(0)
     votes = torch.nn.functional.one_hot(members.argmax(-1), members.shape[-1]).double().mean(0)
@@ -85,7 +93,7 @@ def measure_uncertainty(logits: Tensor) -> Uncertainty:
         mutual_information=(predictive - expected).clamp(min=0),
         variation_ratio=1 - votes.amax(-1),
         max_probability=1 - mean.amax(-1),
-        energy=-logits.mean(0).logsumexp(-1),
+        energy=-logits.double().mean(0).logsumexp(-1),
     )
 
 

@@ -195,9 +195,8 @@ def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
 def test_fragility_is_what_noise_takes_from_the_answer() -> None:
     plain = torch.log(torch.tensor([[[0.7, 0.2, 0.05, 0.05]], [[0.9, 0.0001, 0.0499, 0.05]]]))
     jittered = torch.log(torch.tensor([[[0.3, 0.6, 0.05, 0.05]]]))
-    assert interpret(TASK, Outputs(plain, jittered)).score("fragility").item() == pytest.approx(
-        0.7 - 0.3
-    )  # of one network
+    of_one = interpret(TASK, Outputs(plain, jittered))
+    assert of_one.score("fragility").item() == pytest.approx(0.7 - 0.3)
     both = torch.cat([jittered, plain[1:]])
     assert interpret(TASK, Outputs(plain, both)).score("fragility").item() == pytest.approx(0.8 - 0.6)
     assert interpret(TASK, Outputs(plain, plain)).score("fragility").item() == pytest.approx(0)

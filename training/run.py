@@ -128,18 +128,18 @@ class TrainingRun(ABC):
         if any(isinstance(module, nn.BatchNorm1d) for module in self.sampler.modules()):
             draws = range(RECALIBRATION_DRAWS)
             self.sampler.recalibrate(self.sampler.draw_latents(self.seed, draws, RECALIBRATION_STREAM))
-        if self.recipe.outliers is not None:
-            self._sharpen()
+        stacks = [module for module in self.sampler.modules() if isinstance(module, NetworkStack)]
+        if self.recipe.outliers is not None and stacks:
+            temperature = self._fit_temperature()
+            for stack in stacks:
+                stack.divide_outputs(temperature)
 
-    def _sharpen(self) -> None:
+    def _fit_temperature(self) -> float:
         assert isinstance(self.dataset, Dataset)
         validation = self.dataset.validation
         inputs, networks = self.dataset.input.normalize(validation.inputs), self.sampler.limit_networks(NETWORKS)
         logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
-        temperature = fit_member_temperature(logits, validation.labels)
-        for module in self.sampler.modules():
-            if isinstance(module, NetworkStack):
-                module.divide_outputs(temperature)
+        return fit_member_temperature(logits, validation.labels)
 
     def save(self, path: Path) -> None:
         """Writes all that `load` needs, atomically."""
