@@ -7,8 +7,9 @@ Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
+from itertools import repeat
 from typing import Annotated, Literal
 
 import torch
@@ -46,15 +47,17 @@ class Convolution:
         return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not (x.requires_grad or weight.requires_grad):
-            return F.conv2d(x, weight, bias, padding=self.padding)
-        # With a gradient, on the CPU, a convolution of few channels is faster as one product of matrices, whose
-        # transpose is its gradient, and others are faster with the channels last, as that product leaves them.
-        if x.shape[1] > FEW_CHANNELS:
-            return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, padding=self.padding)
-        patches = F.pad(x, [self.padding] * 4).unfold(2, self.kernel_size, 1).unfold(3, self.kernel_size, 1)
-        rows = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
-        return F.linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias, padding=self.padding)
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """The patch of [B, C, H, W] that each place of the output sees: [B, H′, W′, C · kernel size²]."""
+        padded = F.pad(x, [self.padding] * 4)
+        patches = padded.unfold(2, self.kernel_size, 1).unfold(3, self.kernel_size, 1)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
+
+    def forward_patches(self, patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """As `forward`, from what `unfold` made of x; the channels are last in memory."""
+        return F.linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -241,19 +244,34 @@ class TargetNetwork:
         networks = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
         rank = len(self.input_shape)
         shared = inputs.dim() == rank + 1
+        first = self._unfolding if inputs.device.type == "cpu" else None
+        prepare: Callable[[Tensor], Tensor] = first.unfold if first else lambda block: block
         blocks = []
         for block in inputs.split(self._inputs_per_block, dim=-rank - 1):
-            own = [block] * len(networks) if shared else block.unbind()
-            blocks.append(torch.stack([self._forward_one(w, x) for w, x in zip(networks, own, strict=True)]))
+            own = repeat(prepare(block), len(networks)) if shared else map(prepare, block.unbind())
+            outputs = [self._forward_one(w, x, first) for w, x in zip(networks, own, strict=True)]
+            blocks.append(torch.stack(outputs))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
-    def _forward_one(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _forward_one(self, weights: dict[str, Tensor], x: Tensor, unfolded: Convolution | None) -> Tensor:
+        """Outputs of one network, from inputs or from what the first layer unfolded of them, if it did."""
         for name, layer in self._execution_order:
-            if isinstance(layer, Weighted):
-                x = layer.forward(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-            else:
+            if not isinstance(layer, Weighted):
                 x = layer.forward(x)
+                continue
+            forward, unfolded = (unfolded.forward_patches if unfolded else layer.forward), None
+            x = forward(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
         return x
+
+    @cached_property
+    def _unfolding(self) -> Convolution | None:
+        """The first layer, if it is a convolution of few channels.
+
+        On the CPU that is fastest as one product of matrices, with or without gradients, and networks that see the
+        same inputs share the patches. It leaves the channels last, as the other layers like them best.
+        """
+        first = self.layers[0]
+        return first if isinstance(first, Convolution) and self.input_shape[0] <= FEW_CHANNELS else None
 
     @cached_property
     def _execution_order(self) -> list[tuple[str, Layer]]:
