@@ -16,7 +16,7 @@ TARGETS = {
         (3, 11, 14),
         (Convolution(5, 4, 1), MaxPooling(3), Activation(0.0), Flatten(), Linear(7), Activation(), Linear(3)),
     ),
-    "one layer twice": TargetNetwork((2, 9, 9), (*[Convolution(2, 3), Activation()] * 2, Flatten(), Linear(4))),
+    "one layer twice": TargetNetwork((2, 9, 9), (*(Convolution(2, 3),) * 2, Flatten(), Linear(4))),
     "paper": mnist_hypergan().target,
 }
 
