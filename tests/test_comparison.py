@@ -24,7 +24,7 @@ from training.comparison import (
     save_evidence,
 )
 from training.datasets import load_digits
-from training.recipes import digits_hypergan
+from training.recipes import Part, digits_hypergan, vary
 from training.session import train
 
 DIGITS = load_digits(Path())
@@ -37,6 +37,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     start = replace(
         digits_hypergan(),
         name="digits-deep-ensemble",
+        steps=150,
         method=DeepEnsembleConfig(4),
         networks_per_step=4,
         own_epochs=True,
@@ -47,7 +48,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
     rates = {"modes": 3e-3, "gains": 1e-3}
     modes = replace(start, name="digits-hyperdraw", method=HyperDrawConfig(4), learning_rates=rates)
-    runs = [(start, 0), (start, 1), (modes, 0)]
+    runs = [(start, 0), (start, 1), (vary(modes, extras=[Part.AUGMENTATION]), 0)]
     for recipe, seed in runs:
         train(make_session(directory / f"{recipe.name}-{seed}", steps=150, recipe=recipe, seed=seed))
     return [directory / f"{recipe.name}-{seed}" for recipe, seed in runs]
@@ -71,10 +72,10 @@ def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> N
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [(row["method"], row["seeds"], row["networks"]) for row in found["rows"]] == [
         ("digits-deep-ensemble", [0, 1], 4),
-        ("digits-hyperdraw", [0], 100),
+        ("digits-hyperdraw --with augmentation", [0], 100),
     ]
     for row in found["rows"]:
-        metrics = [load_checkpoint(d).metrics for d in directories if d.name.startswith(row["method"])]
+        metrics = [load_checkpoint(d).metrics for d in directories if d.name.startswith(row["method"].split()[0])]
         whole = [m["ensembles"][-1] for m in metrics if m]
         assert row["figures"]["accuracy"]["mean"] == pytest.approx(sum(m["accuracy"] for m in whole) / len(whole))
         assert row["figures"]["NLL"]["mean"] == pytest.approx(sum(m["tempered"]["nll"] for m in whole) / len(whole))

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
+from models.checkpoint import Checkpoint, CheckpointError, Training, dump_json, load_checkpoint, write_file
 from models.detection import apply_temperature, fit_temperature
 from models.prediction import Prediction, evaluate_members, interpret
 from models.task import Classification
@@ -196,7 +196,7 @@ def gather_evidence(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[
             "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).softmax(-1),
         }
     return Evidence(
-        method=config.training.recipe,
+        method=_name_method(config.training),
         seed=config.training.seed,
         networks=len(outputs["test"].plain),
         probabilities=tempered,
@@ -204,6 +204,12 @@ def gather_evidence(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[
         curves=curves,
         members=members,
     )
+
+
+def _name_method(training: Training) -> str:
+    """The recipe, and what was varied in it: its command but for place and seed."""
+    command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
+    return command.replace(f" --seed {training.seed}", "")
 
 
 def save_evidence(path: Path, evidence: Evidence) -> None:
