@@ -1,4 +1,4 @@
-# make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000] [MODEL=mnist-hypergan]
+# make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000] [MODEL=mnist-hyperdraw]
 # make test    run the tests
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make lint    check style and types
@@ -10,7 +10,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
-MODEL ?= mnist-hypergan
+MODEL ?= mnist-hyperdraw
 RECIPE ?= digits-hypergan
 OUT ?= checkpoints/$(RECIPE)
 ARGS ?=

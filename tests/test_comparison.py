@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
@@ -13,17 +14,15 @@ from tests.conftest import make_session
 from tests.pictures import draw_image, encode
 from training.__main__ import app
 from training.comparison import (
-    Evidence,
     compare,
     find_equivalent,
-    gather_evidence,
     list_figures,
-    load_evidence,
     measure_differences,
     measure_reference,
-    save_evidence,
 )
 from training.datasets import load_digits
+from training.evaluation import evaluate_sets
+from training.evidence import Evidence, Origin, gather_evidence, load_evidence, save_evidence, trace_origin
 from training.recipes import Part, digits_hypergan, vary
 from training.session import train
 
@@ -57,7 +56,11 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def evidences(directories: list[Path]) -> list[Evidence]:
     outliers = {"noise": torch.randint(256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()}
-    return [gather_evidence(load_checkpoint(directory), DIGITS, outliers) for directory in directories]
+    checkpoints = [load_checkpoint(directory) for directory in directories]
+    return [
+        gather_evidence(c, DIGITS, trace_origin(c, DIGITS, outliers), evaluate_sets(c, DIGITS, outliers))
+        for c in checkpoints
+    ]
 
 
 def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> None:
@@ -90,8 +93,11 @@ def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> N
 
 
 def test_what_cannot_be_compared(directories: list[Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    copytree(directories[0], bare, ignore=ignore_patterns("calibration.json", "training"))
     for wrong, message in (
         ([directories[0], directories[0]], "digits-deep-ensemble, seed 0, like another one"),
+        ([bare], "is missing, so there is no temperature"),
         ([tmp_path], "No such file"),
     ):
         result = CliRunner().invoke(app, ["compare", *map(str, wrong), "--out", str(tmp_path / "out")])
@@ -100,24 +106,24 @@ def test_what_cannot_be_compared(directories: list[Path], tmp_path: Path) -> Non
 
 
 def test_evidence_survives_its_file(evidences: list[Evidence], tmp_path: Path) -> None:
-    save_evidence(tmp_path / "evidence.safetensors", evidences[0])
-    loaded = load_evidence(tmp_path / "evidence.safetensors")
-    assert (loaded.method, loaded.seed, loaded.networks, loaded.curves) == (
-        evidences[0].method,
-        evidences[0].seed,
-        evidences[0].networks,
-        evidences[0].curves,
-    )
+    assert load_evidence(tmp_path) is None
+    save_evidence(tmp_path, evidences[0])
+    loaded = load_evidence(tmp_path)
+    assert loaded
+    for name in ("origin", "method", "seed", "networks", "curves"):
+        assert getattr(loaded, name) == getattr(evidences[0], name)
     assert torch.equal(loaded.probabilities, evidences[0].probabilities)
     for name in ("test", "noise"):
         assert torch.equal(loaded.entropies[name], evidences[0].entropies[name])
     assert torch.equal(loaded.members["validation"], evidences[0].members["validation"])
 
 
-def test_a_checkpoint_without_calibration_is_no_evidence(directories: list[Path]) -> None:
-    checkpoint = replace(load_checkpoint(directories[0]), calibration=None)
-    with pytest.raises(ValueError, match="digits-deep-ensemble-0 has no calibration"):
-        gather_evidence(checkpoint, DIGITS, {})
+def test_evidence_is_of_a_version_and_of_sets() -> None:
+    whole = Origin("a", {"test": "1", "letters": "2"})
+    assert whole.covers(whole)
+    assert whole.covers(Origin("a", {"test": "1"}))
+    for other in (Origin("b", {"test": "1"}), Origin("a", {"test": "2"}), Origin("a", {"test": "1", "noise": "2"})):
+        assert not whole.covers(other)
 
 
 def test_a_method_does_not_differ_from_itself(evidences: list[Evidence]) -> None:
@@ -129,7 +135,7 @@ def test_a_method_does_not_differ_from_itself(evidences: list[Evidence]) -> None
 
 
 def test_intervals_hold_the_difference(evidences: list[Evidence]) -> None:
-    comparison = compare(evidences, {}, "digits", DIGITS)
+    comparison = compare(evidences, {}, "digits", DIGITS, ["noise"])
     first, second = comparison.rows
     assert not first.differences
     for name, interval in second.differences.items():

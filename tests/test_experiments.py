@@ -21,7 +21,7 @@ from tests.conftest import SMALL_TARGET, draw_weights, make_session
 from training.__main__ import app
 from training.ablation import VARIANTS, Variant, ablate
 from training.datasets import load_dataset, load_digits, load_mixture
-from training.evaluation import evaluate_checkpoint
+from training.evaluation import evaluate_sets
 from training.fitting import FittingRun
 from training.hardening import Hardening
 from training.recipes import (
@@ -236,12 +236,12 @@ def test_a_checkpoint_is_evaluated_as_what_it_is(checkpoint: Checkpoint, mixture
     other = load_checkpoint(mixture)
     for wrong, dataset in ((checkpoint, "cubic"), (other, "digits"), (other, "cubic")):
         with pytest.raises(ValueError, match=r"for .*\) cannot be evaluated on a dataset for "):
-            evaluate_checkpoint(wrong, load_dataset(dataset, Path()), {})
+            evaluate_sets(wrong, load_dataset(dataset, Path()), {})
     digits = load_digits(Path())
     assert isinstance(digits.input, ImageSpec)
     larger = replace(digits, input=replace(digits.input, height=28))
     with pytest.raises(ValueError, match=r"inputs \(1, 8, 8\) cannot be evaluated on \(1, 28, 8\)"):
-        evaluate_checkpoint(checkpoint, larger, {})
+        evaluate_sets(checkpoint, larger, {})
 
 
 # The ablation

@@ -3,25 +3,21 @@
 Shapes: M networks, B inputs, K classes.
 """
 
-import dataclasses
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from pydantic.dataclasses import dataclass
-from safetensors import safe_open
-from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, CheckpointError, Training, dump_json, load_checkpoint, write_file
+from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
 from models.detection import apply_temperature, fit_temperature
-from models.prediction import Prediction, evaluate_members, interpret
 from models.task import Classification
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
-from training.evaluation import SEED, Spread, evaluate_split, list_sizes
+from training.evaluation import Spread, evaluate_sets
+from training.evidence import Evidence, gather_evidence, load_evidence, save_evidence, trace_origin
 from training.figures import draw_curves
-from training.metrics import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
+from training.metrics import measure_accuracy, measure_auroc, measure_ece, ood_missed_at_5_id
 
 RESAMPLES = 1000
 SUBSETS = 20
@@ -78,22 +74,6 @@ class Comparison:
     """NLL of 1, 2, … separately trained networks, by the method that trains them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What is known of one checkpoint."""
-
-    method: str
-    seed: int
-    networks: int
-    probabilities: Tensor
-    """On the test set, of the largest ensemble, at its temperature: [B, K]."""
-    entropies: Mapping[str, Tensor]
-    """Predictive entropy by set, the test set's under `test`."""
-    curves: Mapping[str, Mapping[int, float]]
-    members: Mapping[str, Tensor]
-    """Of separately trained networks: probabilities by split, [M, B, K]."""
-
-
 Figure = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
 """From evidence, labels [B], and the inputs of each set that count."""
 
@@ -108,7 +88,7 @@ def compare_directories(
 ) -> None:
     """Compares checkpoints of one dataset; writes comparison.json, its table README.md and its figure to `out`.
 
-    What each checkpoint says is kept in `out / "evidence"` by its version, so one that is added costs itself alone.
+    What `evaluate` left with a checkpoint is taken; one that was not evaluated on all of these sets is evaluated now.
 
     Raises:
         CheckpointError: if a checkpoint cannot be loaded or compared.
@@ -116,6 +96,8 @@ def compare_directories(
     """
     name = load_checkpoint(directories[0]).config.training.dataset
     dataset, outliers = load_dataset(name, data), load_outliers(name, data, folders)
+    if isinstance(dataset, Mixture):
+        raise CheckpointError(directories[0], "was fitted to a density; there are no predictions to compare")
     evidences, versions = [], {}
     for directory in directories:
         checkpoint = load_checkpoint(directory, device)
@@ -123,28 +105,43 @@ def compare_directories(
             raise CheckpointError(
                 directory, f"is for {checkpoint.config.training.dataset}, but the first one for {name}"
             )
-        if isinstance(dataset, Mixture):
-            raise CheckpointError(directory, "was fitted to a density; there are no predictions to compare")
-        path = out / "evidence" / f"{checkpoint.version}-{'-'.join(outliers)}.safetensors"
-        if not path.exists():
-            report(f"{directory}: evaluating")
-            try:
-                save_evidence(path, gather_evidence(checkpoint, dataset, outliers))
-            except ValueError as error:
-                raise CheckpointError(directory, str(error)) from error
-        evidence = load_evidence(path)
+        evidence = _find_evidence(directory, checkpoint, dataset, outliers, report)
         label = f"{evidence.method}, seed {evidence.seed}"
         if label in versions:
             raise CheckpointError(directory, f"is {label}, like another one; each must be another method or seed")
         versions[label] = checkpoint.version
         evidences.append(evidence)
     report("comparing")
-    assert isinstance(dataset, Dataset)
-    comparison = compare(evidences, versions, name, dataset)
+    comparison = compare(evidences, versions, name, dataset, list(outliers))
+    out.mkdir(parents=True, exist_ok=True)
     write_file(out / "comparison.json", dump_json(comparison))
     write_file(out / "README.md", describe(comparison).encode())
     panels = {name: {row.method: row.curves[name] for row in comparison.rows} for name in comparison.rows[0].curves}
     draw_curves(out / "comparison.svg", panels)
+
+
+def _find_evidence(
+    directory: Path,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    outliers: Mapping[str, Tensor],
+    report: Callable[[str], None],
+) -> Evidence:
+    origin = trace_origin(checkpoint, dataset, outliers)
+    evidence = load_evidence(directory)
+    if evidence is None or not evidence.origin.covers(origin):
+        if not isinstance(dataset.task, Classification):
+            raise CheckpointError(directory, "is no classifier; there are no class probabilities to compare")
+        if checkpoint.calibration is None:
+            raise CheckpointError(directory / "calibration.json", "is missing, so there is no temperature")
+        report(f"{directory}: evaluating")
+        try:
+            outputs = evaluate_sets(checkpoint, dataset, outliers)
+        except ValueError as error:
+            raise CheckpointError(directory, str(error)) from error
+        evidence = gather_evidence(checkpoint, dataset, origin, outputs)
+        save_evidence(directory, evidence)
+    return evidence
 
 
 def list_figures(outliers: Sequence[str]) -> dict[str, Figure]:
@@ -164,91 +161,12 @@ def _separate(measure: Callable[[Tensor, Tensor], float], name: str) -> Figure:
     return lambda e, _, i: measure(e.entropies["test"][i["test"]], e.entropies[name][i[name]])
 
 
-def gather_evidence(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Evidence:
-    """Evaluates one calibrated classifier.
-
-    Raises:
-        ValueError: if the checkpoint has no calibration, or is for another task or input than the dataset's.
-    """
-    config, calibration = checkpoint.config, checkpoint.calibration
-    task = config.task
-    if not isinstance(task, Classification) or task != dataset.task or config.input.shape != dataset.input.shape:
-        raise ValueError(f"{checkpoint.name} is no classifier of {config.training.dataset}'s images")
-    if calibration is None:
-        raise ValueError(f"{checkpoint.name} has no calibration")
-    outputs = {"test": evaluate_split(checkpoint, dataset.test.inputs)}
-    outputs |= {name: evaluate_split(checkpoint, inputs) for name, inputs in outliers.items()}
-    curves: dict[str, dict[int, float]] = {name: {} for name in ("NLL", *(f"{name} AUROC" for name in outliers))}
-    predictions: dict[str, Prediction] = {}
-    for size in list_sizes(len(outputs["test"].plain)):
-        predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
-        tempered = calibration.temper(predictions["test"].probabilities, size)
-        curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)
-        inside = predictions["test"].score("predictive_entropy")
-        for name in outliers:
-            curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
-    members = {}
-    if checkpoint.sampler.num_networks is not None:
-        validation = config.input.normalize(dataset.validation.inputs)
-        held = checkpoint.sampler.num_networks
-        members = {
-            "test": predictions["test"].members,
-            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).softmax(-1),
-        }
-    return Evidence(
-        method=_name_method(config.training),
-        seed=config.training.seed,
-        networks=len(outputs["test"].plain),
-        probabilities=tempered,
-        entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
-        curves=curves,
-        members=members,
-    )
-
-
-def _name_method(training: Training) -> str:
-    """The recipe, and what was varied in it: its command but for place and seed."""
-    command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
-    return command.replace(f" --seed {training.seed}", "")
-
-
-def save_evidence(path: Path, evidence: Evidence) -> None:
-    """Writes a safetensors file that `load_evidence` reads."""
-    tensors = {"probabilities": evidence.probabilities}
-    tensors |= {f"entropies/{name}": tensor for name, tensor in evidence.entropies.items()}
-    tensors |= {f"members/{name}": tensor for name, tensor in evidence.members.items()}
-    known = {
-        "method": evidence.method,
-        "seed": evidence.seed,
-        "networks": evidence.networks,
-        "curves": evidence.curves,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_file(path, serialize_tensors(contents, {"evidence": json.dumps(known)}))
-
-
-def load_evidence(path: Path) -> Evidence:
-    """Reads what `save_evidence` wrote."""
-    with safe_open(path, "pt") as file:
-        known = json.loads(file.metadata()["evidence"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
-    return Evidence(
-        **known,
-        curves=curves,
-        probabilities=tensors["probabilities"],
-        entropies=below("entropies/"),
-        members=below("members/"),
-    )
-
-
 def compare(
-    evidences: Sequence[Evidence], versions: Mapping[str, str], dataset_name: str, dataset: Dataset
+    evidences: Sequence[Evidence],
+    versions: Mapping[str, str],
+    dataset_name: str,
+    dataset: Dataset,
+    outliers: Sequence[str],
 ) -> Comparison:
     """Compares methods, each with one seed or several; the first method is what the others are measured against.
 
@@ -257,6 +175,7 @@ def compare(
         versions: of the checkpoints, by method and seed.
         dataset_name: that they are for.
         dataset: likewise.
+        outliers: names of the sets that are told from the test set.
     """
     methods: dict[str, list[Evidence]] = {}
     for evidence in evidences:
@@ -267,9 +186,8 @@ def compare(
         if all(evidence.members for evidence in own)
     }
     first = next(iter(methods.values()))
-    names = [name for name in first[0].entropies if name != "test"]
-    figures = list_figures(names)
-    whole = {name: torch.arange(len(scores)) for name, scores in first[0].entropies.items()}
+    figures = list_figures(outliers)
+    whole = {name: torch.arange(len(first[0].entropies[name])) for name in ("test", *outliers)}
     labels = dataset.test.labels
     rows = []
     for method, own in methods.items():
@@ -289,8 +207,8 @@ def compare(
                     for reference, curve in references.items()
                 ),
                 curves={
-                    name: {size: sum(e.curves[name][size] for e in own) / len(own) for size in curve}
-                    for name, curve in own[0].curves.items()
+                    name: {size: sum(e.curves[name][size] for e in own) / len(own) for size in own[0].curves[name]}
+                    for name in ("NLL", *(f"{name} AUROC" for name in outliers))
                 },
             )
         )

@@ -284,11 +284,13 @@ def measure_separation(inside: Tensor, outside: Tensor) -> SeparationMetrics:
     )
 
 
-def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]) -> Metrics:
-    """Evaluates a checkpoint, as it is served, by what it was trained for.
+def evaluate_sets(
+    checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
+) -> dict[str, Outputs]:
+    """Outputs of the largest ensemble on each set, the test set's under `test`; none where a density was fitted.
 
     Args:
-        checkpoint: calibrated, unless it was trained on a density.
+        checkpoint: to evaluate, as it is served.
         dataset: that it was trained on.
         outliers: inputs [B, …] of something else, by name.
 
@@ -301,10 +303,24 @@ def evaluate_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outl
     if config.input.shape != dataset.input.shape:
         raise ValueError(f"a checkpoint for inputs {config.input.shape} cannot be evaluated on {dataset.input.shape}")
     if isinstance(dataset, Mixture):
-        return _evaluate_density(checkpoint, dataset)
+        return {}
+    sets = {"test": dataset.test.inputs, **outliers}
+    return {name: evaluate_split(checkpoint, inputs) for name, inputs in sets.items()}
+
+
+def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outputs: Mapping[str, Outputs]) -> Metrics:
+    """Metrics of a checkpoint by what it was trained for.
+
+    Args:
+        checkpoint: calibrated, unless it was trained on a density.
+        dataset: that it was trained on.
+        outputs: by set, of `evaluate_sets`.
+    """
+    if isinstance(dataset, Mixture):
+        return _measure_density(checkpoint, dataset)
     if isinstance(dataset.task, Classification):
-        return _evaluate_classification(checkpoint, dataset.test, outliers)
-    return _evaluate_regression(checkpoint, dataset.test, outliers)
+        return _measure_classification(checkpoint, dataset.test, outputs)
+    return _measure_regression(checkpoint, dataset.test, outputs)
 
 
 def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
@@ -323,14 +339,14 @@ def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int])
     return Outputs(torch.cat([part.plain for part in parts], dim=1), torch.cat(jittered, dim=1) if jittered else None)
 
 
-def _evaluate_classification(
-    checkpoint: Checkpoint, test: Examples, outliers: Mapping[str, Tensor]
+def _measure_classification(
+    checkpoint: Checkpoint, test: Examples, outputs: Mapping[str, Outputs]
 ) -> ClassificationMetrics:
     task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
     assert isinstance(task, Classification)
     assert calibration is not None
-    outputs = evaluate_split(checkpoint, test.inputs)
-    prediction = interpret(task, outputs)
+    inside = outputs["test"]
+    prediction = interpret(task, inside)
     networks = len(prediction.members)
     accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
     answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
@@ -347,7 +363,7 @@ def _evaluate_classification(
             nll=_mean([measure_nll(member, test.labels) for member in prediction.members]),
         ),
         ensembles=tuple(
-            measure_ensembles(outputs.plain, test.labels, size, calibration) for size in list_sizes(networks)
+            measure_ensembles(inside.plain, test.labels, size, calibration) for size in list_sizes(networks)
         ),
         disagreement=measure_disagreement(prediction.members),
         mutual_information=float(prediction.score("mutual_information").mean()),
@@ -356,8 +372,9 @@ def _evaluate_classification(
         sets=tuple(_measure_sets(calibration, tempered, test.labels, networks, 1 - rate) for rate in calibration.rates),
         layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(networks))),
         outliers=tuple(
-            _measure_outliers(calibration, task, name, outputs, evaluate_split(checkpoint, inputs))
-            for name, inputs in outliers.items()
+            _measure_outliers(calibration, task, name, inside, outside)
+            for name, outside in outputs.items()
+            if outside is not inside
         ),
     )
 
@@ -420,11 +437,12 @@ def _share(flagged: Tensor) -> float:
     return float(flagged.double().mean())
 
 
-def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mapping[str, Tensor]) -> RegressionMetrics:
+def _measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[str, Outputs]) -> RegressionMetrics:
     task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
     assert isinstance(task, Regression)
     assert calibration is not None
-    prediction = interpret(task, evaluate_split(checkpoint, test.inputs))
+    predictions = {name: interpret(task, o) for name, o in outputs.items()}
+    prediction = predictions.pop("test")
     uncertainty, members = prediction.uncertainty, prediction.members.double()
     assert isinstance(uncertainty, RegressionUncertainty)
     errors = (members - test.labels).square()
@@ -432,7 +450,6 @@ def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mappi
     log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
     mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
     misses = (uncertainty.mean - test.labels).abs()
-    beyond = {name: interpret(task, evaluate_split(checkpoint, inputs)) for name, inputs in outliers.items()}
     answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
     return RegressionMetrics(
         test_inputs=len(test),
@@ -453,7 +470,7 @@ def _evaluate_regression(checkpoint: Checkpoint, test: Examples, outliers: Mappi
                 auroc=measure_auroc(prediction.score("relative_deviation"), other.score("relative_deviation")),
                 flagged=_share(_judge_any(calibration, other)),
             )
-            for name, other in beyond.items()
+            for name, other in predictions.items()
         ),
     )
 
@@ -464,7 +481,7 @@ def _deviation(prediction: Prediction) -> float:
     return float(prediction.uncertainty.epistemic_variance.mean().sqrt())
 
 
-def _evaluate_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
+def _measure_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
     points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
     densities = mixture.measure_density(points)
     peaks = []

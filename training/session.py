@@ -2,13 +2,14 @@
 
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -30,12 +31,14 @@ from training.datasets import Dataset, Mixture, load_dataset, load_outliers
 from training.distillation import DistillationRun
 from training.evaluation import (
     Metrics,
-    evaluate_checkpoint,
     evaluate_parts,
+    evaluate_sets,
     load_metrics,
+    measure_checkpoint,
     measure_spread,
     save_metrics,
 )
+from training.evidence import gather_evidence, save_evidence, trace_origin
 from training.figures import draw_mixture, draw_regression, draw_study
 from training.fitting import FittingRun
 from training.recipes import Recipe
@@ -109,13 +112,12 @@ def train(session: Session) -> bool:
             f"{error}. {session.out} holds the checkpoint of step {run.steps}, which was good."
         ) from error
     checkpoint = _export(session, run)
-    metrics = None
-    if run.finished:
-        metrics = evaluate_checkpoint(checkpoint, run.dataset, outliers)
-        save_metrics(session.out, metrics)
-        session.state_file.unlink()
-    save_card(session.out, checkpoint, metrics)
-    return run.finished
+    if not run.finished:
+        save_card(session.out, checkpoint, None)
+        return False
+    _measure(session.out, checkpoint, run.dataset, outliers)
+    session.state_file.unlink()
+    return True
 
 
 def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
@@ -159,9 +161,20 @@ def evaluate_directory(directory: Path, data: Path, device: torch.device, folder
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
         raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
     try:
-        metrics = evaluate_checkpoint(checkpoint, dataset, outliers)
+        return _measure(directory, checkpoint, dataset, outliers)
     except ValueError as error:
         raise CheckpointError(directory / "config.json", str(error)) from error
+
+
+def _measure(
+    directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
+) -> Metrics:
+    """Evaluates a checkpoint; writes its figures, its card and, of a classifier, the evidence for comparisons."""
+    outputs = evaluate_sets(checkpoint, dataset, outliers)
+    metrics = measure_checkpoint(checkpoint, dataset, outputs)
+    if isinstance(dataset, Dataset) and isinstance(dataset.task, Classification):
+        origin = trace_origin(checkpoint, dataset, outliers)
+        save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
     save_metrics(directory, metrics)
     save_card(directory, checkpoint, metrics)
     return metrics

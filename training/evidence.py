@@ -1,0 +1,140 @@
+"""What a comparison needs to know of a classifier; it is kept in the checkpoint's `training` folder.
+
+Shapes: M networks, B inputs, K classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, Training, write_file
+from models.prediction import Outputs, Prediction, evaluate_members, interpret
+from models.task import Classification
+from training.datasets import Dataset
+from training.evaluation import SEED, list_sizes
+from training.metrics import measure_auroc, measure_nll
+
+FILE = Path("training", "evidence.safetensors")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What evidence is of."""
+
+    version: str
+    """Of the checkpoint."""
+    sets: dict[str, str]
+    """SHA-256 of each set's inputs, by name; the test set's is `test`."""
+
+    def covers(self, other: "Origin") -> bool:
+        """Whether it is of the same checkpoint, on the same sets at least."""
+        return self.version == other.version and self.sets.items() >= other.sets.items()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one checkpoint answers."""
+
+    origin: Origin
+    method: str
+    seed: int
+    networks: int
+    """Of the largest ensemble."""
+    curves: dict[str, dict[int, float]]
+    """Figures by the number of networks."""
+    probabilities: Tensor
+    """On the test set, of the largest ensemble, at its temperature: [B, K]."""
+    entropies: dict[str, Tensor]
+    """Predictive entropy by set, [B]."""
+    members: dict[str, Tensor]
+    """Of separately trained networks: probabilities by split, [M, B, K]."""
+
+
+def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Origin:
+    """What evidence of a checkpoint on some sets, inputs [B, …] each, is of."""
+    sets = {"test": dataset.test.inputs, **outliers}
+    digests = {name: hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest() for name, inputs in sets.items()}
+    return Origin(checkpoint.version, digests)
+
+
+def gather_evidence(
+    checkpoint: Checkpoint, dataset: Dataset, origin: Origin, outputs: Mapping[str, Outputs]
+) -> Evidence:
+    """What outputs of a calibrated classifier on its test set and on outliers, as `evaluate_sets` gives them, tell."""
+    config, calibration = checkpoint.config, checkpoint.calibration
+    task = config.task
+    assert isinstance(task, Classification)
+    assert calibration is not None
+    outliers = [name for name in outputs if name != "test"]
+    curves: dict[str, dict[int, float]] = {name: {} for name in ("NLL", *(f"{name} AUROC" for name in outliers))}
+    predictions: dict[str, Prediction] = {}
+    for size in list_sizes(len(outputs["test"].plain)):
+        predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
+        tempered = calibration.temper(predictions["test"].probabilities, size)
+        curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)
+        inside = predictions["test"].score("predictive_entropy")
+        for name in outliers:
+            curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
+    members = {}
+    if checkpoint.sampler.num_networks is not None:
+        validation = config.input.normalize(dataset.validation.inputs)
+        held = checkpoint.sampler.num_networks
+        members = {
+            "test": predictions["test"].members,
+            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).softmax(-1),
+        }
+    return Evidence(
+        origin=origin,
+        method=_name_method(config.training),
+        seed=config.training.seed,
+        networks=len(outputs["test"].plain),
+        curves=curves,
+        probabilities=tempered,
+        entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
+        members=members,
+    )
+
+
+def _name_method(training: Training) -> str:
+    """The recipe, and what was varied in it: its command but for place and seed."""
+    command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
+    return command.replace(f" --seed {training.seed}", "")
+
+
+def save_evidence(directory: Path, evidence: Evidence) -> None:
+    """Writes what `load_evidence` reads."""
+    known = asdict(evidence)
+    groups = {name: known.pop(name) for name in ("entropies", "members")}
+    tensors = {"probabilities": known.pop("probabilities")}
+    tensors |= {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_file(directory / FILE, serialize_tensors(contents, {"evidence": json.dumps(known)}))
+
+
+def load_evidence(directory: Path) -> Evidence | None:
+    """What was written last, if anything."""
+    if not (directory / FILE).exists():
+        return None
+    with safe_open(directory / FILE, "pt") as file:
+        known = json.loads(file.metadata()["evidence"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+
+    def select(group: str) -> dict[str, Tensor]:
+        prefix = f"{group}/"
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
+    return Evidence(
+        **known | {"origin": Origin(**known["origin"])},
+        curves=curves,
+        probabilities=tensors["probabilities"],
+        entropies=select("entropies"),
+        members=select("members"),
+    )
