@@ -17,8 +17,9 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Size
 from models.sampler import WeightSampler
-from models.target import STRICT, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 
 @dataclass(frozen=True, config=STRICT)

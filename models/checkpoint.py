@@ -31,11 +31,12 @@ from models.deutsch import DeutschConfig
 from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
 from models.input import InputSpec
+from models.layers import STRICT
 from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
 from models.mnf import MNFConfig
 from models.sampler import WeightSampler
-from models.target import STRICT, TargetNetwork
+from models.target import TargetNetwork
 from models.task import Task
 
 SAMPLER_FILE = "model.safetensors"

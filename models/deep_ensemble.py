@@ -19,9 +19,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
+from models.layers import STRICT
 from models.noise import permutation
 from models.sampler import NetworkStack, WeightSampler
-from models.target import STRICT, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -21,8 +21,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from models.input import ImageSpec, InputSpec
+from models.layers import STRICT
 from models.prediction import Outputs, Prediction, ScoreName, interpret
-from models.target import STRICT
 from models.task import Regression, Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)

@@ -23,8 +23,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Size
 from models.sampler import Hypernetwork
-from models.target import STRICT, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 NEGATIVE_SLOPE = 0.05
 

@@ -20,9 +20,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Size
 from models.noise import permutation
 from models.sampler import TRAINING_STREAM, NetworkStack, WeightSampler
-from models.target import STRICT, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 MODE_STREAM = 12
 

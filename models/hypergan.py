@@ -20,11 +20,13 @@ import math
 from collections.abc import Collection
 from typing import Literal
 
+import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Shape, Size
 from models.sampler import Hypernetwork
-from models.target import STRICT, Shape, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 DEVIATION_SHARE = 0.4
 """Share of a weight's initial variance that differs between sampled networks."""
@@ -32,6 +34,10 @@ DEVIATION_SHARE = 0.4
 FEATURE_LIMIT = 4.0
 """Bound on standardised features: one that is rarely active would else throw a network off when it is. Among the 16
 draws of most recipes' steps none can exceed √15, so there the bound acts on later draws alone."""
+
+
+HEAD_BLOCK = 1024
+"""Outputs of a head that are computed at once on the CPU."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,7 +131,20 @@ class LayerGenerator(nn.Module):
 
     def forward(self, code: Tensor, parameters: Collection[str]) -> Weights:
         hidden = self.trunk(code)
-        return {p: self.heads[p](hidden).view(-1, *self.shapes[p]) for p in parameters}
+        return {p: _apply_head(self.heads[p], hidden).view(-1, *self.shapes[p]) for p in parameters}
+
+
+def _apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Outputs of a linear head, in blocks: libraries take long for products as wide as a layer has weights."""
+    assert isinstance(head, nn.Linear)
+    if torch.is_grad_enabled() or hidden.device.type != "cpu":
+        outputs: Tensor = head(hidden)
+        return outputs
+    outputs = hidden.new_empty(len(hidden), head.out_features)
+    blocks = (tensor.split(HEAD_BLOCK) for tensor in (outputs.T, head.weight, head.bias))
+    for part, weight, bias in zip(*blocks, strict=True):
+        torch.addmm(bias, hidden, weight.T, out=part.T)
+    return outputs
 
 
 class CodeDiscriminator(nn.Module):

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.target import STRICT, Shape, Size
+from models.layers import STRICT, Shape, Size
 
 Means = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
 Deviations = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]

@@ -15,8 +15,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from models.layers import STRICT
 from models.sampler import NetworkStack, WeightSampler
-from models.target import STRICT, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 
 @dataclass(frozen=True, config=STRICT)

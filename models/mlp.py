@@ -13,8 +13,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Size
 from models.sampler import Hypernetwork
-from models.target import STRICT, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 INITIAL_GAIN, INITIAL_BIAS_STD = 2.0, 1.0
 """σ of initial weights times the root of their fan-in, and σ of initial biases. One latent number has to reach all of

@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.layers import STRICT, Shape, Size
 from models.sampler import VariationalSampler
-from models.target import STRICT, Shape, Size, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 
 INITIAL_LOG_VARIANCE = -9.0
 INITIAL_FACTOR_VARIANCE = 0.1

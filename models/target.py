@@ -3,139 +3,46 @@
 A target network is data, an ordered list of layers. From it come the names and shapes of its parameters, a plain
 `nn.Module` with the same `state_dict` keys, and one batched forward for many sampled networks at once.
 
+On the CPU, what rules that forward is not arithmetic but memory and the libraries' overhead, so it has two ways. A few
+inputs go through each layer of many networks at once. More of them go through one network after the other, with the
+channels last in memory. Either way, a block's activations fit into the processor's cache, each thread has networks of
+its own, and pooling, by maxima of strided slices, comes before the bias and the activation that it commutes with.
+
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.layers import STRICT, Activation, Bias, Convolution, Layer, Linear, MaxPooling, Shape, Size, Weighted, numel
+from models.threads import count_threads, run_in_threads
 
 Weights = dict[str, Tensor]
 """S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
 
-Shape = tuple[int, ...]
-Size = Annotated[int, Field(gt=0, le=65536)]
-STRICT = ConfigDict(extra="forbid")
-
 FEW_CHANNELS = 4
 """For which libraries of convolutions are slow on the CPU."""
 
+FEW_INPUTS = 4
+"""For which one network's layers are too little work."""
 
-@dataclass(frozen=True, config=STRICT)
-class Convolution:
-    """Two-dimensional convolution with bias and stride 1."""
+NUMBERS_IN_CACHE = 600_000
+"""Activations of a block on the CPU: about 2.4 MB, 32 images of the paper's MNIST target."""
 
-    channels: Size
-    kernel_size: Size
-    padding: Annotated[int, Field(ge=0, le=65536)] = 0
-    kind: Literal["conv"] = "conv"
+NUMBERS_ON_DEVICE = 64_000_000
+"""Likewise elsewhere."""
 
-    def output_shape(self, shape: Shape) -> Shape:
-        _, height, width = shape
-        grown = 2 * self.padding - self.kernel_size + 1
-        return self.channels, height + grown, width + grown
-
-    def module(self, shape: Shape) -> nn.Module:
-        return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=self.padding)
-
-    def unfold(self, x: Tensor) -> Tensor:
-        """The patch of [B, C, H, W] that each place of the output sees: [B, H′, W′, C · kernel size²]."""
-        padded = F.pad(x, [self.padding] * 4)
-        patches = padded.unfold(2, self.kernel_size, 1).unfold(3, self.kernel_size, 1)
-        return patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
-
-    def forward_patches(self, patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """As `forward`, from what `unfold` made of x; the channels are last in memory."""
-        return F.linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Activation:
-    """Leaky ReLU; a slope of 0 makes it a ReLU."""
-
-    negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    kind: Literal["act"] = "act"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def module(self, shape: Shape) -> nn.Module:
-        return nn.LeakyReLU(self.negative_slope)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, self.negative_slope)
-
-
-@dataclass(frozen=True, config=STRICT)
-class MaxPooling:
-    """Maximum over windows of size × size that do not overlap; a rest at the border is dropped."""
-
-    size: Size = 2
-    kind: Literal["pool"] = "pool"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        channels, height, width = shape
-        return channels, height // self.size, width // self.size
-
-    def module(self, shape: Shape) -> nn.Module:
-        return nn.MaxPool2d(self.size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            return F.max_pool2d(x, self.size)
-        # Maxima of strided slices are exact and several times faster on the CPU; only their backward is slow.
-        size, height, width = self.size, x.shape[-2] // self.size, x.shape[-1] // self.size
-        x = x[..., : height * size, : width * size]
-        rows = [x[..., i::size, :] for i in range(size)]
-        return _maximum([row[..., j::size] for row in rows for j in range(size)])
-
-
-@dataclass(frozen=True, config=STRICT)
-class Flatten:
-    """[B, C, H, W] → [B, C·H·W]."""
-
-    kind: Literal["flatten"] = "flatten"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        return (_numel(shape),)
-
-    def module(self, shape: Shape) -> nn.Module:
-        return nn.Flatten()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Linear:
-    """Fully connected layer with bias."""
-
-    features: Size
-    kind: Literal["linear"] = "linear"
-
-    def output_shape(self, shape: Shape) -> Shape:
-        return (self.features,)
-
-    def module(self, shape: Shape) -> nn.Module:
-        return nn.Linear(shape[0], self.features)
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(x, weight, bias)
-
-
-Layer = Annotated[Convolution | Activation | MaxPooling | Flatten | Linear, Field(discriminator="kind")]
-Weighted = (Convolution, Linear)
+PRODUCTS_WORTH_A_THREAD = 1_000_000
+"""Multiplications that take longer than it takes to hand them to a thread."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -195,7 +102,7 @@ class TargetNetwork:
 
     def split_weights(self, vectors: Tensor, names: Collection[str] | None = None) -> Weights:
         """The inverse of `flatten_weights`, from [S, weights of one]; of the networks the named parameters."""
-        parts = vectors.split([_numel(shape) for shape in self.parameter_shapes.values()], dim=1)
+        parts = vectors.split([numel(shape) for shape in self.parameter_shapes.values()], dim=1)
         return {
             name: part.reshape(-1, *shape)
             for (name, shape), part in zip(self.parameter_shapes.items(), parts, strict=True)
@@ -205,7 +112,7 @@ class TargetNetwork:
     @property
     def num_weights(self) -> int:
         """Number of weights of one network, biases included."""
-        return sum(map(_numel, self.parameter_shapes.values()))
+        return sum(map(numel, self.parameter_shapes.values()))
 
     @property
     def num_outputs(self) -> int:
@@ -231,8 +138,8 @@ class TargetNetwork:
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
         """Outputs of S sampled networks at once.
 
-        Memory beside the result is bounded whatever S and B: activations live for one network and one block of
-        inputs at a time, a block small enough for the processor's cache.
+        Memory beside the result is bounded whatever S and B: activations live for a block of networks and inputs at a
+        time.
 
         Args:
             weights: S sampled networks.
@@ -241,26 +148,74 @@ class TargetNetwork:
         Returns:
             [S, B, K].
         """
+        names, tensors = list(weights), list(weights.values())
+        size = self._choose_share(len(tensors[0]), inputs)
+        if size >= len(tensors[0]):
+            return self._forward_part(weights, inputs)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, *tensors)):
+            outputs: Tensor = _ForwardInThreads.apply(self, size, names, inputs, *tensors)  # type: ignore[no-untyped-call]
+            return outputs
+
+        def forward_part(part: tuple[Tensor, ...]) -> Tensor:
+            return self._forward_part(dict(zip(names, part[1:], strict=True)), part[0])
+
+        return torch.cat(run_in_threads(forward_part, self._divide(inputs, tensors, size)))
+
+    def _choose_share(self, networks: int, inputs: Tensor) -> int:
+        """How many networks a thread takes; all of them where threads are of no use."""
+        products = networks * self._count_inputs(inputs) * self._products
+        divided = inputs.device.type == "cpu" and products >= PRODUCTS_WORTH_A_THREAD
+        return -(-networks // count_threads()) if divided else networks
+
+    def _count_inputs(self, inputs: Tensor) -> int:
+        """B."""
+        return inputs.shape[-len(self.input_shape) - 1]
+
+    def _shares(self, inputs: Tensor) -> bool:
+        """Whether the inputs are the same for all networks."""
+        return inputs.dim() == len(self.input_shape) + 1
+
+    def _divide(self, inputs: Tensor, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Inputs and weights of `size` networks at a time."""
+        own = repeat(inputs) if self._shares(inputs) else inputs.split(size)
+        return zip(own, *(tensor.split(size) for tensor in tensors), strict=False)
+
+    def _forward_part(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """As `forward`, in this thread."""
+        on_cpu = inputs.device.type == "cpu"
+        each = on_cpu and len(self.input_shape) == 3 and self._count_inputs(inputs) > FEW_INPUTS
+        most = NUMBERS_IN_CACHE if on_cpu else NUMBERS_ON_DEVICE
+        most //= self._largest_activation if each else self._largest_patches
+        tensors = list(weights.values())
+        outputs = []
+        for block in inputs.split(max(1, most), dim=-len(self.input_shape) - 1):
+            size = len(tensors[0]) if each else max(1, most // self._count_inputs(block))
+            parts = ((dict(zip(weights, w, strict=True)), x) for x, *w in self._divide(block, tensors, size))
+            forward = self._forward_each if each else self._forward_stacked
+            outputs.append(_join([forward(*part) for part in parts], dim=0))
+        return _join(outputs, dim=1)
+
+    def _forward_each(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """As `forward`, one network after the other."""
         networks = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
-        rank = len(self.input_shape)
-        shared = inputs.dim() == rank + 1
-        first = self._unfolding if inputs.device.type == "cpu" else None
+        first = self._unfolding
         prepare: Callable[[Tensor], Tensor] = first.unfold if first else lambda block: block
-        blocks = []
-        for block in inputs.split(self._inputs_per_block, dim=-rank - 1):
-            own = repeat(prepare(block), len(networks)) if shared else map(prepare, block.unbind())
-            outputs = [self._forward_one(w, x, first) for w, x in zip(networks, own, strict=True)]
-            blocks.append(torch.stack(outputs))
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        own = repeat(prepare(inputs), len(networks)) if self._shares(inputs) else map(prepare, inputs.unbind())
+        return torch.stack([self._forward_one(w, x, first) for w, x in zip(networks, own, strict=True)])
 
     def _forward_one(self, weights: dict[str, Tensor], x: Tensor, unfolded: Convolution | None) -> Tensor:
         """Outputs of one network, from inputs or from what the first layer unfolded of them, if it did."""
-        for name, layer in self._execution_order:
-            if not isinstance(layer, Weighted):
-                x = layer.forward(x)
-                continue
+        for layer, names in self._steps:
             forward, unfolded = (unfolded.forward_patches if unfolded else layer.forward), None
-            x = forward(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+            x = forward(x, *(weights[name] for name in names))
+        return x
+
+    def _forward_stacked(self, weights: Weights, x: Tensor) -> Tensor:
+        """As `forward`, each layer of all networks at once."""
+        if len(self.input_shape) == 3:
+            x = x.movedim(-3, -1)
+        for layer, names in self._steps:
+            x = layer.forward_stacked(x, *(weights[name] for name in names))
         return x
 
     @cached_property
@@ -274,33 +229,87 @@ class TargetNetwork:
         return first if isinstance(first, Convolution) and self.input_shape[0] <= FEW_CHANNELS else None
 
     @cached_property
-    def _execution_order(self) -> list[tuple[str, Layer]]:
-        """The layers, with pooling before the activation that precedes it.
+    def _steps(self) -> list[tuple[Layer | Bias, list[str]]]:
+        """Layers in the order of execution, with the names of the parameters that each takes.
 
-        The activation never decreases, so it commutes with a maximum, exactly; it then has a quarter of the work.
+        Pooling comes before the bias and the activation that precede it, which never decrease, so that they commute
+        with a maximum, exactly; they then have a quarter of the work.
         """
-        order = list(self.named_layers.items())
-        for i in range(len(order) - 1):
-            if isinstance(order[i][1], Activation) and isinstance(order[i + 1][1], MaxPooling):
-                order[i], order[i + 1] = order[i + 1], order[i]
-        return order
+        steps: list[tuple[Layer | Bias, list[str]]] = []
+        for name, layer in self.named_layers.items():
+            parameters = [f"{name}.weight", f"{name}.bias"] if isinstance(layer, Weighted) else []
+            steps.append((layer, parameters))
+            if isinstance(layer, MaxPooling):
+                pooling, overtaken = steps.pop(), []
+                if steps and isinstance(steps[-1][0], Activation):
+                    overtaken.append(steps.pop())
+                if steps and isinstance(steps[-1][0], Convolution):
+                    convolution, (weight, bias) = steps.pop()
+                    steps.append((convolution, [weight]))
+                    overtaken.append((Bias(), [bias]))
+                steps += [pooling, *reversed(overtaken)]
+        return steps
 
     @cached_property
-    def _inputs_per_block(self) -> int:
-        shape: Shape = self.input_shape
-        largest = _numel(shape)
-        for layer in self.layers:
-            shape = layer.output_shape(shape)
-            largest = max(largest, _numel(shape))
-        return max(1, 600_000 // largest)  # activations of about 2.4 MB: 32 images of the paper's MNIST target
+    def _input_shapes(self) -> list[Shape]:
+        """Of each layer."""
+        shapes: list[Shape] = [self.input_shape]
+        for layer in self.layers[:-1]:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return shapes
+
+    @cached_property
+    def _largest_activation(self) -> int:
+        """Numbers of one network for one input."""
+        return max(map(numel, self._input_shapes))
+
+    @cached_property
+    def _largest_patches(self) -> int:
+        """Likewise, where convolutions unfold what they see."""
+        layers = zip(self.layers, self._input_shapes, strict=True)
+        patches = [layer.count_patches(shape) for layer, shape in layers if isinstance(layer, Weighted)]
+        return max(self._largest_activation, *patches)
+
+    @cached_property
+    def _products(self) -> int:
+        """Multiplications of one network for one input."""
+        layers = zip(self.layers, self._input_shapes, strict=True)
+        return sum(layer.count_products(shape) for layer, shape in layers if isinstance(layer, Weighted))
 
 
-def _maximum(tensors: list[Tensor]) -> Tensor:
-    while len(tensors) > 1:
-        paired = [torch.maximum(a, b) for a, b in zip(tensors[::2], tensors[1::2], strict=False)]
-        tensors = paired + tensors[2 * len(paired) :]
-    return tensors[0]
+class _ForwardInThreads(torch.autograd.Function):
+    """`TargetNetwork.forward` of networks that are divided among threads, which differentiate them, too."""
+
+    @staticmethod
+    def forward(ctx: Any, target: TargetNetwork, size: int, names: list[str], *tensors: Tensor) -> Tensor:
+        needed = ctx.needs_input_grad[3:]
+
+        def forward_part(part: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+            leaves = [t.detach().requires_grad_(wanted) for t, wanted in zip(part, needed, strict=True)]
+            with torch.enable_grad():
+                return leaves, target._forward_part(dict(zip(names, leaves[1:], strict=True)), leaves[0])
+
+        ctx.parts = run_in_threads(forward_part, target._divide(tensors[0], tensors[1:], size))
+        ctx.shared = target._shares(tensors[0])
+        return torch.cat([outputs.detach() for _, outputs in ctx.parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        parts, ctx.parts = ctx.parts, None
+
+        def differentiate(part: tuple[tuple[list[Tensor], Tensor], Tensor]) -> list[Tensor]:
+            (leaves, outputs), own = part
+            return list(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], own))
+
+        gradients = gradient.split([len(outputs) for _, outputs in parts])
+        found = zip(*run_in_threads(differentiate, zip(parts, gradients, strict=True)), strict=True)
+        by_input: list[Tensor | None] = []
+        for i, needed in enumerate(ctx.needs_input_grad[3:]):
+            own = next(found) if needed else None
+            by_input.append(None if own is None else sum(own) if i == 0 and ctx.shared else torch.cat(own))
+        return None, None, None, *by_input
 
 
-def _numel(shape: Shape) -> int:
-    return torch.Size(shape).numel()
+def _join(tensors: list[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)

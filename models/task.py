@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.input import Deviations, Means
-from models.target import STRICT
+from models.layers import STRICT
 from models.uncertainty import (
     RegressionUncertainty,
     Uncertainty,

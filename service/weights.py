@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 
 from models.checkpoint import Checkpoint
-from models.target import Shape
+from models.layers import Shape
 from service.engine import Engine
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

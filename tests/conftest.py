@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.deutsch import DeutschConfig
 from models.hypergan import HyperGANConfig
-from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
+from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
+from models.target import TargetNetwork, Weights
 from service.app import create_app
 from service.settings import Settings
 from training.recipes import Recipe, digits_hypergan

@@ -12,10 +12,11 @@ from models.checkpoint import MethodConfig
 from models.deep_ensemble import DeepEnsembleConfig
 from models.detection import fit_member_temperature
 from models.hyperdraw import HyperDraw, HyperDrawConfig
+from models.layers import Linear
 from models.mc_dropout import MCDropout, MCDropoutConfig
 from models.mnf import MNF, FlowStep, LayerPosterior, MNFConfig
 from models.prediction import evaluate_members
-from models.target import Linear, TargetNetwork
+from models.target import TargetNetwork
 from tests.conftest import SMALL_TARGET
 from training.augmentation import Augmentation
 from training.datasets import Dataset, load_dataset

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.gauge import GaugeStep, fix_gauge
-from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork, Weights
+from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
+from models.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.recipes import mnist_deutsch, toy_cubic
 

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from models.hypergan import CodeDiscriminator, HyperGAN, HyperGANConfig
+from models.hypergan import CodeDiscriminator, HyperGAN, HyperGANConfig, _apply_head
 from models.uncertainty import entropy
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 from training.recipes import mnist_hypergan
@@ -85,3 +86,11 @@ def test_discriminator_sees_codes_jointly() -> None:
     (gradient,) = torch.autograd.grad(logits[2], codes)
     assert gradient[2].all()
     assert not gradient[[0, 1, 3, 4]].any()
+
+
+def test_a_head_in_blocks_is_the_head() -> None:
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(5, 2500), torch.randn(3, 5)
+    torch.testing.assert_close(_apply_head(head, hidden), head(hidden))
+    with torch.inference_mode():
+        torch.testing.assert_close(_apply_head(head, hidden), head(hidden))

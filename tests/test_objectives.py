@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.hypergan import CodeDiscriminator
-from models.target import Linear, TargetNetwork
+from models.layers import Linear
+from models.target import TargetNetwork
 from models.task import Classification, Regression
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.objectives import (

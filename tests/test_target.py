@@ -1,12 +1,15 @@
 from collections import OrderedDict
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.target import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, TargetNetwork, Weights
+from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
+from models.target import NUMBERS_IN_CACHE, TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.recipes import RECIPES, mnist_hypergan
 
@@ -17,8 +20,15 @@ TARGETS = {
         (Convolution(5, 4, 1), MaxPooling(3), Activation(0.0), Flatten(), Linear(7), Activation(), Linear(3)),
     ),
     "one layer twice": TargetNetwork((2, 9, 9), (*(Convolution(2, 3),) * 2, Flatten(), Linear(4))),
+    "vectors": TargetNetwork((4,), (Linear(6), Activation(), Linear(3))),
     "paper": mnist_hypergan().target,
 }
+
+
+@pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.target.count_threads", lambda: request.param)
+    monkeypatch.setattr("models.target.PRODUCTS_WORTH_A_THREAD", 0)
 
 
 def draw_small_weights(target: TargetNetwork, size: int) -> Weights:
@@ -38,6 +48,7 @@ def reference(target: TargetNetwork, weights: Weights, images: Tensor, distinct:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 70])
+@pytest.mark.usefixtures("threads")
 def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, batch: int) -> None:
     weights = draw_small_weights(target, 4)
     generator = torch.Generator().manual_seed(1)
@@ -50,11 +61,15 @@ def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("of", ["weights", "images", "both"])
-def test_gradients_equal_those_of_the_plain_module(target: TargetNetwork, of: str) -> None:
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.usefixtures("threads")
+def test_gradients_equal_those_of_the_plain_module(target: TargetNetwork, of: str, distinct: bool, batch: int) -> None:
     values, gradients = [], []
-    for forward in (target.forward, lambda w, x: reference(target, w, x, True)):
-        images = torch.randn(3, 5, *target.input_shape, generator=torch.Generator().manual_seed(1))
-        weights = draw_small_weights(target, 3)
+    for forward in (target.forward, lambda w, x: reference(target, w, x, distinct)):
+        shape = (4, batch, *target.input_shape) if distinct else (batch, *target.input_shape)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        weights = draw_small_weights(target, 4)
         wanted = [*(weights.values() if of != "images" else []), *([images] if of != "weights" else [])]
         for tensor in wanted:
             tensor.requires_grad_()
@@ -85,13 +100,29 @@ def test_source_builds_the_module() -> None:
     assert repr(built) == repr(TARGETS["odd pooling"].module())
 
 
-def test_memory_of_activations_does_not_grow_with_networks_or_images() -> None:
+class LargestTensor(TorchDispatchMode):
+    """Watches how many numbers the largest tensor has that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.numbers = max(self.numbers, result.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.mark.parametrize("batch", [1, 4, 300])
+def test_memory_of_activations_does_not_grow(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.target.count_threads", lambda: 1)
     target = TARGETS["paper"]
-    sizes = []
-    for layer_input in (1, 1000):
-        block = torch.zeros(layer_input, *target.input_shape).split(target._inputs_per_block, dim=-4)
-        sizes.append(max(len(part) for part in block))
-    assert sizes == [1, 32]
+    generator = torch.Generator().manual_seed(0)
+    weights = {n: t.repeat(60, *[1] * (t.dim() - 1)) for n, t in draw_weights(target, generator, 1).items()}
+    images = torch.zeros(batch, *target.input_shape)
+    given = max(tensor.numel() for tensor in (images, *weights.values()))
+    with torch.inference_mode(), LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        target.forward(weights, images)
+    assert largest.numbers <= max(NUMBERS_IN_CACHE, given)
 
 
 @pytest.mark.parametrize(

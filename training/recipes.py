@@ -12,10 +12,11 @@ from models.deep_ensemble import DeepEnsembleConfig
 from models.deutsch import DeutschConfig
 from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
+from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
 from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
 from models.mnf import MNFConfig
-from models.target import Activation, Convolution, Flatten, Linear, MaxPooling, TargetNetwork
+from models.target import TargetNetwork
 from training.augmentation import Augmentation
 from training.hardening import Hardening
 from training.objectives import Diversity, Measure
