@@ -4,7 +4,7 @@ Shapes: S sampled networks, J of them that also see noisy inputs, B inputs, K ou
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from models.input import ImageSpec, InputSpec
 from models.noise import uniform
 from models.sampler import WeightSampler
-from models.target import Weights
+from models.target import TargetNetwork, Weights
 from models.task import Classification, Task
 from models.uncertainty import RegressionUncertainty, Uncertainty, normalize_logits
 
@@ -49,6 +49,10 @@ class Outputs:
     def prefix(self, size: int) -> "Outputs":
         """Those of the first networks alone."""
         return Outputs(self.plain[:size], None if self.jittered is None else self.jittered[:size])
+
+    def of_inputs(self, chosen: slice) -> "Outputs":
+        """Those for some inputs alone."""
+        return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen])
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,23 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
     return Prediction(task.predict(outputs.plain), uncertainty, fragility)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Some members of a seed, and what they see."""
+
+    seed: int
+    members: range
+    weights: Weights
+    """On the sampler's device."""
+    noise: Tensor | None
+    """Of the first of them, where these also see noisy inputs: [J, 1, C, H, W], in units of the pixels' range."""
+
+    def prefix(self, size: int) -> "Draw":
+        """The first of them alone."""
+        weights = {name: tensor[:size] for name, tensor in self.weights.items()}
+        return Draw(self.seed, self.members[:size], weights, None if self.noise is None else self.noise[:size])
+
+
 def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, size: int) -> Outputs:
     """Outputs of members 0 … size−1 of a seed, all that `interpret` needs.
 
@@ -103,10 +124,8 @@ def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor
         seed: of the draw.
         size: S.
     """
-    jittered = None
-    if isinstance(spec, ImageSpec) and isinstance(task, Classification):
-        jittered = _evaluate_on_noise(sampler, spec, inputs, seed, min(size, JITTERED_NETWORKS))
-    return Outputs(evaluate_members(sampler, spec.normalize(inputs), seed, size), jittered)
+    draws = (draw(sampler, spec, task, seed, members) for members in split_members(sampler.target, size))
+    return join_outputs([evaluate_draw(networks, sampler.target, spec, inputs) for networks in draws], dim=0)
 
 
 @torch.inference_mode()
@@ -124,31 +143,52 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
     Returns:
         float32 [S, B, K], on the CPU.
     """
-    inputs = inputs.to(sampler.device)
-    return torch.cat([sampler.target.forward(w, inputs).cpu() for _, w in _draw_blocks(sampler, seed, size)])
+    target, inputs = sampler.target, inputs.to(sampler.device)
+    blocks = split_members(target, size)
+    return torch.cat([target.forward(sampler.sample(seed, block), inputs).cpu() for block in blocks])
+
+
+def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members: range) -> Draw:
+    """Draws some members of a seed, to be asked with `evaluate_draw`; arguments otherwise as for `evaluate`."""
+    noise, noisy = None, members[: max(0, JITTERED_NETWORKS - members.start)]
+    if noisy and isinstance(spec, ImageSpec) and isinstance(task, Classification):
+        noise = draw_noise(spec, seed, noisy)
+    return Draw(seed, members, sampler.sample(seed, members), noise)
+
+
+@torch.inference_mode()
+def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Tensor) -> Outputs:
+    """Outputs of the networks of a draw for inputs [B, …], as the spec takes them."""
+    device = next(iter(draw.weights.values())).device
+    plain = target.forward(draw.weights, spec.normalize(inputs).to(device)).cpu()
+    if draw.noise is None:
+        return Outputs(plain, None)
+    assert isinstance(spec, ImageSpec)
+    weights = {name: tensor[: len(draw.noise)] for name, tensor in draw.weights.items()}
+    blocks = [
+        target.forward(weights, spec.normalize(spec.add_noise(block, draw.noise)).to(device)).cpu()
+        for block in inputs.split(IMAGES_PER_BLOCK)
+    ]
+    return Outputs(plain, torch.cat(blocks, dim=1))
+
+
+def join_outputs(parts: Sequence[Outputs], dim: Literal[0, 1]) -> Outputs:
+    """Outputs of successive members for the same inputs, dim 0, or of the same members for successive inputs, 1."""
+    jittered = [part.jittered for part in parts if part.jittered is not None]
+    return Outputs(torch.cat([part.plain for part in parts], dim), torch.cat(jittered, dim) if jittered else None)
+
+
+def split_members(target: TargetNetwork, size: int) -> list[range]:
+    """Members 0 … size−1 in blocks whose weights, 16 MB, may be in memory at a time."""
+    length = count_networks_per_block(target)
+    return [range(start, min(start + length, size)) for start in range(0, size, length)]
+
+
+def count_networks_per_block(target: TargetNetwork) -> int:
+    """Networks whose weights may be in memory at a time: 16 MB, or one network."""
+    return max(1, 4_000_000 // target.num_weights)
 
 
 def draw_noise(spec: ImageSpec, seed: int, members: Sequence[int]) -> Tensor:
     """The noise that belongs to some members of a seed, in units of the pixels' range: [S, 1, C, H, W]."""
     return JITTER * uniform(seed, members, math.prod(spec.shape), JITTER_STREAM).view(-1, 1, *spec.shape)
-
-
-@torch.inference_mode()
-def _evaluate_on_noise(sampler: WeightSampler, spec: ImageSpec, images: Tensor, seed: int, size: int) -> Tensor:
-    """As `evaluate_members`, of images to which noise is added: a member's own, the same for all of them."""
-    outputs = []
-    for members, weights in _draw_blocks(sampler, seed, size):
-        noise = draw_noise(spec, seed, members)
-        blocks = [
-            sampler.target.forward(weights, spec.normalize(spec.add_noise(block, noise)).to(sampler.device)).cpu()
-            for block in images.split(IMAGES_PER_BLOCK)
-        ]
-        outputs.append(torch.cat(blocks, dim=1))
-    return torch.cat(outputs)
-
-
-def _draw_blocks(sampler: WeightSampler, seed: int, size: int) -> Iterator[tuple[range, Weights]]:
-    networks_per_block = max(1, 4_000_000 // sampler.target.num_weights)  # 16 MB of weights
-    for start in range(0, size, networks_per_block):
-        members = range(start, min(start + networks_per_block, size))
-        yield members, sampler.sample(seed, members)

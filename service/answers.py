@@ -9,6 +9,7 @@ from models.detection import Calibration
 from models.prediction import Prediction
 from models.task import Classification, Regression
 from models.uncertainty import RegressionUncertainty, Uncertainty
+from service.batches import Answer
 from service.catalog import Catalog
 from service.schemas import (
     EnsembleIdentity,
@@ -63,19 +64,18 @@ def describe_model(checkpoint: Checkpoint) -> ModelDescription:
     )
 
 
-def answer_prediction(
-    checkpoint: Checkpoint, prediction: Prediction, seed: int, parameters: PredictParameters
-) -> PredictAnswer:
-    """The answer to a request, from what the engine found; `seed` is the one that was used.
+def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
+    """The answer to a request, from the engine's.
 
     Raises:
         ValueError: if a rate or coverage is asked for that was not calibrated.
     """
+    prediction = answer.prediction
     size, inputs, _ = prediction.members.shape
     calibration, task = checkpoint.calibration, checkpoint.config.task
     judged = _raise_flags(calibration, prediction, parameters.false_alarm_rate) if calibration else {}
     flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(inputs)]
-    ensemble = EnsembleIdentity(size=size, seed=seed)
+    ensemble = EnsembleIdentity(size=size, seed=answer.seed)
     if isinstance(task, Regression):
         numbers = _answer_numbers(task, prediction, flags, parameters.members)
         return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=numbers)

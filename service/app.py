@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from models.uncertainty import NotFiniteError
 from service.answers import answer_prediction, describe_model, list_models
 from service.catalog import Catalog, load_catalog
 from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
+from service.ensembles import Freshness, choose_seed
 from service.errors import ErrorResponse, ServiceError, add_error_handlers
 from service.schemas import (
     HealthAnswer,
@@ -40,9 +40,6 @@ from service.weights import WeightsFile, parse_range
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
-
-DRAWN_SEED_BITS = 53
-"""Seeds that the service draws survive clients that keep numbers as doubles, as JavaScript does."""
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -67,7 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: if the device or the checkpoints cannot be had.
     """
-    engine = Engine(choose_device(settings.device))
+    freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
+    engine = Engine(choose_device(settings.device), freshness)
 
     @asynccontextmanager
     async def close_engine(app: FastAPI) -> AsyncIterator[None]:
@@ -204,18 +202,16 @@ async def predict(
         inputs = await to_thread.run_sync(_decode_images, encoded, spec, settings)
     else:
         inputs = await read_vectors(request, settings, spec)
-    seed = _choose_seed(parameters.seed)
     try:
-        prediction = await asyncio.wrap_future(engine.predict(checkpoint, inputs, seed, ensemble_size))
+        answer = await asyncio.wrap_future(engine.predict(checkpoint, inputs, parameters.seed, ensemble_size))
     except NotFiniteError as error:
         hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
         raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error
 
-    def encode_answer() -> str:
-        answer = answer_prediction(checkpoint, prediction, seed, parameters)
-        return answer.model_dump_json(exclude_none=True)
+    def encode() -> str:
+        return answer_prediction(checkpoint, answer, parameters).model_dump_json(exclude_none=True)
 
-    return Response(await to_thread.run_sync(encode_answer), media_type="application/json")
+    return Response(await to_thread.run_sync(encode), media_type="application/json")
 
 
 @router.get(
@@ -246,7 +242,7 @@ async def get_weights(
         raise ServiceError(404, "unknown_version", f"Version {parameters.version} is not served.", hint)
     file = WeightsFile(
         checkpoint=checkpoint,
-        seed=_choose_seed(parameters.seed),
+        seed=choose_seed() if parameters.seed is None else parameters.seed,
         members=range(parameters.member, parameters.member + count),
         stacked=parameters.count is not None,
         dtype=parameters.dtype,
@@ -319,10 +315,6 @@ def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) ->
         rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
         hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
         raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error
-
-
-def _choose_seed(seed: int | None) -> int:
-    return secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed
 
 
 def _decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings) -> Tensor:

@@ -1,45 +1,108 @@
-"""The engine: owns the device and runs one job at a time on it. It knows nothing of HTTP.
+"""The engine: owns the device and decides what it does next. It knows nothing of HTTP.
+
+It conserves work: a free device never waits, and requests that arrive while it is busy form the next batch. What takes
+long is done in steps of about a tenth of a second, which take turns with what is short.
 
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.prediction import Prediction, evaluate, interpret
 from models.target import Weights
+from service.batches import Answer, Batch, Request
+from service.ensembles import Ensemble, Ensembles, Freshness
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_ENSEMBLE_SIZE = 100
 
+STEP_SECONDS = 0.1
+"""That a step may take; so long, about, a request waits before its first step if nobody else waits."""
+
+INITIAL_COST = 3_200
+"""Inputs × networks of a step, as long as nothing is known of a model's pace."""
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Call(Generic[Result]):
+    """A function to be called where the device may be used."""
+
+    function: Callable[[], Result]
+    future: Future[Result] = field(default_factory=Future)
+
+    def run(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(self.function())
+            except Exception as error:
+                self.future.set_exception(error)
+
+
+Job = TypeVar("Job", Call[Any], Request)
+
 
 class Engine:
-    """Runs loading, sampling and evaluation on one device, in the order in which they are submitted.
+    """Runs loading, sampling and evaluation on one device.
 
     All of it happens in one thread. OpenMP keeps a pool of workers for each thread that computes, and with more
     workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, freshness: Freshness | None = None) -> None:
         self.device = device
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._ensembles = Ensembles(freshness or Freshness())
+        self._paces: dict[str, float] = {}
+        """Seconds for an input and a network, by the checkpoint's version."""
+        self._changed = threading.Condition()
+        self._calls: deque[Call[Any]] = deque()
+        self._waiting: deque[Request] = deque()
+        self._begun: deque[Batch] = deque()
+        self._turns = deque([self._take_call, self._take_waiting, self._take_begun])
+        self._lacking = False
+        """Whether networks may be drawn ahead."""
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
 
-    def predict(self, checkpoint: Checkpoint, inputs: Tensor, seed: int, ensemble_size: int) -> Future[Prediction]:
-        """What members 0 … ensemble_size−1 of a seed say of inputs [B, …], as the checkpoint's input takes them.
+    def predict(self, checkpoint: Checkpoint, inputs: Tensor, seed: int | None, ensemble_size: int) -> Future[Answer]:
+        """What members 0 … ensemble_size−1 say of inputs [B, …], as the checkpoint's input takes them.
 
-        An input's answer does not depend on the inputs beside it (to rounding).
+        An input's answer does not depend on what else runs (to rounding). To cancel the future ends the work.
+
+        Args:
+            checkpoint: from this engine's `load`.
+            inputs: on the CPU.
+            seed: of the members; if None, that of an ensemble as fresh as the engine's policy has it.
+            ensemble_size: S.
         """
-        return self._worker.submit(_predict, checkpoint, inputs, seed, ensemble_size)
+        request = Request(checkpoint, inputs, seed, ensemble_size)
+        self._submit(self._waiting, request)
+        return request.future
 
     def sample(
         self, checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]
     ) -> Future[Weights]:
         """The named parameters of some members of a seed, on the CPU."""
-        return self._worker.submit(_sample, checkpoint, seed, members, names)
+
+        def draw() -> Weights:
+            weights = checkpoint.sampler.sample(seed, members, names)
+            return {name: tensor.cpu() for name, tensor in weights.items()}
+
+        return self._call(draw)
 
     def load(self, directory: Path) -> Checkpoint:
         """A checkpoint from its directory, on this device.
@@ -47,7 +110,7 @@ class Engine:
         Raises:
             CheckpointError: as `load_checkpoint` does.
         """
-        return self._worker.submit(load_checkpoint, directory, self.device).result()
+        return self._call(lambda: load_checkpoint(directory, self.device)).result()
 
     def warm_up(self, checkpoint: Checkpoint) -> None:
         """A real forward pass, so that the first request finds everything in place.
@@ -59,18 +122,118 @@ class Engine:
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
         size = checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE)
         self.predict(checkpoint, inputs, seed=0, ensemble_size=size).result()
+        self._call(lambda: self._expect(checkpoint)).result()
 
     def close(self) -> None:
-        """Drops the jobs that have not begun and waits for the one that has."""
-        self._worker.shutdown(cancel_futures=True)
+        """Cancels what is not done, and waits for the step that is being done."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
 
+    def _call(self, function: Callable[[], Result]) -> Future[Result]:
+        call = Call(function)
+        self._submit(self._calls, call)
+        return call.future
 
-def _predict(checkpoint: Checkpoint, inputs: Tensor, seed: int, ensemble_size: int) -> Prediction:
-    config = checkpoint.config
-    outputs = evaluate(checkpoint.sampler, config.input, config.task, inputs, seed, ensemble_size)
-    return interpret(config.task, outputs)
+    def _submit(self, queue: deque[Job], job: Job) -> None:
+        with self._changed:
+            if self._closing:
+                job.future.cancel()
+            else:
+                queue.append(job)
+                self._changed.notify()
 
+    def _work(self) -> None:
+        while (step := self._choose()) is not None:
+            step()
+        for call in self._calls:
+            call.future.cancel()
+        for request in self._waiting:
+            request.future.cancel()
+        for batch in self._begun:
+            batch.cancel()
 
-def _sample(checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]) -> Weights:
-    weights = checkpoint.sampler.sample(seed, members, names)
-    return {name: tensor.cpu() for name, tensor in weights.items()}
+    def _choose(self) -> Callable[[], None] | None:
+        """What to do next: calls, batches to begin and batches that have begun take turns; None to end."""
+        with self._changed:
+            while not self._closing:
+                for _ in range(len(self._turns)):
+                    self._turns.rotate(-1)
+                    if (step := self._turns[0]()) is not None:
+                        return step
+                if self._lacking:
+                    return self._draw_ahead
+                self._changed.wait()
+        return None
+
+    def _take_call(self) -> Callable[[], None] | None:
+        return self._calls.popleft().run if self._calls else None
+
+    def _take_begun(self) -> Callable[[], None] | None:
+        if not self._begun:
+            return None
+        batch = self._begun.popleft()
+        return lambda: self._advance(batch)
+
+    def _take_waiting(self) -> Callable[[], None] | None:
+        """The request that has waited longest, with others that its networks can answer and that fit into a step."""
+        if not self._waiting:
+            return None
+        first = self._waiting.popleft()
+        requests, cost = [first], first.cost
+        most_cost = self._limit_cost(first.checkpoint)
+        if first.seed is not None or self._ensembles.freshness.policy != "request":
+            for request in list(self._waiting):
+                same = (request.checkpoint.version, request.seed) == (first.checkpoint.version, first.seed)
+                if same and cost + request.cost <= most_cost:
+                    self._waiting.remove(request)
+                    requests.append(request)
+                    cost += request.cost
+        return lambda: self._begin(requests)
+
+    def _begin(self, requests: list[Request]) -> None:
+        """Starts a batch of what is not cancelled by now."""
+        requests = [request for request in requests if not request.future.done()]
+        if requests:
+            checkpoint, seed = requests[0].checkpoint, requests[0].seed
+            if seed is None:
+                ensemble = self._ensembles.take(checkpoint, sum(len(request.inputs) for request in requests))
+                self._lacking = True
+            else:
+                ensemble = Ensemble(checkpoint, seed)
+            self._advance(Batch(ensemble, requests))
+
+    def _advance(self, batch: Batch) -> None:
+        """Does a step of a batch, if anybody still wants it, and puts it back if it is not the last."""
+        if batch.finished:
+            return
+        checkpoint = batch.ensemble.checkpoint
+        start = time.perf_counter()
+        try:
+            cost = batch.step(self._limit_cost(checkpoint))
+        except Exception as error:
+            logger.exception("a batch of %s failed", checkpoint.name)
+            batch.fail(error)
+            return
+        pace = (time.perf_counter() - start) / cost
+        self._paces[checkpoint.version] = 0.8 * self._paces.get(checkpoint.version, pace) + 0.2 * pace
+        if not batch.finished:
+            with self._changed:
+                self._begun.append(batch)
+
+    def _limit_cost(self, checkpoint: Checkpoint) -> int:
+        """Inputs × networks of a step of a model."""
+        pace = self._paces.get(checkpoint.version)
+        return INITIAL_COST if pace is None else max(1, int(STEP_SECONDS / pace))
+
+    def _expect(self, checkpoint: Checkpoint) -> None:
+        self._ensembles.expect(checkpoint)
+        self._lacking = True
+
+    def _draw_ahead(self) -> None:
+        try:
+            self._lacking = self._ensembles.draw_ahead()
+        except Exception:
+            logger.exception("networks could not be drawn ahead")
+            self._lacking = False

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.ensembles import Policy
+
 
 class Settings(BaseSettings):
     """Serve samplers of neural networks over HTTP.
@@ -39,4 +41,15 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(gt=0, description="Largest request body.")] = 32 * 2**20
     max_inputs: Annotated[int, Field(gt=0, description="Most images, or vectors, in a request.")] = 256
     max_image_pixels: Annotated[int, Field(gt=0, description="Most pixels of an image, by its header.")] = 16_000_000
+    freshness: Annotated[
+        Policy,
+        Field(
+            description="Whether networks are drawn for each request without a seed, for those that run together in a "
+            "batch, or for all of an interval; the answer names its seed in any case."
+        ),
+    ] = "batch"
+    freshness_seconds: Annotated[float, Field(gt=0, description="Length of an interval.")] = 60.0
+    freshness_predictions: Annotated[
+        int, Field(gt=0, description="Images, or vectors, after which an interval ends early.")
+    ] = 10_000
     max_ensemble_size: Annotated[int, Field(gt=0, description="Most networks in an ensemble or a download.")] = 1000

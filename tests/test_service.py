@@ -23,6 +23,7 @@ from models.noise import SEED_LIMIT
 from models.prediction import evaluate, interpret
 from service.app import create_app
 from service.catalog import ConfigurationError
+from service.ensembles import Policy
 from service.settings import Settings
 from tests.conftest import SMALL_TARGET, serve
 from tests.pictures import draw_image, encode, forge_png
@@ -63,6 +64,15 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     assert model["metrics"]["single"]["accuracy_mean"] > 0.9
     assert model["calibration"]["n"] == 200
     assert model["sampler"] == {"fresh_draws": True, "num_networks": None}
+
+
+@pytest.mark.parametrize(("policy", "same"), [("request", False), ("batch", False), ("interval", True)])
+def test_freshness_is_as_set(checkpoints: Path, policy: Policy, same: bool) -> None:
+    app = create_app(Settings(checkpoints=checkpoints, freshness=policy))
+    with serve(app) as address, httpx.Client(base_url=address) as client:
+        first, second = (post_parts(client, PICTURES, ensemble_size=5).json()["ensemble"]["seed"] for _ in range(2))
+        assert (first == second) == same
+        assert post_parts(client, PICTURES, seed=7).json()["ensemble"]["seed"] == 7
 
 
 def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Checkpoint) -> None:

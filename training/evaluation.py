@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, dump_json, write_file
 from models.detection import SIZES, Calibration, Flag
-from models.prediction import Outputs, Prediction, ScoreName, evaluate, interpret
+from models.prediction import Outputs, Prediction, ScoreName, evaluate, interpret, join_outputs
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
 from models.uncertainty import RegressionUncertainty, measure_uncertainty
@@ -335,8 +335,7 @@ def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int])
         evaluate_split(checkpoint, part, seed)
         for part, seed in zip(inputs.tensor_split(len(seeds)), seeds, strict=True)
     ]
-    jittered = [part.jittered for part in parts if part.jittered is not None]
-    return Outputs(torch.cat([part.plain for part in parts], dim=1), torch.cat(jittered, dim=1) if jittered else None)
+    return join_outputs(parts, dim=1)
 
 
 def _measure_classification(

@@ -1,0 +1,127 @@
+"""Requests that are evaluated together, because the same networks answer them.
+
+Shapes: S sampled networks, B inputs, K outputs.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.prediction import Draw, Outputs, Prediction, evaluate_draw, interpret, join_outputs
+from models.uncertainty import NotFiniteError
+from service.ensembles import Ensemble
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an ensemble says, and the seed that brings it back."""
+
+    seed: int
+    prediction: Prediction
+
+
+@dataclass(eq=False)
+class Request:
+    """For what members 0 … size−1 of a seed, or of a fresh one, say of inputs."""
+
+    checkpoint: Checkpoint
+    inputs: Tensor
+    """[B, …], as the checkpoint's input takes them."""
+    seed: int | None
+    size: int
+    """S."""
+    future: Future[Answer] = field(default_factory=Future)
+    outputs: list[Outputs] = field(default_factory=list)
+    """Of the first members, so far."""
+
+    @property
+    def cost(self) -> int:
+        """Inputs × networks."""
+        return len(self.inputs) * self.size
+
+
+class Batch:
+    """Requests that one ensemble answers. What it says of an input does not depend on the others, to rounding."""
+
+    def __init__(self, ensemble: Ensemble, requests: Sequence[Request]) -> None:
+        self.ensemble = ensemble
+        self._requests = list(requests)
+        self._networks: Draw | None = None
+        self._start = 0
+        """The first member that has not been asked."""
+        self._rest: deque[Tensor] = deque()
+        """Inputs that the networks have not seen."""
+        self._parts: list[Outputs] = []
+        """What they said of the others."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all requests are answered, or cancelled."""
+        return all(request.future.done() for request in self._requests)
+
+    def step(self, most_cost: int) -> int:
+        """Asks some networks about some inputs, and answers the requests that need no more.
+
+        Args:
+            most_cost: inputs × networks, if it is to be no single network or input.
+
+        Returns:
+            the cost.
+        """
+        if self._networks is None:
+            self._begin(most_cost)
+        networks, config = self._networks, self.ensemble.checkpoint.config
+        assert networks is not None
+        part = self._rest.popleft()
+        self._parts.append(evaluate_draw(networks, config.target, config.input, part))
+        if not self._rest:
+            self._deliver(networks)
+        return len(part) * len(networks.members)
+
+    def fail(self, error: Exception) -> None:
+        """Answers what is still open with an error."""
+        for request in self._requests:
+            _answer(request, error)
+
+    def cancel(self) -> None:
+        """Answers nothing further."""
+        for request in self._requests:
+            request.future.cancel()
+
+    def _begin(self, most_cost: int) -> None:
+        """Turns to the next networks, for the requests that are open yet."""
+        self._requests = [request for request in self._requests if not request.future.done()]
+        self._networks = self.ensemble.draw(self._start, max(request.size for request in self._requests))
+        inputs = torch.cat([request.inputs for request in self._requests])
+        self._rest.extend(inputs.split(max(1, most_cost // len(self._networks.members))))
+
+    def _deliver(self, networks: Draw) -> None:
+        """Gives each request what some networks said of its inputs, and its answer if it needs no more."""
+        outputs = join_outputs(self._parts, dim=1)
+        position, start, stop = 0, networks.members.start, networks.members.stop
+        for request in self._requests:
+            own = slice(position, position + len(request.inputs))
+            position = own.stop
+            request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
+            if request.size <= stop:
+                try:
+                    prediction = interpret(self.ensemble.checkpoint.config.task, join_outputs(request.outputs, dim=0))
+                    _answer(request, Answer(self.ensemble.seed, prediction))
+                except NotFiniteError as error:
+                    _answer(request, error)
+        self._networks, self._start, self._parts = None, stop, []
+
+
+def _answer(request: Request, answer: Answer | Exception) -> None:
+    """Unless it was answered, or its client has cancelled it, be it in this very moment."""
+    if request.future.done() or not request.future.set_running_or_notify_cancel():
+        return
+    if isinstance(answer, Exception):
+        request.future.set_exception(answer)
+    else:
+        request.future.set_result(answer)

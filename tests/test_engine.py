@@ -1,0 +1,216 @@
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+import service.batches
+from models.checkpoint import Checkpoint, CheckpointConfig, Training
+from models.input import VectorSpec
+from models.layers import Activation, Linear
+from models.mlp import MLPConfig
+from models.prediction import Draw, Outputs, evaluate, evaluate_draw, interpret
+from models.target import TargetNetwork
+from models.task import Classification
+from models.uncertainty import NotFiniteError, Uncertainty
+from service.batches import Answer
+from service.engine import Engine
+from service.ensembles import AHEAD, Ensembles, Freshness
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(torch.device("cpu"))
+    yield engine
+    engine.close()
+
+
+@contextmanager
+def hold(engine: Engine) -> Iterator[None]:
+    """Keeps the device busy."""
+    busy, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        busy.set()
+        release.wait()
+
+    engine._call(wait)
+    busy.wait()
+    try:
+        yield
+    finally:
+        release.set()
+
+
+def draw_images(checkpoint: Checkpoint, count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, *checkpoint.config.input.shape), generator=generator, dtype=torch.uint8)
+
+
+def check(answer: Answer, checkpoint: Checkpoint, images: Tensor, size: int) -> None:
+    """Whether an answer is what its seed's networks say, asked alone."""
+    config = checkpoint.config
+    alone = evaluate(checkpoint.sampler, config.input, config.task, images, answer.seed, size)
+    expected = interpret(config.task, alone)
+    torch.testing.assert_close(answer.prediction.members, expected.members, rtol=1e-4, atol=1e-6)
+    assert answer.prediction.fragility is not None
+    assert expected.fragility is not None
+    torch.testing.assert_close(answer.prediction.fragility, expected.fragility, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of inputs that networks were asked about, step by step."""
+    counts: list[int] = []
+
+    def count(draw: Draw, target: TargetNetwork, spec: VectorSpec, inputs: Tensor) -> Outputs:
+        counts.append(len(inputs))
+        return evaluate_draw(draw, target, spec, inputs)
+
+    monkeypatch.setattr(service.batches, "evaluate_draw", count)
+    return counts
+
+
+def test_a_seed_gives_its_answer_whatever_else_runs(engine: Engine, checkpoint: Checkpoint) -> None:
+    requests: list[tuple[Tensor, int | None, int, Future[Answer]]] = []
+    with hold(engine):
+        for i in range(24):
+            images, seed, size = draw_images(checkpoint, 1 + i % 5, i), (None, 7, 8)[i % 3], (1, 30, 100, 150)[i % 4]
+            requests.append((images, seed, size, engine.predict(checkpoint, images, seed, size)))
+    for images, seed, size, future in requests:
+        answer = future.result(60)
+        assert seed in (None, answer.seed)
+        assert answer.prediction.members.shape[:2] == (size, len(images))
+        check(answer, checkpoint, images, size)
+
+
+def test_requests_that_arrive_while_the_device_is_busy_form_a_batch(
+    engine: Engine, checkpoint: Checkpoint, asked: list[int]
+) -> None:
+    images = draw_images(checkpoint, 2)
+    with hold(engine):
+        first = [engine.predict(checkpoint, images, None, 20) for _ in range(5)]
+    (seed,) = {future.result(60).seed for future in first}
+    assert asked == [10]
+    assert engine.predict(checkpoint, images, None, 20).result(60).seed != seed
+
+
+def test_requests_with_one_seed_share_its_networks(engine: Engine, checkpoint: Checkpoint, asked: list[int]) -> None:
+    images = draw_images(checkpoint, 2)
+    with hold(engine):
+        futures = [engine.predict(checkpoint, images, seed, 20) for seed in (1, 2, 1)]
+    assert [future.result(60).seed for future in futures] == [1, 2, 1]
+    assert asked == [4, 2]
+
+
+def test_fresh_networks_for_each_request(checkpoint: Checkpoint) -> None:
+    engine = Engine(torch.device("cpu"), Freshness("request"))
+    images = draw_images(checkpoint, 1)
+    with hold(engine):
+        futures = [engine.predict(checkpoint, images, None, 5) for _ in range(4)]
+    assert len({future.result(60).seed for future in futures}) == 4
+    engine.close()
+
+
+def test_networks_of_an_interval_end_with_time_or_predictions(checkpoint: Checkpoint) -> None:
+    now = 0.0
+    ensembles = Ensembles(Freshness("interval", seconds=10, predictions=100), clock=lambda: now)
+    first = ensembles.take(checkpoint, 1)
+    assert ensembles.take(checkpoint, 50) is first
+    now = 9.9
+    assert ensembles.take(checkpoint, 49) is first  # which makes a hundred
+    second = ensembles.take(checkpoint, 1)
+    assert second.seed != first.seed
+    now = 19.8
+    assert ensembles.take(checkpoint, 1) is second
+    now = 20.0
+    assert ensembles.take(checkpoint, 1) is not second
+
+
+def test_networks_are_drawn_ahead_once_each(checkpoint: Checkpoint) -> None:
+    ensembles = Ensembles(Freshness())
+    assert not ensembles.draw_ahead()
+    ensembles.expect(checkpoint)
+    while ensembles.draw_ahead():
+        pass
+    ensemble = ensembles.take(checkpoint, 1)
+    assert ensemble.count == AHEAD
+    assert ensembles.take(checkpoint, 1).seed != ensemble.seed
+    start = 0
+    while start < 150:  # some of them are not kept
+        networks = ensemble.draw(start, 150)
+        alone = checkpoint.sampler.sample(ensemble.seed, networks.members)
+        for name, tensor in networks.weights.items():
+            torch.testing.assert_close(tensor, alone[name], rtol=1e-5, atol=1e-6)
+        start = networks.members.stop
+    assert start == 150
+    ensembles.forget(checkpoint)
+    assert not ensembles.draw_ahead()
+
+
+def test_a_small_request_need_not_wait_for_a_large_one(engine: Engine, checkpoint: Checkpoint) -> None:
+    order: list[str] = []
+    with hold(engine):
+        large = engine.predict(checkpoint, draw_images(checkpoint, 256), 1, 1000)
+        small = engine.predict(checkpoint, draw_images(checkpoint, 1), 2, 10)
+        for name, future in (("large", large), ("small", small)):
+            future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+    check(large.result(120), checkpoint, draw_images(checkpoint, 256), 1000)
+    assert order == ["small", "large"]
+
+
+def test_a_cancelled_request_costs_nothing_further(engine: Engine, checkpoint: Checkpoint, asked: list[int]) -> None:
+    with hold(engine):
+        futures = [engine.predict(checkpoint, draw_images(checkpoint, n), None, 10) for n in (1, 2, 4)]
+        assert futures[1].cancel()
+    assert futures[2].result(60).prediction.members.shape[1] == 4
+    assert asked == [5]
+    large = engine.predict(checkpoint, draw_images(checkpoint, 256), 1, 100_000)
+    while len(asked) < 3:
+        assert not large.done()
+    assert large.cancel()
+    engine.sample(checkpoint, 1, [0], {"linear1.bias"}).result(60)  # a turn later
+    steps = len(asked)
+    engine.sample(checkpoint, 1, [0], {"linear1.bias"}).result(60)
+    assert len(asked) == steps
+
+
+def test_nonsense_for_one_request_is_not_the_others_fault(engine: Engine) -> None:
+    target = TargetNetwork((1,), (Linear(3), Activation(), Linear(2)))
+    spec, task = VectorSpec(("x",), (0.0,), (1.0,)), Classification(("a", "b"))
+    config = CheckpointConfig(MLPConfig(), target, spec, task, Training("test", "none", "digits", 0, 0, 0))
+    sampler = MLPConfig().build(target).eval().requires_grad_(False)
+    checkpoint = Checkpoint("numbers", "1", config, sampler, None, None)
+    with hold(engine):
+        futures = [engine.predict(checkpoint, torch.tensor([[x]]), None, 5) for x in (1.0, float("inf"), 2.0)]
+    assert isinstance(futures[0].result(60).prediction.uncertainty, Uncertainty)
+    assert futures[2].result(60).seed == futures[0].result(60).seed
+    with pytest.raises(NotFiniteError):
+        futures[1].result(60)
+
+
+def test_a_failing_batch_is_answered_and_the_engine_goes_on(engine: Engine, checkpoint: Checkpoint) -> None:
+    wrong = engine.predict(checkpoint, torch.zeros(1, 3, 99, 99, dtype=torch.uint8), None, 5)
+    with pytest.raises(RuntimeError):
+        wrong.result(60)
+    images = draw_images(checkpoint, 1)
+    check(engine.predict(checkpoint, images, None, 5).result(60), checkpoint, images, 5)
+
+
+def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:
+    engine = Engine(torch.device("cpu"))
+    with hold(engine):
+        futures: list[Future[object]] = [
+            engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5),  # type: ignore[list-item]
+            engine.sample(checkpoint, 0, [0], {"linear1.bias"}),  # type: ignore[list-item]
+        ]
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        while not engine._closing:
+            pass
+    closing.join()
+    assert all(future.cancelled() for future in futures)
+    assert engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5).cancelled()
