@@ -6,6 +6,7 @@ long is done in steps of about a tenth of a second, which take turns with what i
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
+import atexit
 import logging
 import threading
 import time
@@ -31,8 +32,11 @@ DEFAULT_ENSEMBLE_SIZE = 100
 STEP_SECONDS = 0.1
 """That a step may take; so long, about, a request waits before its first step if nobody else waits."""
 
+BATCH_COST = 10_000
+"""Inputs × networks of a batch of several requests. The larger a batch, the faster; it runs in steps anyway."""
+
 INITIAL_COST = 3_200
-"""Inputs × networks of a step, as long as nothing is known of a model's pace."""
+"""Inputs × networks of a model's first steps."""
 
 Result = TypeVar("Result")
 
@@ -65,8 +69,8 @@ class Engine:
     def __init__(self, device: torch.device, freshness: Freshness | None = None) -> None:
         self.device = device
         self._ensembles = Ensembles(freshness or Freshness())
-        self._paces: dict[str, float] = {}
-        """Seconds for an input and a network, by the checkpoint's version."""
+        self._most_costs: dict[str, int] = {}
+        """Inputs × networks of a step, by the checkpoint's version."""
         self._changed = threading.Condition()
         self._calls: deque[Call[Any]] = deque()
         self._waiting: deque[Request] = deque()
@@ -77,6 +81,7 @@ class Engine:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     def predict(self, checkpoint: Checkpoint, inputs: Tensor, seed: int | None, ensemble_size: int) -> Future[Answer]:
         """What members 0 … ensemble_size−1 say of inputs [B, …], as the checkpoint's input takes them.
@@ -130,6 +135,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _call(self, function: Callable[[], Result]) -> Future[Result]:
         call = Call(function)
@@ -177,16 +183,15 @@ class Engine:
         return lambda: self._advance(batch)
 
     def _take_waiting(self) -> Callable[[], None] | None:
-        """The request that has waited longest, with others that its networks can answer and that fit into a step."""
+        """The request that has waited longest, with others that its networks can answer, up to a batch's limit."""
         if not self._waiting:
             return None
         first = self._waiting.popleft()
         requests, cost = [first], first.cost
-        most_cost = self._limit_cost(first.checkpoint)
         if first.seed is not None or self._ensembles.freshness.policy != "request":
             for request in list(self._waiting):
                 same = (request.checkpoint.version, request.seed) == (first.checkpoint.version, first.seed)
-                if same and cost + request.cost <= most_cost:
+                if same and cost + request.cost <= BATCH_COST:
                     self._waiting.remove(request)
                     requests.append(request)
                     cost += request.cost
@@ -209,23 +214,21 @@ class Engine:
         if batch.finished:
             return
         checkpoint = batch.ensemble.checkpoint
+        most_cost = self._most_costs.get(checkpoint.version, INITIAL_COST)
         start = time.perf_counter()
         try:
-            cost = batch.step(self._limit_cost(checkpoint))
+            cost = batch.step(most_cost)
         except Exception as error:
             logger.exception("a batch of %s failed", checkpoint.name)
             batch.fail(error)
             return
-        pace = (time.perf_counter() - start) / cost
-        self._paces[checkpoint.version] = 0.8 * self._paces.get(checkpoint.version, pace) + 0.2 * pace
+        seconds = time.perf_counter() - start
+        if seconds > STEP_SECONDS or cost > most_cost / 2:  # a short step of little cost says nothing of larger ones
+            most_cost = max(1, min(int(cost * STEP_SECONDS / seconds), 2 * most_cost))
+        self._most_costs[checkpoint.version] = most_cost
         if not batch.finished:
             with self._changed:
                 self._begun.append(batch)
-
-    def _limit_cost(self, checkpoint: Checkpoint) -> int:
-        """Inputs × networks of a step of a model."""
-        pace = self._paces.get(checkpoint.version)
-        return INITIAL_COST if pace is None else max(1, int(STEP_SECONDS / pace))
 
     def _expect(self, checkpoint: Checkpoint) -> None:
         self._ensembles.expect(checkpoint)
