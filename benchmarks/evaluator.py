@@ -1,0 +1,69 @@
+"""The batched evaluator, against matrix products and against PyTorch's usual ways."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import MatrixProduct
+from benchmarks.report import Ratio
+from benchmarks.timing import measure_times
+from models.sampler import WeightSampler
+from models.target import TargetNetwork, Weights
+
+NETWORKS = (1, 10, 100, 1000)
+INPUTS = (1, 8, 32, 256)
+MOST = 100 * 256
+"""Networks × inputs of the largest case."""
+
+
+def count_operations(target: TargetNetwork) -> int:
+    """Floating-point operations of one network for one input, in its convolutions and linear layers."""
+    with FlopCounterMode(display=False) as counter:
+        target.module()(torch.zeros(1, *target.input_shape))
+    operations: int = counter.get_total_flops()
+    return operations
+
+
+def forward_vmap(target: TargetNetwork, weights: Weights, inputs: Tensor) -> Tensor:
+    """PyTorch's own module, vectorised over networks."""
+    module = target.module()
+    call = torch.func.functional_call
+    outputs: Tensor = torch.vmap(lambda own: call(module, own, (inputs,)))(weights)
+    return outputs
+
+
+def forward_loop(target: TargetNetwork, weights: Weights, inputs: Tensor) -> Tensor:
+    """PyTorch's own module, network after network."""
+    module, count = target.module(), len(next(iter(weights.values())))
+    networks = ({name: tensor[i] for name, tensor in weights.items()} for i in range(count))
+    return torch.stack([torch.func.functional_call(module, own, (inputs,)) for own in networks])
+
+
+@torch.inference_mode()
+def measure_evaluator(sampler: WeightSampler, device: torch.device) -> Iterator[Ratio]:
+    """Shares of the rate of matrix products, and how much faster than the other ways; by networks and inputs."""
+    target, product = sampler.target, MatrixProduct(device)
+    operations = count_operations(target)
+    for networks in NETWORKS:
+        weights = sampler.sample(0, range(networks))
+        for count in INPUTS:
+            if networks * count > MOST:
+                continue
+            inputs = torch.randn(count, *target.input_shape, device=device)
+            functions: dict[str, Callable[[], object]] = {
+                "ours": partial(target.forward, weights, inputs),
+                "product": product,
+            }
+            if networks == 100:
+                functions["vmap"] = partial(forward_vmap, target, weights, inputs)
+                functions["loop"] = partial(forward_loop, target, weights, inputs)
+            times = measure_times(functions, device)
+            case = f"{networks:,} networks × {count} inputs"
+            share = operations * networks * count / times["ours"] / (product.operations / times["product"])
+            yield Ratio("evaluator", case, share, "rate of matrix products", times["ours"])
+            for way in ("vmap", "loop"):
+                if way in times:
+                    yield Ratio("evaluator", case, times[way] / times["ours"], f"times as fast as {way}", times["ours"])

@@ -1,0 +1,27 @@
+"""The most memory that a request takes, each in a process of its own."""
+
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import Ratio
+from models.checkpoint import load_checkpoint
+from models.prediction import evaluate
+
+
+def measure_memory(directory: Path) -> Iterator[Ratio]:
+    """The peak of 1,000 networks over that of 100, for one input on the CPU."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        few, many = pool.starmap(_measure_peak, [(directory, 100), (directory, 1000)], chunksize=1)
+    yield Ratio("peak memory of the process", "1,000 networks × 1 input", many / few, "of that with 100 networks", 0.0)
+
+
+def _measure_peak(directory: Path, networks: int) -> int:
+    config, sampler = (checkpoint := load_checkpoint(directory)).config, checkpoint.sampler
+    inputs = torch.zeros(1, *config.input.shape, dtype=config.input.dtype)
+    evaluate(sampler, config.input, config.task, inputs, 0, networks)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

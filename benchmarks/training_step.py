@@ -1,0 +1,57 @@
+"""A step of HyperGAN's training, against the same step as its authors formulate it.
+
+They evaluate one generated network after the other, by PyTorch's convolutions and pooling. All else is the same here:
+examples, losses, generators and optimisers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from benchmarks.evaluator import forward_loop
+from benchmarks.report import Ratio
+from benchmarks.timing import measure_times
+from models.input import ImageSpec
+from models.layers import STRICT
+from models.target import TargetNetwork, Weights
+from models.task import Classification
+from training.datasets import Dataset, Examples
+from training.fitting import FittingRun
+from training.recipes import mnist_hypergan
+
+EXAMPLES = 10_000
+
+
+@dataclass(frozen=True, config=STRICT)
+class PlainTarget(TargetNetwork):
+    """A target that is evaluated network by network."""
+
+    def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
+        if inputs.dim() == len(self.input_shape) + 1:
+            return forward_loop(self, weights, inputs)
+        networks = [{name: tensor[i : i + 1] for name, tensor in weights.items()} for i in range(len(inputs))]
+        return torch.cat([forward_loop(self, own, x) for own, x in zip(networks, inputs, strict=True)])
+
+
+def measure_training(device: torch.device) -> Iterator[Ratio]:
+    """How much faster a step is than the authors' formulation."""
+    recipe, dataset = mnist_hypergan(), _make_dataset()
+    target = recipe.target
+    plain = PlainTarget(**{field.name: getattr(target, field.name) for field in fields(target)})
+    ours, theirs = (
+        FittingRun(replace(recipe, target=own), dataset, 0, recipe.steps, device) for own in (target, plain)
+    )
+    times = measure_times({"ours": ours.step, "theirs": theirs.step}, device)
+    case = f"mnist-hypergan, {recipe.networks_per_step} networks × {recipe.inputs_per_network} images"
+    yield Ratio("training step", case, times["theirs"] / times["ours"], "times as fast as one by one", times["ours"])
+
+
+def _make_dataset() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (EXAMPLES, 1, 28, 28), generator=generator).byte()
+    examples = Examples(images, torch.randint(10, (EXAMPLES,), generator=generator))
+    spec = ImageSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.5,))
+    return Dataset(spec, Classification(tuple("0123456789")), examples, examples, examples, examples)
