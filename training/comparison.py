@@ -13,9 +13,9 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
 from models.detection import apply_temperature, fit_temperature
 from models.task import Classification
-from training.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.datasets import Dataset, load_dataset, load_outliers
 from training.evaluation import Spread, evaluate_sets
-from training.evidence import Evidence, gather_evidence, load_evidence, save_evidence, trace_origin
+from training.evidence import Evidence, gather_evidence, load_evidence, name_method, save_evidence, trace_origin
 from training.figures import draw_curves
 from training.metrics import measure_accuracy, measure_auroc, measure_ece, ood_missed_at_5_id
 
@@ -94,23 +94,26 @@ def compare_directories(
         CheckpointError: if a checkpoint cannot be loaded or compared.
         DatasetError: if data is missing or damaged.
     """
-    name = load_checkpoint(directories[0]).config.training.dataset
-    dataset, outliers = load_dataset(name, data), load_outliers(name, data, folders)
-    if isinstance(dataset, Mixture):
-        raise CheckpointError(directories[0], "was fitted to a density; there are no predictions to compare")
-    evidences, versions = [], {}
-    for directory in directories:
-        checkpoint = load_checkpoint(directory, device)
-        if checkpoint.config.training.dataset != name:
-            raise CheckpointError(
-                directory, f"is for {checkpoint.config.training.dataset}, but the first one for {name}"
-            )
-        evidence = _find_evidence(directory, checkpoint, dataset, outliers, report)
-        label = f"{evidence.method}, seed {evidence.seed}"
+    checkpoints = [load_checkpoint(directory, device) for directory in directories]
+    name, versions = checkpoints[0].config.training.dataset, {}
+    for directory, checkpoint in zip(directories, checkpoints, strict=True):
+        training = checkpoint.config.training
+        if training.dataset != name:
+            raise CheckpointError(directory, f"is for {training.dataset}, but the first one for {name}")
+        if not isinstance(checkpoint.config.task, Classification):
+            raise CheckpointError(directory, "is no classifier; there are no class probabilities to compare")
+        if checkpoint.calibration is None:
+            raise CheckpointError(directory / "calibration.json", "is missing, so there is no temperature")
+        label = f"{name_method(training)}, seed {training.seed}"
         if label in versions:
             raise CheckpointError(directory, f"is {label}, like another one; each must be another method or seed")
         versions[label] = checkpoint.version
-        evidences.append(evidence)
+    dataset, outliers = load_dataset(name, data), load_outliers(name, data, folders)
+    assert isinstance(dataset, Dataset)
+    evidences = [
+        _find_evidence(directory, checkpoint, dataset, outliers, report)
+        for directory, checkpoint in zip(directories, checkpoints, strict=True)
+    ]
     report("comparing")
     comparison = compare(evidences, versions, name, dataset, list(outliers))
     out.mkdir(parents=True, exist_ok=True)
@@ -130,10 +133,6 @@ def _find_evidence(
     origin = trace_origin(checkpoint, dataset, outliers)
     evidence = load_evidence(directory)
     if evidence is None or not evidence.origin.covers(origin):
-        if not isinstance(dataset.task, Classification):
-            raise CheckpointError(directory, "is no classifier; there are no class probabilities to compare")
-        if checkpoint.calibration is None:
-            raise CheckpointError(directory / "calibration.json", "is missing, so there is no temperature")
         report(f"{directory}: evaluating")
         try:
             outputs = evaluate_sets(checkpoint, dataset, outliers)

@@ -91,7 +91,7 @@ def gather_evidence(
         }
     return Evidence(
         origin=origin,
-        method=_name_method(config.training),
+        method=name_method(config.training),
         seed=config.training.seed,
         networks=len(outputs["test"].plain),
         curves=curves,
@@ -101,7 +101,7 @@ def gather_evidence(
     )
 
 
-def _name_method(training: Training) -> str:
+def name_method(training: Training) -> str:
     """The recipe, and what was varied in it: its command but for place and seed."""
     command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
     return command.replace(f" --seed {training.seed}", "")
