@@ -54,6 +54,10 @@ class DistillationRun(TrainingRun):
             for name, module in (("generator", self.sampler.layers), ("critic", self._critic))
         }
 
+    def validate(self, networks: int = 16) -> dict[str, float]:
+        """Likewise; nothing while Langevin's dynamics runs, as the generator has not begun."""
+        return super().validate(networks) if self.steps > self.langevin_steps else {}
+
     def step(self) -> StepReport:
         """One step of Langevin dynamics, or one of the generator after several of the critic."""
         report = self._step_chain() if self.steps < self.langevin_steps else self._step_generator()

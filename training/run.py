@@ -115,7 +115,10 @@ class TrainingRun(ABC):
         return True
 
     def validate(self, networks: int = 16) -> dict[str, float]:
-        """Figures of sampled networks on the validation split, of all that there are if there are fewer."""
+        """Figures of sampled networks on the validation split, of all that there are if there are fewer.
+
+        None, if it is too early for them.
+        """
         self.sampler.eval()
         return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
 

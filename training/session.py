@@ -262,8 +262,7 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
                 progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
                 for name, value in figures.items():
                     log.add_scalar(f"train/{name}", value, run.steps)
-            if run.steps % validate_every == 0:
-                figures = run.validate()
+            if run.steps % validate_every == 0 and (figures := run.validate()):
                 described = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
                 progress.write(f"step {run.steps}: validation {described}")
                 for name, value in figures.items():
@@ -276,7 +275,9 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
 
 def _summarize(report: StepReport) -> dict[str, float]:
     figures = {name: float(value) for name, value in {**report.losses, **report.figures}.items()}
-    return figures | {"spread": measure_spread(report.weights)}
+    if len(next(iter(report.weights.values()))) > 1:
+        figures["spread"] = measure_spread(report.weights)
+    return figures
 
 
 @contextmanager
