@@ -9,20 +9,17 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from models.input import ImageSpec, InputSpec
 from models.layers import STRICT
-from models.prediction import Outputs, Prediction, ScoreName, interpret
+from models.prediction import Prediction, ScoreName
 from models.task import Regression, Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
@@ -238,91 +235,11 @@ def conformal_quantile(scores: Tensor, rate: float) -> float:
 
 def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
     """p^(1/T), normalised, of [B, K]; in double precision."""
-    return (_log(probabilities) / temperature).softmax(-1)
+    return (log_probabilities(probabilities) / temperature).softmax(-1)
 
 
-def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
-    """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
-    logs = _log(probabilities)
-    return _minimize(lambda temperature: F.cross_entropy(logs / temperature, labels))
-
-
-def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of each network by itself at which the mean of their probabilities fits labels [n] best.
-
-    Args:
-        logits: [S, n, K].
-        labels: [n].
-    """
-    return _minimize(lambda temperature: F.nll_loss((logits / temperature).log_softmax(-1).logsumexp(0), labels))
-
-
-def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
-    found = minimize_scalar(
-        lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
-    )
-    return float(math.exp(found.x))
-
-
-def calibrate(
-    *,
-    checkpoint: str,
-    split: str,
-    seeds: Sequence[int],
-    scores: dict[Flag, ScoreName],
-    task: Task,
-    outputs: Outputs,
-    labels: Tensor,
-    validation: tuple[str, Outputs, Tensor] | None,
-) -> Calibration:
-    """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
-
-    Args:
-        checkpoint: digest of its `config.json`.
-        split: name of the calibration split.
-        seeds: of the draws.
-        scores: what each flag is raised by.
-        task: what outputs mean.
-        outputs: of members 0 … S−1 of each seed on its part of the calibration split.
-        labels: of that split, [n].
-        validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
-
-    Raises:
-        ValueError: if the split is too small for any rate.
-    """
-    n = len(labels)
-    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
-    if not rates:
-        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
-    sizes = []
-    for size in [s for s in SIZES if s <= len(outputs.plain)]:
-        prediction = interpret(task, outputs.prefix(size))
-        thresholds = {
-            flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
-            for flag, name in scores.items()
-        }
-        classes = None
-        if validation is not None:
-            _, other_outputs, other_labels = validation
-            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).probabilities, other_labels)
-            tempered = apply_temperature(prediction.probabilities, temperature)
-            misses = 1 - tempered.gather(1, labels[:, None])[:, 0]
-            least = tuple(1 - conformal_quantile(misses, rate) for rate in rates)
-            classes = ClassCalibration(temperature, least)
-        sizes.append(SizeCalibration(size, thresholds, classes))
-    return Calibration(
-        checkpoint=checkpoint,
-        split=split,
-        n=n,
-        seeds=tuple(seeds),
-        temperature_split=validation[0] if validation else None,
-        rates=rates,
-        scores=scores,
-        sizes=tuple(sizes),
-    )
-
-
-def _log(probabilities: Tensor) -> Tensor:
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Their logarithms, finite."""
     return probabilities.double().clamp(min=torch.finfo(torch.float64).tiny).log()
 
 

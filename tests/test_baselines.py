@@ -10,7 +10,6 @@ import torch
 from models.apd import APD, APDConfig
 from models.checkpoint import MethodConfig
 from models.deep_ensemble import DeepEnsembleConfig
-from models.detection import fit_member_temperature
 from models.hyperdraw import HyperDraw, HyperDrawConfig
 from models.layers import Linear
 from models.mc_dropout import MCDropout, MCDropoutConfig
@@ -19,6 +18,7 @@ from models.prediction import evaluate_members
 from models.target import TargetNetwork
 from tests.conftest import SMALL_TARGET
 from training.augmentation import Augmentation
+from training.calibration import fit_member_temperature
 from training.datasets import Dataset, load_dataset
 from training.distillation import DistillationRun, measure_gradient_penalty
 from training.recipes import Distillation, OutlierExposure, Recipe, digits_hypergan

@@ -11,15 +11,13 @@ from models.detection import (
     ClassCalibration,
     SizeCalibration,
     apply_temperature,
-    calibrate,
     check_calibration,
     conformal_quantile,
-    fit_member_temperature,
-    fit_temperature,
 )
 from models.input import ImageSpec
 from models.prediction import Outputs, interpret
 from models.task import Classification, Regression
+from training.calibration import calibrate, fit_member_temperature, fit_temperature
 
 TASK = Classification(classes=("a", "b", "c", "d"))
 SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))

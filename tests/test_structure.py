@@ -1,6 +1,9 @@
 """Rules about the code itself."""
 
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,20 @@ def test_nothing_is_pickled(path: Path) -> None:
 def test_no_grab_bags(package: str) -> None:
     names = {path.stem for path in (ROOT / package).rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "common", "misc", "base", "manager"}
+
+
+@pytest.mark.parametrize("package", ["models", "service"])
+def test_what_serves_needs_only_what_serving_installs(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    installed = {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted}
+    providers = {
+        "PIL": "pillow",
+        "anyio": "starlette",
+        "fastapi_offline": "fastapi-offline",
+        "pydantic_settings": "pydantic-settings",
+        "typing_extensions": "pydantic",
+    }
+    roots = {name.split(".")[0] for path in (ROOT / package).rglob("*.py") for name in imports(path)}
+    foreign = roots - sys.stdlib_module_names - FORBIDDEN.keys()
+    assert {providers.get(name, name) for name in foreign} <= installed

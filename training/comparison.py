@@ -11,8 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
-from models.detection import apply_temperature, fit_temperature
+from models.detection import apply_temperature
 from models.task import Classification
+from training.calibration import fit_temperature
 from training.datasets import Dataset, load_dataset, load_outliers
 from training.evaluation import Spread, evaluate_sets
 from training.evidence import Evidence, gather_evidence, load_evidence, name_method, save_evidence, trace_origin

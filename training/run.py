@@ -13,12 +13,12 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
-from models.detection import fit_member_temperature
 from models.input import ImageSpec
 from models.prediction import evaluate_members
 from models.sampler import NetworkStack, WeightSampler
 from models.target import Weights
 from models.task import Classification
+from training.calibration import fit_member_temperature
 from training.datasets import Dataset, Mixture
 from training.evaluation import NETWORKS
 from training.problems import Density, Problem, Supervised

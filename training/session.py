@@ -23,9 +23,10 @@ from models.checkpoint import (
     save_calibration,
     save_checkpoint,
 )
-from models.detection import calibrate, choose_scores
+from models.detection import choose_scores
 from models.task import Classification
 from training.attack import FILE, Budget, Norm, Report, attack, list_attempts
+from training.calibration import calibrate
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
 from training.distillation import DistillationRun

@@ -1,0 +1,106 @@
+"""The temperature, and the thresholds of flags and prediction sets, from splits that serve for nothing else.
+
+Shapes: S sampled networks, n inputs, K classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from models.detection import (
+    RATES,
+    SIZES,
+    Calibration,
+    ClassCalibration,
+    Flag,
+    SizeCalibration,
+    apply_temperature,
+    conformal_quantile,
+    log_probabilities,
+)
+from models.prediction import Outputs, ScoreName, interpret
+from models.task import Task
+
+
+def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
+    """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
+    logs = log_probabilities(probabilities)
+    return _minimize(lambda temperature: F.cross_entropy(logs / temperature, labels))
+
+
+def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of each network by itself at which the mean of their probabilities fits labels [n] best.
+
+    Args:
+        logits: [S, n, K].
+        labels: [n].
+    """
+    return _minimize(lambda temperature: F.nll_loss((logits / temperature).log_softmax(-1).logsumexp(0), labels))
+
+
+def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
+    found = minimize_scalar(
+        lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
+    )
+    return float(math.exp(found.x))
+
+
+def calibrate(
+    *,
+    checkpoint: str,
+    split: str,
+    seeds: Sequence[int],
+    scores: dict[Flag, ScoreName],
+    task: Task,
+    outputs: Outputs,
+    labels: Tensor,
+    validation: tuple[str, Outputs, Tensor] | None,
+) -> Calibration:
+    """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
+
+    Args:
+        checkpoint: digest of its `config.json`.
+        split: name of the calibration split.
+        seeds: of the draws.
+        scores: what each flag is raised by.
+        task: what outputs mean.
+        outputs: of members 0 … S−1 of each seed on its part of the calibration split.
+        labels: of that split, [n].
+        validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
+
+    Raises:
+        ValueError: if the split is too small for any rate.
+    """
+    n = len(labels)
+    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
+    if not rates:
+        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
+    sizes = []
+    for size in [s for s in SIZES if s <= len(outputs.plain)]:
+        prediction = interpret(task, outputs.prefix(size))
+        thresholds = {
+            flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
+            for flag, name in scores.items()
+        }
+        classes = None
+        if validation is not None:
+            _, other_outputs, other_labels = validation
+            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).probabilities, other_labels)
+            tempered = apply_temperature(prediction.probabilities, temperature)
+            misses = 1 - tempered.gather(1, labels[:, None])[:, 0]
+            least = tuple(1 - conformal_quantile(misses, rate) for rate in rates)
+            classes = ClassCalibration(temperature, least)
+        sizes.append(SizeCalibration(size, thresholds, classes))
+    return Calibration(
+        checkpoint=checkpoint,
+        split=split,
+        n=n,
+        seeds=tuple(seeds),
+        temperature_split=validation[0] if validation else None,
+        rates=rates,
+        scores=scores,
+        sizes=tuple(sizes),
+    )
