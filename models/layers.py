@@ -107,18 +107,18 @@ class MaxPooling:
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
             return F.max_pool2d(x, self.size)
-        # Maxima of strided slices are exact and several times faster on the CPU; only their backward is slow.
+        return self._pool(x)
+
+    def forward_stacked(self, x: Tensor) -> Tensor:
+        """As `forward`, of [S, B, H, W, C]."""
+        return self._pool(x.movedim(-1, -3)).movedim(-3, -1)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Of [..., H, W], by maxima of strided slices: exact, several times faster on the CPU, slow only backward."""
         size, height, width = self.size, x.shape[-2] // self.size, x.shape[-1] // self.size
         x = x[..., : height * size, : width * size]
         rows = [x[..., i::size, :] for i in range(size)]
         return _maximum([row[..., j::size] for row in rows for j in range(size)])
-
-    def forward_stacked(self, x: Tensor) -> Tensor:
-        """As `forward`, of [S, B, H, W, C]."""
-        size, height, width = self.size, x.shape[-3] // self.size, x.shape[-2] // self.size
-        x = x[..., : height * size, : width * size, :]
-        rows = [x[..., i::size, :, :] for i in range(size)]
-        return _maximum([row[..., j::size, :] for row in rows for j in range(size)])
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -153,10 +153,6 @@ class Linear:
 
     def module(self, shape: Shape) -> nn.Module:
         return nn.Linear(shape[0], self.features)
-
-    def count_patches(self, shape: Shape) -> int:
-        """Numbers of an input."""
-        return shape[0]
 
     def count_products(self, shape: Shape) -> int:
         """Multiplications for an input."""

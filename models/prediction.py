@@ -164,7 +164,7 @@ def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Te
     if draw.noise is None:
         return Outputs(plain, None)
     assert isinstance(spec, ImageSpec)
-    weights = {name: tensor[: len(draw.noise)] for name, tensor in draw.weights.items()}
+    weights = draw.prefix(len(draw.noise)).weights
     blocks = [
         target.forward(weights, spec.normalize(spec.add_noise(block, draw.noise)).to(device)).cpu()
         for block in inputs.split(IMAGES_PER_BLOCK)

@@ -153,6 +153,7 @@ class TargetNetwork:
         if size >= len(tensors[0]):
             return self._forward_part(weights, inputs)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, *tensors)):
+            # PyTorch leaves `apply` untyped, and mypy excuses calls to torch's own classes alone.
             outputs: Tensor = _ForwardInThreads.apply(self, size, names, inputs, *tensors)  # type: ignore[no-untyped-call]
             return outputs
 
@@ -267,8 +268,8 @@ class TargetNetwork:
     def _largest_patches(self) -> int:
         """Likewise, where convolutions unfold what they see."""
         layers = zip(self.layers, self._input_shapes, strict=True)
-        patches = [layer.count_patches(shape) for layer, shape in layers if isinstance(layer, Weighted)]
-        return max(self._largest_activation, *patches)
+        patches = [layer.count_patches(shape) for layer, shape in layers if isinstance(layer, Convolution)]
+        return max([self._largest_activation, *patches])
 
     @cached_property
     def _products(self) -> int:

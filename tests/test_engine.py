@@ -2,6 +2,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -157,7 +159,7 @@ def test_a_small_request_need_not_wait_for_a_large_one(engine: Engine, checkpoin
         large = engine.predict(checkpoint, draw_images(checkpoint, 256), 1, 1000)
         small = engine.predict(checkpoint, draw_images(checkpoint, 1), 2, 10)
         for name, future in (("large", large), ("small", small)):
-            future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+            future.add_done_callback(partial(lambda name, _: order.append(name), name))
     check(large.result(120), checkpoint, draw_images(checkpoint, 256), 1000)
     assert order == ["small", "large"]
 
@@ -203,9 +205,9 @@ def test_a_failing_batch_is_answered_and_the_engine_goes_on(engine: Engine, chec
 def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:
     engine = Engine(torch.device("cpu"))
     with hold(engine):
-        futures: list[Future[object]] = [
-            engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5),  # type: ignore[list-item]
-            engine.sample(checkpoint, 0, [0], {"linear1.bias"}),  # type: ignore[list-item]
+        futures: list[Future[Any]] = [
+            engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5),
+            engine.sample(checkpoint, 0, [0], {"linear1.bias"}),
         ]
         closing = threading.Thread(target=engine.close)
         closing.start()

@@ -120,7 +120,8 @@ def test_memory_of_activations_does_not_grow(batch: int, monkeypatch: pytest.Mon
     weights = {n: t.repeat(60, *[1] * (t.dim() - 1)) for n, t in draw_weights(target, generator, 1).items()}
     images = torch.zeros(batch, *target.input_shape)
     given = max(tensor.numel() for tensor in (images, *weights.values()))
-    with torch.inference_mode(), LargestTensor() as largest:  # type: ignore[no-untyped-call]
+    watch = LargestTensor()  # type: ignore[no-untyped-call]  # PyTorch leaves its initialiser untyped
+    with torch.inference_mode(), watch as largest:
         target.forward(weights, images)
     assert largest.numbers <= max(NUMBERS_IN_CACHE, given)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from models.task import Classification
 from training.datasets import Dataset
 from training.evaluation import SEED, list_sizes
 from training.metrics import measure_auroc, measure_nll
+from training.tensors import read_tensors, select_below
 
 FILE = Path("training", "evidence.safetensors")
 
@@ -112,7 +112,7 @@ def save_evidence(directory: Path, evidence: Evidence) -> None:
     known = asdict(evidence)
     groups = {name: known.pop(name) for name in ("entropies", "members")}
     tensors = {"probabilities": known.pop("probabilities")}
-    tensors |= {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    tensors |= {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
     (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
     write_file(directory / FILE, serialize_tensors(contents, {"evidence": json.dumps(known)}))
@@ -122,19 +122,13 @@ def load_evidence(directory: Path) -> Evidence | None:
     """What was written last, if anything."""
     if not (directory / FILE).exists():
         return None
-    with safe_open(directory / FILE, "pt") as file:
-        known = json.loads(file.metadata()["evidence"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-
-    def select(group: str) -> dict[str, Tensor]:
-        prefix = f"{group}/"
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
+    tensors, metadata = read_tensors(directory / FILE)
+    known = json.loads(metadata["evidence"])
     curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
     return Evidence(
         **known | {"origin": Origin(**known["origin"])},
         curves=curves,
         probabilities=tensors["probabilities"],
-        entropies=select("entropies"),
-        members=select("members"),
+        entropies=select_below("entropies", tensors),
+        members=select_below("members", tensors),
     )

@@ -23,6 +23,7 @@ from training.datasets import Dataset, Mixture
 from training.evaluation import NETWORKS
 from training.problems import Density, Problem, Supervised
 from training.recipes import ADDABLE, Recipe
+from training.tensors import read_tensors, select_below
 
 RECALIBRATION_STREAM = 3
 RECALIBRATION_DRAWS = 2048
@@ -167,14 +168,13 @@ class TrainingRun(ABC):
         saved, ours = read_identity(path), self._identity()
         if differing := [f"{key} {saved.get(key)}" for key in ours if saved.get(key) != ours[key]]:
             raise TrainingError(f"{path} is the state of another run, with {', '.join(differing)}")
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            self.steps = int(file.metadata()["steps"])
+        tensors, metadata = read_tensors(path)
+        self.steps = int(metadata["steps"])
         for prefix, module in self._modules.items():
-            module.load_state_dict(_below(prefix, tensors))
+            module.load_state_dict(select_below(prefix, tensors))
         for prefix, optimizer in self._optimizers.items():
             states: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _below(prefix, tensors).items():
+            for name, tensor in select_below(prefix, tensors).items():
                 index, key = name.split(".")
                 states.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
@@ -213,7 +213,3 @@ def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device:
         return Supervised(recipe, dataset, seed, device)
     except ValueError as error:
         raise TrainingError(f"{recipe.name}: {error}") from error
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
