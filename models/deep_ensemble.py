@@ -20,7 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from models.layers import STRICT
-from models.noise import permutation
+from models.noise import permutations
 from models.sampler import NetworkStack, WeightSampler
 from models.target import TargetNetwork, Weights
 
@@ -54,7 +54,7 @@ class DeepEnsemble(WeightSampler):
         held, last = self.config.networks, max(members, default=0)
         if last >= held:
             raise ValueError(f"an ensemble of {held} networks has members 0 to {held - 1}, but no {last}")
-        order = permutation(seed, 0, self.config.networks, stream)
+        order = permutations(seed, [0], self.config.networks, stream)[0]
         return order[list(members), None].float().to(self.device)
 
     @override

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.layers import STRICT, Size
-from models.noise import permutation
+from models.noise import permutations
 from models.sampler import TRAINING_STREAM, NetworkStack, WeightSampler
 from models.target import TargetNetwork, Weights
 
@@ -67,8 +67,9 @@ class HyperDraw(WeightSampler):
     def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
         """The modes take turns, M members a turn, in an order of its own; so few draws already hold many modes."""
         count = self.config.modes
-        turns = {turn: permutation(seed, turn, count, MODE_STREAM) for turn in {m // count for m in members}}
-        modes = torch.tensor([[turns[m // count][m % count]] for m in members])
+        turns = sorted({member // count for member in members})
+        orders = dict(zip(turns, permutations(seed, turns, count, MODE_STREAM).tolist(), strict=True))
+        modes = torch.tensor([[orders[member // count][member % count]] for member in members])
         z = super().draw_latents(seed, members, stream)[:, 1:]
         return torch.cat([modes.to(z), z], dim=1)
 
@@ -93,11 +94,11 @@ class HyperDraw(WeightSampler):
         for layer, generator in self.gains.items():
             name = f"{layer}.weight"
             if name in weights:
-                gain = 1 + torch.einsum("sz,szn->sn", z, generator[modes])
+                gain = 1 + torch.einsum("sz,szn->sn", z, generator.index_select(0, modes))
                 axis = 2 if layer == self.target.weighted_layers[-1] else 1
                 shape = [len(gain), *[1] * (weights[name].dim() - 1)]
                 shape[axis] = -1
-                weights[name] = weights[name] * gain.view(shape)
+                weights[name].mul_(gain.view(shape))
         return weights
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

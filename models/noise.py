@@ -68,9 +68,9 @@ def uniform(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Te
     return _arrange(2.0 * _draw_shares(seed, members, size, stream) - 1.0, size)
 
 
-def permutation(seed: int, member: int, size: int, stream: int = 0) -> Tensor:
-    """A random order of 0 … size−1, int64 [size], on the CPU; otherwise as `standard_normal`."""
-    return standard_normal(seed, [member], size, stream)[0].argsort(stable=True)
+def permutations(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
+    """A random order of 0 … size−1 for each member, int64 [S, size], on the CPU; otherwise as `standard_normal`."""
+    return standard_normal(seed, members, size, stream).argsort(dim=1, stable=True)
 
 
 def _draw_shares(seed: int, members: Sequence[int], size: int, stream: int) -> NDArray[np.float64]:

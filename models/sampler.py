@@ -153,7 +153,7 @@ class NetworkStack(nn.Module):
 
     def select(self, index: Tensor, names: Collection[str] | None = None) -> Weights:
         """Networks index[0], index[1], …, [S], differentiably; of them the named parameters."""
-        return {name: p[index] for name, p in self.named_parameters() if names is None or name in names}
+        return {name: p.index_select(0, index) for name, p in self.named_parameters() if names is None or name in names}
 
     @torch.no_grad()
     def divide_outputs(self, divisor: float) -> None:

@@ -3,46 +3,24 @@
 A target network is data, an ordered list of layers. From it come the names and shapes of its parameters, a plain
 `nn.Module` with the same `state_dict` keys, and one batched forward for many sampled networks at once.
 
-On the CPU, what rules that forward is not arithmetic but memory and the libraries' overhead, so it has two ways. A few
-inputs go through each layer of many networks at once. More of them go through one network after the other, with the
-channels last in memory. Either way, a block's activations fit into the processor's cache, each thread has networks of
-its own, and pooling, by maxima of strided slices, comes before the bias and the activation that it commutes with.
-
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection
 from functools import cached_property
-from itertools import repeat
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from models.layers import STRICT, Activation, Bias, Convolution, Layer, Linear, MaxPooling, Shape, Size, Weighted, numel
-from models.threads import count_threads, run_in_threads
+from models.evaluator import Evaluator
+from models.layers import STRICT, Layer, Linear, Shape, Size, Weighted, numel
 
 Weights = dict[str, Tensor]
 """S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
-
-FEW_CHANNELS = 4
-"""For which libraries of convolutions are slow on the CPU."""
-
-FEW_INPUTS = 4
-"""For which one network's layers are too little work."""
-
-NUMBERS_IN_CACHE = 600_000
-"""Activations of a block on the CPU: about 2.4 MB, 32 images of the paper's MNIST target."""
-
-NUMBERS_ON_DEVICE = 64_000_000
-"""Likewise elsewhere."""
-
-PRODUCTS_WORTH_A_THREAD = 1_000_000
-"""Multiplications that take longer than it takes to hand them to a thread."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -148,169 +126,19 @@ class TargetNetwork:
         Returns:
             [S, B, K].
         """
-        names, tensors = list(weights), list(weights.values())
-        size = self._choose_share(len(tensors[0]), inputs)
-        if size >= len(tensors[0]):
-            return self._forward_part(weights, inputs)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, *tensors)):
-            # PyTorch leaves `apply` untyped, and mypy excuses calls to torch's own classes alone.
-            outputs: Tensor = _ForwardInThreads.apply(self, size, names, inputs, *tensors)  # type: ignore[no-untyped-call]
-            return outputs
+        return self._choose_evaluator(inputs.device).forward(weights, inputs)
 
-        def forward_part(part: tuple[Tensor, ...]) -> Tensor:
-            return self._forward_part(dict(zip(names, part[1:], strict=True)), part[0])
+    def arrange(self, weights: Weights) -> Weights:
+        """The same weights as `forward` has them fastest in memory, on their device."""
+        return self._choose_evaluator(next(iter(weights.values())).device).arrange(weights)
 
-        return torch.cat(run_in_threads(forward_part, self._divide(inputs, tensors, size)))
-
-    def _choose_share(self, networks: int, inputs: Tensor) -> int:
-        """How many networks a thread takes; all of them where threads are of no use."""
-        products = networks * self._count_inputs(inputs) * self._products
-        divided = inputs.device.type == "cpu" and products >= PRODUCTS_WORTH_A_THREAD
-        return -(-networks // count_threads()) if divided else networks
-
-    def _count_inputs(self, inputs: Tensor) -> int:
-        """B."""
-        return inputs.shape[-len(self.input_shape) - 1]
-
-    def _shares(self, inputs: Tensor) -> bool:
-        """Whether the inputs are the same for all networks."""
-        return inputs.dim() == len(self.input_shape) + 1
-
-    def _divide(self, inputs: Tensor, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
-        """Inputs and weights of `size` networks at a time."""
-        own = repeat(inputs) if self._shares(inputs) else inputs.split(size)
-        return zip(own, *(tensor.split(size) for tensor in tensors), strict=False)
-
-    def _forward_part(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """As `forward`, in this thread."""
-        on_cpu = inputs.device.type == "cpu"
-        each = on_cpu and len(self.input_shape) == 3 and self._count_inputs(inputs) > FEW_INPUTS
-        most = NUMBERS_IN_CACHE if on_cpu else NUMBERS_ON_DEVICE
-        most //= self._largest_activation if each else self._largest_patches
-        tensors = list(weights.values())
-        outputs = []
-        for block in inputs.split(max(1, most), dim=-len(self.input_shape) - 1):
-            size = len(tensors[0]) if each else max(1, most // self._count_inputs(block))
-            parts = ((dict(zip(weights, w, strict=True)), x) for x, *w in self._divide(block, tensors, size))
-            forward = self._forward_each if each else self._forward_stacked
-            outputs.append(_join([forward(*part) for part in parts], dim=0))
-        return _join(outputs, dim=1)
-
-    def _forward_each(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """As `forward`, one network after the other."""
-        networks = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*weights.values(), strict=True)]
-        first = self._unfolding
-        prepare: Callable[[Tensor], Tensor] = first.unfold if first else lambda block: block
-        own = repeat(prepare(inputs), len(networks)) if self._shares(inputs) else map(prepare, inputs.unbind())
-        return torch.stack([self._forward_one(w, x, first) for w, x in zip(networks, own, strict=True)])
-
-    def _forward_one(self, weights: dict[str, Tensor], x: Tensor, unfolded: Convolution | None) -> Tensor:
-        """Outputs of one network, from inputs or from what the first layer unfolded of them, if it did."""
-        for layer, names in self._steps:
-            forward, unfolded = (unfolded.forward_patches if unfolded else layer.forward), None
-            x = forward(x, *(weights[name] for name in names))
-        return x
-
-    def _forward_stacked(self, weights: Weights, x: Tensor) -> Tensor:
-        """As `forward`, each layer of all networks at once."""
-        if len(self.input_shape) == 3:
-            x = x.movedim(-3, -1)
-        for layer, names in self._steps:
-            x = layer.forward_stacked(x, *(weights[name] for name in names))
-        return x
+    def _choose_evaluator(self, device: torch.device) -> Evaluator:
+        return self._evaluator_on_cpu if device.type == "cpu" else self._evaluator_elsewhere
 
     @cached_property
-    def _unfolding(self) -> Convolution | None:
-        """The first layer, if it is a convolution of few channels.
-
-        On the CPU that is fastest as one product of matrices, with or without gradients, and networks that see the
-        same inputs share the patches. It leaves the channels last, as the other layers like them best.
-        """
-        first = self.layers[0]
-        return first if isinstance(first, Convolution) and self.input_shape[0] <= FEW_CHANNELS else None
+    def _evaluator_on_cpu(self) -> Evaluator:
+        return Evaluator(self.named_layers, self.input_shape, on_cpu=True)
 
     @cached_property
-    def _steps(self) -> list[tuple[Layer | Bias, list[str]]]:
-        """Layers in the order of execution, with the names of the parameters that each takes.
-
-        Pooling comes before the bias and the activation that precede it, which never decrease, so that they commute
-        with a maximum, exactly; they then have a quarter of the work.
-        """
-        steps: list[tuple[Layer | Bias, list[str]]] = []
-        for name, layer in self.named_layers.items():
-            parameters = [f"{name}.weight", f"{name}.bias"] if isinstance(layer, Weighted) else []
-            steps.append((layer, parameters))
-            if isinstance(layer, MaxPooling):
-                pooling, overtaken = steps.pop(), []
-                if steps and isinstance(steps[-1][0], Activation):
-                    overtaken.append(steps.pop())
-                if steps and isinstance(steps[-1][0], Convolution):
-                    convolution, (weight, bias) = steps.pop()
-                    steps.append((convolution, [weight]))
-                    overtaken.append((Bias(), [bias]))
-                steps += [pooling, *reversed(overtaken)]
-        return steps
-
-    @cached_property
-    def _input_shapes(self) -> list[Shape]:
-        """Of each layer."""
-        shapes: list[Shape] = [self.input_shape]
-        for layer in self.layers[:-1]:
-            shapes.append(layer.output_shape(shapes[-1]))
-        return shapes
-
-    @cached_property
-    def _largest_activation(self) -> int:
-        """Numbers of one network for one input."""
-        return max(map(numel, self._input_shapes))
-
-    @cached_property
-    def _largest_patches(self) -> int:
-        """Likewise, where convolutions unfold what they see."""
-        layers = zip(self.layers, self._input_shapes, strict=True)
-        patches = [layer.count_patches(shape) for layer, shape in layers if isinstance(layer, Convolution)]
-        return max([self._largest_activation, *patches])
-
-    @cached_property
-    def _products(self) -> int:
-        """Multiplications of one network for one input."""
-        layers = zip(self.layers, self._input_shapes, strict=True)
-        return sum(layer.count_products(shape) for layer, shape in layers if isinstance(layer, Weighted))
-
-
-class _ForwardInThreads(torch.autograd.Function):
-    """`TargetNetwork.forward` of networks that are divided among threads, which differentiate them, too."""
-
-    @staticmethod
-    def forward(ctx: Any, target: TargetNetwork, size: int, names: list[str], *tensors: Tensor) -> Tensor:
-        needed = ctx.needs_input_grad[3:]
-
-        def forward_part(part: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
-            leaves = [t.detach().requires_grad_(wanted) for t, wanted in zip(part, needed, strict=True)]
-            with torch.enable_grad():
-                return leaves, target._forward_part(dict(zip(names, leaves[1:], strict=True)), leaves[0])
-
-        ctx.parts = run_in_threads(forward_part, target._divide(tensors[0], tensors[1:], size))
-        ctx.shared = target._shares(tensors[0])
-        return torch.cat([outputs.detach() for _, outputs in ctx.parts])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        parts, ctx.parts = ctx.parts, None
-
-        def differentiate(part: tuple[tuple[list[Tensor], Tensor], Tensor]) -> list[Tensor]:
-            (leaves, outputs), own = part
-            return list(torch.autograd.grad(outputs, [leaf for leaf in leaves if leaf.requires_grad], own))
-
-        gradients = gradient.split([len(outputs) for _, outputs in parts])
-        found = zip(*run_in_threads(differentiate, zip(parts, gradients, strict=True)), strict=True)
-        by_input: list[Tensor | None] = []
-        for i, needed in enumerate(ctx.needs_input_grad[3:]):
-            own = next(found) if needed else None
-            by_input.append(None if own is None else sum(own) if i == 0 and ctx.shared else torch.cat(own))
-        return None, None, None, *by_input
-
-
-def _join(tensors: list[Tensor], dim: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+    def _evaluator_elsewhere(self) -> Evaluator:
+        return Evaluator(self.named_layers, self.input_shape, on_cpu=False)

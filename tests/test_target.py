@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.evaluator import NUMBERS_IN_CACHE
 from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
-from models.target import NUMBERS_IN_CACHE, TargetNetwork, Weights
+from models.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.recipes import RECIPES, mnist_hypergan
 
@@ -23,12 +24,6 @@ TARGETS = {
     "vectors": TargetNetwork((4,), (Linear(6), Activation(), Linear(3))),
     "paper": mnist_hypergan().target,
 }
-
-
-@pytest.fixture(params=[1, 3], ids=lambda threads: f"{threads} threads")
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.target.count_threads", lambda: request.param)
-    monkeypatch.setattr("models.target.PRODUCTS_WORTH_A_THREAD", 0)
 
 
 def draw_small_weights(target: TargetNetwork, size: int) -> Weights:
@@ -48,7 +43,6 @@ def reference(target: TargetNetwork, weights: Weights, images: Tensor, distinct:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 70])
-@pytest.mark.usefixtures("threads")
 def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, batch: int) -> None:
     weights = draw_small_weights(target, 4)
     generator = torch.Generator().manual_seed(1)
@@ -63,7 +57,6 @@ def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, 
 @pytest.mark.parametrize("of", ["weights", "images", "both"])
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("batch", [2, 5])
-@pytest.mark.usefixtures("threads")
 def test_gradients_equal_those_of_the_plain_module(target: TargetNetwork, of: str, distinct: bool, batch: int) -> None:
     values, gradients = [], []
     for forward in (target.forward, lambda w, x: reference(target, w, x, distinct)):
@@ -77,7 +70,7 @@ def test_gradients_equal_those_of_the_plain_module(target: TargetNetwork, of: st
         gradients.append(torch.autograd.grad(values[-1].square().sum(), wanted))
     torch.testing.assert_close(*values, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
@@ -113,8 +106,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("batch", [1, 4, 300])
-def test_memory_of_activations_does_not_grow(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.target.count_threads", lambda: 1)
+def test_memory_of_activations_does_not_grow(batch: int) -> None:
     target = TARGETS["paper"]
     generator = torch.Generator().manual_seed(0)
     weights = {n: t.repeat(60, *[1] * (t.dim() - 1)) for n, t in draw_weights(target, generator, 1).items()}

@@ -27,7 +27,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.detection import DEFAULT_RATE, Flag
 from models.input import ImageSpec
-from models.noise import permutation, uniform
+from models.noise import permutations, uniform
 from models.prediction import JITTERED_NETWORKS, draw_noise, evaluate, interpret
 from training.datasets import Examples
 from training.evaluation import NETWORKS
@@ -232,7 +232,7 @@ class Attacker:
             case "expectation":
                 return ATTACKER_SEED * (2 + restart) + step, members, members[:noisy]
             case "seed":
-                order = permutation(ATTACKER_SEED + restart, step % 2**32, self.networks, ATTACK_STREAM).tolist()
+                order = permutations(ATTACKER_SEED + restart, [step % 2**32], self.networks, ATTACK_STREAM)[0].tolist()
                 jittered = [member for member in order if member < JITTERED_NETWORKS]
                 return JUDGE_SEED, order[: len(members)], jittered[:noisy]
             case _:

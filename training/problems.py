@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.input import ImageSpec
-from models.noise import permutation, uniform
+from models.noise import permutations, uniform
 from models.prediction import evaluate_members
 from models.sampler import WeightSampler
 from models.target import TargetNetwork, Weights
@@ -93,7 +93,7 @@ class Supervised(Problem):
         outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
         losses = {"fit": measure_fit(task, outputs, labels)}
         if self.recipe.outliers is not None:
-            order = permutation(self.seed, step, len(others), GROUP_STREAM).to(others.device)
+            order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
             loss = outlier_loss(others[order], self.recipe.outliers.group_size)
             losses["outliers"] = self.recipe.outliers.weight * loss
         if isinstance(task, Classification):
@@ -152,7 +152,7 @@ class Supervised(Problem):
         if epoch != self._epoch:
             numbers = range(epoch * orders, (epoch + 1) * orders)
             self._epoch = epoch
-            self._orders = torch.stack([permutation(self.seed, n, len(self._labels), ORDER_STREAM) for n in numbers])
+            self._orders = permutations(self.seed, numbers, len(self._labels), ORDER_STREAM)
         chosen = self._orders[:, position * taken : (position + 1) * taken]
         return chosen.flatten().to(self._labels.device)
 

@@ -1,0 +1,127 @@
+"""The evaluator: one batched forward pass of a target network for many sampled networks.
+
+What rules it is not arithmetic but memory and the overhead of operations. So inputs and networks are taken in blocks
+whose activations fit into the processor's cache, all networks of a block go through a layer at once, what they share is
+computed once, and pooling comes before the bias and the activation that it commutes with, or with the products.
+
+Shapes: S sampled networks, B inputs, K outputs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import repeat, takewhile
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, Shape, add_bias, numel
+
+FEW_CHANNELS = 4
+"""For which libraries of convolutions are slow."""
+
+NUMBERS_IN_CACHE = 1_200_000
+"""In the largest tensor of a block on the CPU, 4.8 MB."""
+
+NUMBERS_ON_DEVICE = 64_000_000
+"""Likewise elsewhere."""
+
+INPUTS_PER_BLOCK = 32
+"""That several networks share, on the CPU; a block of more has room for fewer networks."""
+
+
+class _Step(NamedTuple):
+    forward: Callable[..., Tensor]
+    parameters: Sequence[str] = ()
+    """Names of those that it takes."""
+    increasing: bool = False
+    """Whether it never decreases, in each number by itself, so that it commutes with a maximum."""
+
+
+class Evaluator:
+    """Evaluates layers in a row, on the CPU or on another device."""
+
+    def __init__(self, layers: Mapping[str, Layer], input_shape: Shape, on_cpu: bool) -> None:
+        self._on_cpu, self._rank = on_cpu, len(input_shape)
+        self._arranged: dict[str, Convolution] = {}
+        """Layers whose weights are arranged, by the weight's name."""
+        steps: list[_Step] = []
+        common, own = [1], [1]
+        """Numbers that are made of an input alone, and of one with a network."""
+        shape, pooled = input_shape, False
+        for i, (name, layer) in enumerate(layers.items()):
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            numbers = own if any(step.parameters for step in steps) else common
+            match layer:
+                case Convolution() if shape[0] <= FEW_CHANNELS or not on_cpu:
+                    pooling = _find_pooling([*layers.values()][i + 1 :])
+                    pooled = pooling > 1
+                    numbers.append(layer.count_patches(shape))
+                    steps += [
+                        _Step(partial(layer.unfold, pooling=pooling)),
+                        _Step(layer.multiply, [weight]),
+                        _Step(add_bias, [bias], increasing=True),
+                    ]
+                case Convolution():
+                    self._arranged[weight] = layer
+                    steps.append(_Step(layer.forward, [weight, bias]))
+                case Linear():
+                    steps.append(_Step(layer.forward, [weight, bias]))
+                case Activation():
+                    steps.append(_Step(partial(layer.forward, inplace=numbers is own), increasing=True))
+                case MaxPooling() if pooled:
+                    pooled = False
+                case MaxPooling():
+                    overtaken = list(takewhile(lambda step: step.increasing, reversed(steps)))
+                    steps.insert(len(steps) - len(overtaken), _Step(layer.forward))
+                case Flatten():
+                    steps.append(_Step(layer.forward))
+            shape = layer.output_shape(shape)
+            if not pooled:
+                (common if steps and not any(step.parameters for step in steps) else own).append(numel(shape))
+        first = next(i for i, step in enumerate(steps) if step.parameters)
+        self._common, self._steps = steps[:first], steps[first:]
+        """What takes no weights, before what does."""
+        self._numbers, self._numbers_if_shared = max(common + own), max(own)
+
+    def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """As `TargetNetwork.forward`."""
+        shared = inputs.dim() == self._rank + 1
+        x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
+        axis = 0 if shared else 1
+        numbers = self._numbers_if_shared if shared else self._numbers
+        most = max(1, (NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE) // numbers)
+        inputs_per_block = min(x.shape[axis], most, INPUTS_PER_BLOCK if self._on_cpu and shared else most)
+        networks_per_block = max(1, most // inputs_per_block)
+        split = [tensor.split(networks_per_block) for tensor in self.arrange(weights).values()]
+        parts = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*split, strict=True)]
+        outputs = []
+        for block in x.split(inputs_per_block, axis):
+            own = repeat(self._prepare(block)) if shared else map(self._prepare, block.split(networks_per_block))
+            outputs.append(_join([self._finish(w, part) for w, part in zip(parts, own, strict=False)], dim=0))
+        return _join(outputs, dim=1)
+
+    def arrange(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `TargetNetwork.arrange`."""
+        arranged = {name: layer.arrange(weights[name]) for name, layer in self._arranged.items()}
+        return {**weights, **arranged}
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        for step in self._common:
+            x = step.forward(x)
+        return x
+
+    def _finish(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        for step in self._steps:
+            x = step.forward(x, *(weights[name] for name in step.parameters))
+        return x
+
+
+def _find_pooling(layers: Iterable[Layer]) -> int:
+    """The size of the pooling that comes next, but for activations; 1 if something else does."""
+    following = next((layer for layer in layers if not isinstance(layer, Activation)), None)
+    return following.size if isinstance(following, MaxPooling) else 1
+
+
+def _join(tensors: list[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
