@@ -12,6 +12,7 @@ from benchmarks.evaluator import measure_evaluator
 from benchmarks.memory import measure_memory
 from benchmarks.report import Ratio, collect, print_table
 from benchmarks.sampling import measure_sampler
+from benchmarks.serving import measure_service
 from benchmarks.training_step import measure_training
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
@@ -29,6 +30,7 @@ class Part(StrEnum):
     SAMPLER = "sampler"
     TRAINING = "training"
     MEMORY = "memory"
+    SERVICE = "service"
 
 
 def measure_samplers(device: torch.device) -> Iterable[Ratio]:
@@ -49,6 +51,7 @@ def main(
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
         Part.MEMORY: lambda: measure_memory(MODEL),
+        Part.SERVICE: lambda: measure_service(MODEL, chosen),
     }
     ratios: list[Ratio] = []
     for part in only or list(Part):

@@ -153,7 +153,7 @@ def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members
     noise, noisy = None, members[: max(0, JITTERED_NETWORKS - members.start)]
     if noisy and isinstance(spec, ImageSpec) and isinstance(task, Classification):
         noise = draw_noise(spec, seed, noisy)
-    return Draw(seed, members, sampler.sample(seed, members), noise)
+    return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
 
 
 @torch.inference_mode()

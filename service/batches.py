@@ -48,8 +48,10 @@ class Request:
 class Batch:
     """Requests that one ensemble answers. What it says of an input does not depend on the others, to rounding."""
 
-    def __init__(self, ensemble: Ensemble, requests: Sequence[Request]) -> None:
+    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], large: bool) -> None:
         self.ensemble = ensemble
+        self.large = large
+        """Whether it is one request that others should not wait for."""
         self._requests = list(requests)
         self._networks: Draw | None = None
         self._start = 0

@@ -32,8 +32,8 @@ DEFAULT_ENSEMBLE_SIZE = 100
 STEP_SECONDS = 0.1
 """That a step may take; so long, about, a request waits before its first step if nobody else waits."""
 
-BATCH_COST = 10_000
-"""Inputs × networks of a batch of several requests. The larger a batch, the faster; it runs in steps anyway."""
+BATCH_STEPS = 3
+"""That a batch of several requests may take. The larger a batch, the faster, but none begins before it ends."""
 
 INITIAL_COST = 3_200
 """Inputs × networks of a model's first steps."""
@@ -183,21 +183,26 @@ class Engine:
         return lambda: self._advance(batch)
 
     def _take_waiting(self) -> Callable[[], None] | None:
-        """The request that has waited longest, with others that its networks can answer, up to a batch's limit."""
-        if not self._waiting:
+        """The request that has waited longest, with others that its networks can answer, up to a batch's limit.
+
+        While such a batch runs, others wait, and so form the next one. One that is a single large request they need not
+        wait for: it takes turns with them.
+        """
+        if not self._waiting or any(not batch.large for batch in self._begun):
             return None
         first = self._waiting.popleft()
         requests, cost = [first], first.cost
+        limit = BATCH_STEPS * self._limit_cost(first.checkpoint)
         if first.seed is not None or self._ensembles.freshness.policy != "request":
             for request in list(self._waiting):
                 same = (request.checkpoint.version, request.seed) == (first.checkpoint.version, first.seed)
-                if same and cost + request.cost <= BATCH_COST:
+                if same and cost + request.cost <= limit:
                     self._waiting.remove(request)
                     requests.append(request)
                     cost += request.cost
-        return lambda: self._begin(requests)
+        return lambda: self._begin(requests, large=cost > limit)
 
-    def _begin(self, requests: list[Request]) -> None:
+    def _begin(self, requests: list[Request], large: bool) -> None:
         """Starts a batch of what is not cancelled by now."""
         requests = [request for request in requests if not request.future.done()]
         if requests:
@@ -207,14 +212,14 @@ class Engine:
                 self._lacking = True
             else:
                 ensemble = Ensemble(checkpoint, seed)
-            self._advance(Batch(ensemble, requests))
+            self._advance(Batch(ensemble, requests, large))
 
     def _advance(self, batch: Batch) -> None:
         """Does a step of a batch, if anybody still wants it, and puts it back if it is not the last."""
         if batch.finished:
             return
         checkpoint = batch.ensemble.checkpoint
-        most_cost = self._most_costs.get(checkpoint.version, INITIAL_COST)
+        most_cost = self._limit_cost(checkpoint)
         start = time.perf_counter()
         try:
             cost = batch.step(most_cost)
@@ -224,11 +229,16 @@ class Engine:
             return
         seconds = time.perf_counter() - start
         if seconds > STEP_SECONDS or cost > most_cost / 2:  # a short step of little cost says nothing of larger ones
-            most_cost = max(1, min(int(cost * STEP_SECONDS / seconds), 2 * most_cost))
+            estimate = min(cost * STEP_SECONDS / seconds, 4 * most_cost)
+            most_cost = max(1, int((most_cost * estimate) ** 0.5))  # their mean, as some steps are slow by chance
         self._most_costs[checkpoint.version] = most_cost
         if not batch.finished:
             with self._changed:
                 self._begun.append(batch)
+
+    def _limit_cost(self, checkpoint: Checkpoint) -> int:
+        """Inputs × networks of a step."""
+        return self._most_costs.get(checkpoint.version, INITIAL_COST)
 
     def _expect(self, checkpoint: Checkpoint) -> None:
         self._ensembles.expect(checkpoint)

@@ -1,0 +1,71 @@
+"""Clients that each ask again as soon as they are answered."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+Ask = Callable[[], Awaitable[None]]
+"""Sends a request and waits for its answer.
+
+Raises:
+    RuntimeError: if it is refused.
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What some clients saw."""
+
+    clients: int
+    latencies: list[float]
+    """Seconds, ascending."""
+    seconds: float
+    """That they asked for, together."""
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Seconds within which a share of the answers came."""
+        return self.latencies[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
+
+
+async def apply_load(connect: Callable[[], Awaitable[Ask]], clients: int, seconds: float) -> Load:
+    """Lets some clients ask for a while, after one answer each that does not count."""
+    asks = [await connect() for _ in range(clients)]
+    await asyncio.gather(*(ask() for ask in asks))
+    latencies: list[float] = []
+    start = time.perf_counter()
+
+    async def ask_on(ask: Ask) -> None:
+        while (before := time.perf_counter()) < start + seconds:
+            await ask()
+            latencies.append(time.perf_counter() - before)
+
+    await asyncio.gather(*map(ask_on, asks))
+    return Load(clients, sorted(latencies), time.perf_counter() - start)
+
+
+async def connect(port: int, path: str, body: bytes) -> Ask:
+    """A client that keeps one connection to this machine, and does no more than it must, so as not to be measured."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    message = "\r\n".join([*lines, "", ""]).encode() + body
+
+    async def ask() -> None:
+        writer.write(message)
+        header = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in header.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        answer = await reader.readexactly(length)
+        if header.split(b" ", 2)[1] != b"200":
+            raise RuntimeError(f"refused: {answer.decode()}")
+
+    return ask

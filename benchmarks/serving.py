@@ -1,0 +1,164 @@
+"""The service, against its own engine in process and against other servers that host the same checkpoint.
+
+A client sends one image and asks for 100 fresh networks. The servers and their clients share this machine.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.load import Ask, Load, apply_load, connect
+from benchmarks.report import Ratio
+from models.images import decode_image
+from models.input import ImageSpec
+from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
+
+ROOT = Path(__file__).parent.parent
+IMAGE = ROOT / "service" / "static" / "examples" / "seven.png"
+ENVIRONMENTS = ROOT / "benchmarks" / "environments"
+NEEDED = ("numpy", "pydantic", "safetensors", "pillow")
+"""By what the servers host, besides PyTorch."""
+
+CLIENTS = (1, 8, 64)
+SECONDS = 6.0
+"""That clients ask for."""
+STARTING_SECONDS = 120.0
+"""That a server may take until it answers."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Another server."""
+
+    name: str
+    requirement: str
+    command: Sequence[str]
+    """After the environment's `bin/`; `PORT` stands for the port."""
+    path: str
+
+
+SERVERS = (
+    Server("LitServe", "litserve==0.2.19", ("python", "-m", "benchmarks.peers.litserve_server", "PORT"), "/predict"),
+    Server(
+        "BentoML",
+        "bentoml==1.4.40",
+        ("bentoml", "serve", "benchmarks.peers.bentoml_server:PlainService", "--port", "PORT"),
+        "/predict",
+    ),
+)
+
+
+def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
+    """HTTP against the engine in process, then against other servers."""
+    alone = _measure_engine(directory, device)
+    command = [sys.executable, "-m", "service", "--checkpoints", str(directory), "--device", str(device)]
+    path = f"/v1/models/{directory.name}/predict"
+    ours = _measure_server([*command, "--port", "PORT"], path, {})
+    for clients in CLIENTS:
+        engine, http, case = alone[clients], ours[clients], f"{clients} clients"
+        share = http.throughput / engine.throughput
+        latency = http.quantile(0.5) / engine.quantile(0.5)
+        yield Ratio("service", case, share, "answers a second of the engine in process", 1 / http.throughput)
+        yield Ratio("service", case, latency, "median time of the engine in process", http.quantile(0.5))
+        yield Ratio("service", case, http.quantile(0.99) / http.quantile(0.5), "median, of p99", http.quantile(0.99))
+    for server in SERVERS:
+        theirs = _measure_server(_install(server), server.path, {"HYPERDRAW_PEER_CHECKPOINT": str(directory)})
+        for clients in CLIENTS:
+            case, we, they = f"{clients} clients", ours[clients], theirs[clients]
+            faster = we.throughput / they.throughput
+            yield Ratio("service", case, faster, f"answers a second of {server.name}", 1 / we.throughput)
+            for share in (0.5, 0.99):
+                ratio = we.quantile(share) / they.quantile(share)
+                yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share))
+
+
+def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
+    engine = Engine(device)
+    checkpoint = engine.load(directory)
+    engine.warm_up(checkpoint)
+    spec = checkpoint.config.input
+    assert isinstance(spec, ImageSpec)
+    inputs = decode_image(IMAGE.read_bytes(), spec, 10**6, IMAGE.name)[None]
+
+    async def ask() -> None:
+        await asyncio.wrap_future(engine.predict(checkpoint, inputs, None, DEFAULT_ENSEMBLE_SIZE))
+
+    async def get_ask() -> Ask:
+        return ask
+
+    loads = {clients: asyncio.run(apply_load(get_ask, clients, SECONDS)) for clients in CLIENTS}
+    engine.close()
+    return loads
+
+
+def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, str]) -> dict[int, Load]:
+    body = json.dumps({"images": [base64.b64encode(IMAGE.read_bytes()).decode()]}).encode()
+    with _run(command, variables) as port:
+
+        async def measure() -> dict[int, Load]:
+            await _wait_for(port, path, body)
+            return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in CLIENTS}
+
+        return asyncio.run(measure())
+
+
+@contextmanager
+def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
+    """Runs a server on a free port, and ends it and its children."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    process = subprocess.Popen(
+        [str(port) if word == "PORT" else word for word in command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def _wait_for(port: int, path: str, body: bytes) -> None:
+    """Until the server has answered.
+
+    Raises:
+        TimeoutError: if it does not.
+    """
+    async with asyncio.timeout(STARTING_SECONDS):
+        while True:
+            try:
+                await (await connect(port, path, body))()
+                return
+            except (OSError, asyncio.IncompleteReadError, RuntimeError):
+                await asyncio.sleep(0.5)
+
+
+def _install(server: Server) -> list[str]:
+    """An environment with a server and PyTorch as it is here, made if it is missing; the server's command in it."""
+    directory = ENVIRONMENTS / server.name.lower()
+    binaries = directory / "bin"
+    installed = directory / "installed"
+    if not installed.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+        version, _, build = torch.__version__.partition("+")
+        index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"] if build == "cpu" else []
+        pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--retries", "1", *index]
+        subprocess.run([*pip, f"torch=={version}", server.requirement, *NEEDED], check=True)
+        installed.touch()
+    program, *arguments = server.command
+    return [str(binaries / program), *arguments]
