@@ -16,6 +16,7 @@ from benchmarks.serving import measure_service
 from benchmarks.training_step import measure_training
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
+from models.memory import keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -45,6 +46,7 @@ def main(
     only: Annotated[list[Part] | None, typer.Option(help="A part to measure; may be repeated.")] = None,
 ) -> None:
     """Measure how fast hyperdraw is on this machine, which should have nothing else to do."""
+    keep_freed_memory()
     chosen = choose_device(device)
     parts: dict[Part, Callable[[], Iterable[Ratio]]] = {
         Part.EVALUATOR: lambda: measure_evaluator(load_checkpoint(MODEL, chosen).sampler, chosen),

@@ -42,17 +42,17 @@ class Server:
     """Another server."""
 
     name: str
-    requirement: str
+    requirements: Sequence[str]
     command: Sequence[str]
     """After the environment's `bin/`; `PORT` stands for the port."""
     path: str
 
 
 SERVERS = (
-    Server("LitServe", "litserve==0.2.19", ("python", "-m", "benchmarks.peers.litserve_server", "PORT"), "/predict"),
+    Server("LitServe", ("litserve==0.2.19",), ("python", "-m", "benchmarks.peers.litserve_server", "PORT"), "/predict"),
     Server(
         "BentoML",
-        "bentoml==1.4.40",
+        ("bentoml==1.4.40", "pydantic<2.11"),  # it fails at times with later ones, by a warning of deprecation
         ("bentoml", "serve", "benchmarks.peers.bentoml_server:PlainService", "--port", "PORT"),
         "/predict",
     ),
@@ -158,7 +158,7 @@ def _install(server: Server) -> list[str]:
         version, _, build = torch.__version__.partition("+")
         index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"] if build == "cpu" else []
         pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--retries", "1", *index]
-        subprocess.run([*pip, f"torch=={version}", server.requirement, *NEEDED], check=True)
+        subprocess.run([*pip, f"torch=={version}", *server.requirements, *NEEDED], check=True)
         installed.touch()
     program, *arguments = server.command
     return [str(binaries / program), *arguments]

@@ -18,10 +18,6 @@ DRAWN_SEED_BITS = 53
 AHEAD = 100
 """Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
 
-NETWORKS_PER_STEP = 50
-"""That are drawn ahead without a look at whether requests have arrived."""
-
-
 Policy = Literal["request", "batch", "interval"]
 """Fresh networks for each request, or for the requests that run together, or for all of an interval."""
 
@@ -113,12 +109,12 @@ class Ensembles:
         return interval.ensemble
 
     def draw_ahead(self) -> bool:
-        """Draws some networks of an ensemble that is to come; whether any were lacking."""
+        """Draws a block of networks of an ensemble that is to come; whether any were lacking."""
         for ensemble in self._next.values():
             start = ensemble.count
             wanted = ensemble.checkpoint.sampler.limit_networks(AHEAD)
             if start < wanted:
-                ensemble.draw(start, min(wanted, start + NETWORKS_PER_STEP))
+                ensemble.draw(start, wanted)
                 return True
         return False
 
