@@ -13,13 +13,9 @@ from service.app import create_app
 from service.catalog import ConfigurationError
 from service.settings import Settings
 
-SWITCH_SECONDS = 0.0005
-"""That the event loop may wait for the engine's thread to let it run Python, which is little to do at a time."""
-
 
 def main() -> None:
     """Reads the settings, loads the models, and serves until it is stopped."""
-    sys.setswitchinterval(SWITCH_SECONDS)
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     try:

@@ -1,7 +1,9 @@
 """From what the catalog and the engine know to what clients read."""
 
+import json
 from dataclasses import asdict
 
+from safetensors.torch import save
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
@@ -83,6 +85,40 @@ def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: Predic
         ensemble.temperature = calibration.temperature_for(size)
     classes = _answer_classes(task, calibration, prediction, flags, parameters)
     return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=classes)
+
+
+def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
+    """The same answer as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the members
+    and then the inputs; what is not a number is in the metadata.
+
+    Raises:
+        ValueError: as `answer_prediction` does.
+    """
+    prediction, calibration = answer.prediction, checkpoint.calibration
+    size, uncertainty = len(prediction.members), prediction.uncertainty
+    identity = EnsembleIdentity(size=size, seed=answer.seed)
+    tensors = {name: tensor for name, tensor in vars(uncertainty).items() if isinstance(tensor, Tensor)}
+    thresholds = {}
+    if calibration:
+        for flag, judgement in calibration.judge(prediction, parameters.false_alarm_rate).items():
+            tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
+            thresholds[flag] = {"threshold": judgement.threshold, "false_alarm_rate": judgement.false_alarm_rate}
+        if isinstance(uncertainty, Uncertainty):
+            identity.temperature = calibration.temperature_for(size)
+            tensors["probabilities"] = calibration.temper(uncertainty.probabilities, size)
+            if parameters.coverage is not None:
+                sets = calibration.choose_sets(tensors["probabilities"], size, parameters.coverage)
+                tensors["prediction_set"] = sets.members
+    if parameters.members:
+        tensors["members"] = prediction.members
+    metadata = {
+        "model": _identify(checkpoint).model_dump_json(),
+        "ensemble": identity.model_dump_json(exclude_none=True),
+        "task": json.dumps(asdict(checkpoint.config.task)),
+        "flags": json.dumps(thresholds),
+    }
+    content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
 
 
 def _answer_classes(

@@ -21,7 +21,7 @@ from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
-from service.answers import answer_prediction, describe_model, list_models
+from service.answers import answer_prediction, describe_model, list_models, pack_prediction
 from service.catalog import Catalog, load_catalog
 from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
 from service.ensembles import Freshness, choose_seed
@@ -40,6 +40,10 @@ from service.weights import WeightsFile, parse_range
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
+
+BINARY = "application/octet-stream"
+"""Safetensors files have no type of their own."""
+BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
 FEW_INPUTS = 8
 """Whose answer is written faster than handed to a thread."""
@@ -180,7 +184,7 @@ async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=_errors(404, 413, 415, 422, 500, 503),
+    responses=_errors(404, 413, 415, 422, 500, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
 )
 async def predict(
@@ -211,20 +215,21 @@ async def predict(
         hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
         raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error
 
-    def encode() -> str:
-        return answer_prediction(checkpoint, answer, parameters).model_dump_json(exclude_none=True)
+    def encode() -> bytes:
+        if parameters.format == "safetensors":
+            return pack_prediction(checkpoint, answer, parameters)
+        return answer_prediction(checkpoint, answer, parameters).model_dump_json(exclude_none=True).encode()
 
     few = len(inputs) <= FEW_INPUTS and not parameters.members
     content = encode() if few else await to_thread.run_sync(encode)
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
 
 
 @router.get(
     "/v1/models/{model}/weights",
     tags=["weights"],
     response_class=Response,
-    responses=_errors(404, 416, 422, 503)
-    | {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses=_errors(404, 416, 422, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
 )
 @router.head("/v1/models/{model}/weights", include_in_schema=False)
 async def get_weights(
@@ -255,7 +260,7 @@ async def get_weights(
     seeded = parameters.seed is not None
     etag = file.etag(engine.device)
     headers = {
-        "Content-Type": "application/octet-stream",
+        "Content-Type": BINARY,
         "Content-Disposition": f'attachment; filename="{file.filename}"',
         "X-Content-Type-Options": "nosniff",
         "X-Hyperdraw-Seed": str(file.seed),

@@ -38,6 +38,9 @@ class PredictParameters(BaseModel):
         "training data.",
     )
     members: bool = Field(False, description="Whether to answer with what each member predicts.")
+    format: Literal["json", "safetensors"] = Field(
+        "json", description="Of the answer: safetensors has the same numbers as tensors, and the rest as metadata."
+    )
 
 
 class WeightsParameters(BaseModel):

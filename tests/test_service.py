@@ -151,6 +151,30 @@ def test_what_was_not_calibrated_is_refused(client: httpx.Client, parameters: di
     assert "0.005, 0.01, 0.02, 0.05, 0.1, 0.2" in response.json()["error"]["hint"]
 
 
+def test_a_binary_answer_says_the_same(client: httpx.Client) -> None:
+    asked: dict[str, Any] = {"seed": 7, "ensemble_size": 12, "members": True, "coverage": 0.9}
+    told = post_parts(client, PICTURES, **asked).json()
+    response = post_parts(client, PICTURES, **asked, format="safetensors")
+    assert response.headers["content-type"] == "application/octet-stream"
+    tensors = load(response.content)
+    header = json.loads(response.content[8 : 8 + int.from_bytes(response.content[:8], "little")])["__metadata__"]
+    assert json.loads(header["model"]) == told["model"]
+    assert json.loads(header["ensemble"]) == told["ensemble"]
+    classes = json.loads(header["task"])["classes"]
+    for i, prediction in enumerate(told["predictions"]):
+        assert tensors["probabilities"][i].tolist() == pytest.approx(prediction["probabilities"], rel=1e-6)
+        members = torch.tensor(prediction["member_probabilities"])
+        torch.testing.assert_close(tensors["members"][:, i], members, rtol=0, atol=1e-7)
+        chosen = [name for name, held in zip(classes, tensors["prediction_set"][i].tolist(), strict=True) if held]
+        assert chosen == prediction["prediction_set"]["labels"]
+        for name, value in prediction["uncertainty"].items():
+            assert float(tensors[name][i]) == pytest.approx(value, rel=1e-6, abs=1e-30)
+        for name, flag in prediction["flags"].items():
+            assert bool(tensors[f"flags.{name}.flagged"][i]) == flag["flagged"]
+            assert float(tensors[f"flags.{name}.score"][i]) == pytest.approx(flag["score"], rel=1e-6, abs=1e-30)
+            assert json.loads(header["flags"])[name]["threshold"] == flag["threshold"]
+
+
 def test_three_bodies_mean_the_same(client: httpx.Client) -> None:
     picture = PICTURES[0]
     answers = [
