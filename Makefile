@@ -1,7 +1,7 @@
 # make serve   serve the checkpoints in checkpoints/   [HOST=127.0.0.1] [PORT=8000] [MODEL=mnist-hyperdraw]
 # make test    run the tests
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
-# make bench   measure how fast it is here             [ARGS=…]
+# make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
 # make lint    check style and types
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
@@ -21,7 +21,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench lint lock clean
+.PHONY: serve test train bench bench-check lint lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -32,8 +32,11 @@ test: .venv/dev.installed
 train: .venv/train.installed
 	$(BIN)/hyperdraw-train $(RECIPE) --out $(OUT) $(ARGS)
 
-bench: .venv/train.installed
+bench: .venv/bench.installed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: .venv/bench.installed
+	$(BIN)/python -m benchmarks --check $(ARGS)
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

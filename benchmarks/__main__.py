@@ -1,5 +1,6 @@
-"""`python -m benchmarks`: one table, and its JSON."""
+"""`python -m benchmarks`: one table, its JSON and a figure; with `--check`, whether anything got worse."""
 
+import json
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.evaluator import measure_evaluator
+from benchmarks.evaluator import SHARE, measure_evaluator
 from benchmarks.memory import measure_memory
-from benchmarks.report import Ratio, collect, print_table
+from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
-from benchmarks.serving import measure_service
+from benchmarks.serving import measure_download, measure_service
 from benchmarks.training_step import measure_training
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
@@ -21,6 +22,9 @@ from models.memory import keep_freed_memory
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 MODEL = CHECKPOINTS / "mnist-hyperdraw"
+RESULTS = ROOT / "benchmarks" / "results"
+ACCEPTED = ROOT / "benchmarks" / "accepted.json"
+"""Ratios by name."""
 SAMPLERS = ("mnist-hypergan", "mnist-deutsch", "mnist-hyperdraw")
 
 
@@ -31,6 +35,7 @@ class Part(StrEnum):
     SAMPLER = "sampler"
     TRAINING = "training"
     MEMORY = "memory"
+    WEIGHTS = "weights"
     SERVICE = "service"
 
 
@@ -41,9 +46,11 @@ def measure_samplers(device: torch.device) -> Iterable[Ratio]:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Directory of results.json.")] = ROOT / "benchmarks" / "results",
+    out: Annotated[Path, typer.Option(help="Directory of results.json and growth.svg.")] = RESULTS,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")] = "auto",
     only: Annotated[list[Part] | None, typer.Option(help="A part to measure; may be repeated.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Fail if a ratio is worse than the accepted one.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Accept the ratios that were measured.")] = False,
 ) -> None:
     """Measure how fast hyperdraw is on this machine, which should have nothing else to do."""
     keep_freed_memory()
@@ -53,16 +60,27 @@ def main(
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
         Part.MEMORY: lambda: measure_memory(MODEL),
+        Part.WEIGHTS: lambda: measure_download(MODEL, chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),
     }
     ratios: list[Ratio] = []
     for part in only or list(Part):
         for ratio in parts[part]():
             ratios.append(ratio)
-            typer.echo(f"{ratio.part}, {ratio.case}: {ratio.ratio:.2f} ({ratio.of})", err=True)
+            typer.echo(f"{ratio.name}: {ratio.ratio:.2f}", err=True)
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "results.json", dump_json(collect(ratios, chosen)))
+    growth = [ratio for ratio in ratios if ratio.of == SHARE]
+    if growth:
+        draw_growth(growth, out / "growth.svg")
     typer.echo(print_table(ratios))
+    accepted = json.loads(ACCEPTED.read_text()) if ACCEPTED.exists() else {}
+    if check and (regressions := find_regressions(ratios, accepted)):
+        typer.echo("\n".join(["worse than accepted:", *regressions]), err=True)
+        raise typer.Exit(1)
+    if accept:
+        accepted |= {ratio.name: round(ratio.ratio, 3) for ratio in ratios}
+        write_file(ACCEPTED, dump_json(accepted))
 
 
 if __name__ == "__main__":

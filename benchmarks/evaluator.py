@@ -15,6 +15,7 @@ from models.target import TargetNetwork, Weights
 
 NETWORKS = (1, 10, 100, 1000)
 INPUTS = (1, 8, 32, 256)
+SHARE = "rate of matrix products"
 MOST = 100 * 256
 """Networks × inputs of the largest case."""
 
@@ -63,7 +64,7 @@ def measure_evaluator(sampler: WeightSampler, device: torch.device) -> Iterator[
             times = measure_times(functions, device)
             case = f"{networks:,} networks × {count} inputs"
             share = operations * networks * count / times["ours"] / (product.operations / times["product"])
-            yield Ratio("evaluator", case, share, "rate of matrix products", times["ours"])
+            yield Ratio("evaluator", case, share, SHARE, times["ours"], networks=networks, inputs=count)
             for way in ("vmap", "loop"):
                 if way in times:
-                    yield Ratio("evaluator", case, times[way] / times["ours"], f"times as fast as {way}", times["ours"])
+                    yield Ratio("evaluator", case, times[way] / times["ours"], f"times as fast as {way}")

@@ -58,14 +58,37 @@ async def connect(port: int, path: str, body: bytes) -> Ask:
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
     ]
-    message = "\r\n".join([*lines, "", ""]).encode() + body
+    message = _join(lines) + body
 
     async def ask() -> None:
         writer.write(message)
-        header = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in header.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        answer = await reader.readexactly(length)
-        if header.split(b" ", 2)[1] != b"200":
-            raise RuntimeError(f"refused: {answer.decode()}")
+        await _read_answer(reader)
 
     return ask
+
+
+async def get(port: int, path: str) -> None:
+    """Reads all of an answer to a GET request, and closes the connection.
+
+    Raises:
+        RuntimeError: if the request is refused.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(_join([f"GET {path} HTTP/1.1", "Host: localhost"]))
+    await _read_answer(reader)
+    writer.close()
+
+
+def _join(lines: list[str]) -> bytes:
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> None:
+    header = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in header.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    refused, part = header.split(b" ", 2)[1] != b"200", b""
+    while length:
+        part = await reader.readexactly(min(length, 2**15))
+        length -= len(part)
+    if refused:
+        raise RuntimeError(f"refused: {part.decode()}")

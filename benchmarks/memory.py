@@ -17,7 +17,8 @@ def measure_memory(directory: Path) -> Iterator[Ratio]:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         few, many = pool.starmap(_measure_peak, [(directory, 100), (directory, 1000)], chunksize=1)
-    yield Ratio("peak memory of the process", "1,000 networks × 1 input", many / few, "of that with 100 networks", 0.0)
+    case, of = "1,000 networks × 1 input", "of that with 100 networks"
+    yield Ratio("peak memory of the process", case, many / few, of, smaller_is_better=True)
 
 
 def _measure_peak(directory: Path, networks: int) -> int:

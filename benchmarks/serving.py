@@ -18,10 +18,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.load import Ask, Load, apply_load, connect
+from benchmarks.load import Ask, Load, apply_load, connect, get
 from benchmarks.report import Ratio
+from benchmarks.timing import measure_times
+from models.checkpoint import load_checkpoint
 from models.images import decode_image
 from models.input import ImageSpec
+from models.prediction import split_members
 from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +34,8 @@ NEEDED = ("numpy", "pydantic", "safetensors", "pillow")
 """By what the servers host, besides PyTorch."""
 
 CLIENTS = (1, 8, 64)
+NETWORKS = 1000
+"""That are downloaded."""
 SECONDS = 6.0
 """That clients ask for."""
 STARTING_SECONDS = 120.0
@@ -62,16 +67,15 @@ SERVERS = (
 def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
     """HTTP against the engine in process, then against other servers."""
     alone = _measure_engine(directory, device)
-    command = [sys.executable, "-m", "service", "--checkpoints", str(directory), "--device", str(device)]
-    path = f"/v1/models/{directory.name}/predict"
-    ours = _measure_server([*command, "--port", "PORT"], path, {})
+    ours = _measure_server(_command(directory, device), f"/v1/models/{directory.name}/predict", {})
     for clients in CLIENTS:
         engine, http, case = alone[clients], ours[clients], f"{clients} clients"
         share = http.throughput / engine.throughput
         latency = http.quantile(0.5) / engine.quantile(0.5)
         yield Ratio("service", case, share, "answers a second of the engine in process", 1 / http.throughput)
-        yield Ratio("service", case, latency, "median time of the engine in process", http.quantile(0.5))
-        yield Ratio("service", case, http.quantile(0.99) / http.quantile(0.5), "median, of p99", http.quantile(0.99))
+        yield Ratio("service", case, latency, "p50 of the engine in process", http.quantile(0.5), True)
+        late = http.quantile(0.99) / engine.quantile(0.99)
+        yield Ratio("service", case, late, "p99 of the engine in process", http.quantile(0.99), True)
     for server in SERVERS:
         theirs = _measure_server(_install(server), server.path, {"HYPERDRAW_PEER_CHECKPOINT": str(directory)})
         for clients in CLIENTS:
@@ -80,7 +84,26 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
             yield Ratio("service", case, faster, f"answers a second of {server.name}", 1 / we.throughput)
             for share in (0.5, 0.99):
                 ratio = we.quantile(share) / they.quantile(share)
-                yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share))
+                yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share), True)
+
+
+def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
+    """Weights over HTTP against drawing them."""
+    sampler = load_checkpoint(directory, device).sampler
+    path = f"/v1/models/{directory.name}/weights?seed=0&count={NETWORKS}"
+
+    def draw() -> None:
+        for members in split_members(sampler.target, NETWORKS):
+            sampler.sample(0, members)
+
+    async def wait(port: int) -> None:
+        await _wait_for(lambda: get(port, "/readyz"))
+
+    with _run(_command(directory, device), {}) as port:
+        asyncio.run(wait(port))
+        times = measure_times({"draw": draw, "download": lambda: asyncio.run(get(port, path))}, device)
+    share = times["draw"] / times["download"]
+    yield Ratio("weights", f"{NETWORKS:,} networks", share, "rate at which they are drawn", times["download"])
 
 
 def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
@@ -107,7 +130,7 @@ def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, s
     with _run(command, variables) as port:
 
         async def measure() -> dict[int, Load]:
-            await _wait_for(port, path, body)
+            await _wait_for(lambda: _ask_once(port, path, body))
             return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in CLIENTS}
 
         return asyncio.run(measure())
@@ -133,7 +156,11 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
         process.wait()
 
 
-async def _wait_for(port: int, path: str, body: bytes) -> None:
+async def _ask_once(port: int, path: str, body: bytes) -> None:
+    await (await connect(port, path, body))()
+
+
+async def _wait_for(ask: Ask) -> None:
     """Until the server has answered.
 
     Raises:
@@ -142,10 +169,15 @@ async def _wait_for(port: int, path: str, body: bytes) -> None:
     async with asyncio.timeout(STARTING_SECONDS):
         while True:
             try:
-                await (await connect(port, path, body))()
-                return
+                return await ask()
             except (OSError, asyncio.IncompleteReadError, RuntimeError):
                 await asyncio.sleep(0.5)
+
+
+def _command(directory: Path, device: torch.device) -> list[str]:
+    """That serves a checkpoint."""
+    options = {"--checkpoints": directory, "--device": device, "--port": "PORT"}
+    return [sys.executable, "-m", "service", *(str(word) for option in options.items() for word in option)]
 
 
 def _install(server: Server) -> list[str]:

@@ -1,5 +1,6 @@
 """What is compared computes the same."""
 
+import asyncio
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from benchmarks.evaluator import count_operations, forward_loop, forward_vmap
+from benchmarks.load import Ask, apply_load
+from benchmarks.report import Ratio, draw_growth, find_regressions
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
 from tests.conftest import SMALL_TARGET, draw_weights
@@ -39,6 +42,53 @@ def test_both_training_steps_have_the_same_losses() -> None:
         ours, theirs = (run.step().losses for run in runs)
         for name, loss in ours.items():
             assert float(loss) == pytest.approx(float(theirs[name]), rel=1e-4)
+
+
+def test_what_got_worse_is_found() -> None:
+    ratios = [
+        Ratio("evaluator", "1 network", 0.5, "rate"),
+        Ratio("service", "1 client", 2.0, "p50", smaller_is_better=True),
+        Ratio("service", "8 clients", 2.0, "p50", smaller_is_better=True),
+    ]
+    assert find_regressions(ratios, {}) == []
+    accepted = {ratio.name: ratio.ratio for ratio in ratios}
+    assert find_regressions(ratios, accepted) == []
+    accepted = {ratios[0].name: 0.6, ratios[1].name: 1.7, ratios[2].name: 9.0}
+    assert find_regressions(ratios, accepted) == []  # as noise may do
+    accepted = {ratios[0].name: 0.7, ratios[1].name: 1.5, ratios[2].name: 9.0}
+    assert find_regressions(ratios, accepted) == [
+        "evaluator, 1 network, rate: 0.50, accepted 0.70",
+        "service, 1 client, p50: 2.00, accepted 1.50",
+    ]
+
+
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    sizes = [(1, 1), (1, 8), (10, 1), (10, 8)]
+    ratios = [Ratio("evaluator", "", 1.0, "rate", 0.1, networks=s, inputs=b) for s, b in sizes]
+    draw_growth(ratios, tmp_path / "growth.svg")
+    assert "</svg>" in (tmp_path / "growth.svg").read_text()
+
+
+def test_clients_ask_again_when_they_are_answered() -> None:
+    asking, most = 0, 0
+
+    async def ask() -> None:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0.01)
+        asking -= 1
+
+    async def connect() -> Ask:
+        return ask
+
+    load = asyncio.run(apply_load(connect, 5, 0.1))
+    assert most == 5
+    assert load.clients == 5
+    assert len(load.latencies) >= 5
+    assert load.latencies == sorted(load.latencies)
+    assert 0.01 <= load.quantile(0.5) <= load.quantile(0.99) == load.latencies[-1]
+    assert load.throughput == len(load.latencies) / load.seconds
 
 
 def test_times_are_medians_of_turns() -> None:
