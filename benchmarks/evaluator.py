@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import MatrixProduct
+from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.sampler import WeightSampler
-from models.target import TargetNetwork, Weights
+from models.target import TargetNetwork
 
 NETWORKS = (1, 10, 100, 1000)
 INPUTS = (1, 8, 32, 256)
@@ -26,21 +26,6 @@ def count_operations(target: TargetNetwork) -> int:
         target.module()(torch.zeros(1, *target.input_shape))
     operations: int = counter.get_total_flops()
     return operations
-
-
-def forward_vmap(target: TargetNetwork, weights: Weights, inputs: Tensor) -> Tensor:
-    """PyTorch's own module, vectorised over networks."""
-    module = target.module()
-    call = torch.func.functional_call
-    outputs: Tensor = torch.vmap(lambda own: call(module, own, (inputs,)))(weights)
-    return outputs
-
-
-def forward_loop(target: TargetNetwork, weights: Weights, inputs: Tensor) -> Tensor:
-    """PyTorch's own module, network after network."""
-    module, count = target.module(), len(next(iter(weights.values())))
-    networks = ({name: tensor[i] for name, tensor in weights.items()} for i in range(count))
-    return torch.stack([torch.func.functional_call(module, own, (inputs,)) for own in networks])
 
 
 @torch.inference_mode()

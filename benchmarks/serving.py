@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,22 +139,30 @@ def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, s
 
 @contextmanager
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
-    """Runs a server on a free port, and ends it and its children."""
+    """Runs a server on a free port, and ends it and its children.
+
+    Raises:
+        TimeoutError: if it does not answer in time; with what it had to say.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    process = subprocess.Popen(
-        [str(port) if word == "PORT" else word for word in command],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [str(port) if word == "PORT" else word for word in command],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield port
+        except TimeoutError as error:
+            output.seek(0)
+            raise TimeoutError(f"{' '.join(command)} does not answer:\n{output.read().decode()}") from error
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 async def _ask_once(port: int, path: str, body: bytes) -> None:

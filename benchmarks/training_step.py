@@ -11,7 +11,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from benchmarks.evaluator import forward_loop
+from benchmarks.plain import forward_loop
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.input import ImageSpec

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.evaluator import count_operations, forward_loop, forward_vmap
+from benchmarks.evaluator import count_operations
 from benchmarks.load import Ask, apply_load
+from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio, draw_growth, find_regressions
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.evaluator import forward_vmap
+from benchmarks.plain import forward_vmap
 from models.checkpoint import load_checkpoint
 from models.images import decode_image
 from models.input import ImageSpec
