@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, Shape, add_bias, numel
+from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, Shape, Weighted, add_bias, numel
 
 FEW_CHANNELS = 4
 """For which libraries of convolutions are slow."""
@@ -48,15 +48,14 @@ class Evaluator:
         steps: list[_Step] = []
         common, own = [1], [1]
         """Numbers that are made of an input alone, and of one with a network."""
-        shape, pooled = input_shape, False
+        shape, weighted, pooled = input_shape, False, False
         for i, (name, layer) in enumerate(layers.items()):
             weight, bias = f"{name}.weight", f"{name}.bias"
-            numbers = own if any(step.parameters for step in steps) else common
             match layer:
                 case Convolution() if shape[0] <= FEW_CHANNELS or not on_cpu:
                     pooling = _find_pooling([*layers.values()][i + 1 :])
                     pooled = pooling > 1
-                    numbers.append(layer.count_patches(shape))
+                    (own if weighted else common).append(layer.count_patches(shape))
                     steps += [
                         _Step(partial(layer.unfold, pooling=pooling)),
                         _Step(layer.multiply, [weight]),
@@ -68,7 +67,7 @@ class Evaluator:
                 case Linear():
                     steps.append(_Step(layer.forward, [weight, bias]))
                 case Activation():
-                    steps.append(_Step(partial(layer.forward, inplace=numbers is own), increasing=True))
+                    steps.append(_Step(partial(layer.forward, inplace=weighted), increasing=True))
                 case MaxPooling() if pooled:
                     pooled = False
                 case MaxPooling():
@@ -76,23 +75,20 @@ class Evaluator:
                     steps.insert(len(steps) - len(overtaken), _Step(layer.forward))
                 case Flatten():
                     steps.append(_Step(layer.forward))
-            shape = layer.output_shape(shape)
+            shape, weighted = layer.output_shape(shape), weighted or isinstance(layer, Weighted)
             if not pooled:
-                (common if steps and not any(step.parameters for step in steps) else own).append(numel(shape))
+                (own if weighted else common).append(numel(shape))
         first = next(i for i, step in enumerate(steps) if step.parameters)
         self._common, self._steps = steps[:first], steps[first:]
         """What takes no weights, before what does."""
-        self._numbers, self._numbers_if_shared = max(common + own), max(own)
+        self._common_numbers, self._own_numbers = max(common), max(own)
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `TargetNetwork.forward`."""
         shared = inputs.dim() == self._rank + 1
         x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
         axis = 0 if shared else 1
-        numbers = self._numbers_if_shared if shared else self._numbers
-        most = max(1, (NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE) // numbers)
-        inputs_per_block = min(x.shape[axis], most, INPUTS_PER_BLOCK if self._on_cpu and shared else most)
-        networks_per_block = max(1, most // inputs_per_block)
+        inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared)
         split = [tensor.split(networks_per_block) for tensor in self.arrange(weights).values()]
         parts = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*split, strict=True)]
         outputs = []
@@ -105,6 +101,14 @@ class Evaluator:
         """As `TargetNetwork.arrange`."""
         arranged = {name: layer.arrange(weights[name]) for name, layer in self._arranged.items()}
         return {**weights, **arranged}
+
+    def _choose_block(self, inputs: int, shared: bool) -> tuple[int, int]:
+        """How many inputs, and how many networks, are evaluated at once."""
+        numbers = NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE
+        largest = max(self._own_numbers, self._common_numbers)
+        inputs = min(inputs, INPUTS_PER_BLOCK) if self._on_cpu and shared else inputs
+        inputs = max(1, min(inputs, numbers // largest))
+        return inputs, max(1, numbers // inputs // (self._own_numbers if shared else largest))
 
     def _prepare(self, x: Tensor) -> Tensor:
         for step in self._common:

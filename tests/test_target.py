@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.evaluator import NUMBERS_IN_CACHE
+from models.evaluator import NUMBERS_IN_CACHE, Evaluator
 from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
 from models.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
@@ -51,6 +51,29 @@ def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, 
     logits = target.forward(weights, images)
     assert logits.shape == (4, batch, target.num_outputs)
     torch.testing.assert_close(logits, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("distinct", [False, True])
+def test_the_way_of_other_devices_equals_the_plain_module(
+    target: TargetNetwork, distinct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.evaluator.NUMBERS_ON_DEVICE", 30_000)  # so that there are several blocks
+    weights = draw_small_weights(target, 4)
+    shape = (4, 7, *target.input_shape) if distinct else (7, *target.input_shape)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    logits = Evaluator(target.named_layers, target.input_shape, on_cpu=False).forward(weights, images)
+    torch.testing.assert_close(logits, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_arranged_weights_are_the_same(target: TargetNetwork) -> None:
+    weights = draw_small_weights(target, 3)
+    arranged = target.arrange(weights)
+    assert list(arranged) == list(weights)
+    for name, tensor in arranged.items():
+        assert torch.equal(tensor, weights[name])
+        assert torch.equal(target.arrange(arranged)[name], tensor)
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
