@@ -45,6 +45,12 @@ def measure_samplers(device: torch.device) -> Iterable[Ratio]:
         yield from measure_sampler(name, load_checkpoint(CHECKPOINTS / name, device).sampler, device)
 
 
+def measure_downloads(device: torch.device) -> Iterable[Ratio]:
+    """Of every shipped method."""
+    for name in SAMPLERS:
+        yield from measure_download(CHECKPOINTS / name, device)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Directory of results.json and growth.svg.")] = RESULTS,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")] = "auto",
@@ -60,7 +66,7 @@ def main(
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
         Part.MEMORY: lambda: measure_memory(MODEL),
-        Part.WEIGHTS: lambda: measure_download(MODEL, chosen),
+        Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),
     }
     ratios: list[Ratio] = []

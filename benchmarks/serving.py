@@ -104,7 +104,8 @@ def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
         asyncio.run(wait(port))
         times = measure_times({"draw": draw, "download": lambda: asyncio.run(get(port, path))}, device)
     share = times["draw"] / times["download"]
-    yield Ratio("weights", f"{NETWORKS:,} networks", share, "rate at which they are drawn", times["download"])
+    part = f"download of {directory.name}"
+    yield Ratio(part, f"{NETWORKS:,} networks", share, "rate at which they are drawn", times["download"])
 
 
 def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
