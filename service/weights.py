@@ -98,7 +98,7 @@ class WeightsFile:
                 if end <= start or begin >= stop:
                     continue
                 drawn = await asyncio.wrap_future(engine.sample(self.checkpoint, self.seed, members, {name}))
-                tensor = drawn[name].to(DTYPES[self.dtype]).flatten()
+                tensor = drawn[name].to(DTYPES[self.dtype]).flatten().contiguous()
                 content = tensor.view(torch.uint8).numpy().data
                 content = content[max(0, start - begin) : stop - begin]
                 for offset in range(0, len(content), _BYTES_PER_CHUNK):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from io import BytesIO
 from pathlib import Path
@@ -11,10 +12,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, MethodConfig
 from models.noise import MEMBER_LIMIT
+from service.engine import Engine
 from service.weights import DTYPES, WeightsFile, parse_range
+from tests.conftest import SMALL_TARGET
 from tests.pictures import draw_image, encode
+from tests.test_samplers import CONFIGS, make_config
 
 WEIGHTS = "/v1/models/digits/weights"
 
@@ -208,3 +212,21 @@ def test_memory_does_not_grow_with_the_number_of_networks(checkpoint: Checkpoint
     file = WeightsFile(checkpoint, 0, range(10**6), True, "float32")
     assert file.size == len(file.header) + 4 * checkpoint.config.target.num_weights * 10**6
     assert len(file.header) < 4096
+
+
+@pytest.mark.parametrize("method", CONFIGS.values(), ids=CONFIGS.keys())
+def test_every_method_can_be_downloaded(method: MethodConfig) -> None:
+    """Whatever the layout in memory of what its generator makes."""
+    sampler = method.build(SMALL_TARGET).eval().requires_grad_(False)
+    checkpoint = Checkpoint("network", "1", make_config(sampler), sampler, None, None)
+    engine = Engine(torch.device("cpu"))
+    file = WeightsFile(checkpoint, 7, range(2, 40), stacked=True, dtype="float32")
+
+    async def read() -> bytes:
+        return b"".join([bytes(part) async for part in file.stream(engine, 0, file.size)])
+
+    content = asyncio.run(read())
+    engine.close()
+    assert len(content) == file.size
+    for name, tensor in sampler.sample(7, range(2, 40)).items():
+        torch.testing.assert_close(load(content)[name], tensor, rtol=1e-5, atol=1e-6)
