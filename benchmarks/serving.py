@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,9 @@ SECONDS = 6.0
 """That clients ask for."""
 STARTING_SECONDS = 120.0
 """That a server may take until it answers."""
+
+STOPPING_SECONDS = 60.0
+"""That it may take to stop."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,11 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
             output.seek(0)
             raise TimeoutError(f"{' '.join(command)} does not answer:\n{output.read().decode()}") from error
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # for some have children in sessions of their own, which they alone end
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOPPING_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
