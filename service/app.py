@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
 from service.answers import answer_prediction, describe_model, list_models, pack_prediction
 from service.catalog import Catalog, load_catalog
-from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
+from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine, OverloadedError
 from service.ensembles import Freshness, choose_seed
 from service.errors import ErrorResponse, ServiceError, add_error_handlers
 from service.schemas import (
@@ -72,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         ConfigurationError: if the device or the checkpoints cannot be had.
     """
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
-    engine = Engine(choose_device(settings.device), freshness)
+    engine = Engine(choose_device(settings.device), freshness, settings.max_queue)
 
     @asynccontextmanager
     async def close_engine(app: FastAPI) -> AsyncIterator[None]:
@@ -184,7 +185,7 @@ async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=_errors(404, 413, 415, 422, 500, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    responses=_errors(404, 413, 415, 422, 429, 500, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
 )
 async def predict(
@@ -204,13 +205,18 @@ async def predict(
     _check_members(checkpoint, ensemble_size)
     _check_calibration(checkpoint, parameters)
     spec = checkpoint.config.input
-    if isinstance(spec, ImageSpec):
-        encoded = await read_images(request, settings)
-        inputs = await to_thread.run_sync(_decode_images, encoded, spec, settings)
-    else:
-        inputs = await read_vectors(request, settings, spec)
     try:
+        if isinstance(spec, ImageSpec):
+            encoded = await read_images(request, settings)
+            engine.check_room(checkpoint, len(encoded) * ensemble_size)
+            inputs = await to_thread.run_sync(_decode_images, encoded, spec, settings)
+        else:
+            inputs = await read_vectors(request, settings, spec)
         answer = await asyncio.wrap_future(engine.predict(checkpoint, inputs, parameters.seed, ensemble_size))
+    except OverloadedError as error:
+        seconds = math.ceil(error.seconds)
+        message, hint = "As much as may wait is waiting.", f"Ask again in {seconds} s, or for less."
+        raise ServiceError(429, "overloaded", message, hint, {"Retry-After": str(seconds)}) from error
     except NotFiniteError as error:
         hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
         raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error

@@ -38,7 +38,19 @@ BATCH_STEPS = 3
 INITIAL_COST = 3_200
 """Inputs × networks of a model's first steps."""
 
+QUEUE_COST = 500_000
+"""Inputs × networks that may wait."""
+
 Result = TypeVar("Result")
+
+
+class OverloadedError(Exception):
+    """As much as may wait is waiting."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"there is room in about {seconds:.1f} seconds")
+        self.seconds = seconds
+        """After which there is room, at the pace that was measured."""
 
 
 @dataclass
@@ -66,8 +78,11 @@ class Engine:
     workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
     """
 
-    def __init__(self, device: torch.device, freshness: Freshness | None = None) -> None:
+    def __init__(self, device: torch.device, freshness: Freshness | None = None, queue_cost: int = QUEUE_COST) -> None:
         self.device = device
+        self._queue_cost = queue_cost
+        self._cost = 0
+        """Inputs × networks of requests that are not answered."""
         self._ensembles = Ensembles(freshness or Freshness())
         self._most_costs: dict[str, int] = {}
         """Inputs × networks of a step, by the checkpoint's version."""
@@ -93,10 +108,31 @@ class Engine:
             inputs: on the CPU.
             seed: of the members; if None, that of an ensemble as fresh as the engine's policy has it.
             ensemble_size: S.
+
+        Raises:
+            OverloadedError: as `check_room` does.
         """
         request = Request(checkpoint, inputs, seed, ensemble_size)
+        with self._changed:
+            self.check_room(checkpoint, request.cost)
+            self._cost += request.cost
+        request.future.add_done_callback(lambda _: self._release(request.cost))
         self._submit(self._waiting, request)
         return request.future
+
+    def check_room(self, checkpoint: Checkpoint, cost: int) -> None:
+        """Whether inputs × networks may wait for an answer; the largest request may, if nothing else does.
+
+        Raises:
+            OverloadedError: if not.
+        """
+        excess = self._cost + cost - self._queue_cost
+        if self._cost and excess > 0:
+            raise OverloadedError(min(excess, self._cost) * STEP_SECONDS / self._limit_cost(checkpoint))
+
+    def _release(self, cost: int) -> None:
+        with self._changed:
+            self._cost -= cost
 
     def sample(
         self, checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]

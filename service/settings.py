@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.engine import QUEUE_COST
 from service.ensembles import Policy
 
 
@@ -52,4 +53,8 @@ class Settings(BaseSettings):
     freshness_predictions: Annotated[
         int, Field(gt=0, description="Images, or vectors, after which an interval ends early.")
     ] = 10_000
+    max_queue: Annotated[
+        int,
+        Field(gt=0, description="Most images × networks that may wait; what comes on top is told when to come again."),
+    ] = QUEUE_COST
     max_ensemble_size: Annotated[int, Field(gt=0, description="Most networks in an ensemble or a download.")] = 1000

@@ -19,7 +19,7 @@ from models.target import TargetNetwork
 from models.task import Classification
 from models.uncertainty import NotFiniteError, Uncertainty
 from service.batches import Answer
-from service.engine import Engine
+from service.engine import Engine, OverloadedError
 from service.ensembles import AHEAD, Ensembles, Freshness
 
 
@@ -162,6 +162,24 @@ def test_a_small_request_need_not_wait_for_a_large_one(engine: Engine, checkpoin
             future.add_done_callback(partial(lambda name, _: order.append(name), name))
     check(large.result(120), checkpoint, draw_images(checkpoint, 256), 1000)
     assert order == ["small", "large"]
+
+
+def test_no_more_may_wait_than_the_queue_holds(checkpoint: Checkpoint) -> None:
+    engine = Engine(torch.device("cpu"), queue_cost=100)
+    images = draw_images(checkpoint, 4)
+    with hold(engine):
+        largest = engine.predict(checkpoint, images, 1, 100)  # as nothing else waits
+        with pytest.raises(OverloadedError) as caught:
+            engine.predict(checkpoint, images[:1], 1, 1)
+        assert caught.value.seconds > 0
+        assert largest.cancel()
+        futures = [engine.predict(checkpoint, images, 1, size) for size in (10, 15)]
+        with pytest.raises(OverloadedError):
+            engine.predict(checkpoint, images[:1], 1, 1)
+    for future in futures:
+        future.result(60)
+    engine.predict(checkpoint, images, 1, 25).result(60)
+    engine.close()
 
 
 def test_a_cancelled_request_costs_nothing_further(engine: Engine, checkpoint: Checkpoint, asked: list[int]) -> None:

@@ -27,6 +27,7 @@ from service.ensembles import Policy
 from service.settings import Settings
 from tests.conftest import SMALL_TARGET, serve
 from tests.pictures import draw_image, encode, forge_png
+from tests.test_engine import draw_images, hold
 from tests.test_samplers import make_config
 
 PREDICT = "/v1/models/digits/predict"
@@ -339,6 +340,20 @@ def test_a_failure_tells_the_log_and_not_the_client(
     assert "secret" not in response.text
     monkeypatch.undo()
     assert client.post(PREDICT, **GOOD).status_code == 200
+
+
+def test_what_cannot_wait_is_told_when_to_come_again(checkpoints: Path) -> None:
+    app = create_app(Settings(checkpoints=checkpoints, max_queue=100))
+    (checkpoint,) = app.state.catalog
+    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        with hold(app.state.engine):
+            waiting = app.state.engine.predict(checkpoint, draw_images(checkpoint, 3), None, 30)
+            response = post_parts(client, PICTURES, ensemble_size=4)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["error"]["code"] == "overloaded"
+        waiting.result(60)
+        assert post_parts(client, PICTURES, ensemble_size=4).status_code == 200
 
 
 def test_page_and_its_parts(client: httpx.Client) -> None:
