@@ -4,13 +4,14 @@ import asyncio
 import base64
 import math
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -62,6 +63,8 @@ _IMAGE_ERRORS = {
     "unsupported": (422, "unsupported_image"),
     "invalid": (422, "invalid_image"),
 }
+
+Result = TypeVar("Result")
 
 router = APIRouter()
 
@@ -128,6 +131,18 @@ EngineDependency = Annotated[Engine, Depends(_engine)]
 CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
 
 
+TimeoutHeader = Annotated[
+    float | None,
+    Header(
+        alias="X-Request-Timeout",
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds within which the answer is of use; then the work is dropped.",
+    ),
+]
+
+
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse} for status in statuses}
 
@@ -185,7 +200,7 @@ async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=_errors(404, 413, 415, 422, 429, 500, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    responses=_errors(404, 413, 415, 422, 429, 500, 503, 504) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
 )
 async def predict(
@@ -194,6 +209,7 @@ async def predict(
     parameters: Annotated[PredictParameters, Query()],
     settings: SettingsDependency,
     engine: EngineDependency,
+    timeout: TimeoutHeader = None,
 ) -> Response:
     """Predict with an ensemble of freshly sampled networks.
 
@@ -212,7 +228,8 @@ async def predict(
             inputs = await to_thread.run_sync(_decode_images, encoded, spec, settings)
         else:
             inputs = await read_vectors(request, settings, spec)
-        answer = await asyncio.wrap_future(engine.predict(checkpoint, inputs, parameters.seed, ensemble_size))
+        future = engine.predict(checkpoint, inputs, parameters.seed, ensemble_size)
+        answer = await _wait_for(future, request, timeout or settings.request_timeout)
     except OverloadedError as error:
         seconds = math.ceil(error.seconds)
         message, hint = "As much as may wait is waiting.", f"Ask again in {seconds} s, or for less."
@@ -299,6 +316,30 @@ async def get_weights(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     return StreamingResponse(file.stream(engine, start, stop), status, headers)
+
+
+async def _wait_for(future: Future[Result], request: Request, seconds: float) -> Result:
+    """The engine's result, unless it takes too long or the client leaves: then the engine drops the work."""
+    result = asyncio.wrap_future(future)
+    leaving = asyncio.create_task(_wait_for_leaving(request))
+    try:
+        awaited: list[asyncio.Future[Any]] = [result, leaving]
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        if leaving.done():
+            raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
+        hint = "Ask for less, ask later, or allow more with X-Request-Timeout."
+        raise ServiceError(504, "deadline_exceeded", f"There was no answer within {seconds:g} s.", hint)
+    finally:
+        result.cancel()
+        leaving.cancel()
+
+
+async def _wait_for_leaving(request: Request) -> None:
+    """Until the client closes the connection; the request has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _check_count(name: str, value: int, limit: int) -> None:

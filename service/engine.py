@@ -82,7 +82,6 @@ class Engine:
         self.device = device
         self._queue_cost = queue_cost
         self._cost = 0
-        """Inputs × networks of requests that are not answered."""
         self._ensembles = Ensembles(freshness or Freshness())
         self._most_costs: dict[str, int] = {}
         """Inputs × networks of a step, by the checkpoint's version."""
@@ -119,6 +118,11 @@ class Engine:
         request.future.add_done_callback(lambda _: self._release(request.cost))
         self._submit(self._waiting, request)
         return request.future
+
+    @property
+    def waiting_cost(self) -> int:
+        """Inputs × networks of requests that are not answered."""
+        return self._cost
 
     def check_room(self, checkpoint: Checkpoint, cost: int) -> None:
         """Whether inputs × networks may wait for an answer; the largest request may, if nothing else does.

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     freshness_predictions: Annotated[
         int, Field(gt=0, description="Images, or vectors, after which an interval ends early.")
     ] = 10_000
+    request_timeout: Annotated[
+        float, Field(gt=0, description="Seconds that a prediction may take, if the request does not say.")
+    ] = 60.0
     max_queue: Annotated[
         int,
         Field(gt=0, description="Most images × networks that may wait; what comes on top is told when to come again."),

@@ -2,6 +2,7 @@ import base64
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -354,6 +355,27 @@ def test_what_cannot_wait_is_told_when_to_come_again(checkpoints: Path) -> None:
         assert response.json()["error"]["code"] == "overloaded"
         waiting.result(60)
         assert post_parts(client, PICTURES, ensemble_size=4).status_code == 200
+
+
+def test_late_answers_are_not_worked_on(app: FastAPI, client: httpx.Client) -> None:
+    with hold(app.state.engine):
+        response = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": "0.05"})
+        assert response.status_code == 504
+        assert "0.05 s" in response.json()["error"]["message"]
+        assert app.state.engine.waiting_cost == 0
+    for wrong in ("0", "-1", "nan", "soon"):
+        response = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": wrong})
+        assert response.status_code == 422
+
+
+def test_clients_that_leave_are_not_worked_for(app: FastAPI, client: httpx.Client) -> None:
+    with hold(app.state.engine):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(PREDICT, files={"images": PICTURES[0]}, timeout=0.2)
+        start = time.monotonic()
+        while app.state.engine.waiting_cost:
+            assert time.monotonic() < start + 10
+    assert client.post(PREDICT, files={"images": PICTURES[0]}).status_code == 200
 
 
 def test_page_and_its_parts(client: httpx.Client) -> None:
