@@ -200,7 +200,7 @@ async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=_errors(404, 413, 415, 422, 429, 500, 503, 504) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    responses=_errors(404, 408, 413, 415, 422, 429, 500, 503, 504) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
 )
 async def predict(

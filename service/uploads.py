@@ -1,5 +1,6 @@
 """Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator
@@ -51,7 +52,8 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     """The vectors of a request, float32 [B, numbers].
 
     Raises:
-        ServiceError: 413 for too much, 415 for another kind of body, 422 for a body that does not hold such vectors.
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind of body, 422 for one that does not hold
+            such vectors.
     """
     names = ", ".join(spec.names)
     hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {len(spec.names)} number(s).'
@@ -59,7 +61,7 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     if content_type not in ("application/json", ""):
         message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
         raise ServiceError(415, "unsupported_media_type", message, hint)
-    rows = _validate_json(await _read_body(request, settings.max_body_bytes), VectorsBody, hint).inputs
+    rows = _validate_json(await _read_body(request, settings), VectorsBody, hint).inputs
     _check_number(len(rows), "vectors", settings)
     if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
         raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
@@ -76,10 +78,11 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
     """The encoded images of a request, in order, by a name for messages.
 
     Raises:
-        ServiceError: 413 for too much, 415 for another kind of body, 422 for a body that does not hold images.
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind of body, 422 for one that does not hold
+            images.
     """
     content_type = _read_content_type(request)
-    body = await _read_body(request, settings.max_body_bytes)
+    body = await _read_body(request, settings)
     if content_type == "multipart/form-data":
         images = await _parse_multipart(request, body, settings)
     elif content_type == "application/json":
@@ -106,7 +109,20 @@ def _check_number(number: int, kind: str, settings: Settings) -> None:
         raise ServiceError(413, f"too_many_{kind}", f"{number} {kind} in one request.", f"Send at most {limit}.")
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def _read_body(request: Request, settings: Settings) -> bytes:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
+        raise ServiceError(415, "unsupported_encoding", message, hint)
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            return await _read_limited(request, settings.max_body_bytes)
+    except TimeoutError as error:
+        message = f"The body had not arrived after {settings.body_timeout:g} s."
+        raise ServiceError(408, "body_too_slow", message, "Send it faster, or in parts.") from error
+
+
+async def _read_limited(request: Request, limit: int) -> bytes:
     error = ServiceError(413, "body_too_large", "The body is too large.", f"Send at most {limit} bytes.")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit:

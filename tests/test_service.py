@@ -2,6 +2,7 @@ import base64
 import json
 import math
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from models.noise import SEED_LIMIT
 from models.prediction import evaluate, interpret
 from service.app import create_app
 from service.catalog import ConfigurationError
+from service.engine import Engine
 from service.ensembles import Policy
 from service.settings import Settings
 from tests.conftest import SMALL_TARGET, serve
@@ -38,6 +40,13 @@ PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), 
 def post_parts(client: httpx.Client, pictures: list[bytes], **parameters: Any) -> httpx.Response:
     files = [("images", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
     return client.post(PREDICT, files=files, params=parameters)
+
+
+def await_idle(engine: Engine) -> None:
+    """Until nothing waits for the engine, which must be soon."""
+    start = time.monotonic()
+    while engine.waiting_cost:
+        assert time.monotonic() < start + 10
 
 
 def test_health(client: httpx.Client) -> None:
@@ -289,6 +298,13 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
         "multipart",
     ),
     "too large": (PREDICT, {"content": bytes(2**20 + 1), "headers": PNG}, 413, "body_too_large", "too large"),
+    "compressed": (
+        PREDICT,
+        {"content": PICTURES[0], "headers": {**PNG, "Content-Encoding": "gzip"}},
+        415,
+        "unsupported_encoding",
+        "'gzip'",
+    ),
     "no JSON": (PREDICT, {**json_body(0), "content": b"{"}, 422, "invalid_json", "Invalid JSON"),
     "JSON of another shape": (PREDICT, json_body({"image": "x"}), 422, "invalid_json", "images: Field required"),
     "no images": (PREDICT, json_body({"images": []}), 422, "invalid_json", "at least 1 item"),
@@ -357,12 +373,21 @@ def test_what_cannot_wait_is_told_when_to_come_again(checkpoints: Path) -> None:
         assert post_parts(client, PICTURES, ensemble_size=4).status_code == 200
 
 
+def test_a_body_that_does_not_arrive_is_given_up(checkpoints: Path) -> None:
+    with serve(create_app(Settings(checkpoints=checkpoints, body_timeout=0.1))) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
+            connection.sendall(head.encode() + b"a few bytes")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
 def test_late_answers_are_not_worked_on(app: FastAPI, client: httpx.Client) -> None:
     with hold(app.state.engine):
         response = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": "0.05"})
         assert response.status_code == 504
         assert "0.05 s" in response.json()["error"]["message"]
-        assert app.state.engine.waiting_cost == 0
+        await_idle(app.state.engine)
     for wrong in ("0", "-1", "nan", "soon"):
         response = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": wrong})
         assert response.status_code == 422
@@ -372,9 +397,7 @@ def test_clients_that_leave_are_not_worked_for(app: FastAPI, client: httpx.Clien
     with hold(app.state.engine):
         with pytest.raises(httpx.ReadTimeout):
             client.post(PREDICT, files={"images": PICTURES[0]}, timeout=0.2)
-        start = time.monotonic()
-        while app.state.engine.waiting_cost:
-            assert time.monotonic() < start + 10
+        await_idle(app.state.engine)
     assert client.post(PREDICT, files={"images": PICTURES[0]}).status_code == 200
 
 
