@@ -52,7 +52,7 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     """The vectors of a request, float32 [B, numbers].
 
     Raises:
-        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind of body, 422 for one that does not hold
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
             such vectors.
     """
     names = ", ".join(spec.names)
@@ -78,7 +78,7 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
     """The encoded images of a request, in order, by a name for messages.
 
     Raises:
-        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind of body, 422 for one that does not hold
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
             images.
     """
     content_type = _read_content_type(request)
