@@ -86,6 +86,7 @@ class Evaluator:
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `TargetNetwork.forward`."""
         shared = inputs.dim() == self._rank + 1
+        assert shared or all(len(inputs) == len(tensor) for tensor in weights.values())
         x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
         axis = 0 if shared else 1
         inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared)

@@ -57,6 +57,8 @@ class Convolution:
 
     def arrange(self, weight: Tensor) -> Tensor:
         """A weight [S, channels, C, k, k] as `forward` has it fastest in memory."""
+        if self.channels == 1:  # which leaves it open whether channels are last, and PyTorch refuses some gradients
+            return weight
         return weight.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(weight.shape)
 
     def unfold(self, x: Tensor, pooling: int = 1) -> Tensor:

@@ -88,8 +88,8 @@ def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: Predic
 
 
 def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
-    """The same answer as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the members
-    and then the inputs; what is not a number is in the metadata.
+    """The answer's numbers as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the
+    members and then the inputs; what holds for all inputs is in the metadata.
 
     Raises:
         ValueError: as `answer_prediction` does.
@@ -98,17 +98,24 @@ def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictP
     size, uncertainty = len(prediction.members), prediction.uncertainty
     identity = EnsembleIdentity(size=size, seed=answer.seed)
     tensors = {name: tensor for name, tensor in vars(uncertainty).items() if isinstance(tensor, Tensor)}
-    thresholds = {}
+    thresholds, coverage = {}, {}
     if calibration:
         for flag, judgement in calibration.judge(prediction, parameters.false_alarm_rate).items():
             tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
-            thresholds[flag] = {"threshold": judgement.threshold, "false_alarm_rate": judgement.false_alarm_rate}
+            thresholds[flag] = {
+                "threshold": judgement.threshold,
+                "score_name": judgement.score_name,
+                "false_alarm_rate": judgement.false_alarm_rate,
+                "calibrated_ensemble_size": judgement.ensemble_size,
+                "calibration_inputs": calibration.n,
+            }
         if isinstance(uncertainty, Uncertainty):
             identity.temperature = calibration.temperature_for(size)
             tensors["probabilities"] = calibration.temper(uncertainty.probabilities, size)
             if parameters.coverage is not None:
                 sets = calibration.choose_sets(tensors["probabilities"], size, parameters.coverage)
                 tensors["prediction_set"] = sets.members
+                coverage = {"coverage": str(sets.coverage)}
     if parameters.members:
         tensors["members"] = prediction.members
     metadata = {
@@ -116,6 +123,7 @@ def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictP
         "ensemble": identity.model_dump_json(exclude_none=True),
         "task": json.dumps(asdict(checkpoint.config.task)),
         "flags": json.dumps(thresholds),
+        **coverage,
     }
     content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)

@@ -228,13 +228,15 @@ class Engine:
         While such a batch runs, others wait, and so form the next one. One that is a single large request they need not
         wait for: it takes turns with them.
         """
+        while self._waiting and self._waiting[0].future.done():
+            self._waiting.popleft()
         if not self._waiting or any(not batch.large for batch in self._begun):
             return None
         first = self._waiting.popleft()
         requests, cost = [first], first.cost
         limit = BATCH_STEPS * self._limit_cost(first.checkpoint)
         if first.seed is not None or self._ensembles.freshness.policy != "request":
-            for request in list(self._waiting):
+            for request in [request for request in self._waiting if not request.future.done()]:
                 same = (request.checkpoint.version, request.seed) == (first.checkpoint.version, first.seed)
                 if same and cost + request.cost <= limit:
                     self._waiting.remove(request)
@@ -251,7 +253,7 @@ class Engine:
                 ensemble = self._ensembles.take(checkpoint, sum(len(request.inputs) for request in requests))
                 self._lacking = True
             else:
-                ensemble = Ensemble(checkpoint, seed)
+                ensemble = Ensemble(checkpoint, seed, keeps=False)
             self._advance(Batch(ensemble, requests, large))
 
     def _advance(self, batch: Batch) -> None:

@@ -44,6 +44,8 @@ class Ensemble:
 
     checkpoint: Checkpoint
     seed: int = field(default_factory=choose_seed)
+    keeps: bool = True
+    """Whether networks are kept, as they may be asked again."""
     kept: list[Draw] = field(default_factory=list)
     """The first members, in order."""
 
@@ -61,7 +63,7 @@ class Ensemble:
         config, sampler = self.checkpoint.config, self.checkpoint.sampler
         members = range(start, min(stop, start + count_networks_per_block(config.target)))
         networks = draw(sampler, config.input, config.task, self.seed, members)
-        if start == self.count < AHEAD:
+        if self.keeps and start == self.count < AHEAD:
             self.kept.append(networks)
         return networks
 

@@ -172,6 +172,7 @@ def test_a_binary_answer_says_the_same(client: httpx.Client) -> None:
     assert json.loads(header["model"]) == told["model"]
     assert json.loads(header["ensemble"]) == told["ensemble"]
     classes = json.loads(header["task"])["classes"]
+    assert float(header["coverage"]) == told["predictions"][0]["prediction_set"]["coverage"]
     for i, prediction in enumerate(told["predictions"]):
         assert tensors["probabilities"][i].tolist() == pytest.approx(prediction["probabilities"], rel=1e-6)
         members = torch.tensor(prediction["member_probabilities"])

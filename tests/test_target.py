@@ -21,6 +21,10 @@ TARGETS = {
         (Convolution(5, 4, 1), MaxPooling(3), Activation(0.0), Flatten(), Linear(7), Activation(), Linear(3)),
     ),
     "one layer twice": TargetNetwork((2, 9, 9), (*(Convolution(2, 3),) * 2, Flatten(), Linear(4))),
+    "one channel": TargetNetwork((1, 9, 9), (Convolution(5, 2), Convolution(1, 2), Flatten(), Linear(2))),
+    "many channels": TargetNetwork(
+        (6, 7, 7), (Convolution(5, 2, 1), MaxPooling(), Convolution(4, 2), Flatten(), Linear(2))
+    ),
     "vectors": TargetNetwork((4,), (Linear(6), Activation(), Linear(3))),
     "paper": mnist_hypergan().target,
 }
@@ -79,7 +83,7 @@ def test_arranged_weights_are_the_same(target: TargetNetwork) -> None:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("of", ["weights", "images", "both"])
 @pytest.mark.parametrize("distinct", [False, True])
-@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("batch", [1, 2, 5])
 def test_gradients_equal_those_of_the_plain_module(target: TargetNetwork, of: str, distinct: bool, batch: int) -> None:
     values, gradients = [], []
     for forward in (target.forward, lambda w, x: reference(target, w, x, distinct)):
