@@ -139,13 +139,18 @@ class Engine:
             self._cost -= cost
 
     def sample(
-        self, checkpoint: Checkpoint, seed: int, members: Sequence[int], names: Collection[str]
+        self,
+        checkpoint: Checkpoint,
+        seed: int,
+        members: Sequence[int],
+        names: Collection[str],
+        dtype: torch.dtype = torch.float32,
     ) -> Future[Weights]:
-        """The named parameters of some members of a seed, on the CPU."""
+        """The named parameters of some members of a seed, on the CPU, without holes in memory."""
 
         def draw() -> Weights:
             weights = checkpoint.sampler.sample(seed, members, names)
-            return {name: tensor.cpu() for name, tensor in weights.items()}
+            return {name: tensor.to(dtype).cpu().contiguous() for name, tensor in weights.items()}
 
         return self._call(draw)
 

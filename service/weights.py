@@ -97,9 +97,9 @@ class WeightsFile:
                 position = end
                 if end <= start or begin >= stop:
                     continue
-                drawn = await asyncio.wrap_future(engine.sample(self.checkpoint, self.seed, members, {name}))
-                tensor = drawn[name].to(DTYPES[self.dtype]).flatten().contiguous()
-                content = tensor.view(torch.uint8).numpy().data
+                dtype = DTYPES[self.dtype]
+                drawn = await asyncio.wrap_future(engine.sample(self.checkpoint, self.seed, members, {name}, dtype))
+                content = drawn[name].flatten().view(torch.uint8).numpy().data
                 content = content[max(0, start - begin) : stop - begin]
                 for offset in range(0, len(content), _BYTES_PER_CHUNK):
                     yield content[offset : offset + _BYTES_PER_CHUNK]
