@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -88,8 +89,10 @@ class Engine:
         self._changed = threading.Condition()
         self._calls: deque[Call[Any]] = deque()
         self._waiting: deque[Request] = deque()
-        self._begun: deque[Batch] = deque()
-        self._turns = deque([self._take_call, self._take_waiting, self._take_begun])
+        self._short: deque[Batch] = deque()
+        self._large: deque[Batch] = deque()
+        """Batches that have begun; however many large ones there are, every other step is a short one's."""
+        self._turns = deque([self._take_call, self._take_waiting, self._take_short, self._take_large])
         self._lacking = False
         """Whether networks may be drawn ahead."""
         self._closing = False
@@ -202,11 +205,11 @@ class Engine:
             call.future.cancel()
         for request in self._waiting:
             request.future.cancel()
-        for batch in self._begun:
+        for batch in (*self._short, *self._large):
             batch.cancel()
 
     def _choose(self) -> Callable[[], None] | None:
-        """What to do next: calls, batches to begin and batches that have begun take turns; None to end."""
+        """What to do next: calls, batches to begin, short batches and large ones take turns; None to end."""
         with self._changed:
             while not self._closing:
                 for _ in range(len(self._turns)):
@@ -221,11 +224,11 @@ class Engine:
     def _take_call(self) -> Callable[[], None] | None:
         return self._calls.popleft().run if self._calls else None
 
-    def _take_begun(self) -> Callable[[], None] | None:
-        if not self._begun:
-            return None
-        batch = self._begun.popleft()
-        return lambda: self._advance(batch)
+    def _take_short(self) -> Callable[[], None] | None:
+        return partial(self._advance, self._short.popleft()) if self._short else None
+
+    def _take_large(self) -> Callable[[], None] | None:
+        return partial(self._advance, self._large.popleft()) if self._large else None
 
     def _take_waiting(self) -> Callable[[], None] | None:
         """The request that has waited longest, with others that its networks can answer, up to a batch's limit.
@@ -235,7 +238,7 @@ class Engine:
         """
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
-        if not self._waiting or any(not batch.large for batch in self._begun):
+        if not self._waiting or self._short:
             return None
         first = self._waiting.popleft()
         requests, cost = [first], first.cost
@@ -281,7 +284,7 @@ class Engine:
         self._most_costs[checkpoint.version] = most_cost
         if not batch.finished:
             with self._changed:
-                self._begun.append(batch)
+                (self._large if batch.large else self._short).append(batch)
 
     def _limit_cost(self, checkpoint: Checkpoint) -> int:
         """Inputs × networks of a step."""
