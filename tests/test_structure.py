@@ -47,7 +47,8 @@ def test_no_grab_bags(package: str) -> None:
 @pytest.mark.parametrize("package", ["models", "service"])
 def test_what_serves_needs_only_what_serving_installs(package: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["models"], *extras["serve"]]
     installed = {re.split(r"[<>=\[]", requirement)[0] for requirement in wanted}
     providers = {
         "PIL": "pillow",

@@ -1,0 +1,57 @@
+"""What routes ask for: parts of the service, and what all requests may say.
+
+All of it is asynchronous, as FastAPI hands what is not to a thread, at a price.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+
+from models.checkpoint import Checkpoint
+from service.catalog import Catalog
+from service.engine import Engine
+from service.errors import ErrorResponse
+from service.settings import Settings
+
+
+async def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+async def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+async def _catalog(request: Request) -> Catalog:
+    catalog: Catalog = request.app.state.catalog
+    return catalog
+
+
+SettingsDependency = Annotated[Settings, Depends(_settings)]
+EngineDependency = Annotated[Engine, Depends(_engine)]
+CatalogDependency = Annotated[Catalog, Depends(_catalog)]
+
+
+async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:
+    return catalog.find(model)
+
+
+CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
+
+TimeoutHeader = Annotated[
+    float | None,
+    Header(
+        alias="X-Request-Timeout",
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds within which the answer is of use; then the work is dropped.",
+    ),
+]
+
+
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of answers other than success."""
+    return {status: {"model": ErrorResponse} for status in statuses}

@@ -1,0 +1,158 @@
+"""From a request's inputs to the engine's answer, whatever protocol the request came by."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from fastapi import Request
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.images import ImageError, decode_image
+from models.input import ImageSpec
+from models.noise import MEMBER_LIMIT
+from models.uncertainty import NotFiniteError
+from service.batches import Answer
+from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine, OverloadedError
+from service.errors import ServiceError
+from service.settings import Settings
+
+_IMAGE_ERRORS = {
+    "too_large": (413, "image_too_large"),
+    "unsupported": (422, "unsupported_image"),
+    "invalid": (422, "invalid_image"),
+}
+
+Result = TypeVar("Result")
+
+
+def choose_ensemble_size(checkpoint: Checkpoint, asked: int | None, settings: Settings) -> int:
+    """The number of networks that is asked for, or the usual one.
+
+    Raises:
+        ServiceError: 422 if there are not so many.
+    """
+    size = checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE) if asked is None else asked
+    check_count("ensemble_size", size, settings.max_ensemble_size)
+    check_members(checkpoint, size)
+    return size
+
+
+def check_count(name: str, value: int, limit: int) -> None:
+    """Whether a number of networks is allowed.
+
+    Raises:
+        ServiceError: 422 if not.
+    """
+    if value > limit:
+        raise ServiceError(422, "invalid_parameter", f"{name} is {value}.", f"It may be at most {limit}.")
+
+
+def check_members(checkpoint: Checkpoint, count: int) -> None:
+    """Whether members 0 … count−1 exist.
+
+    Raises:
+        ServiceError: 422 if not.
+    """
+    limit = checkpoint.sampler.limit_networks(MEMBER_LIMIT)
+    if count > limit:
+        message = f"{checkpoint.name} has no member {count - 1}."
+        raise ServiceError(422, "invalid_parameter", message, f"Its members are 0 to {limit - 1}.")
+
+
+def check_room(engine: Engine, checkpoint: Checkpoint, cost: int) -> None:
+    """Whether inputs × networks may wait for an answer; to be asked before the inputs are decoded.
+
+    Raises:
+        ServiceError: 429 if not.
+    """
+    with _explained(checkpoint):
+        engine.check_room(checkpoint, cost)
+
+
+def decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings) -> Tensor:
+    """Images as the model takes them, uint8 [B, C, H, W], from files by their names in messages.
+
+    Raises:
+        ServiceError: 413 or 422, as `decode_image` finds.
+    """
+    limit = settings.max_image_pixels
+    try:
+        return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])
+    except ImageError as error:
+        status, code = _IMAGE_ERRORS[error.kind]
+        raise ServiceError(status, code, error.message, error.hint) from error
+
+
+async def infer(
+    request: Request,
+    engine: Engine,
+    checkpoint: Checkpoint,
+    inputs: Tensor,
+    seed: int | None,
+    ensemble_size: int,
+    seconds: float,
+) -> Answer:
+    """What an ensemble says of the inputs of a request that has been read to its end.
+
+    Args:
+        request: whose client may leave, upon which the work is dropped.
+        engine: that answers.
+        checkpoint: of the engine's.
+        inputs: [B, …], as the checkpoint's input takes them.
+        seed: of the networks, or None for fresh ones.
+        ensemble_size: S, from `choose_ensemble_size`.
+        seconds: that the answer may take.
+
+    Raises:
+        ServiceError: 429 if too much waits, 500 for outputs that are not finite, 503 if the service ends, 504 if it
+            takes longer.
+    """
+    with _explained(checkpoint):
+        return await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, seconds)
+
+
+@contextmanager
+def _explained(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what the engine raises into what clients read."""
+    try:
+        yield
+    except OverloadedError as error:
+        seconds = math.ceil(error.seconds)
+        message, hint = "As much as may wait is waiting.", f"Ask again in {seconds} s, or for less."
+        raise ServiceError(429, "overloaded", message, hint, {"Retry-After": str(seconds)}) from error
+    except NotFiniteError as error:
+        hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
+        raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error
+    except CancelledError as error:
+        raise ServiceError(503, "closing", "The service ends.", "Ask another instance, or again in a while.") from error
+
+
+async def _wait_for(future: Future[Result], request: Request, seconds: float) -> Result:
+    """The engine's result, unless it takes too long or the client leaves: then the engine drops the work."""
+    result = asyncio.wrap_future(future)
+    leaving = asyncio.create_task(_wait_for_leaving(request))
+    try:
+        awaited: list[asyncio.Future[Any]] = [result, leaving]
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if future.cancelled():
+            raise CancelledError
+        if result.done():
+            return result.result()
+        if leaving.done():
+            raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
+        hint = "Ask for less, ask later, or allow more with X-Request-Timeout."
+        raise ServiceError(504, "deadline_exceeded", f"There was no answer within {seconds:g} s.", hint)
+    finally:
+        result.cancel()
+        leaving.cancel()
+
+
+async def _wait_for_leaving(request: Request) -> None:
+    """Until the client closes the connection; the request has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,235 @@
+"""The routes of the service's own API, and the page for people."""
+
+import base64
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+
+from models.checkpoint import Checkpoint
+from models.input import ImageSpec
+from service.answers import answer_prediction, describe_model, list_models, pack_prediction
+from service.dependencies import (
+    CatalogDependency,
+    CheckpointDependency,
+    EngineDependency,
+    SettingsDependency,
+    TimeoutHeader,
+    describe_errors,
+)
+from service.ensembles import choose_seed
+from service.errors import ServiceError
+from service.inference import check_count, check_members, check_room, choose_ensemble_size, decode_images, infer
+from service.schemas import (
+    HealthAnswer,
+    ModelDescription,
+    ModelsAnswer,
+    PredictAnswer,
+    PredictParameters,
+    WeightsParameters,
+)
+from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
+from service.weights import WeightsFile, parse_range
+
+STATIC = Path(__file__).parent / "static"
+EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
+
+BINARY = "application/octet-stream"
+"""Safetensors files have no type of their own."""
+BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
+
+FEW_INPUTS = 8
+"""Whose answer is written faster than handed to a thread."""
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+
+router = APIRouter()
+
+
+def _describe_upload() -> dict[str, Any]:
+    """The OpenAPI description of the bodies that `read_images` and `read_vectors` understand."""
+    example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+    file = {"type": "string", "format": "binary"}
+    images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
+    content: dict[str, Any] = {
+        "application/json": {
+            "schema": {"oneOf": [ImagesBody.model_json_schema(), VectorsBody.model_json_schema()]},
+            "examples": {
+                "images": {"summary": "For a model of images", "value": {"images": [example]}},
+                "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},
+            },
+        },
+        "multipart/form-data": {"schema": images},
+    }
+    content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg", "webp")}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.get("/", include_in_schema=False)
+def show_page() -> FileResponse:
+    """The page for people."""
+    return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
+
+
+@router.get("/healthz", tags=["health"])
+async def check_live() -> HealthAnswer:
+    """Whether the process answers."""
+    return HealthAnswer(status="live")
+
+
+@router.get("/readyz", tags=["health"])
+async def check_ready() -> HealthAnswer:
+    """Whether models are loaded, each warmed by a real forward pass."""
+    return HealthAnswer(status="ready")
+
+
+@router.get("/v1/models", tags=["models"])
+async def get_models(catalog: CatalogDependency) -> ModelsAnswer:
+    """The models here, the default first."""
+    return list_models(catalog)
+
+
+@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(404, 503))
+async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
+    """What a model is: input, classes, target network, training, thresholds and measured figures."""
+    return describe_model(checkpoint)
+
+
+@router.post(
+    "/v1/models/{model}/predict",
+    tags=["prediction"],
+    response_model=PredictAnswer,
+    responses=describe_errors(404, 408, 413, 415, 422, 429, 500, 503, 504)
+    | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    openapi_extra=_describe_upload(),
+)
+async def predict(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[PredictParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+    timeout: TimeoutHeader = None,
+) -> Response:
+    """Predict with an ensemble of freshly sampled networks.
+
+    A model of images takes PNG, JPEG and WebP, of any size, which is brought to the model's; a model of vectors takes
+    rows of numbers as JSON.
+    """
+    ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
+    _check_calibration(checkpoint, parameters)
+    spec = checkpoint.config.input
+    if isinstance(spec, ImageSpec):
+        encoded = await read_images(request, settings)
+        check_room(engine, checkpoint, len(encoded) * ensemble_size)
+        inputs = await to_thread.run_sync(decode_images, encoded, spec, settings)
+    else:
+        inputs = await read_vectors(request, settings, spec)
+    seconds = timeout or settings.request_timeout
+    answer = await infer(request, engine, checkpoint, inputs, parameters.seed, ensemble_size, seconds)
+
+    def encode() -> bytes:
+        if parameters.format == "safetensors":
+            return pack_prediction(checkpoint, answer, parameters)
+        return answer_prediction(checkpoint, answer, parameters).model_dump_json(exclude_none=True).encode()
+
+    few = len(inputs) <= FEW_INPUTS and not parameters.members
+    content = encode() if few else await to_thread.run_sync(encode)
+    return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
+
+
+@router.get(
+    "/v1/models/{model}/weights",
+    tags=["weights"],
+    response_class=Response,
+    responses=describe_errors(404, 416, 422, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+)
+@router.head("/v1/models/{model}/weights", include_in_schema=False)
+async def get_weights(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[WeightsParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+) -> Response:
+    """Download sampled networks as a safetensors file.
+
+    One network has exactly the target's `state_dict` keys; with `count`, that many are stacked on a leading axis.
+    With a seed the answer can be cached, revalidated and resumed; without one, a fresh draw is sent and its seed named.
+    """
+    count = parameters.count or 1
+    check_count("count", count, settings.max_ensemble_size)
+    check_members(checkpoint, parameters.member + count)
+    if parameters.version not in (None, checkpoint.version):
+        hint = f"{checkpoint.name} is at version {checkpoint.version}."
+        raise ServiceError(404, "unknown_version", f"Version {parameters.version} is not served.", hint)
+    file = WeightsFile(
+        checkpoint=checkpoint,
+        seed=choose_seed() if parameters.seed is None else parameters.seed,
+        members=range(parameters.member, parameters.member + count),
+        stacked=parameters.count is not None,
+        dtype=parameters.dtype,
+    )
+    seeded = parameters.seed is not None
+    etag = file.etag(engine.device)
+    headers = {
+        "Content-Type": BINARY,
+        "Content-Disposition": f'attachment; filename="{file.filename}"',
+        "X-Content-Type-Options": "nosniff",
+        "X-Hyperdraw-Seed": str(file.seed),
+        "X-Hyperdraw-Version": checkpoint.version,
+        "Cache-Control": "no-store",
+    }
+    if seeded:
+        pinned = parameters.version is not None
+        lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a model may be replaced under its name
+        headers |= {"Cache-Control": f"private, {lifetime}", "ETag": etag, "Accept-Ranges": "bytes"}
+        if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+            return Response(status_code=304, headers=headers)
+    else:
+        fresh = request.url.include_query_params(seed=file.seed, version=checkpoint.version)
+        headers["Content-Location"] = f"{fresh.path}?{fresh.query}"
+
+    status, start, stop = 200, 0, file.size
+    if seeded and request.headers.get("if-range", etag) == etag:
+        try:
+            asked = parse_range(request.headers.get("range"), file.size)
+        except ValueError as error:
+            length = {"Content-Range": f"bytes */{file.size}"}
+            raise ServiceError(
+                416, "range_not_satisfiable", f"{error}.", "Ask for bytes that exist.", length
+            ) from error
+        if asked is not None:
+            status, (start, stop) = 206, asked
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return StreamingResponse(file.stream(engine, start, stop), status, headers)
+
+
+def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:
+    """Whether the rates that are asked for were calibrated."""
+    calibration = checkpoint.calibration
+    if calibration is None:
+        if parameters.false_alarm_rate is not None or parameters.coverage is not None:
+            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
+            raise ServiceError(422, "invalid_parameter", message, hint)
+        return
+    try:
+        if parameters.false_alarm_rate is not None:
+            calibration.find_rate(parameters.false_alarm_rate)
+        if parameters.coverage is not None:
+            calibration.find_coverage(parameters.coverage)
+    except ValueError as error:
+        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
+        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
+        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error
