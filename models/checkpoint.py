@@ -107,11 +107,12 @@ class CheckpointConfig:
                 raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A loaded checkpoint, ready to sample from."""
 
     name: str
+    """Of its directory."""
     version: str
     """SHA-256 over config.json and calibration.json, in hexadecimal."""
     config: CheckpointConfig
@@ -181,13 +182,18 @@ def load_checkpoint(
     if with_measurements and (directory / "metrics.json").exists():
         metrics = _parse(directory / "metrics.json", _read_json(directory / "metrics.json"), dict[str, Any])
     return Checkpoint(
-        name=directory.resolve().name,
+        name=name_checkpoint(directory),
         version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
         config=config,
         sampler=sampler.to(device).eval().requires_grad_(False),
         calibration=calibration,
         metrics=metrics,
     )
+
+
+def name_checkpoint(directory: Path) -> str:
+    """The name of a checkpoint: that of its directory, or of the link that stands for it."""
+    return Path(os.path.abspath(directory)).name  # noqa: PTH100 (Path.resolve would follow the link)
 
 
 def digest_config(directory: Path) -> str:

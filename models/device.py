@@ -21,3 +21,16 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"there is no device {name!r} here: {error}") from error
     return device
+
+
+def works(device: torch.device) -> bool:
+    """Whether a device computes. After some faults CUDA fails whatever it is asked, until the process ends."""
+    try:
+        return float(torch.ones(1, device=device).sum()) == 1
+    except RuntimeError:
+        return False
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; the CPU's allocator has no type of its own for it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

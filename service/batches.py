@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.prediction import Draw, Outputs, Prediction, evaluate_draw, interpret, join_outputs
+from models.prediction import (
+    Draw,
+    Outputs,
+    Prediction,
+    count_networks_per_block,
+    evaluate_draw,
+    interpret,
+    join_outputs,
+)
 from models.uncertainty import NotFiniteError
 from service.ensembles import Ensemble
 
@@ -56,6 +64,7 @@ class Batch:
         self._networks: Draw | None = None
         self._start = 0
         """The first member that has not been asked."""
+        self._most_networks = count_networks_per_block(ensemble.checkpoint.config.target)
         self._rest: deque[Tensor] = deque()
         """Inputs that the networks have not seen."""
         self._parts: list[Outputs] = []
@@ -79,11 +88,26 @@ class Batch:
             self._begin(most_cost)
         networks, config = self._networks, self.ensemble.checkpoint.config
         assert networks is not None
-        part = self._rest.popleft()
+        part = self._rest[0]
         self._parts.append(evaluate_draw(networks, config.target, config.input, part))
+        self._rest.popleft()
         if not self._rest:
             self._deliver(networks)
         return len(part) * len(networks.members)
+
+    def relieve(self) -> bool:
+        """Makes the next step smaller than the last one, for which memory did not suffice; whether that can be done."""
+        self.ensemble.drop()
+        if self._networks is None:
+            self._most_networks //= 2
+            return self._most_networks > 0
+        inputs, networks = len(self._rest[0]), len(self._networks.members)
+        if inputs >= networks and inputs > 1:
+            self._rest = deque(half for part in self._rest for half in part.split((inputs + 1) // 2))
+        elif networks > 1:
+            self._networks = self._networks.prefix(networks // 2)
+            self._parts = [part.prefix(networks // 2) for part in self._parts]
+        return inputs > 1 or networks > 1
 
     def fail(self, error: Exception) -> None:
         """Answers what is still open with an error."""
@@ -98,8 +122,9 @@ class Batch:
     def _begin(self, most_cost: int) -> None:
         """Turns to the next networks, for the requests that are open yet."""
         self._requests = [request for request in self._requests if not request.future.done()]
-        self._networks = self.ensemble.draw(self._start, max(request.size for request in self._requests))
         inputs = torch.cat([request.inputs for request in self._requests])
+        stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
+        self._networks = self.ensemble.draw(self._start, stop)
         self._rest.extend(inputs.split(max(1, most_cost // len(self._networks.members))))
 
     def _deliver(self, networks: Draw) -> None:

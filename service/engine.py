@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.device import is_out_of_memory, works
 from models.target import Weights
 from service.batches import Answer, Batch, Request
 from service.ensembles import Ensemble, Ensembles, Freshness
@@ -84,8 +86,8 @@ class Engine:
         self._queue_cost = queue_cost
         self._cost = 0
         self._ensembles = Ensembles(freshness or Freshness())
-        self._most_costs: dict[str, int] = {}
-        """Inputs × networks of a step, by the checkpoint's version."""
+        self._most_costs: WeakKeyDictionary[Checkpoint, int] = WeakKeyDictionary()
+        """Inputs × networks of a step."""
         self._changed = threading.Condition()
         self._calls: deque[Call[Any]] = deque()
         self._waiting: deque[Request] = deque()
@@ -96,6 +98,8 @@ class Engine:
         self._lacking = False
         """Whether networks may be drawn ahead."""
         self._closing = False
+        self.fault: str | None = None
+        """Why the device computes no more; then the engine has closed itself, and only a new process can help."""
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -165,6 +169,10 @@ class Engine:
         """
         return self._call(lambda: load_checkpoint(directory, self.device)).result()
 
+    def unload(self, checkpoint: Checkpoint) -> None:
+        """Frees what is kept for a checkpoint that is to be served no more. Requests that it has yet are answered."""
+        self._call(lambda: self._ensembles.forget(checkpoint)).result()
+
     def warm_up(self, checkpoint: Checkpoint) -> None:
         """A real forward pass, so that the first request finds everything in place.
 
@@ -201,6 +209,8 @@ class Engine:
     def _work(self) -> None:
         while (step := self._choose()) is not None:
             step()
+        with self._changed:
+            self._closing = True
         for call in self._calls:
             call.future.cancel()
         for request in self._waiting:
@@ -222,7 +232,7 @@ class Engine:
         return None
 
     def _take_call(self) -> Callable[[], None] | None:
-        return self._calls.popleft().run if self._calls else None
+        return partial(self._answer, self._calls.popleft()) if self._calls else None
 
     def _take_short(self) -> Callable[[], None] | None:
         return partial(self._advance, self._short.popleft()) if self._short else None
@@ -274,21 +284,54 @@ class Engine:
         try:
             cost = batch.step(most_cost)
         except Exception as error:
-            logger.exception("a batch of %s failed", checkpoint.name)
-            batch.fail(error)
+            self._recover(batch, error)
             return
         seconds = time.perf_counter() - start
         if seconds > STEP_SECONDS or cost > most_cost / 2:  # a short step of little cost says nothing of larger ones
             estimate = min(cost * STEP_SECONDS / seconds, 4 * most_cost)
             most_cost = max(1, int((most_cost * estimate) ** 0.5))  # their mean, as some steps are slow by chance
-        self._most_costs[checkpoint.version] = most_cost
+        self._most_costs[checkpoint] = most_cost
         if not batch.finished:
+            self._put_back(batch)
+
+    def _put_back(self, batch: Batch) -> None:
+        with self._changed:
+            (self._large if batch.large else self._short).append(batch)
+
+    def _answer(self, call: Call[Any]) -> None:
+        call.run()
+        if not call.future.cancelled() and call.future.exception() is not None:
+            self._check_device()
+
+    def _recover(self, batch: Batch, error: Exception) -> None:
+        """After a step that failed: tries a smaller one if memory ran out, or else answers with the error."""
+        checkpoint = batch.ensemble.checkpoint
+        if is_out_of_memory(error):
+            self._ensembles.drop()
+            self._lacking = False
+            if batch.relieve():
+                logger.warning("memory ran out for a step of %s; it is tried in smaller ones", checkpoint.name)
+                self._most_costs[checkpoint] = max(1, self._limit_cost(checkpoint) // 2)
+                self._put_back(batch)
+                return
+        logger.error("a batch of %s failed", checkpoint.name, exc_info=error)
+        if self._check_device():
+            batch.fail(error)
+        else:
+            batch.cancel()
+
+    def _check_device(self) -> bool:
+        """Whether the device still computes. If not, the engine closes itself."""
+        if not works(self.device):
+            self.fault = f"the device {self.device} computes no more"
+            logger.critical("%s; the process must end", self.fault)
             with self._changed:
-                (self._large if batch.large else self._short).append(batch)
+                self._closing = True
+        return self.fault is None
 
     def _limit_cost(self, checkpoint: Checkpoint) -> int:
         """Inputs × networks of a step."""
-        return self._most_costs.get(checkpoint.version, INITIAL_COST)
+        return self._most_costs.get(checkpoint, INITIAL_COST)
 
     def _expect(self, checkpoint: Checkpoint) -> None:
         self._ensembles.expect(checkpoint)
@@ -299,4 +342,6 @@ class Engine:
             self._lacking = self._ensembles.draw_ahead()
         except Exception:
             logger.exception("networks could not be drawn ahead")
+            self._ensembles.drop()
             self._lacking = False
+            self._check_device()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakSet
 
 from models.checkpoint import Checkpoint
 from models.prediction import Draw, count_networks_per_block, draw
@@ -17,6 +18,9 @@ DRAWN_SEED_BITS = 53
 
 AHEAD = 100
 """Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
+
+AHEAD_WEIGHTS = 2**26
+"""Weights of the networks that are kept, 256 MB, however many networks that is."""
 
 Policy = Literal["request", "batch", "interval"]
 """Fresh networks for each request, or for the requests that run together, or for all of an interval."""
@@ -31,6 +35,12 @@ class Freshness:
     """Length of an interval."""
     predictions: int = 10_000
     """Inputs after which an interval ends early."""
+
+
+def count_kept(checkpoint: Checkpoint) -> int:
+    """Networks of an ensemble that are kept."""
+    most = max(1, AHEAD_WEIGHTS // checkpoint.config.target.num_weights)
+    return checkpoint.sampler.limit_networks(min(AHEAD, most))
 
 
 def choose_seed() -> int:
@@ -63,9 +73,14 @@ class Ensemble:
         config, sampler = self.checkpoint.config, self.checkpoint.sampler
         members = range(start, min(stop, start + count_networks_per_block(config.target)))
         networks = draw(sampler, config.input, config.task, self.seed, members)
-        if self.keeps and start == self.count < AHEAD:
+        if self.keeps and start == self.count < count_kept(self.checkpoint):
             self.kept.append(networks)
         return networks
+
+    def drop(self) -> None:
+        """Frees the networks, and keeps none from now on."""
+        self.kept.clear()
+        self.keeps = False
 
 
 @dataclass
@@ -86,18 +101,27 @@ class Ensembles:
         self._next: dict[str, Ensemble] = {}
         """By the checkpoint's version, those that lack networks first."""
         self._intervals: dict[str, _Interval] = {}
+        self._forgotten: WeakSet[Checkpoint] = WeakSet()
 
     def expect(self, checkpoint: Checkpoint) -> None:
         """Says that requests for a checkpoint are to come."""
         self._next.setdefault(checkpoint.version, Ensemble(checkpoint))
 
     def forget(self, checkpoint: Checkpoint) -> None:
-        """Drops what was drawn of a checkpoint that is served no more."""
+        """Drops what was drawn of a checkpoint that is to be served no more; requests that it has yet get their own."""
+        self._forgotten.add(checkpoint)
         self._next.pop(checkpoint.version, None)
         self._intervals.pop(checkpoint.version, None)
 
+    def drop(self) -> None:
+        """Frees what was drawn ahead."""
+        for ensemble in self._next.values():
+            ensemble.drop()
+
     def take(self, checkpoint: Checkpoint, inputs: int) -> Ensemble:
         """The ensemble that answers for some inputs, as the policy has it."""
+        if checkpoint in self._forgotten:
+            return Ensemble(checkpoint, keeps=False)
         if self.freshness.policy != "interval":
             return self._take_next(checkpoint)
         now, interval = self._clock(), self._intervals.get(checkpoint.version)
@@ -113,9 +137,8 @@ class Ensembles:
     def draw_ahead(self) -> bool:
         """Draws a block of networks of an ensemble that is to come; whether any were lacking."""
         for ensemble in self._next.values():
-            start = ensemble.count
-            wanted = ensemble.checkpoint.sampler.limit_networks(AHEAD)
-            if start < wanted:
+            start, wanted = ensemble.count, count_kept(ensemble.checkpoint)
+            if ensemble.keeps and start < wanted:
                 ensemble.draw(start, wanted)
                 return True
         return False

@@ -1,26 +1,32 @@
+import gc
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor
 
 import service.batches
+import service.engine
+import service.ensembles
 from models.checkpoint import Checkpoint, CheckpointConfig, Training
-from models.input import VectorSpec
+from models.input import InputSpec, VectorSpec
 from models.layers import Activation, Linear
 from models.mlp import MLPConfig
-from models.prediction import Draw, Outputs, evaluate, evaluate_draw, interpret
+from models.prediction import Draw, Outputs, draw, evaluate, evaluate_draw, interpret
+from models.sampler import WeightSampler
 from models.target import TargetNetwork
-from models.task import Classification
+from models.task import Classification, Task
 from models.uncertainty import NotFiniteError, Uncertainty
 from service.batches import Answer
 from service.engine import Engine, OverloadedError
-from service.ensembles import AHEAD, Ensembles, Freshness
+from service.ensembles import AHEAD, Ensembles, Freshness, Policy
 
 
 @pytest.fixture
@@ -218,6 +224,97 @@ def test_a_failing_batch_is_answered_and_the_engine_goes_on(engine: Engine, chec
         wrong.result(60)
     images = draw_images(checkpoint, 1)
     check(engine.predict(checkpoint, images, None, 5).result(60), checkpoint, images, 5)
+
+
+def fail_above(monkeypatch: pytest.MonkeyPatch, inputs: int, networks: int) -> list[tuple[int, int]]:
+    """Makes memory run out for more than so many inputs or networks of a step, or networks of a draw; lists steps."""
+    steps: list[tuple[int, int]] = []
+
+    def evaluate_some(draw: Draw, target: TargetNetwork, spec: VectorSpec, part: Tensor) -> Outputs:
+        if len(part) > inputs or len(draw.members) > networks:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        steps.append((len(part), len(draw.members)))
+        return evaluate_draw(draw, target, spec, part)
+
+    def draw_some(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members: range) -> Draw:
+        if len(members) > 8 * networks:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+        return draw(sampler, spec, task, seed, members)
+
+    monkeypatch.setattr(service.batches, "evaluate_draw", evaluate_some)
+    monkeypatch.setattr(service.ensembles, "draw", draw_some)
+    return steps
+
+
+@pytest.mark.parametrize("policy", ["batch", "interval"])
+def test_what_memory_does_not_suffice_for_is_done_in_parts(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, policy: Policy
+) -> None:
+    engine = Engine(torch.device("cpu"), Freshness(policy))
+    images = draw_images(checkpoint, 11)
+    engine.warm_up(checkpoint)  # with networks drawn ahead, all at once
+    steps = fail_above(monkeypatch, inputs=3, networks=5)
+    with hold(engine):
+        requests = [(images[first:last], size) for first, last, size in ((0, 4, 20), (4, 5, 1), (5, 11, 70))]
+        futures = [engine.predict(checkpoint, part, None, size) for part, size in requests]
+    for future, (part, size) in zip(futures, requests, strict=True):
+        check(future.result(60), checkpoint, part, size)
+    assert len({future.result().seed for future in futures}) == 1
+    assert max(inputs for inputs, _ in steps) > 1
+    assert max(networks for _, networks in steps) > 1
+    monkeypatch.undo()
+    check(engine.predict(checkpoint, images, 7, 100).result(60), checkpoint, images, 100)
+    engine.close()
+
+
+def test_no_memory_for_a_single_network_is_an_error(
+    engine: Engine, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_above(monkeypatch, inputs=0, networks=0)
+    with pytest.raises((torch.OutOfMemoryError, RuntimeError), match="memory"):
+        engine.predict(checkpoint, draw_images(checkpoint, 5), None, 5).result(60)
+    assert engine.fault is None
+    monkeypatch.undo()
+    engine.predict(checkpoint, draw_images(checkpoint, 5), None, 5).result(60)
+
+
+def test_a_device_that_computes_no_more_closes_the_engine(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(torch.device("cpu"))
+    monkeypatch.setattr(service.engine, "works", lambda _: False)
+    with hold(engine):
+        broken = engine.predict(checkpoint, torch.zeros(1, 3, 99, 99, dtype=torch.uint8), None, 5)
+        waiting = engine.predict(checkpoint, draw_images(checkpoint, 1), 7, 5)
+    with pytest.raises(CancelledError):
+        broken.result(60)
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+    assert engine.fault == "the device cpu computes no more"
+    assert engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5).cancelled()
+    engine.close()
+
+
+@pytest.mark.parametrize("policy", ["batch", "interval"])
+def test_a_checkpoint_that_is_served_no_more_leaves_nothing_behind(
+    checkpoints: Path, checkpoint: Checkpoint, policy: Policy
+) -> None:
+    engine = Engine(torch.device("cpu"), Freshness(policy))
+    old = engine.load(checkpoints / "digits")
+    engine.warm_up(old)
+    with hold(engine):
+        late = engine.predict(old, draw_images(old, 1), None, 5)
+        waiting = threading.Thread(target=engine.unload, args=[old])
+        waiting.start()
+    waiting.join()
+    check(late.result(60), old, draw_images(old, 1), 5)
+    check(engine.predict(old, draw_images(old, 1), None, 5).result(60), old, draw_images(old, 1), 5)
+    check(engine.predict(checkpoint, draw_images(old, 1), None, 5).result(60), checkpoint, draw_images(old, 1), 5)
+    gone = ref(old.sampler)
+    del old, late, waiting
+    gc.collect()
+    assert gone() is None
+    engine.close()
 
 
 def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:
