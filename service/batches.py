@@ -3,6 +3,7 @@
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -23,6 +24,7 @@ from models.prediction import (
 )
 from models.uncertainty import NotFiniteError
 from service.ensembles import Ensemble
+from service.observer import Observer, Origin
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Request:
     seed: int | None
     size: int
     """S."""
+    origin: Origin = field(default_factory=Origin)
     future: Future[Answer] = field(default_factory=Future)
     outputs: list[Outputs] = field(default_factory=list)
     """Of the first members, so far."""
@@ -56,11 +59,12 @@ class Request:
 class Batch:
     """Requests that one ensemble answers. What it says of an input does not depend on the others, to rounding."""
 
-    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], large: bool) -> None:
+    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], large: bool, observer: Observer) -> None:
         self.ensemble = ensemble
         self.large = large
         """Whether it is one request that others should not wait for."""
         self._requests = list(requests)
+        self._observer = observer
         self._networks: Draw | None = None
         self._start = 0
         """The first member that has not been asked."""
@@ -88,12 +92,14 @@ class Batch:
             self._begin(most_cost)
         networks, config = self._networks, self.ensemble.checkpoint.config
         assert networks is not None
-        part = self._rest[0]
+        part, start = self._rest[0], time.perf_counter()
         self._parts.append(evaluate_draw(networks, config.target, config.input, part))
         self._rest.popleft()
+        cost = len(part) * len(networks.members)
+        self._observer.evaluate(self.ensemble.checkpoint.name, cost, start, self._origins)
         if not self._rest:
             self._deliver(networks)
-        return len(part) * len(networks.members)
+        return cost
 
     def relieve(self) -> bool:
         """Makes the next step smaller than the last one, for which memory did not suffice; whether that can be done."""
@@ -124,8 +130,16 @@ class Batch:
         self._requests = [request for request in self._requests if not request.future.done()]
         inputs = torch.cat([request.inputs for request in self._requests])
         stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
+        start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
+        if lacking:
+            drawn = len(self._networks.members)
+            self._observer.draw(self.ensemble.checkpoint.name, drawn, start, self._origins)
         self._rest.extend(inputs.split(max(1, most_cost // len(self._networks.members))))
+
+    @property
+    def _origins(self) -> list[Origin]:
+        return [request.origin for request in self._requests]
 
     def _deliver(self, networks: Draw) -> None:
         """Gives each request what some networks said of its inputs, and its answer if it needs no more."""

@@ -27,6 +27,7 @@ from models.device import is_out_of_memory, works
 from models.target import Weights
 from service.batches import Answer, Batch, Request
 from service.ensembles import Ensemble, Ensembles, Freshness
+from service.observer import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +82,19 @@ class Engine:
     workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
     """
 
-    def __init__(self, device: torch.device, freshness: Freshness | None = None, queue_cost: int = QUEUE_COST) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        freshness: Freshness | None = None,
+        queue_cost: int = QUEUE_COST,
+        observer: Observer | None = None,
+    ) -> None:
         self.device = device
-        self._queue_cost = queue_cost
+        self.queue_cost = queue_cost
+        """Inputs × networks that may wait."""
+        self._observer = observer or Observer()
         self._cost = 0
-        self._ensembles = Ensembles(freshness or Freshness())
+        self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._most_costs: WeakKeyDictionary[Checkpoint, int] = WeakKeyDictionary()
         """Inputs × networks of a step."""
         self._changed = threading.Condition()
@@ -137,8 +146,9 @@ class Engine:
         Raises:
             OverloadedError: if not.
         """
-        excess = self._cost + cost - self._queue_cost
+        excess = self._cost + cost - self.queue_cost
         if self._cost and excess > 0:
+            self._observer.refuse(checkpoint.name)
             raise OverloadedError(min(excess, self._cost) * STEP_SECONDS / self._limit_cost(checkpoint))
 
     def _release(self, cost: int) -> None:
@@ -272,7 +282,8 @@ class Engine:
                 self._lacking = True
             else:
                 ensemble = Ensemble(checkpoint, seed, keeps=False)
-            self._advance(Batch(ensemble, requests, large))
+            self._observer.begin(checkpoint.name, [request.origin for request in requests])
+            self._advance(Batch(ensemble, requests, large, self._observer))
 
     def _advance(self, batch: Batch) -> None:
         """Does a step of a batch, if anybody still wants it, and puts it back if it is not the last."""

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from models.checkpoint import Checkpoint
 from models.prediction import Draw, count_networks_per_block, draw
+from service.observer import Observer
 
 DRAWN_SEED_BITS = 53
 """Seeds that are drawn here survive clients that keep numbers as doubles, as JavaScript does."""
@@ -95,8 +96,14 @@ class _Interval:
 class Ensembles:
     """Ensembles for requests without a seed. The next one is drawn while the device has nothing else to do."""
 
-    def __init__(self, freshness: Freshness, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        freshness: Freshness,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.freshness = freshness
+        self._observer = observer or Observer()
         self._clock = clock
         self._next: dict[str, Ensemble] = {}
         """By the checkpoint's version, those that lack networks first."""
@@ -137,9 +144,11 @@ class Ensembles:
     def draw_ahead(self) -> bool:
         """Draws a block of networks of an ensemble that is to come; whether any were lacking."""
         for ensemble in self._next.values():
-            start, wanted = ensemble.count, count_kept(ensemble.checkpoint)
-            if ensemble.keeps and start < wanted:
-                ensemble.draw(start, wanted)
+            first, wanted = ensemble.count, count_kept(ensemble.checkpoint)
+            if ensemble.keeps and first < wanted:
+                start = time.perf_counter()
+                drawn = len(ensemble.draw(first, wanted).members)
+                self._observer.draw(ensemble.checkpoint.name, drawn, start)
                 return True
         return False
 
