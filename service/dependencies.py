@@ -11,6 +11,7 @@ from models.checkpoint import Checkpoint
 from service.catalog import Catalog
 from service.engine import Engine
 from service.errors import ErrorResponse
+from service.metrics import Metrics
 from service.settings import Settings
 
 
@@ -29,9 +30,15 @@ async def _catalog(request: Request) -> Catalog:
     return catalog
 
 
+async def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
 SettingsDependency = Annotated[Settings, Depends(_settings)]
 EngineDependency = Annotated[Engine, Depends(_engine)]
 CatalogDependency = Annotated[Catalog, Depends(_catalog)]
+MetricsDependency = Annotated[Metrics, Depends(_metrics)]
 
 
 async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:

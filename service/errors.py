@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_client_disconnect)
     app.add_middleware(_UnexpectedErrors)
 
 
@@ -67,6 +69,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     message = f"{request.method} {request.url.path}: {error.detail}"
     detail = ErrorDetail(code=code, message=message, hint="The paths and methods are described at /docs.")
     return _respond(error.status_code, detail, dict(error.headers or {}))
+
+
+async def _answer_client_disconnect(request: Request, error: Exception) -> JSONResponse:
+    """To a client that left while it sent its body, for the log's sake."""
+    return _respond(499, ErrorDetail(code="client_left", message="The client closed the connection.", hint=""))
 
 
 class _UnexpectedErrors:

@@ -19,6 +19,7 @@ from models.uncertainty import NotFiniteError
 from service.batches import Answer
 from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine, OverloadedError
 from service.errors import ServiceError
+from service.metrics import Metrics
 from service.settings import Settings
 
 _IMAGE_ERRORS = {
@@ -113,7 +114,10 @@ async def infer(
             takes longer.
     """
     with _explained(checkpoint):
-        return await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, seconds)
+        answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, seconds)
+    metrics: Metrics = request.app.state.metrics
+    metrics.count_answer(checkpoint, answer.prediction)
+    return answer
 
 
 @contextmanager

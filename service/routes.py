@@ -15,6 +15,7 @@ from service.dependencies import (
     CatalogDependency,
     CheckpointDependency,
     EngineDependency,
+    MetricsDependency,
     SettingsDependency,
     TimeoutHeader,
     describe_errors,
@@ -39,6 +40,8 @@ EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
 BINARY = "application/octet-stream"
 """Safetensors files have no type of their own."""
 BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
+
+METRICS_TYPES = ("text/plain", "application/openmetrics-text")
 
 FEW_INPUTS = 8
 """Whose answer is written faster than handed to a thread."""
@@ -91,6 +94,18 @@ async def check_ready() -> HealthAnswer:
     return HealthAnswer(status="ready")
 
 
+@router.get(
+    "/metrics",
+    tags=["health"],
+    response_class=Response,
+    responses={200: {"content": {kind: {"schema": {"type": "string"}} for kind in METRICS_TYPES}}},
+)
+def get_metrics(request: Request, metrics: MetricsDependency) -> Response:
+    """What the service has done and does, for Prometheus."""
+    content, media_type = metrics.write(request.headers.get("accept"))
+    return Response(content, headers={"Content-Type": media_type})
+
+
 @router.get("/v1/models", tags=["models"])
 async def get_models(catalog: CatalogDependency) -> ModelsAnswer:
     """The models here, the default first."""
@@ -117,6 +132,7 @@ async def predict(
     parameters: Annotated[PredictParameters, Query()],
     settings: SettingsDependency,
     engine: EngineDependency,
+    metrics: MetricsDependency,
     timeout: TimeoutHeader = None,
 ) -> Response:
     """Predict with an ensemble of freshly sampled networks.
@@ -130,7 +146,8 @@ async def predict(
     if isinstance(spec, ImageSpec):
         encoded = await read_images(request, settings)
         check_room(engine, checkpoint, len(encoded) * ensemble_size)
-        inputs = await to_thread.run_sync(decode_images, encoded, spec, settings)
+        with metrics.time("decode", checkpoint.name):
+            inputs = await to_thread.run_sync(decode_images, encoded, spec, settings)
     else:
         inputs = await read_vectors(request, settings, spec)
     seconds = timeout or settings.request_timeout
@@ -142,7 +159,8 @@ async def predict(
         return answer_prediction(checkpoint, answer, parameters).model_dump_json(exclude_none=True).encode()
 
     few = len(inputs) <= FEW_INPUTS and not parameters.members
-    content = encode() if few else await to_thread.run_sync(encode)
+    with metrics.time("serialise", checkpoint.name):
+        content = encode() if few else await to_thread.run_sync(encode)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
 
 
@@ -159,6 +177,7 @@ async def get_weights(
     parameters: Annotated[WeightsParameters, Query()],
     settings: SettingsDependency,
     engine: EngineDependency,
+    metrics: MetricsDependency,
 ) -> Response:
     """Download sampled networks as a safetensors file.
 
@@ -213,7 +232,8 @@ async def get_weights(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(file.stream(engine, start, stop), status, headers)
+    chunks = metrics.follow_download(checkpoint.name, file.stream(engine, start, stop))
+    return StreamingResponse(chunks, status, headers)
 
 
 def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine import QUEUE_COST
 from service.ensembles import Policy
+from service.logs import LogFormat, LogLevel
 
 
 class Settings(BaseSettings):
@@ -62,3 +63,12 @@ class Settings(BaseSettings):
         Field(gt=0, description="Most images × networks that may wait; what comes on top is told when to come again."),
     ] = QUEUE_COST
     max_ensemble_size: Annotated[int, Field(gt=0, description="Most networks in an ensemble or a download.")] = 1000
+    log_format: LogFormat | None = Field(
+        default=None, description="json, a line for each event, or console; if not given, console on a terminal."
+    )
+    log_level: LogLevel = Field(default="info", description="The least that is logged.")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="Collector that traces go to by OTLP over HTTP, such as http://127.0.0.1:4318; without it, "
+        "the one in OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere.",
+    )

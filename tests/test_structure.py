@@ -54,6 +54,8 @@ def test_what_serves_needs_only_what_serving_installs(package: str) -> None:
         "PIL": "pillow",
         "anyio": "starlette",
         "fastapi_offline": "fastapi-offline",
+        "opentelemetry": "opentelemetry-sdk",
+        "prometheus_client": "prometheus-client",
         "pydantic_settings": "pydantic-settings",
         "typing_extensions": "pydantic",
     }
