@@ -17,7 +17,7 @@ from service.engine import Engine
 from service.ensembles import Freshness
 from service.errors import add_error_handlers
 from service.metrics import Metrics
-from service.middleware import Accounting
+from service.middleware import Accounting, Follow
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalog = catalog = load_catalog(settings.checkpoints, settings.default_model, engine)
     metrics.watch(engine, catalog)
     add_error_handlers(app)
-    follow = traces.follow if traces else nullcontext
+    follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow)  # last, so that it is the outermost
     app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))

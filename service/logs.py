@@ -12,20 +12,29 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:
-    """Sends what is logged to stderr, with what is known of the request that it is logged for.
+    """Sends what is logged to stderr.
 
     Args:
-        log_format: json has one object a line, console is for people, as is a terminal if it is None.
+        log_format: if None, console on a terminal, and json elsewhere.
         level: the least that is logged.
     """
     terminal = sys.stderr.isatty()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(make_formatter(log_format or ("console" if terminal else "json"), terminal))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
+    """Writes what is logged, and what is known of the request that it is logged for: as JSON, an object a line, or for
+    people."""
     write: list[Processor]
-    if log_format == "console" or (log_format is None and terminal):
+    if log_format == "console":
         plain = structlog.dev.plain_traceback  # as rich ones show the values of variables
-        write = [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)]
+        write = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     else:
         write = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    formatter = structlog.stdlib.ProcessorFormatter(
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
@@ -35,10 +44,6 @@ def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _drop_color_message, *write],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.captureWarnings(True)
 
 
 def _drop_color_message(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -69,6 +69,10 @@ class Exchange:
         return time.perf_counter() - self.start
 
 
+Follow = Callable[[Exchange], AbstractContextManager[None]]
+"""Opens what ends with the exchange, such as a span."""
+
+
 class Accounting:
     """Gives each request an id, or keeps that of its X-Request-ID, and puts the request into log, metrics and trace.
 
@@ -80,7 +84,7 @@ class Accounting:
         app: ASGIApp,
         metrics: Metrics,
         catalog: Catalog,
-        follow: Callable[[Exchange], AbstractContextManager[None]],
+        follow: Follow,
     ) -> None:
         self._app = app
         self._metrics = metrics

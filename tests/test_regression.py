@@ -1,6 +1,7 @@
 """A regression, from its training to an answer over HTTP."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,20 @@ def test_an_image_is_no_vector(cubic_client: httpx.Client) -> None:
     response = cubic_client.post(PREDICT, files={"images": b"\x89PNG"})
     assert response.status_code == 415
     assert "takes numbers" in response.json()["error"]["message"]
+
+
+def test_metrics_have_the_deviation_that_the_flag_goes_by(cubic_client: httpx.Client) -> None:
+    def read(end: str) -> float:
+        (value,) = re.findall(rf'^hyperdraw_relative_deviation_{end}{{model="cubic"}} (.*)$', text(), re.MULTILINE)
+        return float(value)
+
+    def text() -> str:
+        return cubic_client.get("/metrics").text
+
+    cubic_client.post(PREDICT, json={"inputs": [[0.0]]})
+    before = read("sum"), read("count")
+    answer = cubic_client.post(PREDICT, json={"inputs": [[-1.5], [5.5], [60.0]]}).json()
+    scores = [prediction["flags"]["out_of_distribution"]["score"] for prediction in answer["predictions"]]
+    assert read("count") - before[1] == 3
+    assert read("sum") - before[0] == pytest.approx(sum(scores))
+    assert "hyperdraw_predictive_entropy_nats_count{" not in text()
