@@ -47,7 +47,7 @@ def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
     config = checkpoint.config
     num_networks = checkpoint.sampler.num_networks
     sampler = SamplerDescription(fresh_draws=num_networks is None, num_networks=num_networks)
-    return ModelSummary(**_identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
+    return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
 
 
 def describe_model(checkpoint: Checkpoint) -> ModelDescription:
@@ -80,11 +80,11 @@ def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: Predic
     ensemble = EnsembleIdentity(size=size, seed=answer.seed)
     if isinstance(task, Regression):
         numbers = _answer_numbers(task, prediction, flags, parameters.members)
-        return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=numbers)
+        return PredictAnswer(model=identify(checkpoint), ensemble=ensemble, predictions=numbers)
     if calibration:
         ensemble.temperature = calibration.temperature_for(size)
     classes = _answer_classes(task, calibration, prediction, flags, parameters)
-    return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=classes)
+    return PredictAnswer(model=identify(checkpoint), ensemble=ensemble, predictions=classes)
 
 
 def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
@@ -119,7 +119,7 @@ def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictP
     if parameters.members:
         tensors["members"] = prediction.members
     metadata = {
-        "model": _identify(checkpoint).model_dump_json(),
+        "model": identify(checkpoint).model_dump_json(),
         "ensemble": identity.model_dump_json(exclude_none=True),
         "task": json.dumps(asdict(checkpoint.config.task)),
         "flags": json.dumps(thresholds),
@@ -194,7 +194,8 @@ def _answer_numbers(
     ]
 
 
-def _identify(checkpoint: Checkpoint) -> ModelIdentity:
+def identify(checkpoint: Checkpoint) -> ModelIdentity:
+    """Which model, at which version."""
     return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
 
 

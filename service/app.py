@@ -1,49 +1,94 @@
 """The HTTP host of the engine: `create_app(settings)`."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from models.device import choose_device
 from service import routes
-from service.catalog import load_catalog
+from service.access import KeyFile
+from service.catalog import Catalog
 from service.engine import Engine
 from service.ensembles import Freshness
 from service.errors import add_error_handlers
+from service.headers import SecurityHeaders
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Loads and warms every model, so that an app that exists is ready, and builds the app around them.
 
     Raises:
-        ConfigurationError: if the device or the checkpoints cannot be had.
+        ConfigurationError: if the checkpoints cannot be had, or the settings do not go together.
+        DeviceError: if there is no such device.
+        KeyFileError: if the file of keys cannot be used.
     """
+    settings.check_exposure()
+    keys = KeyFile(settings.keys) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     engine = Engine(choose_device(settings.device), freshness, settings.max_queue)
+    try:
+        catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
+    except BaseException:
+        engine.close()
+        raise
 
     @asynccontextmanager
-    async def close_engine(app: FastAPI) -> AsyncIterator[None]:
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(catalog, settings.watch)) if settings.watch else None
         yield
-        engine.close()
+        if watching:
+            watching.cancel()
+        await to_thread.run_sync(engine.close)
 
     app = FastAPIOffline(
         title="hyperdraw",
         summary="Samples neural networks on demand, and answers predictions with their uncertainty.",
-        lifespan=close_engine,
+        lifespan=run,
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.keys = keys
     app.state.engine = engine
-    app.state.catalog = load_catalog(settings.checkpoints, settings.default_model, engine)
+    app.state.catalog = catalog
+    app.state.draining = False
+    app.state.streams = 0
     add_error_handlers(app)
+    app.add_middleware(SecurityHeaders)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Range", "X-Request-Timeout"],
+            expose_headers=["Content-Location", "Content-Range", "ETag", "Retry-After", "X-Hyperdraw-Seed"],
+        )
     app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
     return app
+
+
+async def _watch(catalog: Catalog, seconds: float) -> None:
+    """Looks for changes again and again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await to_thread.run_sync(catalog.refresh)
+        except CancelledError:  # by the engine, which closes
+            return
+        except Exception:
+            logger.exception("the checkpoints could not be looked through")
 
 
 class _RevalidatedFiles(StaticFiles):

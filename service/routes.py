@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
 
 from models.checkpoint import Checkpoint
 from models.input import ImageSpec
-from service.answers import answer_prediction, describe_model, list_models, pack_prediction
+from service.access import require
+from service.answers import answer_prediction, describe_model, identify, list_models, pack_prediction
 from service.dependencies import (
     CatalogDependency,
     CheckpointDependency,
@@ -19,6 +20,7 @@ from service.dependencies import (
     TimeoutHeader,
     describe_errors,
 )
+from service.downloads import Download
 from service.ensembles import choose_seed
 from service.errors import ServiceError
 from service.inference import check_count, check_members, check_room, choose_ensemble_size, decode_images, infer
@@ -28,6 +30,7 @@ from service.schemas import (
     ModelsAnswer,
     PredictAnswer,
     PredictParameters,
+    ReloadAnswer,
     WeightsParameters,
 )
 from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
@@ -48,8 +51,10 @@ _PAGE_HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
 }
+
+_ANY_KEY = Depends(require(None))
+_HEALTH = Depends(require(None, unless="open_health"))
 
 router = APIRouter()
 
@@ -79,37 +84,58 @@ def show_page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-@router.get("/healthz", tags=["health"])
-async def check_live() -> HealthAnswer:
-    """Whether the process answers."""
+@router.get("/healthz", tags=["health"], responses=describe_errors(401, 503), dependencies=[_HEALTH])
+async def check_live(engine: EngineDependency) -> HealthAnswer:
+    """Whether the process can answer; if not, only a new one can help."""
+    if engine.fault:
+        raise ServiceError(503, "device_fault", f"Broken: {engine.fault}.", "Start the service anew.")
     return HealthAnswer(status="live")
 
 
-@router.get("/readyz", tags=["health"])
-async def check_ready() -> HealthAnswer:
-    """Whether models are loaded, each warmed by a real forward pass."""
+@router.get("/readyz", tags=["health"], responses=describe_errors(401, 503), dependencies=[_HEALTH])
+async def check_ready(request: Request, engine: EngineDependency) -> HealthAnswer:
+    """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
+    if request.app.state.draining or engine.fault:
+        raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")
     return HealthAnswer(status="ready")
 
 
-@router.get("/v1/models", tags=["models"])
+@router.get("/v1/models", tags=["models"], responses=describe_errors(401), dependencies=[_ANY_KEY])
 async def get_models(catalog: CatalogDependency) -> ModelsAnswer:
     """The models here, the default first."""
     return list_models(catalog)
 
 
-@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(404, 503))
+@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(401, 404, 503), dependencies=[_ANY_KEY])
 async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     """What a model is: input, classes, target network, training, thresholds and measured figures."""
     return describe_model(checkpoint)
 
 
 @router.post(
+    "/v1/models/{model}:reload",
+    tags=["models"],
+    responses=describe_errors(401, 403, 404, 409, 503),
+    dependencies=[Depends(require("admin"))],
+)
+async def reload_model(model: str, catalog: CatalogDependency) -> ReloadAnswer:
+    """Load a model again from its files, or one that is new there.
+
+    It is loaded beside the version that is served, verified and warmed, and then takes its place. Requests that have
+    begun are answered by the version that they began with. If it cannot be loaded, nothing changes.
+    """
+    checkpoint, changed = await to_thread.run_sync(catalog.reload, model)
+    return ReloadAnswer(model=identify(checkpoint), changed=changed)
+
+
+@router.post(
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=describe_errors(404, 408, 413, 415, 422, 429, 500, 503, 504)
+    responses=describe_errors(401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
+    dependencies=[Depends(require("predict"))],
 )
 async def predict(
     request: Request,
@@ -150,9 +176,10 @@ async def predict(
     "/v1/models/{model}/weights",
     tags=["weights"],
     response_class=Response,
-    responses=describe_errors(404, 416, 422, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    responses=describe_errors(401, 403, 404, 416, 422, 429, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    dependencies=[Depends(require("weights"))],
 )
-@router.head("/v1/models/{model}/weights", include_in_schema=False)
+@router.head("/v1/models/{model}/weights", include_in_schema=False, dependencies=[Depends(require("weights"))])
 async def get_weights(
     request: Request,
     checkpoint: CheckpointDependency,
@@ -178,12 +205,14 @@ async def get_weights(
         stacked=parameters.count is not None,
         dtype=parameters.dtype,
     )
+    if file.size > settings.max_weights_bytes:
+        message, hint = f"The file would have {file.size} bytes.", f"Ask for at most {settings.max_weights_bytes}."
+        raise ServiceError(422, "weights_too_large", message, hint)
     seeded = parameters.seed is not None
     etag = file.etag(engine.device)
     headers = {
         "Content-Type": BINARY,
         "Content-Disposition": f'attachment; filename="{file.filename}"',
-        "X-Content-Type-Options": "nosniff",
         "X-Hyperdraw-Seed": str(file.seed),
         "X-Hyperdraw-Version": checkpoint.version,
         "Cache-Control": "no-store",
@@ -213,7 +242,7 @@ async def get_weights(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(file.stream(engine, start, stop), status, headers)
+    return Download(file.stream(engine, start, stop), status, headers, request.app.state, settings.max_streams)
 
 
 def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:

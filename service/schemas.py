@@ -172,5 +172,10 @@ class ModelsAnswer(BaseModel):
     refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
 
 
+class ReloadAnswer(BaseModel):
+    model: ModelIdentity = Field(description="As it is served now.")
+    changed: bool = Field(description="Whether that is another version than before.")
+
+
 class HealthAnswer(BaseModel):
     status: Literal["live", "ready"]
