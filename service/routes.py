@@ -8,7 +8,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from models.checkpoint import Checkpoint
 from models.input import ImageSpec
 from service.answers import answer_prediction, describe_model, list_models, pack_prediction
 from service.dependencies import (
@@ -21,7 +20,15 @@ from service.dependencies import (
 )
 from service.ensembles import choose_seed
 from service.errors import ServiceError
-from service.inference import check_count, check_members, check_room, choose_ensemble_size, decode_images, infer
+from service.inference import (
+    check_calibration,
+    check_count,
+    check_members,
+    check_room,
+    choose_ensemble_size,
+    decode_images,
+    infer,
+)
 from service.schemas import (
     HealthAnswer,
     ModelDescription,
@@ -125,7 +132,7 @@ async def predict(
     rows of numbers as JSON.
     """
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
-    _check_calibration(checkpoint, parameters)
+    check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
     spec = checkpoint.config.input
     if isinstance(spec, ImageSpec):
         encoded = await read_images(request, settings)
@@ -214,22 +221,3 @@ async def get_weights(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     return StreamingResponse(file.stream(engine, start, stop), status, headers)
-
-
-def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:
-    """Whether the rates that are asked for were calibrated."""
-    calibration = checkpoint.calibration
-    if calibration is None:
-        if parameters.false_alarm_rate is not None or parameters.coverage is not None:
-            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
-            raise ServiceError(422, "invalid_parameter", message, hint)
-        return
-    try:
-        if parameters.false_alarm_rate is not None:
-            calibration.find_rate(parameters.false_alarm_rate)
-        if parameters.coverage is not None:
-            calibration.find_coverage(parameters.coverage)
-    except ValueError as error:
-        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
-        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
-        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 for any free one.")] = 8000
     max_body_bytes: Annotated[int, Field(gt=0, description="Largest request body.")] = 32 * 2**20
+    max_decompressed_bytes: Annotated[
+        int, Field(gt=0, description="Largest request body under /v2 when its gzip or deflate is undone.")
+    ] = 64 * 2**20
     body_timeout: Annotated[float, Field(gt=0, description="Seconds within which a request body must arrive.")] = 30.0
     max_inputs: Annotated[int, Field(gt=0, description="Most images, or vectors, in a request.")] = 256
     max_image_pixels: Annotated[int, Field(gt=0, description="Most pixels of an image, by its header.")] = 16_000_000
