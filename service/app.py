@@ -9,12 +9,13 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from models.device import choose_device
-from service import routes
+from service import open_inference, routes
 from service.catalog import load_catalog
 from service.engine import Engine
 from service.ensembles import Freshness
 from service.errors import add_error_handlers
 from service.settings import Settings
+from service.statistics import Statistics
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -40,8 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.engine = engine
     app.state.catalog = load_catalog(settings.checkpoints, settings.default_model, engine)
+    app.state.statistics = Statistics()
     add_error_handlers(app)
     app.include_router(routes.router)
+    app.include_router(open_inference.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
     return app
 

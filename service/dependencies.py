@@ -12,6 +12,7 @@ from service.catalog import Catalog
 from service.engine import Engine
 from service.errors import ErrorResponse
 from service.settings import Settings
+from service.statistics import Statistics
 
 
 async def _settings(request: Request) -> Settings:
@@ -29,9 +30,15 @@ async def _catalog(request: Request) -> Catalog:
     return catalog
 
 
+async def _statistics(request: Request) -> Statistics:
+    statistics: Statistics = request.app.state.statistics
+    return statistics
+
+
 SettingsDependency = Annotated[Settings, Depends(_settings)]
 EngineDependency = Annotated[Engine, Depends(_engine)]
 CatalogDependency = Annotated[Catalog, Depends(_catalog)]
+StatisticsDependency = Annotated[Statistics, Depends(_statistics)]
 
 
 async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:

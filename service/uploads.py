@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, TypeVar
 
 import torch
@@ -62,7 +62,7 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     if content_type not in ("application/json", ""):
         message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
         raise ServiceError(415, "unsupported_media_type", message, hint)
-    rows = _validate_json(await _read_plain_body(request, settings), VectorsBody, hint).inputs
+    rows = validate_json(await _read_plain_body(request, settings), VectorsBody, hint).inputs
     check_number(len(rows), "vectors", settings)
     if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
         raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
@@ -198,7 +198,15 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
 
 
 def _parse_json(body: bytes) -> dict[str, bytes]:
-    encoded = _validate_json(body, ImagesBody, _BODY_HINT).images
+    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT).images)
+
+
+def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
+    """Files by a name for messages, from base64 of each.
+
+    Raises:
+        ServiceError: 422 for what is no base64.
+    """
     images: dict[str, bytes] = {}
     for index, text in enumerate(encoded):
         try:
@@ -209,7 +217,12 @@ def _parse_json(body: bytes) -> dict[str, bytes]:
     return images
 
 
-def _validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+def validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+    """JSON that a schema describes.
+
+    Raises:
+        ServiceError: 422 for other JSON, or none.
+    """
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
