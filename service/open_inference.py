@@ -26,7 +26,7 @@ from service.dependencies import (
     StatisticsDependency,
 )
 from service.errors import InferenceErrorResponse, ServiceError
-from service.inference import check_calibration, check_room, choose_ensemble_size, infer
+from service.inference import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer
 from service.messages import (
     BINARY,
     HEADER_LENGTH,
@@ -67,9 +67,6 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "pa
 
 SMALL_BODY = 2**16
 """Bytes that are read faster than handed to a thread."""
-
-FEW_ELEMENTS = 2**14
-"""Of outputs, which are written faster than handed to a thread."""
 
 OTHER_VALUES = 1_000
 """That the JSON of a request may hold beside the elements of tensors."""
@@ -256,7 +253,7 @@ async def infer_tensors(
         seconds = asked.timeout / 1e6 if asked.timeout else settings.request_timeout
         answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, seconds)
         write = partial(_write, message, outputs, checkpoint, answer)
-        few = not outputs or answer.prediction.members[0].numel() * len(outputs) <= FEW_ELEMENTS
+        few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
         response = write() if few else await to_thread.run_sync(write)
         answered = len(inputs)
         return response
@@ -288,18 +285,12 @@ def _write(
         parameters=_describe_answer(findings),
         outputs=[],
     )
-    in_binary = [o.parameters.binary_data for o in outputs]
-    return write_answer(
-        header,
-        [
-            (
-                output.name,
-                collect_output(output, checkpoint, answer, findings),
-                asked.binary_data_output if binary is None else binary,
-            )
-            for output, binary in zip(outputs, in_binary, strict=True)
-        ],
-    )
+    tensors = []
+    for output in outputs:
+        in_binary = output.parameters.binary_data
+        in_binary = asked.binary_data_output if in_binary is None else in_binary
+        tensors.append((output.name, collect_output(output, checkpoint, answer, findings), in_binary))
+    return write_answer(header, tensors)
 
 
 def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:

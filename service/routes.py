@@ -21,6 +21,7 @@ from service.dependencies import (
 from service.ensembles import choose_seed
 from service.errors import ServiceError
 from service.inference import (
+    FEW_INPUTS,
     check_calibration,
     check_count,
     check_members,
@@ -46,9 +47,6 @@ EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
 BINARY = "application/octet-stream"
 """Safetensors files have no type of their own."""
 BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
-
-FEW_INPUTS = 8
-"""Whose answer is written faster than handed to a thread."""
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": (

@@ -155,10 +155,10 @@ def choose_outputs(
         return [RequestedOutput(name=name) for name in names if name != "members"]
     asked = [output.name for output in requested]
     if unknown := [name for name in asked if name not in names]:
-        needs = " It takes the parameter coverage." if unknown[0] == "prediction_set" else ""
-        raise _refuse(f"There is no output {unknown[0][:100]!r}.{needs}", f"The outputs are {', '.join(names)}.")
+        needs = " without the parameter coverage" if unknown[0] == "prediction_set" else ""
+        raise _refuse(f"There is no output {unknown[0][:100]!r}{needs}", f"The outputs are {', '.join(names)}.")
     if len(set(asked)) < len(asked):
-        raise _refuse(f"The outputs {_list(asked)} are asked for twice in part", "Ask for each once.")
+        raise _refuse(f"Among the outputs {_list(asked)} is one twice", "Ask for each once.")
     if wrong := [o.name for o in requested if o.parameters.classification and o.name != "probabilities"]:
         raise _refuse(f"classification is asked of {wrong[0]}", "Ask it of probabilities.")
     return list(requested)
