@@ -4,6 +4,7 @@ Sources: KServe's "Open Inference Protocol (V2 Inference Protocol)", and Triton'
 extensions.
 """
 
+import base64
 import math
 import time
 from functools import partial
@@ -28,7 +29,6 @@ from service.dependencies import (
 from service.errors import InferenceErrorResponse, ServiceError
 from service.inference import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer
 from service.messages import (
-    BINARY,
     HEADER_LENGTH,
     InferenceAnswer,
     InferenceRequest,
@@ -47,6 +47,7 @@ from service.messages import (
     read_request,
     write_answer,
 )
+from service.routes import BINARY, BINARY_SCHEMA, EXAMPLE_IMAGE
 from service.settings import Settings
 from service.signatures import (
     choose_outputs,
@@ -194,30 +195,28 @@ async def get_statistics(checkpoint: CheckpointDependency, statistics: Statistic
     return StatisticsAnswer(model_stats=[statistics.report(checkpoint)])
 
 
-_INFER_BODY = _describe_body(
-    InferenceRequest,
-    required=True,
-    examples={
-        "vectors": {
-            "summary": "For a model of vectors",
-            "value": {
-                "inputs": [{"name": "inputs", "shape": [2, 1], "datatype": "FP32", "data": [-1.5, 3]}],
-                "parameters": {"seed": 7},
-            },
-        }
-    },
-)
-_INFER_BODY["content"][BINARY] = {"schema": {"type": "string", "format": "binary"}}
+def _describe_inference() -> dict[str, Any]:
+    """The OpenAPI description of the bodies that `infer_tensors` understands."""
+    example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+    image = {"name": "encoded_images", "shape": [1], "datatype": "BYTES", "data": [example]}
+    vectors = {"name": "inputs", "shape": [2, 1], "datatype": "FP32", "data": [-1.5, 3]}
+    examples = {
+        "images": {"summary": "For a model of images", "value": {"inputs": [image], "parameters": {"seed": 7}}},
+        "vectors": {"summary": "For a model of vectors", "value": {"inputs": [vectors], "parameters": {"seed": 7}}},
+    }
+    body = _describe_body(InferenceRequest, required=True, examples=examples)
+    body["content"][BINARY] = BINARY_SCHEMA
+    return body
 
 
 @models.post(
     "/infer",
     response_model=InferenceAnswer,
     responses={
-        200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
+        200: {"content": {BINARY: BINARY_SCHEMA}},
         **_describe_errors(400, 404, 408, 413, 415, 429, 500, 503, 504),
     },
-    openapi_extra={"requestBody": _INFER_BODY},
+    openapi_extra={"requestBody": _describe_inference()},
 )
 async def infer_tensors(
     request: Request,

@@ -512,6 +512,8 @@ def test_openapi_describes_the_protocol(client: httpx.Client) -> None:
         operation = paths[path.replace("/digits/", "/{model}/").replace("/1/", "/{version}/")]["post"]
         assert set(operation["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
         assert "$ref" not in json.dumps(operation["requestBody"])
+        example = operation["requestBody"]["content"]["application/json"]["examples"]["images"]["value"]
+        assert client.post(INFER, json=example).status_code == 200
         errors = [answer for status, answer in operation["responses"].items() if status != "200"]
         assert {answer["content"]["application/json"]["schema"]["$ref"] for answer in errors} == {
             "#/components/schemas/InferenceErrorResponse"
