@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from models.device import choose_device
-from service import routes
+from service import open_inference, routes
 from service.access import KeyFile
 from service.catalog import Catalog
 from service.engine import Engine
@@ -22,6 +22,7 @@ from service.ensembles import Freshness
 from service.errors import add_error_handlers
 from service.headers import SecurityHeaders
 from service.settings import Settings
+from service.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalog = catalog
     app.state.draining = False
     app.state.streams = 0
+    app.state.statistics = Statistics()
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["Content-Location", "Content-Range", "ETag", "Retry-After", "X-Hyperdraw-Seed"],
         )
     app.include_router(routes.router)
+    app.include_router(open_inference.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
     return app
 

@@ -8,22 +8,34 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from models.checkpoint import Checkpoint
 from models.input import ImageSpec
 from service.access import require
 from service.answers import answer_prediction, describe_model, identify, list_models, pack_prediction
 from service.dependencies import (
+    ANY_KEY,
+    HEALTH,
     CatalogDependency,
     CheckpointDependency,
     EngineDependency,
     SettingsDependency,
     TimeoutHeader,
+    check_health,
+    check_readiness,
     describe_errors,
 )
 from service.downloads import Download
 from service.ensembles import choose_seed
 from service.errors import ServiceError
-from service.inference import check_count, check_members, check_room, choose_ensemble_size, decode_images, infer
+from service.inference import (
+    FEW_INPUTS,
+    check_calibration,
+    check_count,
+    check_members,
+    check_room,
+    choose_ensemble_size,
+    decode_images,
+    infer,
+)
 from service.schemas import (
     HealthAnswer,
     ModelDescription,
@@ -43,18 +55,12 @@ BINARY = "application/octet-stream"
 """Safetensors files have no type of their own."""
 BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
-FEW_INPUTS = 8
-"""Whose answer is written faster than handed to a thread."""
-
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
-
-_ANY_KEY = Depends(require(None))
-_HEALTH = Depends(require(None, unless="open_health"))
 
 router = APIRouter()
 
@@ -84,29 +90,27 @@ def show_page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-@router.get("/healthz", tags=["health"], responses=describe_errors(401, 503), dependencies=[_HEALTH])
+@router.get("/healthz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
 async def check_live(engine: EngineDependency) -> HealthAnswer:
     """Whether the process can answer; if not, only a new one can help."""
-    if engine.fault:
-        raise ServiceError(503, "device_fault", f"Broken: {engine.fault}.", "Start the service anew.")
+    check_health(engine)
     return HealthAnswer(status="live")
 
 
-@router.get("/readyz", tags=["health"], responses=describe_errors(401, 503), dependencies=[_HEALTH])
+@router.get("/readyz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
 async def check_ready(request: Request, engine: EngineDependency) -> HealthAnswer:
     """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
-    if request.app.state.draining or engine.fault:
-        raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")
+    check_readiness(request, engine)
     return HealthAnswer(status="ready")
 
 
-@router.get("/v1/models", tags=["models"], responses=describe_errors(401), dependencies=[_ANY_KEY])
+@router.get("/v1/models", tags=["models"], responses=describe_errors(401), dependencies=[ANY_KEY])
 async def get_models(catalog: CatalogDependency) -> ModelsAnswer:
     """The models here, the default first."""
     return list_models(catalog)
 
 
-@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(401, 404, 503), dependencies=[_ANY_KEY])
+@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
 async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     """What a model is: input, classes, target network, training, thresholds and measured figures."""
     return describe_model(checkpoint)
@@ -151,7 +155,7 @@ async def predict(
     rows of numbers as JSON.
     """
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
-    _check_calibration(checkpoint, parameters)
+    check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
     spec = checkpoint.config.input
     if isinstance(spec, ImageSpec):
         encoded = await read_images(request, settings)
@@ -243,22 +247,3 @@ async def get_weights(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     return Download(file.stream(engine, start, stop), status, headers, request.app.state, settings.max_streams)
-
-
-def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:
-    """Whether the rates that are asked for were calibrated."""
-    calibration = checkpoint.calibration
-    if calibration is None:
-        if parameters.false_alarm_rate is not None or parameters.coverage is not None:
-            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
-            raise ServiceError(422, "invalid_parameter", message, hint)
-        return
-    try:
-        if parameters.false_alarm_rate is not None:
-            calibration.find_rate(parameters.false_alarm_rate)
-        if parameters.coverage is not None:
-            calibration.find_coverage(parameters.coverage)
-    except ValueError as error:
-        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
-        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
-        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error

@@ -103,6 +103,8 @@ class Protocol(HttpToolsProtocol):
         settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._header_seconds = settings.header_timeout
         self._header_bytes = 0
+        """Of a request that has not begun."""
+        self._receives_body = False
         self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
         self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
         if len(self.connections) > settings.max_connections:
@@ -120,21 +122,26 @@ class Protocol(HttpToolsProtocol):
         """A part of a request, or several of them."""
         if self.transport.is_closing():
             return
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and not self._headers.runs:
-            self._header_bytes = 0
-            self._headers.start()
-        super().data_received(data)
-        if self._headers.runs:
+        if not self._receives_body:
             self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES:
-                hint = f"Send at most {MAX_HEADER_BYTES} bytes."
-                self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
+            if self._answered and not self._headers.runs:
+                self._headers.start()
+        super().data_received(data)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            hint = f"Send at most {MAX_HEADER_BYTES} bytes."
+            self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
 
     def on_headers_complete(self) -> None:
         """The request begins, but for its body."""
         self._headers.stop()
+        self._header_bytes = 0
+        self._receives_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request has arrived, be it that it was answered before."""
+        self._receives_body = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""
@@ -150,6 +157,11 @@ class Protocol(HttpToolsProtocol):
         """What was sent is not HTTP."""
         self._refuse(400, "invalid_http", msg, "Speak HTTP/1.1.")
 
+    @property
+    def _answered(self) -> bool:
+        """Whether no request waits for an answer, or for the rest of one."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _end_waiting(self) -> None:
         if self._header_bytes:
             message = f"The request's headers had not arrived after {self._header_seconds:g} s."
@@ -160,6 +172,8 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str, hint: str) -> None:
         """Answers in the place of the app, and closes the connection."""
         self._headers.stop()
+        if not self._answered and self.cycle.response_started:  # and nothing may be put in between
+            self.transport.abort()
         if self.transport.is_closing():
             return
         body = ErrorResponse(error=ErrorDetail(code=code, message=message, hint=hint)).model_dump_json().encode()

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: Count = Field(default=32 * 2**20, description="Largest request body.")
     body_timeout: Seconds = Field(default=30.0, description="Seconds within which a request body must arrive.")
+    max_decompressed_bytes: Count = Field(
+        default=64 * 2**20, description="Largest request body after decompression, where bodies may be compressed."
+    )
     max_inputs: Count = Field(default=256, description="Most images, or vectors, in a request.")
     max_image_pixels: Count = Field(default=16_000_000, description="Most pixels of an image, by its header.")
     max_ensemble_size: Count = Field(default=1000, description="Most networks in an ensemble or a download.")
