@@ -2,6 +2,7 @@
 # make test    run the tests
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
+# make faults  overload, kill, reload and soak the service, which takes half an hour
 # make lint    check style and types
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
@@ -21,7 +22,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check lint lock clean
+.PHONY: serve test train bench bench-check faults lint lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -37,6 +38,9 @@ bench: .venv/bench.installed
 
 bench-check: .venv/bench.installed
 	$(BIN)/python -m benchmarks --check $(ARGS)
+
+faults: .venv/dev.installed
+	$(BIN)/python -m pytest -m fault -s $(ARGS)
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

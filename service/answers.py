@@ -1,16 +1,16 @@
 """From what the catalog and the engine know to what clients read."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.detection import Calibration
-from models.prediction import Prediction
+from models.detection import Calibration, Flag, Judgement, PredictionSets
 from models.task import Classification, Regression
-from models.uncertainty import RegressionUncertainty, Uncertainty
+from models.uncertainty import RegressionUncertainty
 from service.batches import Answer
 from service.catalog import Catalog
 from service.schemas import (
@@ -47,7 +47,7 @@ def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
     config = checkpoint.config
     num_networks = checkpoint.sampler.num_networks
     sampler = SamplerDescription(fresh_draws=num_networks is None, num_networks=num_networks)
-    return ModelSummary(**_identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
+    return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
 
 
 def describe_model(checkpoint: Checkpoint) -> ModelDescription:
@@ -66,25 +66,62 @@ def describe_model(checkpoint: Checkpoint) -> ModelDescription:
     )
 
 
-def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
-    """The answer to a request, from the engine's.
+@dataclass(frozen=True)
+class Findings:
+    """What an answer says at the model's calibration, whatever form it is sent in."""
+
+    ensemble: EnsembleIdentity
+    tensors: dict[str, Tensor]
+    """By name, [B] or [B, K] each; `probabilities` are tempered."""
+    judgements: dict[Flag, Judgement]
+    sets: PredictionSets | None
+
+
+def apply_calibration(
+    checkpoint: Checkpoint, answer: Answer, false_alarm_rate: float | None, coverage: float | None
+) -> Findings:
+    """The numbers of every answer to a request.
+
+    Args:
+        checkpoint: that answered.
+        answer: the engine's.
+        false_alarm_rate: for each flag, if not the default.
+        coverage: of prediction sets, if they are asked for.
 
     Raises:
         ValueError: if a rate or coverage is asked for that was not calibrated.
     """
-    prediction = answer.prediction
-    size, inputs, _ = prediction.members.shape
-    calibration, task = checkpoint.calibration, checkpoint.config.task
-    judged = _raise_flags(calibration, prediction, parameters.false_alarm_rate) if calibration else {}
-    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(inputs)]
+    prediction, calibration = answer.prediction, checkpoint.calibration
+    size, uncertainty = len(prediction.members), prediction.uncertainty
     ensemble = EnsembleIdentity(size=size, seed=answer.seed)
-    if isinstance(task, Regression):
-        numbers = _answer_numbers(task, prediction, flags, parameters.members)
-        return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=numbers)
-    if calibration:
+    tensors: dict[str, Tensor] = dict(vars(uncertainty))
+    judgements, sets = calibration.judge(prediction, false_alarm_rate) if calibration else {}, None
+    if isinstance(uncertainty, RegressionUncertainty):
+        tensors["standard_deviation"] = uncertainty.variance.sqrt()
+    elif calibration:
         ensemble.temperature = calibration.temperature_for(size)
-    classes = _answer_classes(task, calibration, prediction, flags, parameters)
-    return PredictAnswer(model=_identify(checkpoint), ensemble=ensemble, predictions=classes)
+        tensors["probabilities"] = calibration.temper(uncertainty.probabilities, size)
+        if coverage is not None:
+            sets = calibration.choose_sets(tensors["probabilities"], size, coverage)
+    return Findings(ensemble, tensors, judgements, sets)
+
+
+def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
+    """The answer to a request, from the engine's.
+
+    Raises:
+        ValueError: as `apply_calibration` does.
+    """
+    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, task, members = checkpoint.calibration, checkpoint.config.task, answer.prediction.members
+    judged = _raise_flags(calibration, findings.judgements) if calibration else {}
+    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(members.shape[1])]
+    predictions = (
+        _answer_numbers(task, findings, flags, members if parameters.members else None)
+        if isinstance(task, Regression)
+        else _answer_classes(task, findings, flags, members if parameters.members else None)
+    )
+    return PredictAnswer(model=identify(checkpoint), ensemble=findings.ensemble, predictions=predictions)
 
 
 def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
@@ -92,62 +129,34 @@ def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictP
     members and then the inputs; what holds for all inputs is in the metadata.
 
     Raises:
-        ValueError: as `answer_prediction` does.
+        ValueError: as `apply_calibration` does.
     """
-    prediction, calibration = answer.prediction, checkpoint.calibration
-    size, uncertainty = len(prediction.members), prediction.uncertainty
-    identity = EnsembleIdentity(size=size, seed=answer.seed)
-    tensors = {name: tensor for name, tensor in vars(uncertainty).items() if isinstance(tensor, Tensor)}
-    thresholds, coverage = {}, {}
-    if calibration:
-        for flag, judgement in calibration.judge(prediction, parameters.false_alarm_rate).items():
-            tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
-            thresholds[flag] = {
-                "threshold": judgement.threshold,
-                "score_name": judgement.score_name,
-                "false_alarm_rate": judgement.false_alarm_rate,
-                "calibrated_ensemble_size": judgement.ensemble_size,
-                "calibration_inputs": calibration.n,
-            }
-        if isinstance(uncertainty, Uncertainty):
-            identity.temperature = calibration.temperature_for(size)
-            tensors["probabilities"] = calibration.temper(uncertainty.probabilities, size)
-            if parameters.coverage is not None:
-                sets = calibration.choose_sets(tensors["probabilities"], size, parameters.coverage)
-                tensors["prediction_set"] = sets.members
-                coverage = {"coverage": str(sets.coverage)}
+    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, tensors = checkpoint.calibration, dict(findings.tensors)
+    for flag, judgement in findings.judgements.items():
+        tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
+    if findings.sets:
+        tensors["prediction_set"] = findings.sets.members
     if parameters.members:
-        tensors["members"] = prediction.members
+        tensors["members"] = answer.prediction.members
+    thresholds = _describe_thresholds(calibration, findings.judgements) if calibration else {}
     metadata = {
-        "model": _identify(checkpoint).model_dump_json(),
-        "ensemble": identity.model_dump_json(exclude_none=True),
+        "model": identify(checkpoint).model_dump_json(),
+        "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
         "task": json.dumps(asdict(checkpoint.config.task)),
         "flags": json.dumps(thresholds),
-        **coverage,
+        **({"coverage": str(findings.sets.coverage)} if findings.sets else {}),
     }
     content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
 
 
 def _answer_classes(
-    task: Classification,
-    calibration: Calibration | None,
-    prediction: Prediction,
-    flags: list[dict[str, FlagAnswer]],
-    parameters: PredictParameters,
+    task: Classification, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
 ) -> list[PredictionAnswer]:
-    uncertainty = prediction.uncertainty
-    assert isinstance(uncertainty, Uncertainty)
-    size = len(prediction.members)
-    probabilities, sets = uncertainty.probabilities, None
-    if calibration is not None:
-        probabilities = calibration.temper(probabilities, size)
-        if parameters.coverage is not None:
-            sets = calibration.choose_sets(probabilities, size, parameters.coverage)
-    labels = probabilities.argmax(-1).tolist()
-    measures = {name: getattr(uncertainty, name).tolist() for name in UncertaintyAnswer.model_fields}
-    with_members = parameters.members
-    members = prediction.members.double().round(decimals=7).transpose(0, 1).tolist() if with_members else None
+    probabilities, sets = findings.tensors["probabilities"], findings.sets
+    measures = {name: findings.tensors[name].tolist() for name in UncertaintyAnswer.model_fields}
+    said = None if members is None else members.double().round(decimals=7).transpose(0, 1).tolist()
     return [
         PredictionAnswer(
             label=task.classes[label],
@@ -156,9 +165,9 @@ def _answer_classes(
             uncertainty=UncertaintyAnswer(**{name: values[i] for name, values in measures.items()}),
             flags=flags[i],
             prediction_set=_answer_set(task, sets.members[i], sets.coverage) if sets else None,
-            member_probabilities=members[i] if members else None,
+            member_probabilities=said[i] if said else None,
         )
-        for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True))
+        for i, (label, row) in enumerate(zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True))
     ]
 
 
@@ -168,19 +177,10 @@ def _answer_set(task: Classification, members: Tensor, coverage: float) -> Predi
 
 
 def _answer_numbers(
-    task: Regression, prediction: Prediction, flags: list[dict[str, FlagAnswer]], with_members: bool
+    task: Regression, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
 ) -> list[RegressionAnswer]:
-    uncertainty = prediction.uncertainty
-    assert isinstance(uncertainty, RegressionUncertainty)
-    measures = {
-        "mean": uncertainty.mean,
-        "standard_deviation": uncertainty.variance.sqrt(),
-        "variance": uncertainty.variance,
-        "noise_variance": uncertainty.noise_variance,
-        "epistemic_variance": uncertainty.epistemic_variance,
-    }
-    numbers = {name: tensor.tolist() for name, tensor in measures.items()}
-    members = prediction.members.transpose(0, 1).tolist() if with_members else None
+    numbers = {name: findings.tensors[name].tolist() for name in NumberAnswer.model_fields}
+    said = None if members is None else members.transpose(0, 1).tolist()
     return [
         RegressionAnswer(
             outputs={
@@ -188,30 +188,38 @@ def _answer_numbers(
                 for k, output in enumerate(task.names)
             },
             flags=flags[i],
-            member_outputs=members[i] if members else None,
+            member_outputs=said[i] if said else None,
         )
-        for i in range(len(uncertainty.mean))
+        for i in range(len(flags))
     ]
 
 
-def _identify(checkpoint: Checkpoint) -> ModelIdentity:
+def identify(checkpoint: Checkpoint) -> ModelIdentity:
+    """Which model, at which version."""
     return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
 
 
-def _raise_flags(calibration: Calibration, prediction: Prediction, rate: float | None) -> dict[str, list[FlagAnswer]]:
+def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, dict[str, Any]]:
+    """What each flag was raised by, and how that was measured."""
+    return {
+        flag: {
+            "threshold": judgement.threshold,
+            "score_name": judgement.score_name,
+            "false_alarm_rate": judgement.false_alarm_rate,
+            "calibrated_ensemble_size": judgement.ensemble_size,
+            "calibration_inputs": calibration.n,
+        }
+        for flag, judgement in judgements.items()
+    }
+
+
+def _raise_flags(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, list[FlagAnswer]]:
     """For each kind of flag, one for each input."""
+    thresholds = _describe_thresholds(calibration, judgements)
     return {
         flag: [
-            FlagAnswer(
-                flagged=flagged,
-                score=score,
-                threshold=judgement.threshold,
-                score_name=judgement.score_name,
-                false_alarm_rate=judgement.false_alarm_rate,
-                calibrated_ensemble_size=judgement.ensemble_size,
-                calibration_inputs=calibration.n,
-            )
+            FlagAnswer(flagged=flagged, score=score, **thresholds[flag])
             for flagged, score in zip(judgement.flagged.tolist(), judgement.scores.tolist(), strict=True)
         ]
-        for flag, judgement in calibration.judge(prediction, rate).items()
+        for flag, judgement in judgements.items()
     }

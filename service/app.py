@@ -1,24 +1,33 @@
 """The HTTP host of the engine: `create_app(settings)`."""
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from models.device import choose_device
-from service import routes
-from service.catalog import load_catalog
+from service import open_inference, routes
+from service.access import KeyFile
+from service.catalog import Catalog
 from service.engine import Engine
 from service.ensembles import Freshness
 from service.errors import add_error_handlers
+from service.headers import SecurityHeaders
 from service.metrics import Metrics
 from service.middleware import Accounting, Follow
 from service.settings import Settings
+from service.statistics import Statistics
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from service.traces import Traces
@@ -28,35 +37,68 @@ def create_app(settings: Settings) -> FastAPI:
     """Loads and warms every model, so that an app that exists is ready, and builds the app around them.
 
     Raises:
-        ConfigurationError: if the device or the checkpoints cannot be had.
+        ConfigurationError: if the checkpoints cannot be had, or the settings do not go together.
+        DeviceError: if there is no such device.
+        KeyFileError: if the file of keys cannot be used.
     """
+    settings.check_exposure()
+    keys = KeyFile(settings.keys) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
     metrics = Metrics(traces.add_stage if traces else None)
     engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics)
+    try:
+        catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
+    except BaseException:
+        engine.close()
+        raise
+    metrics.watch(engine, catalog)
 
     @asynccontextmanager
-    async def close(app: FastAPI) -> AsyncIterator[None]:
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(catalog, settings.watch)) if settings.watch else None
         yield
-        engine.close()
+        if watching:
+            watching.cancel()
+        await to_thread.run_sync(engine.close)
         if traces:
             await to_thread.run_sync(traces.close)
 
     app = FastAPIOffline(
         title="hyperdraw",
         summary="Samples neural networks on demand, and answers predictions with their uncertainty.",
-        lifespan=close,
+        lifespan=run,
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.keys = keys
     app.state.engine = engine
     app.state.metrics = metrics
-    app.state.catalog = catalog = load_catalog(settings.checkpoints, settings.default_model, engine)
-    metrics.watch(engine, catalog)
+    app.state.catalog = catalog
+    app.state.draining = False
+    app.state.streams = 0
+    app.state.statistics = Statistics()
     add_error_handlers(app)
+    app.add_middleware(SecurityHeaders)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Range", "X-Request-ID", "X-Request-Timeout"],
+            expose_headers=[
+                "Content-Location",
+                "Content-Range",
+                "ETag",
+                "Retry-After",
+                "X-Hyperdraw-Seed",
+                "X-Request-ID",
+            ],
+        )
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow)  # last, so that it is the outermost
     app.include_router(routes.router)
+    app.include_router(open_inference.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
     return app
 
@@ -69,6 +111,18 @@ def _open_traces(settings: Settings) -> "Traces | None":
     from service.traces import Traces
 
     return Traces(settings.otlp_endpoint)
+
+
+async def _watch(catalog: Catalog, seconds: float) -> None:
+    """Looks for changes again and again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await to_thread.run_sync(catalog.refresh)
+        except CancelledError:  # by the engine, which closes
+            return
+        except Exception:
+            logger.exception("the checkpoints could not be looked through")
 
 
 class _RevalidatedFiles(StaticFiles):

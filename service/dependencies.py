@@ -8,11 +8,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 from models.checkpoint import Checkpoint
+from service.access import require
 from service.catalog import Catalog
 from service.engine import Engine
-from service.errors import ErrorResponse
+from service.errors import ErrorResponse, ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
+from service.statistics import Statistics
 
 
 async def _settings(request: Request) -> Settings:
@@ -35,10 +37,16 @@ async def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+async def _statistics(request: Request) -> Statistics:
+    statistics: Statistics = request.app.state.statistics
+    return statistics
+
+
 SettingsDependency = Annotated[Settings, Depends(_settings)]
 EngineDependency = Annotated[Engine, Depends(_engine)]
 CatalogDependency = Annotated[Catalog, Depends(_catalog)]
 MetricsDependency = Annotated[Metrics, Depends(_metrics)]
+StatisticsDependency = Annotated[Statistics, Depends(_statistics)]
 
 
 async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:
@@ -46,6 +54,10 @@ async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:
 
 
 CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
+
+ANY_KEY = Depends(require(None))
+HEALTH = Depends(require(None, unless="open_health"))
+METRICS = Depends(require(None, unless="open_metrics"))
 
 TimeoutHeader = Annotated[
     float | None,
@@ -62,3 +74,24 @@ TimeoutHeader = Annotated[
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of answers other than success."""
     return {status: {"model": ErrorResponse} for status in statuses}
+
+
+def check_health(engine: Engine) -> None:
+    """Whether the process can answer.
+
+    Raises:
+        ServiceError: 503 if only a new one can.
+    """
+    if engine.fault:
+        raise ServiceError(503, "device_fault", f"Broken: {engine.fault}.", "Start the service anew.")
+
+
+def check_readiness(request: Request, engine: Engine) -> None:
+    """Whether requests are to be sent here.
+
+    Raises:
+        ServiceError: 503 if not.
+    """
+    check_health(engine)
+    if request.app.state.draining:
+        raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")

@@ -1,4 +1,7 @@
-"""Errors that clients see, all in one JSON shape: {"error": {"code", "message", "hint"}}."""
+"""Errors that clients see, all in one JSON shape: {"error": {"code", "message", "hint"}}.
+
+Under /v2 it is the Open Inference Protocol's: {"error": "<message> <hint>"}.
+"""
 
 import logging
 from http import HTTPStatus
@@ -6,7 +9,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +27,12 @@ class ErrorDetail(BaseModel):
 
 class ErrorResponse(BaseModel):
     error: ErrorDetail
+
+
+class InferenceErrorResponse(BaseModel):
+    """Of the Open Inference Protocol."""
+
+    error: str = Field(description="What was wrong, and what would be right.")
 
 
 class ServiceError(Exception):
@@ -45,13 +54,16 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_middleware(_UnexpectedErrors)
 
 
-def _respond(status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+def _respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
+    if not f"{scope['path']}/".startswith("/v2/"):
+        return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+    answer = InferenceErrorResponse(error=f"{detail.message.removesuffix('.')}. {detail.hint}")
+    return JSONResponse(answer.model_dump(), 400 if status == 422 else status, headers)
 
 
 async def _answer_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return _respond(error.status, error.detail, error.headers)
+    return _respond(request.scope, error.status, error.detail, error.headers)
 
 
 async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -60,7 +72,8 @@ async def _answer_invalid_request(request: Request, error: Exception) -> JSONRes
         f"{problem['loc'][-1]}: {problem['msg']} (got {str(problem['input'])[:50]!r})" for problem in error.errors()
     ]
     hint = f"The parameters of {request.method} {request.url.path} are described at /docs."
-    return _respond(422, ErrorDetail(code="invalid_parameter", message="; ".join(problems), hint=hint))
+    detail = ErrorDetail(code="invalid_parameter", message="; ".join(problems), hint=hint)
+    return _respond(request.scope, 422, detail)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -68,12 +81,13 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path}: {error.detail}"
     detail = ErrorDetail(code=code, message=message, hint="The paths and methods are described at /docs.")
-    return _respond(error.status_code, detail, dict(error.headers or {}))
+    return _respond(request.scope, error.status_code, detail, dict(error.headers or {}))
 
 
 async def _answer_client_disconnect(request: Request, error: Exception) -> JSONResponse:
     """To a client that left while it sent its body, for the log's sake."""
-    return _respond(499, ErrorDetail(code="client_left", message="The client closed the connection.", hint=""))
+    detail = ErrorDetail(code="client_left", message="The client closed the connection.", hint="")
+    return _respond(request.scope, 499, detail)
 
 
 class _UnexpectedErrors:
@@ -103,4 +117,4 @@ class _UnexpectedErrors:
             detail = ErrorDetail(
                 code="internal_error", message="The service failed.", hint="The server's log says more."
             )
-            await _respond(500, detail)(scope, receive, send)
+            await _respond(scope, 500, detail)(scope, receive, send)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.images import ImageError, decode_image
-from models.input import ImageSpec
+from models.input import ImageSpec, VectorSpec
 from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
 from service.batches import Answer
@@ -21,6 +21,12 @@ from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine, OverloadedError
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
+
+MAX_DEVIATIONS = 1e6
+"""Numbers may be so many standard deviations from the mean in training; far beyond, float32 overflows in a network."""
+
+FEW_INPUTS = 8
+"""Whose answer is written faster than handed to a thread."""
 
 _IMAGE_ERRORS = {
     "too_large": (413, "image_too_large"),
@@ -65,6 +71,40 @@ def check_members(checkpoint: Checkpoint, count: int) -> None:
         raise ServiceError(422, "invalid_parameter", message, f"Its members are 0 to {limit - 1}.")
 
 
+def check_calibration(checkpoint: Checkpoint, false_alarm_rate: float | None, coverage: float | None) -> None:
+    """Whether the rates that are asked for were calibrated.
+
+    Raises:
+        ServiceError: 422 if not.
+    """
+    calibration = checkpoint.calibration
+    if calibration is None:
+        if false_alarm_rate is not None or coverage is not None:
+            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
+            raise ServiceError(422, "invalid_parameter", message, hint)
+        return
+    try:
+        if false_alarm_rate is not None:
+            calibration.find_rate(false_alarm_rate)
+        if coverage is not None:
+            calibration.find_coverage(coverage)
+    except ValueError as error:
+        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
+        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
+        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error
+
+
+def check_number(number: int, kind: str, settings: Settings) -> None:
+    """Whether a request may have so many inputs.
+
+    Raises:
+        ServiceError: 413 if not.
+    """
+    limit = settings.max_inputs
+    if number > limit:
+        raise ServiceError(413, f"too_many_{kind}", f"{number} {kind} in one request.", f"Send at most {limit}.")
+
+
 def check_room(engine: Engine, checkpoint: Checkpoint, cost: int) -> None:
     """Whether inputs × networks may wait for an answer; to be asked before the inputs are decoded.
 
@@ -87,6 +127,20 @@ def decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings
     except ImageError as error:
         status, code = _IMAGE_ERRORS[error.kind]
         raise ServiceError(status, code, error.message, error.hint) from error
+
+
+def convert_vectors(vectors: Tensor, spec: VectorSpec) -> Tensor:
+    """Vectors as the model takes them, float32 [B, numbers], from finite ones in double precision.
+
+    Raises:
+        ServiceError: 422 for numbers that are out of all proportion.
+    """
+    if (deviations := spec.normalize(vectors).abs()).max() > MAX_DEVIATIONS:
+        row, number = divmod(int(deviations.argmax()), len(spec.names))
+        value = f"{spec.names[number]} in row {row} is {vectors[row, number]:g}"
+        hint = f"Keep it within {spec.mean[number]:g} ± {MAX_DEVIATIONS * spec.std[number]:g}."
+        raise ServiceError(422, "invalid_input", f"{value}, out of all proportion to the training.", hint)
+    return vectors.float()
 
 
 async def infer(
@@ -149,7 +203,7 @@ async def _wait_for(future: Future[Result], request: Request, seconds: float) ->
             return result.result()
         if leaving.done():
             raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
-        hint = "Ask for less, ask later, or allow more with X-Request-Timeout."
+        hint = "Ask for less, ask later, or allow more with X-Request-Timeout (under /v2: the parameter timeout)."
         raise ServiceError(504, "deadline_exceeded", f"There was no answer within {seconds:g} s.", hint)
     finally:
         result.cancel()

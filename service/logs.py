@@ -42,11 +42,12 @@ def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Forma
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.stdlib.ExtraAdder(),
         ],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _drop_color_message, *write],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _drop_repetitions, *write],
     )
 
 
-def _drop_color_message(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Uvicorn says some of its messages twice."""
+def _drop_repetitions(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Uvicorn says some of its messages twice; other formatters leave theirs in the record."""
     event.pop("color_message", None)
+    event.pop("message", None)
     return event

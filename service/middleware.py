@@ -49,14 +49,15 @@ class Exchange:
 
     @property
     def route(self) -> str:
-        """The template of the request's path, or "unmatched"; known once the app has been called."""
-        if "route" in self.scope:
-            template: str = self.scope["route"].path
-            return template
-        if "endpoint" not in self.scope or self.scope["path_params"]:
+        """The path with parameters' names for their values, or "unmatched"; known once the app has been called.
+
+        A route does not know the prefix that its router is included with, so its own template would not do.
+        """
+        if "endpoint" not in self.scope:
             return "unmatched"
-        path: str = self.scope["root_path"] or self.scope["path"]  # where files are mounted, or a page without a model
-        return path
+        path: str = self.scope["root_path"] or self.scope["path"]  # the first where files are mounted
+        names = {str(value): f"{{{name}}}" for name, value in self.scope["path_params"].items()}
+        return "/".join(names.get(segment, segment) for segment in path.split("/"))
 
     @property
     def client_left(self) -> bool:
@@ -139,7 +140,7 @@ class Accounting:
             "bytes_in": exchange.bytes_in,
             "bytes_out": exchange.bytes_out,
             "client_left": left,
-            "model": model if model in self._catalog.models else None,
+            "model": model if any(model == known.name for known in self._catalog) else None,
             "client": client[0] if client else None,
             "key": scope.get("hyperdraw.key"),
         }

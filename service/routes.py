@@ -5,30 +5,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse
 
-from models.checkpoint import Checkpoint
 from models.input import ImageSpec
-from service.answers import answer_prediction, describe_model, list_models, pack_prediction
+from service.access import require
+from service.answers import answer_prediction, describe_model, identify, list_models, pack_prediction
 from service.dependencies import (
+    ANY_KEY,
+    HEALTH,
+    METRICS,
     CatalogDependency,
     CheckpointDependency,
     EngineDependency,
     MetricsDependency,
     SettingsDependency,
     TimeoutHeader,
+    check_health,
+    check_readiness,
     describe_errors,
 )
+from service.downloads import Download
 from service.ensembles import choose_seed
 from service.errors import ServiceError
-from service.inference import check_count, check_members, check_room, choose_ensemble_size, decode_images, infer
+from service.inference import (
+    FEW_INPUTS,
+    check_calibration,
+    check_count,
+    check_members,
+    check_room,
+    choose_ensemble_size,
+    decode_images,
+    infer,
+)
 from service.schemas import (
     HealthAnswer,
     ModelDescription,
     ModelsAnswer,
     PredictAnswer,
     PredictParameters,
+    ReloadAnswer,
     WeightsParameters,
 )
 from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
@@ -41,17 +57,13 @@ BINARY = "application/octet-stream"
 """Safetensors files have no type of their own."""
 BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
-METRICS_TYPES = ("text/plain", "application/openmetrics-text")
-
-FEW_INPUTS = 8
-"""Whose answer is written faster than handed to a thread."""
+_METRICS_CONTENT = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
 }
 
 router = APIRouter()
@@ -82,15 +94,17 @@ def show_page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-@router.get("/healthz", tags=["health"])
-async def check_live() -> HealthAnswer:
-    """Whether the process answers."""
+@router.get("/healthz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
+async def check_live(engine: EngineDependency) -> HealthAnswer:
+    """Whether the process can answer; if not, only a new one can help."""
+    check_health(engine)
     return HealthAnswer(status="live")
 
 
-@router.get("/readyz", tags=["health"])
-async def check_ready() -> HealthAnswer:
-    """Whether models are loaded, each warmed by a real forward pass."""
+@router.get("/readyz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
+async def check_ready(request: Request, engine: EngineDependency) -> HealthAnswer:
+    """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
+    check_readiness(request, engine)
     return HealthAnswer(status="ready")
 
 
@@ -98,7 +112,8 @@ async def check_ready() -> HealthAnswer:
     "/metrics",
     tags=["health"],
     response_class=Response,
-    responses={200: {"content": {kind: {"schema": {"type": "string"}} for kind in METRICS_TYPES}}},
+    responses=describe_errors(401) | {200: {"content": _METRICS_CONTENT}},
+    dependencies=[METRICS],
 )
 def get_metrics(request: Request, metrics: MetricsDependency) -> Response:
     """What the service has done and does, for Prometheus."""
@@ -106,25 +121,42 @@ def get_metrics(request: Request, metrics: MetricsDependency) -> Response:
     return Response(content, headers={"Content-Type": media_type})
 
 
-@router.get("/v1/models", tags=["models"])
+@router.get("/v1/models", tags=["models"], responses=describe_errors(401), dependencies=[ANY_KEY])
 async def get_models(catalog: CatalogDependency) -> ModelsAnswer:
     """The models here, the default first."""
     return list_models(catalog)
 
 
-@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(404, 503))
+@router.get("/v1/models/{model}", tags=["models"], responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
 async def get_model(checkpoint: CheckpointDependency) -> ModelDescription:
     """What a model is: input, classes, target network, training, thresholds and measured figures."""
     return describe_model(checkpoint)
 
 
 @router.post(
+    "/v1/models/{model}:reload",
+    tags=["models"],
+    responses=describe_errors(401, 403, 404, 409, 503),
+    dependencies=[Depends(require("admin"))],
+)
+async def reload_model(model: str, catalog: CatalogDependency) -> ReloadAnswer:
+    """Load a model again from its files, or one that is new there.
+
+    It is loaded beside the version that is served, verified and warmed, and then takes its place. Requests that have
+    begun are answered by the version that they began with. If it cannot be loaded, nothing changes.
+    """
+    checkpoint, changed = await to_thread.run_sync(catalog.reload, model)
+    return ReloadAnswer(model=identify(checkpoint), changed=changed)
+
+
+@router.post(
     "/v1/models/{model}/predict",
     tags=["prediction"],
     response_model=PredictAnswer,
-    responses=describe_errors(404, 408, 413, 415, 422, 429, 500, 503, 504)
+    responses=describe_errors(401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
     | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     openapi_extra=_describe_upload(),
+    dependencies=[Depends(require("predict"))],
 )
 async def predict(
     request: Request,
@@ -141,7 +173,7 @@ async def predict(
     rows of numbers as JSON.
     """
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
-    _check_calibration(checkpoint, parameters)
+    check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
     spec = checkpoint.config.input
     if isinstance(spec, ImageSpec):
         encoded = await read_images(request, settings)
@@ -168,9 +200,10 @@ async def predict(
     "/v1/models/{model}/weights",
     tags=["weights"],
     response_class=Response,
-    responses=describe_errors(404, 416, 422, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    responses=describe_errors(401, 403, 404, 416, 422, 429, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
+    dependencies=[Depends(require("weights"))],
 )
-@router.head("/v1/models/{model}/weights", include_in_schema=False)
+@router.head("/v1/models/{model}/weights", include_in_schema=False, dependencies=[Depends(require("weights"))])
 async def get_weights(
     request: Request,
     checkpoint: CheckpointDependency,
@@ -197,12 +230,14 @@ async def get_weights(
         stacked=parameters.count is not None,
         dtype=parameters.dtype,
     )
+    if file.size > settings.max_weights_bytes:
+        message, hint = f"The file would have {file.size} bytes.", f"Ask for at most {settings.max_weights_bytes}."
+        raise ServiceError(422, "weights_too_large", message, hint)
     seeded = parameters.seed is not None
     etag = file.etag(engine.device)
     headers = {
         "Content-Type": BINARY,
         "Content-Disposition": f'attachment; filename="{file.filename}"',
-        "X-Content-Type-Options": "nosniff",
         "X-Hyperdraw-Seed": str(file.seed),
         "X-Hyperdraw-Version": checkpoint.version,
         "Cache-Control": "no-store",
@@ -233,23 +268,4 @@ async def get_weights(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     chunks = metrics.follow_download(checkpoint.name, file.stream(engine, start, stop))
-    return StreamingResponse(chunks, status, headers)
-
-
-def _check_calibration(checkpoint: Checkpoint, parameters: PredictParameters) -> None:
-    """Whether the rates that are asked for were calibrated."""
-    calibration = checkpoint.calibration
-    if calibration is None:
-        if parameters.false_alarm_rate is not None or parameters.coverage is not None:
-            message, hint = f"{checkpoint.name} has no calibration.", "Leave false_alarm_rate and coverage out."
-            raise ServiceError(422, "invalid_parameter", message, hint)
-        return
-    try:
-        if parameters.false_alarm_rate is not None:
-            calibration.find_rate(parameters.false_alarm_rate)
-        if parameters.coverage is not None:
-            calibration.find_coverage(parameters.coverage)
-    except ValueError as error:
-        rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
-        hint = f"Calibrated are false-alarm rates, and 1 − coverage, of {rates}."
-        raise ServiceError(422, "invalid_parameter", f"{checkpoint.name}: {error}.", hint) from error
+    return Download(chunks, status, headers, request.app.state, settings.max_streams)

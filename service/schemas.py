@@ -14,8 +14,8 @@ Seed = Annotated[
 ]
 
 
-class PredictParameters(BaseModel):
-    """Query parameters of a prediction."""
+class EnsembleParameters(BaseModel):
+    """What every request for a prediction may ask for."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +37,11 @@ class PredictParameters(BaseModel):
         description="Answer with a set of classes, too, that holds the true one for this share of inputs like the "
         "training data.",
     )
+
+
+class PredictParameters(EnsembleParameters):
+    """Query parameters of a prediction."""
+
     members: bool = Field(False, description="Whether to answer with what each member predicts.")
     format: Literal["json", "safetensors"] = Field(
         "json", description="Of the answer: safetensors has the same numbers as tensors, and the rest as metadata."
@@ -170,6 +175,11 @@ class ModelsAnswer(BaseModel):
     default: str
     models: list[ModelSummary] = Field(description="The default first.")
     refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
+
+
+class ReloadAnswer(BaseModel):
+    model: ModelIdentity = Field(description="As it is served now.")
+    changed: bool = Field(description="Whether that is another version than before.")
 
 
 class HealthAnswer(BaseModel):

@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+import zlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from models.input import VectorSpec
 from service.errors import ServiceError
+from service.inference import check_number, convert_vectors
 from service.settings import Settings
 
 _BODY_HINT = (
@@ -23,9 +25,8 @@ _BODY_HINT = (
     "Parameters such as seed belong in the query string."
 )
 
-
-MAX_DEVIATIONS = 1e6
-"""Numbers may be so many standard deviations from the mean in training; far beyond, float32 overflows in a network."""
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+"""That zlib tells the formats by; deflate is zlib's own, by RFC 9110."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -61,17 +62,11 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     if content_type not in ("application/json", ""):
         message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
         raise ServiceError(415, "unsupported_media_type", message, hint)
-    rows = _validate_json(await _read_body(request, settings), VectorsBody, hint).inputs
-    _check_number(len(rows), "vectors", settings)
+    rows = validate_json(await _read_plain_body(request, settings), VectorsBody, hint).inputs
+    check_number(len(rows), "vectors", settings)
     if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
         raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
-    vectors = torch.tensor(rows, dtype=torch.float64)
-    if (deviations := spec.normalize(vectors).abs()).max() > MAX_DEVIATIONS:
-        row, number = divmod(int(deviations.argmax()), len(spec.names))
-        message = f"{spec.names[number]} in row {row} is {rows[row][number]:g}, out of all proportion to the training."
-        mean, limit = spec.mean[number], MAX_DEVIATIONS * spec.std[number]
-        raise ServiceError(422, "invalid_input", message, f"Keep it within {mean:g} ± {limit:g}.")
-    return vectors.float()
+    return convert_vectors(torch.tensor(rows, dtype=torch.float64), spec)
 
 
 async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
@@ -82,7 +77,7 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
             images.
     """
     content_type = _read_content_type(request)
-    body = await _read_body(request, settings)
+    body = await _read_plain_body(request, settings)
     if content_type == "multipart/form-data":
         images = await _parse_multipart(request, body, settings)
     elif content_type == "application/json":
@@ -93,7 +88,7 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
         raise ServiceError(
             415, "unsupported_media_type", f"A body of type {content_type!r} is not understood.", _BODY_HINT
         )
-    _check_number(len(images), "images", settings)
+    check_number(len(images), "images", settings)
     if empty := [name for name, content in images.items() if not content]:
         raise ServiceError(422, "invalid_image", f"{empty[0]} is empty.", _BODY_HINT)
     return images
@@ -103,23 +98,57 @@ def _read_content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _check_number(number: int, kind: str, settings: Settings) -> None:
-    limit = settings.max_inputs
-    if number > limit:
-        raise ServiceError(413, f"too_many_{kind}", f"{number} {kind} in one request.", f"Send at most {limit}.")
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The body as it arrives, compressed or not.
 
-
-async def _read_body(request: Request, settings: Settings) -> bytes:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
-        raise ServiceError(415, "unsupported_encoding", message, hint)
+    Raises:
+        ServiceError: 408 for a slow one, 413 for a large one.
+    """
     try:
         async with asyncio.timeout(settings.body_timeout):
             return await _read_limited(request, settings.max_body_bytes)
     except TimeoutError as error:
         message = f"The body had not arrived after {settings.body_timeout:g} s."
         raise ServiceError(408, "body_too_slow", message, "Send it faster, or in parts.") from error
+
+
+def decompress(body: bytes, encoding: str, settings: Settings) -> bytes:
+    """A body without its Content-Encoding, gzip or deflate.
+
+    Raises:
+        ServiceError: 400 if it is damaged, 413 if it is large, 415 for another encoding.
+    """
+    if encoding == "identity":
+        return body
+    if encoding not in _WINDOW_BITS:
+        message = f"A body with Content-Encoding {encoding!r} is not understood."
+        raise ServiceError(415, "unsupported_encoding", message, "Send it uncompressed, or as gzip or deflate.")
+    limit = settings.max_decompressed_bytes
+    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        hint = f"Send one complete {encoding} stream."
+        raise ServiceError(400, "invalid_encoding", f"The body is not {encoding}: {error}.", hint) from error
+    if len(content) > limit:
+        raise ServiceError(413, "body_too_large", "The body is too large.", f"Decompressed it may have {limit} bytes.")
+    if not stream.eof or stream.unused_data:
+        what = "has bytes after its end" if stream.eof else "is not complete"
+        message, hint = f"The {encoding} stream of the body {what}.", f"Send one complete {encoding} stream."
+        raise ServiceError(400, "invalid_encoding", message, hint)
+    return content
+
+
+def read_encoding(request: Request) -> str:
+    """The Content-Encoding of a request's body; identity where there is none."""
+    return request.headers.get("content-encoding", "identity").strip().lower()
+
+
+async def _read_plain_body(request: Request, settings: Settings) -> bytes:
+    if (encoding := read_encoding(request)) != "identity":
+        message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
+        raise ServiceError(415, "unsupported_encoding", message, hint)
+    return await read_body(request, settings)
 
 
 async def _read_limited(request: Request, limit: int) -> bytes:
@@ -169,7 +198,15 @@ async def _parse_multipart(request: Request, body: bytes, settings: Settings) ->
 
 
 def _parse_json(body: bytes) -> dict[str, bytes]:
-    encoded = _validate_json(body, ImagesBody, _BODY_HINT).images
+    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT).images)
+
+
+def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
+    """Files by a name for messages, from base64 of each.
+
+    Raises:
+        ServiceError: 422 for what is no base64.
+    """
     images: dict[str, bytes] = {}
     for index, text in enumerate(encoded):
         try:
@@ -180,7 +217,12 @@ def _parse_json(body: bytes) -> dict[str, bytes]:
     return images
 
 
-def _validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+def validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+    """JSON that a schema describes.
+
+    Raises:
+        ServiceError: 422 for other JSON, or none.
+    """
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

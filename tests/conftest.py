@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-import uvicorn
 from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint, load_checkpoint
@@ -17,6 +16,7 @@ from models.hypergan import HyperGANConfig
 from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
 from models.target import TargetNetwork, Weights
 from service.app import create_app
+from service.server import Server
 from service.settings import Settings
 from training.recipes import Recipe, digits_hypergan
 from training.session import Session, train
@@ -72,7 +72,7 @@ def checkpoint(checkpoints: Path) -> Checkpoint:
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
     """Serves an app on a free port of this machine, as `hyperdraw-serve` does; yields its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    server = Server(app, app.state.settings.model_copy(update={"port": 0}))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

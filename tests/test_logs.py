@@ -159,7 +159,7 @@ def test_all_loggers_write_one_format(lines: list[str]) -> None:
     entries = [json.loads(line) for line in lines]
     assert all(set(entry) >= {"event", "level", "logger", "timestamp"} for entry in entries)
     assert not any("color_message" in entry for entry in entries)
-    assert {entry["logger"] for entry in entries} == {"uvicorn.error", "service.middleware"}
+    assert {entry["logger"] for entry in entries} == {"uvicorn.error", "service.catalog", "service.middleware"}
     (request,) = [entry for entry in entries if entry["logger"] == "service.middleware"]
     assert set(request) == KEYS
     assert request["path"] == PREDICT

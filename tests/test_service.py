@@ -444,8 +444,8 @@ def test_the_default_comes_first(checkpoints: Path, tmp_path: Path) -> None:
         shutil.copytree(checkpoints / "digits", tmp_path / name)
     (tmp_path / "notes").mkdir()
     catalog = create_app(Settings(checkpoints=tmp_path, default_model="b")).state.catalog
-    assert list(catalog.models) == ["b", "a", "c"]
-    assert list(create_app(Settings(checkpoints=tmp_path / "c")).state.catalog.models) == ["c"]
+    assert [model.name for model in catalog] == ["b", "a", "c"]
+    assert [model.name for model in create_app(Settings(checkpoints=tmp_path / "c")).state.catalog] == ["c"]
 
 
 @pytest.mark.parametrize(

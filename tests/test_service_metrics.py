@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.access import create_key
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
@@ -99,6 +100,18 @@ def test_counts_are_exact(client: httpx.Client) -> None:
     assert [grown("stage_seconds_count", stage=stage, model="digits") for stage in stages] == [3] * 5
     together = sum(grown("stage_seconds_sum", stage=stage, model="digits") for stage in stages)
     assert 0 < together < grown("request_seconds_sum", route=ROUTE, method="POST", status="200")
+
+
+def test_the_open_inference_protocol_is_counted_alike(client: httpx.Client) -> None:
+    grown = Growth(client)
+    pixels = {"name": "images", "shape": [2, 1, 8, 8], "datatype": "UINT8", "data": [7] * 128}
+    asked = {"inputs": [pixels], "parameters": {"seed": 7, "ensemble_size": 20}}
+    assert client.post("/v2/models/digits/infer", json=asked).status_code == 200
+    assert grown("requests_total", route="/v2/models/{model}/infer", status="200") == 1
+    assert grown("predictions_total", model="digits") == 2
+    assert grown("networks_drawn_total", model="digits") == 20
+    stages = ("queue", "decode", "sampling", "forward", "serialise")
+    assert [grown("stage_seconds_count", stage=stage, model="digits") for stage in stages] == [1] * 5
 
 
 def test_flags_are_counted_at_the_default_budget(client: httpx.Client) -> None:
@@ -217,6 +230,16 @@ def test_what_is_served(client: httpx.Client) -> None:
     assert value(client, "model_info", model="digits", version=model["version"], method="hypergan") == 1
     assert value(client, "ready") == 1
     assert read(client)["process_resident_memory_bytes", frozenset()] > 10e6
+
+
+@pytest.mark.parametrize(("is_open", "status"), [(False, 401), (True, 200)])
+def test_where_there_are_keys_they_are_asked_for(checkpoints: Path, tmp_path: Path, is_open: bool, status: int) -> None:
+    key, entry = create_key("prometheus", [])
+    (tmp_path / "keys.toml").write_text(entry)
+    app = create_app(Settings(checkpoints=checkpoints, keys=tmp_path / "keys.toml", open_metrics=is_open))
+    with serve(app) as address:
+        assert httpx.get(f"{address}/metrics").status_code == status
+        assert httpx.get(f"{address}/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 def test_both_formats(client: httpx.Client) -> None:

@@ -54,7 +54,35 @@ const fetchJson = async (url, options) => {
   return answer;
 };
 
-const reach = (url, options) => unlessBroken(fetch(url, options));
+/** Where the key is kept, if the service wants one, until the tab is closed. */
+const KEY = "hyperdraw.key";
+
+const reach = async (url, options = {}) => {
+  for (let question = "This service wants a key:"; ; question = "The service does not take this key. Another one:") {
+    const key = sessionStorage.getItem(KEY);
+    const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
+    const response = await unlessBroken(fetch(url, { ...options, headers }));
+    if (response.status !== 401) return response;
+    const given = window.prompt(question)?.trim();
+    if (!given) return response;
+    sessionStorage.setItem(KEY, given.replace(/[^\x21-\x7e]/g, "?"));
+  }
+};
+
+/** Follows a link to a file, which the browser does by itself where no key is wanted. */
+export const download = async (event) => {
+  if (sessionStorage.getItem(KEY) === null) return;
+  event.preventDefault();
+  const response = await reach(event.currentTarget.href);
+  const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1];
+  if (!response.ok || !name) throw new ApiError(`The file could not be downloaded (${response.status}).`);
+  const link = Object.assign(document.createElement("a"), {
+    href: URL.createObjectURL(await response.blob()),
+    download: name,
+  });
+  link.click();
+  URL.revokeObjectURL(link.href);
+};
 
 const unlessBroken = async (promise) => {
   try {

@@ -1,6 +1,6 @@
 /** Everything that shows an answer: the label, the classes, the uncertainty, the recipe. */
 
-import { predictUrl, weightsUrl } from "./api.js";
+import { download, predictUrl, weightsUrl } from "./api.js";
 import { nats, percent, percentRange, quantile } from "./numbers.js";
 
 const COVERED = 0.9; // of the member networks lie in the interval that is shown
@@ -201,7 +201,7 @@ const showRecipe = (answer, image) => {
   write("used-seed", ensemble.seed);
   write("curl", `curl -F ${shellQuote(formFile(image.name))} \\\n${shellQuote(url)}`);
   write("provenance", `${model.name} · ${model.method} · version ${model.version.slice(0, 8)}`);
-  element("weights").href = weightsUrl(model.name, ensemble.seed, 0);
+  Object.assign(element("weights"), { href: weightsUrl(model.name, ensemble.seed, 0), onclick: download });
 };
 
 /** curl reads commas and semicolons in a bare file name as syntax; quotes keep them literal. */

@@ -1,0 +1,185 @@
+"""The HTTP server: uvicorn, but that it bounds what clients may do before a request is complete, and drains."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import ErrorDetail, ErrorResponse
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 2**16
+"""Of a request's first line and headers."""
+
+
+class Server(uvicorn.Server):
+    """Runs an app until SIGTERM or SIGINT, or until its engine's device computes no more.
+
+    On SIGTERM the app is not ready at once. For the time of `drain_delay` it goes on to serve, while load balancers
+    take note, and asks clients to leave their connections. Then it takes no new ones, answers what it has, within
+    `drain_timeout`, and returns. SIGINT is not delayed.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=Protocol,
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive,
+            timeout_graceful_shutdown=settings.drain_timeout,
+        )
+        super().__init__(config)
+        self._app = app
+        self._settings = settings
+        self._end: float | None = None
+        """When the delay is over, on the monotonic clock."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins to drain at the first SIGTERM."""
+        self._app.state.draining = True
+        if sig == signal.SIGTERM and self._end is None and self._settings.drain_delay:
+            logger.info("draining: not ready, and to end in %g s", self._settings.drain_delay)
+            self._end = time.monotonic() + self._settings.drain_delay
+            self._captured_signals.append(sig)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; whether to end."""
+        if await super().on_tick(counter) or self._app.state.engine.fault:
+            return True
+        if self._end is None:
+            return False
+        close = (b"connection", b"close")
+        if close not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, close]
+        return time.monotonic() >= self._end
+
+
+class _Timer:
+    """Calls a function after some seconds, unless it is stopped."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, function: Callable[[], None]) -> None:
+        self._start = partial(loop.call_later, seconds, function)
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self._handle is not None
+
+    def start(self) -> None:
+        self.stop()
+        self._handle = self._start()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class Protocol(HttpToolsProtocol):
+    """Closes connections that are too many, those whose headers are too slow or too large, and those that do not read
+    what they are sent. Who can still be answered is, in the service's one shape."""
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
+        self._header_seconds = settings.header_timeout
+        self._header_bytes = 0
+        """Of a request that has not begun."""
+        self._receives_body = False
+        self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
+        self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
+        if len(self.connections) > settings.max_connections:
+            self._refuse(503, "too_many_connections", "As many clients as may are connected.", "Try again in a while.")
+        else:
+            self._headers.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or was sent away."""
+        self._headers.stop()
+        self._stall.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """A part of a request, or several of them."""
+        if self.transport.is_closing():
+            return
+        if not self._receives_body:
+            self._header_bytes += len(data)
+            if self._answered and not self._headers.runs:
+                self._headers.start()
+        super().data_received(data)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            hint = f"Send at most {MAX_HEADER_BYTES} bytes."
+            self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
+
+    def on_headers_complete(self) -> None:
+        """The request begins, but for its body."""
+        self._headers.stop()
+        self._header_bytes = 0
+        self._receives_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request has arrived, be it that it was answered before."""
+        self._receives_body = False
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to."""
+        super().pause_writing()
+        self._stall.start()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._stall.stop()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """What was sent is not HTTP."""
+        self._refuse(400, "invalid_http", msg, "Speak HTTP/1.1.")
+
+    @property
+    def _answered(self) -> bool:
+        """Whether no request waits for an answer, or for the rest of one."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _end_waiting(self) -> None:
+        if self._header_bytes:
+            message = f"The request's headers had not arrived after {self._header_seconds:g} s."
+            self._refuse(408, "headers_too_slow", message, "Send them at once.")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str, hint: str) -> None:
+        """Answers in the place of the app, and closes the connection."""
+        self._headers.stop()
+        if not self._answered and self.cycle.response_started:  # and nothing may be put in between
+            self.transport.abort()
+        if self.transport.is_closing():
+            return
+        body = ErrorResponse(error=ErrorDetail(code=code, message=message, hint=hint)).model_dump_json().encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,107 @@
+"""What takes minutes, and one command: `make faults`."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = "mnist-hyperdraw"
+PREDICT = f"/v1/models/{MODEL}/predict"
+WEIGHTS = f"/v1/models/{MODEL}/weights"
+IMAGE = (ROOT / "service" / "static" / "examples" / "seven.png").read_bytes()
+PNG = {"Content-Type": "image/png"}
+SECONDS = float(os.environ.get("FAULT_SECONDS", "120"))
+"""That a load lasts."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "faults" in item.path.parts:
+            item.add_marker("fault")
+
+
+def report(**figures: Any) -> None:
+    """Prints what was measured, as a line of JSON, for `pytest -s`."""
+    print("\n" + json.dumps({name: round(f, 4) if isinstance(f, float) else f for name, f in figures.items()}))
+
+
+@dataclass
+class Service:
+    """The service as a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def await_ready(self) -> float:
+        """Until it is ready; the seconds that it took."""
+        start = time.monotonic()
+        while time.monotonic() < start + 120:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.address}/readyz").status_code == 200:
+                    return time.monotonic() - start
+            time.sleep(0.05)
+        raise TimeoutError("the service is not ready")
+
+    def read_memory(self) -> float:
+        """Resident memory, MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def read_cpu_seconds(self) -> float:
+        """That the process has computed for."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def start_service(*arguments: str, checkpoints: Path = ROOT / "checkpoints") -> Iterator[Service]:
+    """A service, until it is ready; it must not have ended by itself in the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--checkpoints", str(checkpoints), "--port", str(port), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    service = Service(process, port)
+    try:
+        service.await_ready()
+        yield service
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fit_slope(values: Sequence[float], blocks: int = 10) -> tuple[float, float]:
+    """The slope of a series, per step, and its t statistic.
+
+    Neighbours are alike, so means of blocks are fitted, which are nearly independent; their residuals say how far a
+    slope of nothing would be off by chance.
+    """
+    length = len(values) // blocks
+    means = [sum(values[i * length : (i + 1) * length]) / length for i in range(blocks)]
+    positions = [i - (blocks - 1) / 2 for i in range(blocks)]
+    spread = sum(x * x for x in positions)
+    center = sum(means) / blocks
+    slope = sum(x * y for x, y in zip(positions, means, strict=True)) / spread
+    squares = sum((y - center - slope * x) ** 2 for x, y in zip(positions, means, strict=True))
+    error = math.sqrt(squares / (blocks - 2) / spread)
+    return slope / length, slope / error if error else math.inf if slope else 0.0

@@ -1,0 +1,197 @@
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.access import KeyFile, KeyFileError, Scope, create_key, read_keys
+from service.app import create_app
+from service.catalog import ConfigurationError
+from service.settings import Settings
+from tests.conftest import serve
+from tests.pictures import draw_image, encode
+
+PICTURE = encode(draw_image(size=(8, 8)))
+HEADERS = {b"Content-Type": b"image/png"}
+
+
+def write_keys(path: Path, **scopes: list[Scope]) -> dict[str, str]:
+    """A file of keys with some scopes each; the keys by name."""
+    made = {name: create_key(name, listed) for name, listed in scopes.items()}
+    path.write_text("\n".join(entry for _, entry in made.values()))
+    return {name: key for name, (key, _) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    path = tmp_path_factory.mktemp("keys") / "keys.toml"
+    return path, write_keys(path, reader=["predict"], researcher=["predict", "weights"], operator=["admin"], guest=[])
+
+
+@pytest.fixture(scope="module")
+def guarded(checkpoints: Path, keys: tuple[Path, dict[str, str]]) -> Iterator[httpx.Client]:
+    app = create_app(Settings(checkpoints=checkpoints, keys=keys[0]))
+    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def ask(client: httpx.Client, what: str, key: str | None) -> httpx.Response:
+    headers = {b"Authorization": f"Bearer {key}".encode()} if key is not None else {}
+    if what == "predict":
+        parameters = {"ensemble_size": "2"}
+        url = "/v1/models/digits/predict"
+        return client.post(url, content=PICTURE, headers=[*HEADERS.items(), *headers.items()], params=parameters)
+    if what == "reload":
+        return client.post("/v1/models/digits:reload", headers=headers)
+    return client.get({"weights": "/v1/models/digits/weights", "models": "/v1/models"}[what], headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("reader", {"models", "predict"}),
+        ("researcher", {"models", "predict", "weights"}),
+        ("operator", {"models", "reload"}),
+        ("guest", {"models"}),
+    ],
+)
+def test_a_key_is_good_for_its_scopes(
+    guarded: httpx.Client, keys: tuple[Path, dict[str, str]], name: str, allowed: set[str]
+) -> None:
+    for what in ("models", "predict", "weights", "reload"):
+        response = ask(guarded, what, keys[1][name])
+        assert response.status_code == (200 if what in allowed else 403)
+        if what not in allowed:
+            error = response.json()["error"]
+            assert error["code"] == "missing_scope"
+            assert keys[1][name] not in response.text
+
+
+@pytest.mark.parametrize("key", [None, "wrong", "a" * 5000, "ключ"])
+def test_strangers_get_nothing(guarded: httpx.Client, key: str | None) -> None:
+    for what in ("models", "predict", "weights", "reload"):
+        response = ask(guarded, what, key)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["error"]["code"] == "unauthorized"
+    assert guarded.get("/v1/models", headers={"Authorization": "Basic abc"}).status_code == 401
+    assert guarded.head("/v1/models/digits/weights").status_code == 401
+
+
+def test_health_is_open_unless_it_is_not_to_be(
+    guarded: httpx.Client, checkpoints: Path, keys: tuple[Path, dict[str, str]]
+) -> None:
+    assert guarded.get("/healthz").status_code == guarded.get("/readyz").status_code == 200
+    with serve(create_app(Settings(checkpoints=checkpoints, keys=keys[0], open_health=False))) as address:
+        assert httpx.get(f"{address}/readyz").status_code == 401
+        authorization = {"Authorization": f"Bearer {keys[1]['guest']}"}
+        assert httpx.get(f"{address}/readyz", headers=authorization).status_code == 200
+
+
+def test_a_body_is_not_read_for_a_stranger(guarded: httpx.Client) -> None:
+    sent = 0
+
+    def send() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 2**16
+            yield bytes(2**16)
+
+    try:
+        response = guarded.post("/v1/models/digits/predict", content=send(), headers=HEADERS)
+        assert response.status_code == 401
+    except httpx.WriteError:  # the connection was closed on what was still being sent
+        pass
+    assert sent < 50 * 2**20
+
+
+def test_keys_change_with_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    old = write_keys(path, alice=["predict"])["alice"]
+    keys = KeyFile(path)
+    found = keys.find(old)
+    assert found is not None
+    assert found[0] == "alice"
+    assert found[1].scopes == {"predict"}
+
+    replacement = tmp_path / "new.toml"
+    new = write_keys(replacement, bob=["admin"])["bob"]
+    replacement.replace(path)
+    assert keys.find(old) is None
+    assert keys.find(new) is not None
+
+    path.write_text("[half")
+    assert keys.find(new) is not None  # until there is a file that can be read
+    path.unlink()
+    assert keys.find(new) is not None
+    write_keys(path)
+    assert keys.find(new) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[half", "is no TOML"),
+        (b"\xff", "is no TOML"),
+        (b'[a]\nsha256 = "abc"\nscopes = []', "a.sha256: .*match"),
+        (b'[a]\nscopes = ["predict"]', "a.sha256: .*required"),
+        (b'[a]\nsha256 = "' + b"0" * 64 + b'"\nscopes = ["root"]', "a.scopes.0: .*'predict', 'weights' or 'admin'"),
+        (b'[a]\nsha256 = "' + b"0" * 64 + b'"\nscopes = []\nkey = "secret"', "a.key: .*not permitted"),
+    ],
+)
+def test_files_of_keys_that_are_not_valid(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_bytes(content)
+    with pytest.raises(KeyFileError, match=message) as caught:
+        read_keys(path)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        read_keys(tmp_path / "nowhere.toml")
+
+
+def test_the_file_holds_no_key() -> None:
+    key, entry = create_key("alice", ["predict", "admin"])
+    assert len(key) >= 43
+    assert key not in entry
+    assert hashlib.sha256(key.encode()).hexdigest() in entry
+    assert create_key("alice", ["predict"])[0] != key
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "no.such.host.invalid"])
+def test_other_machines_are_not_served_by_accident(checkpoints: Path, host: str) -> None:
+    with pytest.raises(ConfigurationError, match="--keys"):
+        create_app(Settings(checkpoints=checkpoints, host=host))
+    with pytest.raises(ConfigurationError, match="--keys"):
+        create_app(Settings(checkpoints=checkpoints, published_host=host))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"host": "::1"},
+        {"host": "localhost"},
+        {"host": "0.0.0.0", "published_host": "127.0.0.1"},
+        {"host": "0.0.0.0", "allow_anonymous": True},
+        {"host": "0.0.0.0", "keys": "keys.toml"},
+    ],
+)
+def test_other_machines_are_served_on_purpose(settings: dict[str, object]) -> None:
+    Settings.model_validate(settings).check_exposure()
+
+
+def test_secure_headers_and_no_foreign_origins(guarded: httpx.Client, checkpoints: Path) -> None:
+    for path in ("/", "/healthz", "/v1/models", "/nowhere", "/static/app.js"):
+        response = guarded.get(path, headers={"Origin": "https://example.org"})
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-frame-options"] == "DENY"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in response.headers
+        assert "server" not in response.headers
+    preflight = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert guarded.options("/v1/models/digits/predict", headers=preflight).status_code == 405
+    with serve(create_app(Settings(checkpoints=checkpoints, cors_origins=["https://example.org"]))) as address:
+        response = httpx.options(f"{address}/v1/models/digits/predict", headers=preflight)
+        assert response.headers["access-control-allow-origin"] == "https://example.org"
+        response = httpx.get(f"{address}/v1/models", headers={"Origin": "https://example.net"})
+        assert "access-control-allow-origin" not in response.headers
