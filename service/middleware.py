@@ -57,6 +57,7 @@ class Exchange:
             return "unmatched"
         path: str = self.scope["root_path"] or self.scope["path"]  # the first where files are mounted
         names = {str(value): f"{{{name}}}" for name, value in self.scope["path_params"].items()}
+        names |= {f"{value}:reload": f"{name}:reload" for value, name in names.items()}
         return "/".join(names.get(segment, segment) for segment in path.split("/"))
 
     @property

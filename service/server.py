@@ -94,8 +94,8 @@ class _Timer:
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes connections that are too many, those whose headers are too slow or too large, and those that do not read
-    what they are sent. Who can still be answered is, in the service's one shape."""
+    """Closes connections that are too many, whose headers are too slow or too large, that do not read what they are
+    sent, or that go on to send what is not read. Who can still be answered is, in the service's one shape."""
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -105,6 +105,7 @@ class Protocol(HttpToolsProtocol):
         self._header_bytes = 0
         """Of a request that has not begun."""
         self._receives_body = False
+        self._thrown_away, self._most_thrown_away = 0, settings.max_body_bytes
         self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
         self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
         if len(self.connections) > settings.max_connections:
@@ -126,6 +127,11 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._answered and not self._headers.runs:
                 self._headers.start()
+        elif self._answered:  # without the body, of which the rest is thrown away
+            self._thrown_away += len(data)
+            if self._thrown_away > self._most_thrown_away:
+                self.transport.abort()
+                return
         super().data_received(data)
         if self._header_bytes > MAX_HEADER_BYTES:
             hint = f"Send at most {MAX_HEADER_BYTES} bytes."
@@ -134,7 +140,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request begins, but for its body."""
         self._headers.stop()
-        self._header_bytes = 0
+        self._header_bytes = self._thrown_away = 0
         self._receives_body = True
         super().on_headers_complete()
 

@@ -214,13 +214,15 @@ def test_labels_are_bounded(client: httpx.Client) -> None:
     for number in range(3):
         client.get(f"/nowhere/{number}")
         client.post(f"/v1/models/bert{number}/predict")
+        client.post(f"/v1/models/bert{number}:reload")
+        client.post(f"/v2/repository/models/bert{number}/load")
         client.get(f"/static/{number}.js")
     client.request("PROPFIND", "/nowhere")
     client.get("/docs")
     labels = {label for _, found in read(client) for label in found}
     assert {model for name, model in labels if name == "model"} == {"digits"}
     routes = {route for name, route in labels if name == "route"}
-    assert routes >= {"unmatched", "/static", "/docs", ROUTE}
+    assert routes >= {"unmatched", "/static", "/docs", ROUTE, "/v1/models/{model}:reload"}
     assert not [route for route in routes if "nowhere" in route or "bert" in route or ".js" in route]
     assert {method for name, method in labels if name == "method"} <= {"GET", "HEAD", "POST", "other", "hypergan"}
 
