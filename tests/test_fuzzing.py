@@ -22,7 +22,6 @@ from schemathesis.specs.openapi import checks
 
 from models.checkpoint import Checkpoint
 from service.engine import Engine
-from tests.conftest import serve
 from tests.pictures import draw_image, encode
 from tests.test_service import await_idle
 
@@ -40,12 +39,6 @@ with_client = settings(
 )
 
 
-@pytest.fixture(scope="module")
-def address(app: FastAPI) -> Iterator[str]:
-    with serve(app) as address:
-        yield address
-
-
 @pytest.fixture(autouse=True)
 def no_work_is_left(app: FastAPI) -> Iterator[None]:
     yield
@@ -57,9 +50,9 @@ def no_work_is_left(app: FastAPI) -> Iterator[None]:
         assert time.monotonic() < start + 10
 
 
-def test_all_answers_are_as_the_description_says(address: str, checkpoint: Checkpoint) -> None:
+def test_all_answers_are_as_the_description_says(client: httpx.Client, checkpoint: Checkpoint) -> None:
     """No server error, and no status, type or content that is not documented; on a model that exists, as a rule."""
-    description = httpx.get(f"{address}/openapi.json").json()
+    description = client.get("/openapi.json").json()
     for operation in (operation for path in description["paths"].values() for operation in path.values()):
         operation.pop("security", None)  # as this service has no keys
     schema = schemathesis.openapi.from_dict(description)
@@ -74,7 +67,7 @@ def test_all_answers_are_as_the_description_says(address: str, checkpoint: Check
                 case.path_parameters["model"] = "digits"
             if "version" in case.path_parameters:
                 case.path_parameters["version"] = checkpoint.version
-            response = case.call(base_url=address, timeout=60)
+            response = case.call(base_url=str(client.base_url), timeout=60)
             assert response.status_code < 500 or response.status_code == 504, response.text
             case.validate_response(response, excluded_checks=MAY_DIFFER)
 
