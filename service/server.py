@@ -105,9 +105,10 @@ class Protocol(HttpToolsProtocol):
         self._header_bytes = 0
         """Of a request that has not begun."""
         self._receives_body = False
-        self._thrown_away, self._most_thrown_away = 0, settings.max_body_bytes
         self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
         self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
+        self._rest = _Timer(self.loop, settings.body_timeout, transport.abort)
+        """Of a body that nobody reads; a client that is cut off at once would not see why."""
         if len(self.connections) > settings.max_connections:
             self._refuse(503, "too_many_connections", "As many clients as may are connected.", "Try again in a while.")
         else:
@@ -117,6 +118,7 @@ class Protocol(HttpToolsProtocol):
         """The client has left, or was sent away."""
         self._headers.stop()
         self._stall.stop()
+        self._rest.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -127,11 +129,6 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes += len(data)
             if self._answered and not self._headers.runs:
                 self._headers.start()
-        elif self._answered:  # without the body, of which the rest is thrown away
-            self._thrown_away += len(data)
-            if self._thrown_away > self._most_thrown_away:
-                self.transport.abort()
-                return
         super().data_received(data)
         if self._header_bytes > MAX_HEADER_BYTES:
             hint = f"Send at most {MAX_HEADER_BYTES} bytes."
@@ -140,14 +137,21 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request begins, but for its body."""
         self._headers.stop()
-        self._header_bytes = self._thrown_away = 0
+        self._header_bytes = 0
         self._receives_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request has arrived, be it that it was answered before."""
         self._receives_body = False
+        self._rest.stop()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The request was answered, be it that it has not arrived."""
+        super().on_response_complete()
+        if self._receives_body:
+            self._rest.start()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""

@@ -89,23 +89,6 @@ def test_health_is_open_unless_it_is_not_to_be(
         assert httpx.get(f"{address}/readyz", headers=authorization).status_code == 200
 
 
-def test_a_body_is_not_read_for_a_stranger(guarded: httpx.Client) -> None:
-    sent = 0
-
-    def send() -> Iterator[bytes]:
-        nonlocal sent
-        for _ in range(1000):
-            sent += 2**16
-            yield bytes(2**16)
-
-    try:
-        response = guarded.post("/v1/models/digits/predict", content=send(), headers=HEADERS)
-        assert response.status_code == 401
-    except (httpx.WriteError, httpx.ReadError):  # as the connection was closed on what was still being sent
-        pass
-    assert sent < 50 * 2**20
-
-
 def test_keys_change_with_their_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     old = write_keys(path, alice=["predict"])["alice"]
