@@ -24,7 +24,7 @@ class HyperdrawError(Exception):
     """Any failure of a call."""
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message} {hint}".strip())
+        super().__init__(f"{message.rstrip('.')}. {hint}")
         self.message = message
         """What was wrong."""
         self.hint = hint
