@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from hyperdraw.errors import InvalidAnswer
 from hyperdraw.tensors import TensorFile
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Array = TypeVar("Array")
-Known = TypeVar("Known", bound="ModelIdentity")
+Known = TypeVar("Known", bound="DataclassInstance")
 Floats = NDArray[np.float32]
 
 
@@ -184,6 +187,8 @@ class Regression(_Answer):
     """K."""
     mean: Floats
     """[B, K]."""
+    standard_deviation: Floats
+    """[B, K], root of the variance."""
     variance: Floats
     """[B, K], all uncertainty: the sum of the two below."""
     noise_variance: Floats
@@ -192,11 +197,6 @@ class Regression(_Answer):
     """[B, K], of the networks' expectations: their disagreement."""
     relative_deviation: Floats
     """[B], the root of the epistemic variance in units of the numbers' variance in training, averaged over them."""
-
-    @property
-    def standard_deviation(self) -> Floats:
-        """[B, K]."""
-        return np.sqrt(self.variance)
 
     @property
     def _mean(self) -> Floats:
@@ -272,27 +272,28 @@ def read_prediction(file: TensorFile) -> Prediction:
         metadata = file.metadata
         ensemble, task = json.loads(metadata["ensemble"]), json.loads(metadata["task"])
         flags = {
-            flag: Flag(arrays.pop(f"flags.{flag}.flagged"), arrays.pop(f"flags.{flag}.score"), **details)
+            flag: _read(
+                Flag, details | {"flagged": arrays[f"flags.{flag}.flagged"], "scores": arrays[f"flags.{flag}.score"]}
+            )
             for flag, details in json.loads(metadata["flags"]).items()
         }
-        common: dict[str, Any] = {
+        content = arrays | {
             "model": _read(ModelIdentity, json.loads(metadata["model"])),
             "seed": ensemble["seed"],
             "ensemble_size": ensemble["size"],
             "flags": flags,
-            "members": arrays.pop("members", None),
+            "members": arrays.get("members"),
         }
         if task["kind"] == "regression":
-            return Regression(**common, names=tuple(task["names"]), **arrays)
-        return Classification(
-            **common,
-            classes=tuple(task["classes"]),
-            probabilities=arrays.pop("probabilities"),
-            temperature=ensemble.get("temperature"),
-            prediction_sets=arrays.pop("prediction_set", None),
-            coverage=float(metadata["coverage"]) if "coverage" in metadata else None,
-            uncertainty=Uncertainty(**arrays),
-        )
+            return _read(Regression, content | {"names": tuple(task["names"])})
+        content |= {
+            "classes": tuple(task["classes"]),
+            "temperature": ensemble.get("temperature"),
+            "prediction_sets": arrays.get("prediction_set"),
+            "coverage": float(metadata["coverage"]) if "coverage" in metadata else None,
+            "uncertainty": _read(Uncertainty, arrays),
+        }
+        return _read(Classification, content)
 
 
 def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sample[Array]:
@@ -304,7 +305,7 @@ def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sampl
 
 
 def _read(kind: type[Known], content: Mapping[str, Any]) -> Known:
-    """A dataclass from JSON; what a later service adds is left out."""
+    """A dataclass from its fields' values; what a later service adds to them is left out."""
     return kind(**{field.name: content[field.name] for field in dataclasses.fields(kind)})
 
 
