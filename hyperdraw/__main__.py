@@ -109,10 +109,10 @@ def sample_command(
     ] = TIMEOUT,
 ) -> None:
     """Download sampled networks, which PyTorch loads without hyperdraw."""
-    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
     with (
         _open_client(url, api_key, timeout) as client,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)
         file = client.download(

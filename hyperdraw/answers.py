@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from hyperdraw.errors import InvalidAnswer
 from hyperdraw.tensors import TensorFile
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Array = TypeVar("Array")
-Known = TypeVar("Known", bound="DataclassInstance")
+Known = TypeVar("Known")
 Floats = NDArray[np.float32]
 
 
@@ -306,7 +303,8 @@ def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sampl
 
 def _read(kind: type[Known], content: Mapping[str, Any]) -> Known:
     """A dataclass from its fields' values; what a later service adds to them is left out."""
-    return kind(**{field.name: content[field.name] for field in dataclasses.fields(kind)})
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
+    return kind(**{name: content[name] for name in names})
 
 
 def _pick(value: Any, chosen: int | slice) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Picture = str | PathLike[str] | bytes | BinaryIO | NDArray[np.uint8]
 """A path, the bytes of a PNG, JPEG or WebP file, an open file, or pixels: uint8 [H, W] or [H, W, C], C being 1 or 3."""
 
-Inputs = Picture | Sequence[Picture] | NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+Inputs = Picture | NDArray[np.floating[Any]] | Sequence[Picture | Sequence[float]]
 """A picture, several, or rows of numbers, [B, numbers]. Arrays of uint8 are pictures, [B, H, W, C] several of them."""
 
 
