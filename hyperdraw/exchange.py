@@ -195,7 +195,7 @@ class Exchange:
             return pause
         if isinstance(failure, HyperdrawError):
             raise failure
-        if isinstance(failure, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        if isinstance(failure, httpx.TimeoutException) and pause >= self._deadline.left:
             raise self._give_up() from failure
         reason = str(failure) or type(failure).__name__
         hint = "Is a hyperdraw service running there? `hyperdraw-serve` starts one."

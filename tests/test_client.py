@@ -368,7 +368,7 @@ def test_downloads_that_break_are_resumed(ask: Ask, client: httpx.Client, tmp_pa
 def test_samples_that_break_are_resumed(ask: Ask, client: httpx.Client, address: str) -> None:
     whole = ask(address, "sample", seed=7, count=50)
     with stand_before(client, 5, 4000, 4000) as gateway:
-        resumed = ask(gateway.address, "sample", "digits", seed=7, count=50)
+        resumed = ask(gateway.address, "sample", "digits", seed=7, count=50, options={"retries": 1})
     assert gateway.header("Range") == [None, "bytes=5-", "bytes=4005-", "bytes=8005-"]
     for name, array in whole.weights.items():
         np.testing.assert_array_equal(resumed.weights[name], array)
@@ -535,6 +535,21 @@ def test_a_reload_is_not_repeated_when_nobody_knows_whether_it_arrived(ask: Ask,
     with stand_before(client, refuse(503)) as gateway:
         assert not ask(gateway.address, "reload", "digits").changed
     assert len(gateway.requests) == 2
+
+
+def test_the_readme_s_example_runs(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(import hyperdraw\n.*?)```", text, re.DOTALL)
+    for written, here in (
+        ("http://127.0.0.1:8000", address),
+        ("service/static/examples", str(EXAMPLES)),
+        ("net.safetensors", str(tmp_path / "net.safetensors")),
+    ):
+        assert written in code
+        code = code.replace(written, here)
+    exec(code, {})
+    assert "(2, 10)\n" in capsys.readouterr().out
+    assert load_file(tmp_path / "net.safetensors")
 
 
 CONTENT = save(
