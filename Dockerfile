@@ -16,6 +16,7 @@ RUN case "$TORCH" in \
     esac; \
     /opt/venv/bin/pip install --no-deps "$@" torch
 COPY pyproject.toml README.md LICENSE ./
+COPY hyperdraw hyperdraw
 COPY models models
 COPY service service
 COPY training training

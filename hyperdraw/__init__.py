@@ -1,0 +1,60 @@
+"""The client of hyperdraw, a service that samples neural networks on demand.
+
+    with hyperdraw.Client("http://127.0.0.1:8000") as client:
+        answer = client.predict("seven.png", seed=7)
+
+It needs neither PyTorch nor the service's packages.
+"""
+
+from hyperdraw.answers import (
+    Classification,
+    Download,
+    Flag,
+    ModelDescription,
+    ModelIdentity,
+    ModelList,
+    ModelSummary,
+    Prediction,
+    Regression,
+    Reload,
+    Sample,
+    Uncertainty,
+)
+from hyperdraw.client import AsyncClient, Client
+from hyperdraw.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    HyperdrawError,
+    InvalidAnswer,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unauthorized,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Classification",
+    "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Download",
+    "Flag",
+    "HyperdrawError",
+    "InvalidAnswer",
+    "InvalidRequest",
+    "ModelDescription",
+    "ModelIdentity",
+    "ModelList",
+    "ModelSummary",
+    "NotFound",
+    "Overloaded",
+    "Prediction",
+    "Regression",
+    "Reload",
+    "Sample",
+    "ServiceError",
+    "Unauthorized",
+    "Uncertainty",
+]

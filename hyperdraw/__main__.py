@@ -1,0 +1,178 @@
+"""The command line of the client: `hyperdraw`, also `python -m hyperdraw`."""
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.text import Text
+
+from hyperdraw.answers import Classification, Prediction
+from hyperdraw.calls import SEED_LIMIT
+from hyperdraw.client import TIMEOUT, Client
+from hyperdraw.errors import HyperdrawError
+from hyperdraw.tensors import DType
+from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
+
+app = typer.Typer(
+    name="hyperdraw",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help=(
+        "Ask a hyperdraw service for predictions with their uncertainty, and for sampled networks.\n\n"
+        "A first try, beside a running `hyperdraw-serve`: `hyperdraw predict IMAGE`"
+    ),
+)
+
+UrlOption = Annotated[str, typer.Option(envvar="HYPERDRAW_URL", help="Address of the service.")]
+KeyOption = Annotated[str | None, typer.Option(envvar="HYPERDRAW_API_KEY", help="API key, if the service wants one.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that it may take, retries included.")]
+ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the service's default")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Of the networks.", show_default="a fresh one")
+]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.callback()
+def write_to_any_terminal() -> None:
+    """Before each command: what the terminal's encoding lacks becomes a question mark."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
+    url: UrlOption = LOCAL,
+    api_key: KeyOption = None,
+    model: ModelOption = None,
+    seed: SeedOption = None,
+    ensemble_size: Annotated[
+        int | None, typer.Option(min=1, help="How many networks answer.", show_default="100, or all there are")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of usual images that each flag may be raised for.", show_default="0.05"),
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Answer with a set of classes that holds the true one for this share, too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each image.")] = False,
+    timeout: TimeoutOption = TIMEOUT,
+) -> None:
+    """Classify images, and show how sure the networks are."""
+    with _open_client(url, api_key, timeout) as client:
+        answer = client.predict(
+            [*images],
+            model=model,
+            seed=seed,
+            ensemble_size=ensemble_size,
+            false_alarm_rate=false_alarm_rate,
+            coverage=coverage,
+            members=not as_json,
+        )
+    parts: list[Prediction] = list(answer)
+    if as_json:
+        for path, part in zip(images, parts, strict=True):
+            typer.echo(json.dumps({"image": str(path), **_simplify(part)}))
+        return
+    console = Console(highlight=False)
+    for path, part in zip(images, parts, strict=True):
+        show_prediction(console, str(path), part)
+    show_provenance(console, answer)
+
+
+@app.command("sample")
+def sample_command(
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    url: UrlOption = LOCAL,
+    api_key: KeyOption = None,
+    model: ModelOption = None,
+    seed: SeedOption = None,
+    member: Annotated[int, typer.Option(min=0, help="The network, or the first one, of the seed's.")] = 0,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many, stacked on a leading axis.", show_default="one, not stacked"),
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="Of the weights.")] = "float32",
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that may pass without anything arriving.")
+    ] = TIMEOUT,
+) -> None:
+    """Download sampled networks, which PyTorch loads without hyperdraw."""
+    columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
+    with (
+        _open_client(url, api_key, timeout) as client,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        bar = progress.add_task("", total=None)
+        file = client.download(
+            out,
+            model,
+            seed=seed,
+            member=member,
+            count=count,
+            dtype=dtype,
+            progress=lambda arrived, size: progress.update(bar, completed=arrived, total=size),
+        )
+    first, last = file.members[0], file.members[-1]
+    networks = f"member {first}" if first == last else f"members {first} to {last}"
+    typer.echo(printable(f"Wrote {out}: {networks} of seed {file.seed}, {file.model} at version {file.version}."))
+
+
+@app.command("models")
+def models_command(url: UrlOption = LOCAL, api_key: KeyOption = None, timeout: TimeoutOption = TIMEOUT) -> None:
+    """List the models that are served."""
+    with _open_client(url, api_key, timeout) as client:
+        show_models(Console(highlight=False), client.models())
+
+
+@app.command("reload")
+def reload_command(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    url: UrlOption = LOCAL,
+    api_key: KeyOption = None,
+    timeout: TimeoutOption = TIMEOUT,
+) -> None:
+    """Have the service load a model's checkpoint again, in place of the one that it serves."""
+    with _open_client(url, api_key, timeout) as client:
+        answer = client.reload(model)
+    state = "is now" if answer.changed else "still is"
+    typer.echo(printable(f"{answer.model.name} {state} at version {answer.model.version}."))
+
+
+@contextmanager
+def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Client]:
+    """A client; failures that a user can mend end the command with their message alone."""
+    try:
+        client = Client(url, api_key=api_key, timeout=timeout)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        with client:
+            yield client
+    except (HyperdrawError, OSError) as error:
+        Console(stderr=True).print(Text(printable(f"Error: {error}"), "red"), soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _simplify(answer: Prediction) -> dict[str, Any]:
+    """One input's answer as plain numbers, lists and dictionaries."""
+    content = dataclasses.asdict(answer)
+    if isinstance(answer, Classification):
+        content |= {"label": str(answer.labels), "class_index": int(answer.class_indices)}
+    simple: dict[str, Any] = json.loads(json.dumps(content, default=lambda value: value.tolist()))
+    return simple
+
+
+if __name__ == "__main__":
+    app()

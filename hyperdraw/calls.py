@@ -1,0 +1,312 @@
+"""What the service can be asked. `Client` and `AsyncClient` have each of these functions as a method."""
+
+import secrets
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
+
+from numpy.typing import NDArray
+
+from hyperdraw.answers import (
+    Download,
+    ModelDescription,
+    ModelList,
+    Prediction,
+    Reload,
+    Sample,
+    explain_answers,
+    read_model,
+    read_model_list,
+    read_prediction,
+    read_reload,
+    read_sample,
+)
+from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, Overloaded
+from hyperdraw.exchange import Call, Deadline, Exchange, Parameters, Progress, Request, Sink
+from hyperdraw.inputs import Inputs, encode_inputs
+from hyperdraw.tensors import DType, TensorFile
+
+if TYPE_CHECKING:
+    import torch
+
+SEED_LIMIT = 2**63
+"""Seeds lie in [0, SEED_LIMIT)."""
+
+
+@dataclass
+class Connection:
+    """What a client knows of its service."""
+
+    address: str
+    timeout: float
+    """Seconds that a call may take, if it does not say."""
+    retries: int
+    default_model: str | None = None
+    """Once it has been asked for."""
+
+
+def ready(client: Connection, *, timeout: float | None = None) -> Call[bool]:
+    """Whether the service is there and ready to answer; asked once, without retries."""
+    exchange = Exchange(Request("GET", "/readyz"), _Text(), client.address, _set_deadline(client, timeout), retries=0)
+    try:
+        yield from exchange.attempts()
+    except (ConnectionFailed, DeadlineExceeded, Overloaded):
+        return False
+    return True
+
+
+def models(client: Connection, *, timeout: float | None = None) -> Call[ModelList]:
+    """The models that are served, the default first."""
+    return (yield from _list_models(client, _set_deadline(client, timeout)))
+
+
+def model(client: Connection, name: str | None = None, *, timeout: float | None = None) -> Call[ModelDescription]:
+    """All that is known of a model, by its name, or of the default one.
+
+    Raises:
+        NotFound: if there is none of that name.
+    """
+    deadline = _set_deadline(client, timeout)
+    name = name or (yield from _find_default(client, deadline))
+    return read_model((yield from _ask(client, Request("GET", _path(name)), deadline)))
+
+
+def reload(client: Connection, model: str, *, timeout: float | None = None) -> Call[Reload]:
+    """Has the service load a model's checkpoint again, in place of the one that it serves.
+
+    Raises:
+        Unauthorized: if the API key does not allow it.
+        NotFound: if there is no model of that name.
+    """
+    request = Request("POST", f"{_path(model)}:reload", repeatable=False)
+    return read_reload((yield from _ask(client, request, _set_deadline(client, timeout))))
+
+
+def predict(
+    client: Connection,
+    inputs: Inputs,
+    *,
+    model: str | None = None,
+    ensemble_size: int | None = None,
+    seed: int | None = None,
+    false_alarm_rate: float | None = None,
+    coverage: float | None = None,
+    members: bool = False,
+    timeout: float | None = None,
+) -> Call[Prediction]:
+    """Predictions of an ensemble of sampled networks, in one request.
+
+    Args:
+        client: that asks.
+        inputs: a picture or several: paths, bytes of PNG, JPEG or WebP files, open files, or pixels, uint8 [H, W] or
+            [H, W, C], C being 1 or 3; or rows of numbers, [B, numbers], for a model of vectors. A service takes 256
+            at once, if it is not set otherwise.
+        model: its name; without it the service's default, which is asked for once.
+        ensemble_size: how many networks are drawn, S; 100, or all there are, if not given.
+        seed: of the networks; without it the service chooses one, and the answer names it.
+        false_alarm_rate: share of inputs like the training data that each flag may be raised for; 0.05 if not given.
+        coverage: with what probability a set of classes is to hold the true one; without it there are no sets.
+        members: whether to answer with what each network predicts, too.
+        timeout: seconds that all of it may take, retries included; the service drops what it cannot answer in time.
+
+    Raises:
+        ValueError: for inputs that are neither pictures nor rows of finite numbers.
+        OSError: for a file that cannot be read.
+        InvalidRequest: for inputs or parameters that the model does not take.
+        HyperdrawError: for any other failure, see `hyperdraw.errors`.
+    """
+    deadline = _set_deadline(client, timeout)
+    content, content_type = encode_inputs(inputs)
+    name = model or (yield from _find_default(client, deadline))
+    parameters = {
+        "ensemble_size": ensemble_size,
+        "seed": seed,
+        "false_alarm_rate": false_alarm_rate,
+        "coverage": coverage,
+        "members": members or None,
+        "format": "safetensors",
+    }
+    file = TensorFile()
+    request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
+    yield from Exchange(request, file, client.address, deadline, client.retries).attempts()
+    return read_prediction(file)
+
+
+def sample(
+    client: Connection,
+    model: str | None = None,
+    *,
+    seed: int | None = None,
+    member: int = 0,
+    count: int | None = None,
+    dtype: DType = "float32",
+    version: str | None = None,
+    timeout: float | None = None,
+) -> Call[Sample[NDArray[Any]]]:
+    """Sampled networks as numpy arrays, filled while they arrive.
+
+    A connection that breaks is taken up where it broke.
+
+    Args:
+        client: that asks.
+        model: its name; without it the service's default.
+        seed: of the networks; without it a fresh one is chosen here.
+        member: the network, or the first one, among those of the seed.
+        count: how many networks, stacked on a leading axis; without it, one that is not stacked.
+        dtype: of what is sent. numpy has no bfloat16: it becomes float32, without any rounding.
+        version: of the model; another one is refused.
+        timeout: seconds that may pass without anything arriving.
+
+    Raises:
+        NotFound: if there is no such model or version.
+        InvalidRequest: if there are no such networks.
+        HyperdrawError: for any other failure, see `hyperdraw.errors`.
+    """
+    file, networks = TensorFile(), _name_networks(seed, member, count, dtype, version)
+    yield from _fetch(client, file, model, networks, timeout)
+    return read_sample(file.arrays(), file.metadata)
+
+
+def sample_tensors(
+    client: Connection,
+    model: str | None = None,
+    *,
+    seed: int | None = None,
+    member: int = 0,
+    count: int | None = None,
+    dtype: DType = "float32",
+    version: str | None = None,
+    timeout: float | None = None,
+) -> "Call[Sample[torch.Tensor]]":
+    """Sampled networks as tensors of PyTorch, which must be installed, on the CPU; otherwise as `sample`.
+
+    They are filled while they arrive, without a further copy, and are of the `dtype` that is asked for, bfloat16 too.
+    """
+    file, networks = TensorFile(), _name_networks(seed, member, count, dtype, version)
+    yield from _fetch(client, file, model, networks, timeout)
+    return read_sample(file.tensors(), file.metadata)
+
+
+def download(
+    client: Connection,
+    path: str | PathLike[str],
+    model: str | None = None,
+    *,
+    seed: int | None = None,
+    member: int = 0,
+    count: int | None = None,
+    dtype: DType = "float32",
+    version: str | None = None,
+    timeout: float | None = None,
+    progress: Progress | None = None,
+) -> Call[Download]:
+    """Sampled networks as a safetensors file, which is there whole or not at all.
+
+    Args:
+        client: that asks.
+        path: of the file; one that is there already is replaced.
+        model: as for `sample`, as is all that follows up to `timeout`.
+        seed: likewise.
+        member: likewise.
+        count: likewise.
+        dtype: likewise.
+        version: likewise.
+        timeout: likewise.
+        progress: is told the bytes that have arrived, and how many there will be.
+
+    Raises:
+        OSError: if the file cannot be written.
+        HyperdrawError: as `sample` does.
+    """
+    path, networks = Path(path), _name_networks(seed, member, count, dtype, version)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            name, exchange = yield from _fetch(client, _File(file), model, networks, timeout, progress)
+            size = file.tell()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    with explain_answers():
+        drawn = int(exchange.headers["X-Hyperdraw-Seed"])
+        version = exchange.headers["X-Hyperdraw-Version"]
+        return Download(path, size, name, version, drawn, range(member, member + (count or 1)))
+
+
+class _Text:
+    """An answer that is read as a whole."""
+
+    def start(self, size: int | None) -> None:
+        self.content = bytearray()
+
+    def write(self, content: bytes) -> None:
+        self.content += content
+
+    def finish(self) -> None:
+        pass
+
+
+class _File:
+    """An answer that goes to a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def start(self, size: int | None) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+
+    def write(self, content: bytes) -> None:
+        self._file.write(content)
+
+    def finish(self) -> None:
+        pass
+
+
+def _set_deadline(client: Connection, timeout: float | None) -> Deadline:
+    return Deadline(client.timeout if timeout is None else timeout)
+
+
+def _path(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}"
+
+
+def _ask(client: Connection, request: Request, deadline: Deadline) -> Call[bytes]:
+    text = _Text()
+    yield from Exchange(request, text, client.address, deadline, client.retries).attempts()
+    return bytes(text.content)
+
+
+def _list_models(client: Connection, deadline: Deadline) -> Call[ModelList]:
+    return read_model_list((yield from _ask(client, Request("GET", "/v1/models"), deadline)))
+
+
+def _find_default(client: Connection, deadline: Deadline) -> Call[str]:
+    if client.default_model is None:
+        client.default_model = (yield from _list_models(client, deadline)).default
+    return client.default_model
+
+
+def _name_networks(seed: int | None, member: int, count: int | None, dtype: DType, version: str | None) -> Parameters:
+    """The parameters of a download; the seed is chosen here, as only what has one can be resumed."""
+    seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
+    return {"seed": seed, "member": member, "count": count, "dtype": dtype, "version": version}
+
+
+def _fetch(
+    client: Connection,
+    sink: Sink,
+    model: str | None,
+    networks: Parameters,
+    timeout: float | None,
+    progress: Progress | None = None,
+) -> Call[tuple[str, Exchange]]:
+    """Downloads networks; returns the model's name, and the exchange."""
+    deadline = _set_deadline(client, timeout)
+    name = model or (yield from _find_default(client, deadline))
+    request = Request("GET", f"{_path(name)}/weights", networks)
+    exchange = Exchange(request, sink, client.address, deadline, client.retries, progress, renewing=True)
+    yield from exchange.attempts()
+    return name, exchange

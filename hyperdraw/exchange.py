@@ -1,0 +1,223 @@
+"""A request until its answer is there, over as many attempts as that takes; without any input or output itself.
+
+A client carries out each attempt that `Exchange.attempts` yields: it sleeps for `pause` seconds, sends `next_request`,
+hands over what arrives, and leaves what went wrong in `failure`.
+"""
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import httpx
+
+from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, HyperdrawError, InvalidAnswer, Overloaded, read_error
+
+Progress = Callable[[int, int | None], None]
+"""Is told the bytes that have arrived, and how many there will be, if that is known."""
+
+Parameters = Mapping[str, str | int | float | bool | None]
+"""Of a query; what is None is left out."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_CONNECT_TIMEOUT = 10.0
+_LONGEST_TIMEOUT = 86400.0
+"""Seconds that the service accepts as X-Request-Timeout."""
+
+
+class Sink(Protocol):
+    """Where an answer goes."""
+
+    def start(self, size: int | None) -> None:
+        """Begins, or begins again, with an answer of `size` bytes, if that is known."""
+
+    def write(self, content: bytes) -> None:
+        """Takes the next bytes."""
+
+    def finish(self) -> None:
+        """Checks the answer, now that it is complete."""
+
+
+class Deadline:
+    """The moment up to which an answer is of use."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Puts it off to the full time from now."""
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked."""
+
+    method: str
+    path: str
+    parameters: Parameters = field(default_factory=dict)
+    content: bytes | None = None
+    content_type: str = ""
+    repeatable: bool = True
+    """Whether it may be sent again when nobody knows if it arrived."""
+
+
+class Exchange:
+    """A request, its attempts, and its answer.
+
+    An answer with an entity tag is resumed where it broke off; another one begins again.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        sink: Sink,
+        address: str,
+        deadline: Deadline,
+        retries: int,
+        progress: Progress | None = None,
+        renewing: bool = False,
+    ) -> None:
+        """`renewing` puts the deadline off whenever something arrives."""
+        self.headers = httpx.Headers()
+        """Of the answer."""
+        self.pause = 0.0
+        """Seconds before the next attempt."""
+        self.failure: httpx.TransportError | HyperdrawError | None = None
+        """Of the attempt."""
+        self._request = request
+        self._sink = sink
+        self._address = address
+        self._deadline = deadline
+        self._retries = retries
+        self._progress = progress
+        self._renewing = renewing
+        self._failures = 0
+        self._received = self._furthest = 0
+        self._size: int | None = None
+        self._refusal: bytearray | None = None
+        self._status = 0
+
+    def attempts(self) -> "Call[None]":
+        """Yields the exchange for each attempt that is to be carried out.
+
+        Raises:
+            HyperdrawError: if the last one has failed.
+        """
+        while True:
+            self.failure = None
+            yield self
+            if self.failure is None:
+                return
+            self.pause = self._choose_pause(self.failure)
+
+    def next_request(self) -> dict[str, Any]:
+        """The arguments of `httpx.Client.stream` for the next attempt."""
+        left = max(self._deadline.left, 0.001)
+        headers = {"X-Request-Timeout": f"{min(left, _LONGEST_TIMEOUT):.3f}"}
+        if self._request.content is not None:
+            headers["Content-Type"] = self._request.content_type
+        if self._resumable:
+            headers |= {"Range": f"bytes={self._received}-", "If-Range": self.headers["ETag"]}
+        return {
+            "method": self._request.method,
+            "url": self._request.path,
+            "params": {name: value for name, value in self._request.parameters.items() if value is not None},
+            "content": self._request.content,
+            "headers": headers,
+            "timeout": httpx.Timeout(left, connect=min(left, _CONNECT_TIMEOUT)),
+        }
+
+    def start(self, response: httpx.Response) -> None:
+        """Takes the head of an answer."""
+        self._status, self._refusal = response.status_code, None
+        if response.status_code == 206 and self._resumable:
+            begin, found = f"bytes {self._received}-", response.headers.get("Content-Range", "")
+            if response.headers.get("ETag") != self.headers["ETag"] or not found.startswith(begin):
+                raise InvalidAnswer("The answer is another part than was asked for.", "Is a proxy in between?")
+        elif response.status_code == 200:
+            self.headers = response.headers
+            length = response.headers.get("Content-Length", "")
+            self._received, self._size = 0, int(length) if length.isdecimal() else None
+            self._sink.start(self._size)
+        else:
+            self._refusal = bytearray()
+            self._refusal_headers = response.headers
+
+    def receive(self, content: bytes) -> None:
+        """Takes the next bytes of an answer.
+
+        Raises:
+            DeadlineExceeded: if they come too late.
+        """
+        if self._deadline.left < 0:
+            raise self._give_up()
+        if self._refusal is not None:
+            self._refusal += content
+            return
+        self._sink.write(content)
+        self._received += len(content)
+        if self._renewing:
+            self._deadline.renew()
+        if self._progress:
+            self._progress(self._received, self._size)
+
+    def finish(self) -> None:
+        """Checks that the answer is complete.
+
+        Raises:
+            HyperdrawError: if it is a refusal, or no answer of this service.
+            httpx.TransportError: if something is missing.
+        """
+        if self._refusal is not None:
+            raise read_error(self._status, self._refusal_headers, bytes(self._refusal))
+        if self._size not in (None, self._received):
+            raise httpx.RemoteProtocolError(f"the answer ended after {self._received} of {self._size} bytes")
+        self._sink.finish()
+
+    def _choose_pause(self, failure: httpx.TransportError | HyperdrawError) -> float:
+        """Seconds until the next attempt; raises what callers are to see of the failure if there is to be none."""
+        if self._received > self._furthest:  # so that what gets on, however often it breaks, comes to its end
+            self._furthest, self._failures = self._received, 0
+        self._failures += 1
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - 1))
+        pause = random.uniform(0.5, 1) * longest  # noqa: S311 — no secret; it keeps many clients from coming at once
+        if isinstance(failure, Overloaded):
+            pause += failure.retry_after or 0
+        if self._may_repeat(failure) and self._failures <= self._retries and pause < self._deadline.left:
+            return pause
+        if isinstance(failure, HyperdrawError):
+            raise failure
+        if isinstance(failure, httpx.TimeoutException) and pause >= self._deadline.left:
+            raise self._give_up() from failure
+        reason = str(failure) or type(failure).__name__
+        hint = "Is a hyperdraw service running there? `hyperdraw-serve` starts one."
+        raise ConnectionFailed(f"{self._address} does not answer: {reason}.", hint) from failure
+
+    @property
+    def _resumable(self) -> bool:
+        return self._received > 0 and "ETag" in self.headers
+
+    def _may_repeat(self, failure: httpx.TransportError | HyperdrawError) -> bool:
+        if isinstance(failure, HyperdrawError):
+            return isinstance(failure, Overloaded)
+        if isinstance(failure, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            return False
+        return self._request.repeatable or isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout)
+
+    def _give_up(self) -> DeadlineExceeded:
+        message = f"{self._address} gave no answer within {self._deadline.seconds:g} s."
+        return DeadlineExceeded(message, "Ask for less, ask later, or allow a longer timeout.")
+
+
+T = TypeVar("T")
+
+Call = Generator[Exchange, None, T]
+"""A call of the service: it yields attempts to be carried out, one after the other, and returns what comes of them."""
