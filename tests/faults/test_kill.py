@@ -33,7 +33,7 @@ def run_docker(*arguments: str) -> str:
 def container() -> str:
     """The running service's container."""
     try:
-        found = run_docker("compose", "ps", "--quiet", "hyperdraw") if DOCKER else ""
+        found = run_docker("ps", "--quiet", "--filter", "label=com.docker.compose.service=hyperdraw") if DOCKER else ""
     except subprocess.CalledProcessError:
         found = ""
     if not found:
