@@ -226,13 +226,13 @@ def download(
         with part.open("xb") as file:
             name, exchange = yield from _fetch(client, _File(file), model, networks, timeout, progress)
             size = file.tell()
+        with explain_answers():  # before anything is replaced, as it may come from another server
+            drawn = int(exchange.headers["X-Hyperdraw-Seed"])
+            version = exchange.headers["X-Hyperdraw-Version"]
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    with explain_answers():
-        drawn = int(exchange.headers["X-Hyperdraw-Seed"])
-        version = exchange.headers["X-Hyperdraw-Version"]
-        return Download(path, size, name, version, drawn, range(member, member + (count or 1)))
+    return Download(path, size, name, version, drawn, range(member, member + (count or 1)))
 
 
 class _Text:

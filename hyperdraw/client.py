@@ -65,7 +65,7 @@ class Client(Connection):
                 before is what the service asks for, or doubles from a tenth of a second.
 
         Raises:
-            ValueError: if the address is no URL of http or https.
+            ValueError: if the address is no URL of http or https, or the key holds what no key does.
         """
         super().__init__(_check_address(base_url), timeout, retries)
         self._http = httpx.Client(base_url=base_url, headers=_make_headers(api_key))
@@ -170,4 +170,8 @@ def _check_address(base_url: str) -> str:
 
 def _make_headers(api_key: str | None) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity"}  # so that bytes are counted as they are sent
-    return headers if api_key is None else {**headers, "Authorization": f"Bearer {api_key}"}
+    if api_key is None:
+        return headers
+    if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
+        raise ValueError("the API key must be printable ASCII without spaces; a line's end may have come with it")
+    return {**headers, "Authorization": f"Bearer {api_key}"}

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "float16", "bfloat16"]
 
-_SIZES = {"BOOL": 1, "F16": 2, "BF16": 2, "F32": 4}
-_NUMPY_DTYPES = {"BOOL": np.bool_, "F16": np.float16, "F32": np.float32}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "BF16": np.dtype("<u2"),
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+    **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+}
+"""All that numpy has, as a later service may add tensors of any; of bfloat16, which it lacks, the bits."""
 _HEADER_LIMIT = 100_000_000
 """Bytes, as in the safetensors library."""
 
@@ -76,16 +82,24 @@ class TensorFile:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Views of the data, by name. bfloat16, which numpy lacks, is copied to float32, without any rounding."""
         assert self._entries is not None
-        return {name: _view_array(self._data[e.place], e).reshape(e.shape) for name, e in self._entries.items()}
+        return {
+            name: _widen(self._view(entry)) if entry.dtype == "BF16" else self._view(entry)
+            for name, entry in self._entries.items()
+        }
 
     def tensors(self) -> "dict[str, torch.Tensor]":
         """Views of the data, by name."""
         import torch
 
-        dtypes = {"BOOL": torch.bool, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
         assert self._entries is not None
-        data = torch.from_numpy(self._data)
-        return {name: data[e.place].view(dtypes[e.dtype]).view(e.shape) for name, e in self._entries.items()}
+        tensors = {name: torch.from_numpy(self._view(entry)) for name, entry in self._entries.items()}
+        return {
+            name: t.view(torch.bfloat16) if self._entries[name].dtype == "BF16" else t for name, t in tensors.items()
+        }
+
+    def _view(self, entry: _Entry) -> NDArray[Any]:
+        """Its part of the data, with its shape."""
+        return self._data[entry.place].view(_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _take_header(self) -> bytes | None:
         """The JSON, once it is there."""
@@ -104,7 +118,7 @@ class TensorFile:
                 name: _Entry(entry["dtype"], tuple(entry["shape"]), slice(*entry["data_offsets"]))
                 for name, entry in content.items()
             }
-            sizes = {name: _SIZES[entry.dtype] * math.prod(entry.shape) for name, entry in entries.items()}
+            sizes = {name: _DTYPES[entry.dtype].itemsize * math.prod(entry.shape) for name, entry in entries.items()}
             position = 0
             for name, entry in sorted(entries.items(), key=lambda item: (item[1].place.start, item[1].place.stop)):
                 if min(entry.shape, default=0) < 0 or entry.place != slice(position, position + sizes[name]):
@@ -117,10 +131,9 @@ class TensorFile:
         self.metadata, self._entries, self._data = metadata, entries, np.empty(position, np.uint8)
 
 
-def _view_array(data: NDArray[np.uint8], entry: _Entry) -> NDArray[Any]:
-    if entry.dtype == "BF16":  # the upper half of a float32
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return data.view(_NUMPY_DTYPES[entry.dtype])
+def _widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 as float32, of which it is the upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _invalid(reason: str) -> InvalidAnswer:

@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
 from PIL import Image
 from safetensors.numpy import load, save
 from safetensors.torch import load_file
@@ -40,6 +41,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve
 from tests.pictures import EXAMPLES, draw_image, encode
+from tests.test_engine import draw_images, hold
 
 Ask = Callable[..., Any]
 
@@ -223,6 +225,30 @@ def test_predict_says_what_the_service_says(ask: Ask, address: str, client: http
         answer[2]
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
+def test_what_a_later_service_adds_is_left_out(client: httpx.Client, dtype: str) -> None:
+    said = client.post("/v1/models/digits/predict?format=safetensors&seed=7", files={"images": PICTURE})
+    length = int.from_bytes(said.content[:8], "little")
+    metadata = json.loads(said.content[8 : 8 + length])["__metadata__"]
+    for name in ("model", "ensemble", "task"):
+        metadata[name] = json.dumps(json.loads(metadata[name]) | {"novel": 1})
+    flags = json.loads(metadata["flags"])
+    metadata["flags"] = json.dumps({name: flag | {"novel": 1} for name, flag in flags.items()})
+    later = save(load(said.content) | {"novel": np.ones((1, 3), dtype)}, metadata | {"novel": "{}"})
+    with stand_before(client, respond(200, body=later)) as gateway, hyperdraw.Client(gateway.address) as asking:
+        answer = asking.predict(PICTURE, model="digits")
+    assert isinstance(answer, hyperdraw.Classification)
+    np.testing.assert_array_equal(answer.probabilities, load(said.content)["probabilities"])
+    assert answer.flags.keys() == flags.keys()
+
+
+def test_what_a_later_service_adds_to_its_descriptions_is_left_out(ask: Ask, client: httpx.Client) -> None:
+    said = client.get("/v1/models").json()
+    later = {"novel": 1, **said, "models": [{"novel": 1, **model} for model in said["models"]]}
+    with stand_before(client, respond(200, body=json.dumps(later).encode())) as gateway:
+        assert [model.name for model in ask(gateway.address, "models").models] == ["digits"]
+
+
 def test_what_was_not_asked_for_is_none(address: str) -> None:
     with hyperdraw.Client(address) as client:
         answer = client.predict(PICTURE)
@@ -315,7 +341,7 @@ def test_regression(ask: Ask, line_address: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("count", [None, 3])
-def test_sample(ask: Ask, address: str, checkpoint: Checkpoint, dtype: Any, count: int | None) -> None:
+def test_sample(ask: Ask, address: str, checkpoint: Checkpoint, tmp_path: Path, dtype: Any, count: int | None) -> None:
     arrays = ask(address, "sample", "digits", seed=7, member=2, count=count, dtype=dtype)
     tensors = ask(address, "sample_tensors", seed=7, member=2, count=count, dtype=dtype, version=checkpoint.version)
     expected = checkpoint.sampler.sample(7, range(2, 2 + (count or 1)))
@@ -326,6 +352,11 @@ def test_sample(ask: Ask, address: str, checkpoint: Checkpoint, dtype: Any, coun
         torch.testing.assert_close(tensors.weights[name], tensor, rtol=1e-2, atol=1e-5)
         assert arrays.weights[name].dtype == (np.float16 if dtype == "float16" else np.float32)
         np.testing.assert_array_equal(arrays.weights[name], tensors.weights[name].float())
+    path = tmp_path / "net.safetensors"
+    ask(address, "download", path, seed=7, member=2, count=count, dtype=dtype)
+    for name, tensor in load_file(path).items():
+        assert tensor.dtype == tensors.weights[name].dtype
+        assert torch.equal(tensor, tensors.weights[name])
     for sample in (arrays, tensors):
         assert (sample.model, sample.version, sample.seed) == ("digits", checkpoint.version, 7)
         assert sample.members == range(2, 2 + (count or 1))
@@ -401,6 +432,12 @@ def test_a_download_that_fails_leaves_what_was_there(ask: Ask, client: httpx.Cli
         ask(gateway.address, "download", path, "digits", seed=7, count=50, options={"retries": 2})
     assert len(gateway.requests) == 3
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
+    with (
+        stand_before(client, respond(200, "Content-Type: text/html", body=b"<html>")) as gateway,
+        pytest.raises(hyperdraw.InvalidAnswer, match="Is the address right"),
+    ):
+        ask(gateway.address, "download", path, "digits")
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
     with pytest.raises(FileNotFoundError):
         ask(gateway.address, "download", tmp_path / "nowhere" / "net")
 
@@ -422,6 +459,21 @@ def test_the_service_is_asked_again_when_it_has_time(ask: Ask, client: httpx.Cli
     assert left == sorted(left, reverse=True)
     assert 59 < left[0] <= 60
     assert left[0] - left[-1] > 1
+
+
+def test_what_cannot_wait_is_refused_and_then_answered(ask: Ask, checkpoints: Path) -> None:
+    app = create_app(Settings(checkpoints=checkpoints, max_queue=100))
+    (checkpoint,) = app.state.catalog
+    with serve(app) as address:
+        with hold(app.state.engine):
+            waiting = app.state.engine.predict(checkpoint, draw_images(checkpoint, 3), None, 30)
+            with pytest.raises(hyperdraw.Overloaded) as caught:
+                ask(address, "predict", PICTURE, ensemble_size=20, options={"retries": 0})
+        assert (caught.value.status, caught.value.code) == (429, "overloaded")
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after >= 1
+        waiting.result(60)
+        assert len(ask(address, "predict", PICTURE, ensemble_size=20)) == 1
 
 
 def test_retries_are_bounded(ask: Ask, client: httpx.Client) -> None:
@@ -501,6 +553,12 @@ def test_nobody_there(ask: Ask, client: httpx.Client) -> None:
         assert ask(gateway.address, "ready") is False
 
 
+def test_the_service_has_no_answer_in_time(ask: Ask, app: FastAPI, address: str) -> None:
+    with hold(app.state.engine), pytest.raises(hyperdraw.DeadlineExceeded, match=r"within 0\.\d+ s"):
+        ask(address, "predict", PICTURE, model="digits", timeout=0.2)
+    assert len(ask(address, "predict", PICTURE)) == 1
+
+
 def test_no_answer_in_time(ask: Ask, client: httpx.Client) -> None:
     for timeout in ({"timeout": 0.2}, {"options": {"timeout": 0.2}}):
         with stand_before(client, None) as gateway, pytest.raises(hyperdraw.DeadlineExceeded, match=r"within 0\.2 s"):
@@ -516,14 +574,24 @@ def test_what_is_no_address(kind: type, address: str) -> None:
         kind(address)
 
 
+@pytest.mark.parametrize("key", ["secret\n", "sec ret", "ключ", ""])
+@pytest.mark.parametrize("kind", [hyperdraw.Client, hyperdraw.AsyncClient])
+def test_what_is_no_key_is_not_shown(kind: type, key: str) -> None:
+    with pytest.raises(ValueError, match="the API key must be") as caught:
+        kind("http://127.0.0.1:8000", api_key=key)
+    assert not key or key.strip() not in str(caught.value)
+
+
 def test_keys_and_reloads(ask: Ask, checkpoints: Path, tmp_path: Path) -> None:
     key, entry = create_key("operator", ["admin"])
     (tmp_path / "keys.toml").write_text(entry)
     with serve(create_app(Settings(checkpoints=checkpoints, keys=tmp_path / "keys.toml"))) as address:
         answer = ask(address, "reload", "digits", options={"api_key": key})
         assert (answer.model.name, answer.changed) == ("digits", False)
-        with pytest.raises(hyperdraw.Unauthorized):
-            ask(address, "models")
+        for options in ({}, {"api_key": key[:-1]}):
+            with pytest.raises(hyperdraw.Unauthorized) as caught:
+                ask(address, "models", options=options)
+            assert (caught.value.status, caught.value.code) == (401, "unauthorized")
         with pytest.raises(hyperdraw.Unauthorized, match="scope predict"):
             ask(address, "predict", PICTURE, options={"api_key": key})
 
@@ -594,7 +662,7 @@ def forge(header: Any, data: bytes = bytes(8)) -> bytes:
         forge([]),
         forge({"a": 3}),
         forge({"a": {}}),
-        forge({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}),
+        forge({"a": {"dtype": "F128", "shape": [1], "data_offsets": [0, 16]}}, bytes(16)),
         forge({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}),
         forge({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}),
         forge({"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}),
