@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def imports(path: Path) -> set[str]:
 def test_import_direction(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "hyperdraw").rglob("*.py")), ids=lambda path: path.name)
+def test_the_client_imports_torch_only_inside_functions(path: Path) -> None:
+    def at_import(node: ast.AST) -> Iterator[ast.AST]:
+        """What is carried out when the module is imported."""
+        for child in ast.iter_child_nodes(node):
+            checked = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            if not checked and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield child
+                yield from at_import(child)
+
+    carried_out = [ast.unparse(node) for node in at_import(ast.parse(path.read_text()))]
+    assert not [line for line in carried_out if re.match(r"(import|from) torch\b", line)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
