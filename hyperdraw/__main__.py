@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from hyperdraw.answers import Classification, Prediction
 from hyperdraw.calls import SEED_LIMIT
 from hyperdraw.client import TIMEOUT, Client
 from hyperdraw.errors import HyperdrawError
+from hyperdraw.inputs import Inputs
 from hyperdraw.tensors import DType
 from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
 
@@ -51,7 +52,12 @@ def write_to_any_terminal() -> None:
 
 @app.command("predict")
 def predict_command(
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…", show_default=False)
+    ] = None,
+    numbers: Annotated[
+        list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of an image; may be repeated.")
+    ] = None,
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     model: ModelOption = None,
@@ -66,13 +72,16 @@ def predict_command(
     coverage: Annotated[
         float | None, typer.Option(help="Answer with a set of classes that holds the true one for this share, too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, of lists over the inputs.")] = False,
     timeout: TimeoutOption = TIMEOUT,
 ) -> None:
-    """Classify images, and show how sure the networks are."""
+    """Classify images, or predict from numbers, and show how sure the networks are."""
+    if bool(images) == bool(numbers):
+        raise typer.BadParameter("give either images, or --numbers")
+    inputs: Inputs = [*(images or []), *map(_read_row, numbers or [])]
     with _open_client(url, api_key, timeout) as client:
         answer = client.predict(
-            [*images],
+            inputs,
             model=model,
             seed=seed,
             ensemble_size=ensemble_size,
@@ -80,14 +89,17 @@ def predict_command(
             coverage=coverage,
             members=not as_json,
         )
-    parts: list[Prediction] = list(answer)
+    names = [str(name) for name in images or numbers or []]
     if as_json:
-        for path, part in zip(images, parts, strict=True):
-            typer.echo(json.dumps({"image": str(path), **_simplify(part)}))
+        content = {"inputs": names, **dataclasses.asdict(answer)}
+        if isinstance(answer, Classification):
+            content |= {"labels": answer.labels, "class_indices": answer.class_indices}
+        typer.echo(json.dumps(content, default=lambda array: array.tolist()))
         return
     console = Console(highlight=False)
-    for path, part in zip(images, parts, strict=True):
-        show_prediction(console, str(path), part)
+    parts: list[Prediction] = list(answer)
+    for name, part in zip(names, parts, strict=True):
+        show_prediction(console, name, part)
     show_provenance(console, answer)
 
 
@@ -154,24 +166,20 @@ def reload_command(
 def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Client]:
     """A client; failures that a user can mend end the command with their message alone."""
     try:
-        client = Client(url, api_key=api_key, timeout=timeout)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    try:
-        with client:
+        with Client(url, api_key=api_key, timeout=timeout) as client:
             yield client
+    except ValueError as error:  # arguments that are wrong whatever the service says
+        raise typer.BadParameter(str(error)) from error
     except (HyperdrawError, OSError) as error:
         Console(stderr=True).print(Text(printable(f"Error: {error}"), "red"), soft_wrap=True)
         raise typer.Exit(1) from error
 
 
-def _simplify(answer: Prediction) -> dict[str, Any]:
-    """One input's answer as plain numbers, lists and dictionaries."""
-    content = dataclasses.asdict(answer)
-    if isinstance(answer, Classification):
-        content |= {"label": str(answer.labels), "class_index": int(answer.class_indices)}
-    simple: dict[str, Any] = json.loads(json.dumps(content, default=lambda value: value.tolist()))
-    return simple
+def _read_row(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is no row of numbers such as 1.5,-2") from error
 
 
 if __name__ == "__main__":

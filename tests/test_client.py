@@ -721,12 +721,19 @@ class TestCommandLine:
         assert max(map(len, text.splitlines())) <= 80
 
     def test_json_is_for_machines(self, address: str) -> None:
-        text = self.run("predict", self.PICTURE, self.PICTURE, "--json", "--seed", "7", HYPERDRAW_URL=address)
-        first, second = map(json.loads, text.splitlines())
-        assert first == second
-        assert (first["image"], first["seed"], len(first["probabilities"])) == (self.PICTURE, 7, 10)
-        assert first["label"] == first["classes"][first["class_index"]]
-        assert isinstance(first["flags"]["out_of_distribution"]["flagged"], bool)
+        house = str(EXAMPLES / "house.png")
+        arguments = ["predict", self.PICTURE, house, "--json", "--seed", "7", "--coverage", "0.8"]
+        shown = json.loads(self.run(*arguments, HYPERDRAW_URL=address))
+        with hyperdraw.Client(address) as client:
+            answer = client.predict([self.PICTURE, house], seed=7, coverage=0.8)
+        assert isinstance(answer, hyperdraw.Classification)
+        assert answer.prediction_sets is not None
+        assert (shown["inputs"], shown["seed"]) == ([self.PICTURE, house], 7)
+        assert (shown["labels"], shown["class_indices"]) == (answer.labels.tolist(), answer.class_indices.tolist())
+        np.testing.assert_allclose(shown["probabilities"], answer.probabilities, rtol=1e-4, atol=1e-6)
+        assert shown["prediction_sets"] == answer.prediction_sets.tolist()
+        flag = shown["flags"]["out_of_distribution"]
+        assert flag["flagged"] == answer.flags["out_of_distribution"].flagged.tolist()
 
     def test_sample_writes_a_file(self, address: str, client: httpx.Client, tmp_path: Path) -> None:
         out = str(tmp_path / "net.safetensors")
@@ -762,6 +769,21 @@ class TestCommandLine:
         assert re.search(r"line +deep_ensemble +3 +a, b +y", self.run("models", "--url", line_address))
         assert "takes numbers" in self.run("predict", self.PICTURE, "--url", line_address, code=1)
 
+    def test_numbers_are_predicted_from_numbers(self, line_address: str) -> None:
+        with hyperdraw.Client(line_address) as client:
+            answer = client.predict([[0.5, -1.0], [-2.0, 3.0]], seed=7)
+        assert isinstance(answer, hyperdraw.Regression)
+        arguments = ["predict", "--numbers", "0.5,-1", "--numbers", "-2,3", "--seed", "7", "--url", line_address]
+        first, second, legend = self.run(*arguments).split("\n\n")
+        for shown, name, part in zip((first, second), ("0.5,-1", "-2,3"), answer, strict=True):
+            lines = shown.splitlines()
+            assert lines[:2] == [name, f"y = {part.mean[0]:.4g} ± {part.standard_deviation[0]:.4g}"]
+            assert f"{part.noise_variance[0]:.3g} aleatoric" in lines[2]
+            assert f"{part.epistemic_variance[0]:.3g} epistemic" in lines[2]
+        assert "3 networks of line, seed 7" in legend
+        shown = json.loads(self.run(*arguments, "--json"))
+        np.testing.assert_allclose(shown["standard_deviation"], answer.standard_deviation, rtol=1e-4)
+
     def test_the_terminal_is_not_steered_by_names(self, address: str, tmp_path: Path) -> None:
         path = tmp_path / "\x1b[31m[bold]x.png"
         path.write_bytes(PICTURE)
@@ -778,7 +800,13 @@ class TestCommandLine:
             (["sample", "--out", "net", "--version", "0"], 2, "No such option"),
             (["predict", PICTURE, "--url", "ftp://host"], 2, "ftp://host is no URL"),
             (["predict", PICTURE, "--seed", "-1"], 2, "--seed"),
-            (["predict"], 2, "Missing argument"),
+            (["predict"], 2, "either images, or --numbers"),
+            (["predict", PICTURE, "--numbers", "1,2"], 2, "either images, or --numbers"),
+            (["predict", "--numbers", "1,x"], 2, "no row of numbers"),
+            (["predict", "--numbers", "nan"], 2, "finite numbers"),
+            (["predict", "--numbers", "1", "--numbers", "1,2"], 2, "rows of as many numbers"),
+            (["predict", "--numbers", "1,2"], 1, "images: Field required"),
+            (["predict", PICTURE, "--api-key", "secret "], 2, "API key must be"),
             (["paint"], 2, "No such command"),
         ],
     )
