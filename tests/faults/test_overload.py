@@ -108,7 +108,7 @@ def test_twice_the_capacity() -> None:
         )
         assert not seen.wrong
         assert len(seen.refused) > 100
-        assert len(seen.answered) > 0.7 * capacity * SECONDS
+        assert len(seen.answered) > 0.5 * capacity * SECONDS  # as clients, and refusals, take their share of the cores
         assert quantile(seen.answered, 0.99) < 2 * QUEUE / NETWORKS / capacity + 0.5
         assert quantile(seen.refused, 0.99) < 0.25
         assert growth < 50
