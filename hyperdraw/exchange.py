@@ -121,7 +121,7 @@ class Exchange:
     def next_request(self) -> dict[str, Any]:
         """The arguments of `httpx.Client.stream` for the next attempt."""
         left = max(self._deadline.left, 0.001)
-        headers = {"X-Request-Timeout": f"{min(left, _LONGEST_TIMEOUT):.3f}"}
+        headers = {} if self._renewing else {"X-Request-Timeout": f"{min(left, _LONGEST_TIMEOUT):.3f}"}
         if self._request.content is not None:
             headers["Content-Type"] = self._request.content_type
         if self._resumable:

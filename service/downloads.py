@@ -1,5 +1,7 @@
 """Answers that are streamed."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -8,12 +10,20 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import ServiceError
 
+logger = logging.getLogger(__name__)
+
 
 class Download(StreamingResponse):
     """A stream of which only so many may be open at a time."""
 
     def __init__(
-        self, content: AsyncIterator[memoryview], status: int, headers: Mapping[str, str], state: Any, most: int
+        self,
+        content: AsyncIterator[memoryview],
+        status: int,
+        headers: Mapping[str, str],
+        state: Any,
+        most: int,
+        seconds: float | None,
     ) -> None:
         """As its base class, and:
 
@@ -23,10 +33,12 @@ class Download(StreamingResponse):
             headers: of the answer.
             state: of the app, whose `streams` counts the open ones.
             most: that may be open.
+            seconds: after which it is broken off, if not None.
         """
         super().__init__(content, status, headers)
         self._state = state
         self._most = most
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._state.streams >= self._most:
@@ -34,6 +46,9 @@ class Download(StreamingResponse):
             raise ServiceError(429, "too_many_downloads", message, hint, {"Retry-After": "1"})
         self._state.streams += 1
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:  # upon which the server closes the connection, as the answer is not whole
+            logger.info("a download was not done within the %g s that its client gave it", self._seconds)
         finally:
             self._state.streams -= 1

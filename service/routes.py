@@ -211,6 +211,7 @@ async def get_weights(
     settings: SettingsDependency,
     engine: EngineDependency,
     metrics: MetricsDependency,
+    timeout: TimeoutHeader = None,
 ) -> Response:
     """Download sampled networks as a safetensors file.
 
@@ -268,4 +269,4 @@ async def get_weights(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     chunks = metrics.follow_download(checkpoint.name, file.stream(engine, start, stop))
-    return Download(chunks, status, headers, request.app.state, settings.max_streams)
+    return Download(chunks, status, headers, request.app.state, settings.max_streams, timeout)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from service.engine import Engine
 from service.weights import DTYPES, WeightsFile, parse_range
 from tests.conftest import SMALL_TARGET
 from tests.pictures import draw_image, encode
+from tests.test_engine import hold
 from tests.test_samplers import CONFIGS, make_config
 
 WEIGHTS = "/v1/models/digits/weights"
@@ -230,3 +232,13 @@ def test_every_method_can_be_downloaded(method: MethodConfig) -> None:
     assert len(content) == file.size
     for name, tensor in sampler.sample(7, range(2, 40)).items():
         torch.testing.assert_close(load(content)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_download_that_is_too_late_is_broken_off(app: FastAPI, client: httpx.Client) -> None:
+    headers = {"X-Request-Timeout": "0.2"}
+    with hold(app.state.engine), pytest.raises(httpx.RemoteProtocolError):
+        client.get(WEIGHTS, headers=headers)
+    start = time.monotonic()
+    while app.state.streams:
+        assert time.monotonic() < start + 10
+    assert client.get(WEIGHTS, headers={"X-Request-Timeout": "60"}).status_code == 200
