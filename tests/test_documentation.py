@@ -5,6 +5,7 @@ takes too long is parsed by its own parser. An HTML comment before a block, `<!-
 Files and edits of `docs/extend.md` are applied to a copy of the repository.
 """
 
+import io
 import json
 import os
 import re
@@ -62,6 +63,8 @@ class Block:
     """The HTML comment before it."""
     language: str
     content: str
+    output: str | None
+    """What it prints, if the page shows that."""
 
     @property
     def file(self) -> str | None:
@@ -78,9 +81,11 @@ class Block:
 
 def read_blocks(page: Path) -> list[Block]:
     text = page.read_text()
-    pattern = re.compile(r"(?:<!-- ([^\n]*?) -->\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    pattern = re.compile(
+        r"(?:<!-- ([^\n]*?) -->\n\n)?^```(\w*)\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+    )
     return [
-        Block(page, text.count("\n", 0, match.start(3)), match[1] or "", match[2], match[3])
+        Block(page, text.count("\n", 0, match.start(3)), match[1] or "", match[2], match[3], match[4])
         for match in pattern.finditer(text)
     ]
 
@@ -161,23 +166,32 @@ def test_blocks(block: Block, workspace: Workspace, monkeypatch: pytest.MonkeyPa
         pytest.skip(block.comment)
     if block.file or block.comment == "run with the edits above" or block.language == "diff":
         return  # `test_the_example_of_a_sampler`
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        for outcome in follow(block, workspace):
+            outcomes[page, outcome] += 1
+    if block.output is not None:
+        assert printed.getvalue().strip() == block.output.strip()
+
+
+def follow(block: Block, workspace: Workspace) -> Iterator[str]:
+    """Does what a block says; tells of each part what was done with it."""
     match block.language:
         case "python":
             code = compile("\n" * block.line + workspace.place(block.content), str(block.page), "exec")
             exec(code, {"__name__": "__main__"})
-            outcomes[page, RUN] += 1
+            yield RUN
         case "sh":
-            for command in block.commands:
-                outcomes[page, do(command, workspace)] += 1
+            yield from (do(command, workspace) for command in block.commands)
         case "json":
             json.loads(block.content)
-            outcomes[page, CHECKED] += 1
+            yield CHECKED
         case "toml":
-            (workspace.path / "settings.toml").write_text(block.content)
+            Path("settings.toml").write_text(block.content)
             read_settings(["--config", "settings.toml"])
-            outcomes[page, CHECKED] += 1
+            yield CHECKED
         case "":
-            pass  # what a command prints, or a drawing
+            pass  # a drawing
         case other:
             pytest.fail(f"nobody knows what to do with {other}")
 
@@ -294,6 +308,7 @@ def test_curl_can_be_done_without(workspace: Workspace, monkeypatch: pytest.Monk
 def invoke(program: str, arguments: list[str], **environment: str) -> None:
     result = CliRunner().invoke(TYPER_APPS[program], arguments, env=environment)
     assert result.exit_code == 0, f"{program} {shlex.join(arguments)}\n{result.output}\n{result.exception!r}"
+    print(result.stdout)
 
 
 def check(command: str) -> None:
