@@ -1,9 +1,9 @@
 """HyperDraw, a method of this project: modes with weights of their own, and a generator of deviations from them.
 
 A hypernetwork whose weights are a continuous function of one latent space collapses: without pressure its networks
-agree, and under pressure they lose accuracy, as the paths between good networks are bad (README, "What the papers
-claim"). Here a latent chooses one of M modes, each a network with weights of its own, like a deep ensemble's; its other
-numbers move the network around the mode, by gains of the hidden filters and of the last layer's inputs:
+agree, and under pressure they lose accuracy, as the paths between good networks are bad (docs/reproduce.md). Here a
+latent chooses one of M modes, each a network with weights of its own, like a deep ensemble's; its other numbers move
+the network around the mode, by gains of the hidden filters and of the last layer's inputs:
 
     w = base[mode] · (1 + z A[mode]),    z ~ N(0, I)
 

@@ -605,21 +605,6 @@ def test_a_reload_is_not_repeated_when_nobody_knows_whether_it_arrived(ask: Ask,
     assert len(gateway.requests) == 2
 
 
-def test_the_readme_s_example_runs(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(import hyperdraw\n.*?)```", text, re.DOTALL)
-    for written, here in (
-        ("http://127.0.0.1:8000", address),
-        ("service/static/examples", str(EXAMPLES)),
-        ("net.safetensors", str(tmp_path / "net.safetensors")),
-    ):
-        assert written in code
-        code = code.replace(written, here)
-    exec(code, {})
-    assert "(2, 10)\n" in capsys.readouterr().out
-    assert load_file(tmp_path / "net.safetensors")
-
-
 CONTENT = save(
     {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
