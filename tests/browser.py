@@ -42,6 +42,7 @@ def set_screen(browser: webdriver.Chrome, width: int, height: int, dark: bool = 
     """Changes the size of the page, in CSS pixels, and the colour scheme."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": density, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
