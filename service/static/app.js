@@ -13,7 +13,7 @@ import { createWeights } from "./weights.js";
 
 const PAUSE = 350; // milliseconds without a change before a prediction is asked for
 const LIVE_PAUSE = 60; // between two questions while a slider moves, so that some are answered on the way
-const PATIENCE = 5000; // milliseconds until the page says that it still waits
+const PATIENCE = 3000; // milliseconds until the page says that it still waits
 
 const element = (id) => document.getElementById(id);
 
