@@ -49,8 +49,6 @@ def set_screen(browser: webdriver.Chrome, width: int, height: int, dark: bool = 
 
 def read_requests(browser: webdriver.Chrome) -> list[str]:
     """The addresses that were asked since the last call."""
-    messages: list[dict[str, Any]] = [
-        json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
-    ]
-    sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-    return [request["request"]["url"] for request in sent]
+    entries: list[dict[str, str]] = browser.get_log("performance")  # type: ignore[no-untyped-call]
+    logged: list[dict[str, Any]] = [json.loads(entry["message"])["message"] for entry in entries]
+    return [m["params"]["request"]["url"] for m in logged if m["method"] == "Network.requestWillBeSent"]

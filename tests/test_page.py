@@ -52,6 +52,9 @@ class Page:
     def find(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
+    def attribute(self, selector: str, name: str) -> str:
+        return self.find(selector).get_attribute(name) or ""
+
     def text(self, selector: str) -> str:
         return self.find(selector).text
 
@@ -67,7 +70,7 @@ class Page:
     def settle(self) -> None:
         """Until models are known and nothing is asked."""
         self.await_true(lambda: self.run("document.querySelectorAll('#model option').length"))
-        self.await_true(lambda: self.find("#card").get_attribute("aria-busy") == "false")
+        self.await_true(lambda: self.attribute("#card", "aria-busy") == "false")
 
     def choose_example(self, name: str) -> None:
         """And waits for the answer."""
@@ -95,7 +98,8 @@ class Page:
         return count
 
     def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def page(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
 
 def test_the_first_screen_draws_and_answers(page: Page) -> None:
     page.open()
-    assert page.find("#tab-answer").get_attribute("aria-selected") == "true"
+    assert page.attribute("#tab-answer", "aria-selected") == "true"
     assert page.text("#verdict-title") == "No prediction yet"
     pad = page.find("#pad-canvas")
     ActionChains(page.browser).move_to_element_with_offset(pad, -20, -60).click_and_hold().move_by_offset(
@@ -144,7 +148,7 @@ def test_the_first_screen_draws_and_answers(page: Page) -> None:
     assert "Prediction: " in page.run("document.getElementById('summary').textContent")
     for flag in ("out_of_distribution", "suspect_adversarial"):
         assert "of the calibration images score higher" in page.text(f"#{flag} figcaption")
-        assert page.find(f"#{flag} canvas").get_attribute("aria-label") == page.text(f"#{flag} figcaption")
+        assert page.attribute(f"#{flag} canvas", "aria-label") == page.text(f"#{flag} figcaption")
         assert page.ink(f"#{flag} canvas") > 50
     assert "dots are all that is known" in page.text("#flags-note")
     page.find("#clear").click()
@@ -165,7 +169,7 @@ def test_what_python_and_curl_ask_is_what_the_page_asked(page: Page) -> None:
 
 def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
     page.open("attack")
-    assert page.find("#tab-attack").get_attribute("aria-selected") == "true"
+    assert page.attribute("#tab-attack", "aria-selected") == "true"
     assert page.find("#attack").is_displayed()
     page.find("#tab-attack").send_keys(Keys.ARROW_RIGHT)
     assert page.browser.switch_to.active_element.get_attribute("id") == "tab-weights"
@@ -180,26 +184,26 @@ def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
 def test_uncertainty_moves(page: Page) -> None:
     page.open("vary")
     page.choose_example("three")
-    assert "at 1 positions" in page.find("#vary-chart").get_attribute("aria-label")
+    assert "at 1 positions" in page.attribute("#vary-chart", "aria-label")
     entropies = []
     for angle in (45, 90):
         page.set_slider("#rotation", angle)
-        label = page.find("#vary-chart").get_attribute("aria-label")
-        entropies.append(float(re.search(r"predictive entropy ([\d.]+)", label)[1]))  # type: ignore[index, arg-type]
+        label = page.attribute("#vary-chart", "aria-label")
+        entropies.append(float(re.search(r"predictive entropy ([\d.]+)", label)[1]))  # type: ignore[index]
     assert "at 3 positions" in label
     assert entropies[0] != entropies[1]
     page.find("#sweep").click()
-    page.await_true(lambda: "at 25 positions" in page.find("#vary-chart").get_attribute("aria-label"))
+    page.await_true(lambda: "at 25 positions" in page.attribute("#vary-chart", "aria-label"))
     page.settle()
     assert page.ink("#vary-chart") > 200
     page.set_slider("#noise", 40)  # another slider, another curve
-    assert "against noise, at 1 positions" in page.find("#vary-chart").get_attribute("aria-label")
+    assert "against noise, at 1 positions" in page.attribute("#vary-chart", "aria-label")
     page.set_slider("#blend", 52)
-    assert "against blend, at 1 positions" in page.find("#vary-chart").get_attribute("aria-label")
+    assert "against blend, at 1 positions" in page.attribute("#vary-chart", "aria-label")
     assert page.text("#sent-name") == "varied.png"
     page.find("#straighten").click()
     page.settle()
-    assert page.find("#rotation").get_attribute("value") == "0"
+    assert page.attribute("#rotation", "value") == "0"
 
 
 def test_an_attack_and_fresh_networks(page: Page) -> None:
@@ -212,11 +216,11 @@ def test_an_attack_and_fresh_networks(page: Page) -> None:
     for card in cards:
         assert "out of distribution" in card
         assert "suspect adversarial" in card
-    for image in ("#original", "#adversarial"):
-        page.await_true(lambda image=image: page.run(f"document.querySelector('{image}').naturalWidth") == 8)
-    assert "at most 51 of 255" in page.find("#difference").get_attribute("aria-label")
+    widths = "[...document.querySelectorAll('#original, #adversarial')].map((image) => image.naturalWidth)"
+    page.await_true(lambda: page.run(widths) == [8, 8])
+    assert "at most 51 of 255" in page.attribute("#difference", "aria-label")
     page.set_slider("#epsilon", 0)
-    assert "at most 0 of 255" in page.find("#difference").get_attribute("aria-label")
+    assert "at most 0 of 255" in page.attribute("#difference", "aria-label")
     assert "The answer is still" in page.text("#attack-note")
     assert "proves nothing" in page.text("#attack")
     assert "/attack?epsilon=0&steps=20" in page.text("#attack-curl")
@@ -229,7 +233,7 @@ def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
     assert page.ink("#scatter") > 100
     networks[3].click()
     assert page.text("#chosen").startswith("Network 3 of seed ")
-    assert "member=3" in page.find("#chosen-download").get_attribute("href")
+    assert "member=3" in page.attribute("#chosen-download", "href")
     networks[3].send_keys(Keys.TAB)
     assert page.text("#chosen").startswith("Network 4 of seed ")
     networks[5].click()
@@ -237,11 +241,11 @@ def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
     page.settle()
     assert page.text("#walk-note") == "Draw something, or choose an example."
     page.choose_example("ambiguous")
-    assert page.find("#to").get_attribute("value") == "5"
+    assert page.attribute("#to", "value") == "5"
     assert "Straight between the weights, networks say " in page.text("#walk-note")
     for path in ("straight", "latent"):
         assert page.ink(f"#{path}") > 100
-        assert page.find(f"#{path}").get_attribute("aria-label") in page.text("#walk-note")
+        assert page.attribute(f"#{path}", "aria-label") in page.text("#walk-note")
     assert "from=0&to=5" in page.text("#walk-curl")
 
 
@@ -315,7 +319,7 @@ def test_a_slow_server_shows_itself_and_recovers(page: Page, app: FastAPI) -> No
     page.open()
     with hold(app.state.engine):
         page.find(".examples button").click()
-        page.await_true(lambda: page.find("#card").get_attribute("aria-busy") == "true")
+        page.await_true(lambda: page.attribute("#card", "aria-busy") == "true")
         page.await_true(lambda: page.text("#alert-message") == "The server takes its time.")
         assert page.text("#verdict-title") == "No prediction yet"
     page.settle()

@@ -92,7 +92,7 @@ def test_attacks_are_reproducible_by_seed(client: httpx.Client) -> None:
 
 
 def test_the_ends_of_a_walk_are_the_members(client: httpx.Client, checkpoint: Checkpoint) -> None:
-    answer = post(client, "walk", seed=7, **{"from": 3, "to": 1}, points=11).json()
+    answer = client.post(f"{MODEL}/walk?seed=7&from=3&to=1&points=11", files={"images": PICTURE}).json()
     assert answer["model"]["version"] == checkpoint.version
     assert (answer["seed"], answer["members"], answer["outputs"]) == (7, [3, 1], list("0123456789"))
     said = post(client, "predict", seed=7, ensemble_size=4, members=True).json()["predictions"][0]

@@ -70,7 +70,7 @@ const showVerdict = (kind, title, detail) => {
   write("verdict-detail", detail);
 };
 
-export const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
+const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
   if (!foreign) {
     return {
       kind: "none",

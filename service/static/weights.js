@@ -15,6 +15,8 @@ const REACH = 24; // CSS pixels around a point that count as it
 const NAMED = 4; // classes of a walk that have a colour
 const CONSIDERABLE = 0.05; // the probability from which a class of a walk is worth one
 
+const LEAP = "Networks of this model come from separate modes; between two modes no latents lie, so that the path leaps in its middle.";
+
 const element = (id) => document.getElementById(id);
 const write = (id, text) => (element(id).textContent = text);
 
@@ -98,7 +100,7 @@ export const createWeights = (studio) => {
     }
     element("walk-key").replaceChildren(...named.map((k, i) => createKey(`series-${i + 1}`, outputs[k])));
     const text = ["straight", "latent"].filter((kind) => paths[kind]).map((kind) => describeWalk(kind, paths[kind], outputs)).join(" ");
-    write("walk-note", text);
+    write("walk-note", model.method === "hyperdraw" ? `${text} ${LEAP}` : text);
     write("summary", text);
     const path = walkUrl(model.name, options);
     calls.walk.show(curlUpload(path, image.name), pythonUpload(path, image.name));
