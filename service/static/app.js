@@ -88,7 +88,8 @@ async function work(task) {
   running = controller;
   latest = task;
   setBusy(true);
-  const waiting = setTimeout(() => showAlert({ message: "The server takes its time.", hint: "Still waiting for it." }), PATIENCE);
+  const slow = { message: "The server takes its time.", hint: "Still waiting for it." };
+  const waiting = setTimeout(() => showAlert(slow), PATIENCE);
   controller.signal.addEventListener("abort", () => clearTimeout(waiting));
   try {
     await task(controller.signal);

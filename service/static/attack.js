@@ -37,7 +37,8 @@ export const createAttack = (studio) => {
     element("difference").hidden = false;
     show(element("difference"), magnify(before, after, factor));
     write("difference-caption", `Difference × ${factor.toFixed(1)}`);
-    element("difference").setAttribute("aria-label", `The difference, ${factor.toFixed(1)} times as large: at most ${largest} of 255`);
+    const text = `The difference, ${factor.toFixed(1)} times as large: at most ${largest} of 255`;
+    element("difference").setAttribute("aria-label", text);
     return files[1];
   };
 
@@ -55,16 +56,18 @@ export const createAttack = (studio) => {
     ask: async ({ model, image, size: wanted, seed: named }, signal) => {
       if (!image) return;
       const size = Math.min(wanted, MOST_ATTACKED);
-      const options = { size, seed: named || ownSeed, epsilon: element("epsilon").value, steps: element("steps").value };
+      const [epsilon, steps] = ["epsilon", "steps"].map((id) => element(id).value);
+      const options = { size, seed: named || ownSeed, epsilon, steps };
       studio.showSent(image);
       const answer = await attack(model.name, image, options, signal);
       const file = await showPictures(answer, model);
-      const { predictions: [fresh], ensemble } = await predict(model.name, [file], { size, seed: "", members: false }, signal);
+      const again = await predict(model.name, [file], { size, seed: "", members: false }, signal);
+      const [fresh] = again.predictions;
       const { before, after } = answer;
       element("verdicts").replaceChildren(
         createVerdict("Original", `${size} networks of seed ${options.seed}`, before, before),
         createVerdict("Attacked", "the same networks", after, before),
-        createVerdict("Attacked", `fresh networks, seed ${ensemble.seed}`, fresh, before),
+        createVerdict("Attacked", `fresh networks, seed ${again.ensemble.seed}`, fresh, before),
       );
       const text = judge(before, after, fresh);
       write("attack-note", text);
@@ -78,10 +81,12 @@ export const createAttack = (studio) => {
 const judge = (before, after, fresh) => {
   const raised = Object.values(fresh.flags).some(({ flagged }) => flagged);
   const flags = Object.keys(fresh.flags).length ? (raised ? ", and flag the image" : ", and raise no flag") : "";
-  if (after.label === before.label) {
-    return `The answer is still ${before.label}; its probability went from ${percent(before.probabilities[before.class_index])} to ${percent(after.probabilities[before.class_index])}. Fresh networks say ${fresh.label}${flags}.`;
+  const others = `Fresh networks say ${fresh.label}${flags}.`;
+  if (after.label !== before.label) {
+    return `The attacked networks say ${after.label} instead of ${before.label}. ${others}`;
   }
-  return `The attacked networks say ${after.label} instead of ${before.label}. Fresh networks say ${fresh.label}${flags}.`;
+  const [high, low] = [before, after].map(({ probabilities }) => percent(probabilities[before.class_index]));
+  return `The answer is still ${before.label}; its probability went from ${high} to ${low}. ${others}`;
 };
 
 const createVerdict = (title, networks, prediction, before) => {
@@ -98,7 +103,8 @@ const createVerdict = (title, networks, prediction, before) => {
   add("p", `${percent(probabilities[winner])}, entropy ${nats(uncertainty.predictive_entropy)} nats`);
   if (label !== before.label) add("p", `${before.label}: ${percent(probabilities[before.class_index])}`, "muted");
   for (const [name, { flagged, score, threshold }] of Object.entries(flags)) {
-    const text = `${flagged ? "" : "not "}${name.replaceAll("_", " ")}: ${score.toFixed(3)} ${flagged ? ">" : "≤"} ${threshold.toFixed(3)}`;
+    const measured = `${score.toFixed(3)} ${flagged ? ">" : "≤"} ${threshold.toFixed(3)}`;
+    const text = `${flagged ? "" : "not "}${name.replaceAll("_", " ")}: ${measured}`;
     add("p", text, flagged ? "flag flagged" : "flag");
   }
   return box;

@@ -16,12 +16,26 @@ export const curlDownload = (path, name) => `curl -o ${name} ${shellQuote(locati
 export const pythonClient = (name, method, positional, named) => {
   const values = Object.entries(named).filter(([, value]) => value !== undefined && value !== "");
   const written = [...positional, ...values.map(([key, value]) => `${key}=${value}`)].join(", ");
-  return `import hyperdraw\n\nwith hyperdraw.Client("${location.origin}") as client:\n    ${name} = client.${method}(${written})`;
+  return [
+    "import hyperdraw",
+    "",
+    `with hyperdraw.Client(${quote(location.origin)}) as client:`,
+    `    ${name} = client.${method}(${written})`,
+  ].join("\n");
 };
 
 /** The same for a route that the client has no method for, with httpx, which comes with it. */
 export const pythonUpload = (path, name) =>
-  `import httpx\n\nwith open(${quote(name)}, "rb") as file:\n    answer = httpx.post(\n        ${quote(location.origin + path)},\n        files={"images": file},\n        timeout=60,\n    ).json()`;
+  [
+    "import httpx",
+    "",
+    `with open(${quote(name)}, "rb") as file:`,
+    "    answer = httpx.post(",
+    `        ${quote(location.origin + path)},`,
+    '        files={"images": file},',
+    "        timeout=60,",
+    "    ).json()",
+  ].join("\n");
 
 export const quote = (text) => JSON.stringify(text);
 

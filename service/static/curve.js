@@ -34,7 +34,10 @@ export const createCurve = () => {
         answer.predictions.map(({ member_outputs: said }, j) => [xs[j], said[i][0]]));
       const x = { min: xs[0], max: xs.at(-1), label: from };
       const band = numbers.map(({ mean, standard_deviation: spread }, i) => [xs[i], mean - 2 * spread, mean + 2 * spread]);
-      const text = `Mean of ${answer.ensemble.size} networks, seed ${answer.ensemble.seed}, ± 2 standard deviations, from ${from} = ${xs[0].toFixed(1)} to ${xs.at(-1).toFixed(1)}; trained around ${centre.toFixed(1)} ± ${deviation.toFixed(1)}.`;
+      const [first, last, middle, width] = [xs[0], xs.at(-1), centre, deviation].map((number) => number.toFixed(1));
+      const text =
+        `Mean of ${answer.ensemble.size} networks, seed ${answer.ensemble.seed}, ± 2 standard deviations, ` +
+        `from ${from} = ${first} to ${last}; trained around ${middle} ± ${width}.`;
       chart.show(
         {
           x,
@@ -56,14 +59,15 @@ export const createCurve = () => {
             { points: numbers.map((number, i) => [xs[i], number.noise_variance, number.variance]), color: "disagreement" },
           ],
         },
-        "The variance, split into the noise of observations and the disagreement of the networks, which is large where there was no data.",
+        "The variance, split into the noise of observations and the disagreement of the networks.",
       );
       write("curve-note", text);
       write("summary", text);
       const some = [0, 60, 120].map((i) => [Number(xs[i].toFixed(2))]);
       const options = { size, seed: answer.ensemble.seed };
+      const url = location.origin + predictUrl(model.name, options);
       call.show(
-        `curl --json ${shellQuote(JSON.stringify({ inputs: some }))} \\\n${shellQuote(location.origin + predictUrl(model.name, options))}`,
+        `curl --json ${shellQuote(JSON.stringify({ inputs: some }))} \\\n${shellQuote(url)}`,
         pythonClient("answer", "predict", [JSON.stringify(some)], {
           model: quote(model.name),
           ensemble_size: size,

@@ -5,6 +5,8 @@ import { nats, percent } from "./numbers.js";
 
 const TITLES = { out_of_distribution: "Out of distribution", suspect_adversarial: "Suspect adversarial" };
 
+const TICKS = [0.001, 0.01, 0.05, 0.2]; // of the share above a score
+
 const element = (id) => document.getElementById(id);
 
 export const createFlags = () => {
@@ -45,8 +47,9 @@ const write = ({ score_name: name }, value) =>
   name === "predictive_entropy" ? `${nats(value)} nats` : value.toFixed(3);
 
 const describe = (flag, thresholds, rates) => {
-  const relation = flag.flagged ? "above" : "within";
-  const measured = `${flag.score_name.replaceAll("_", " ")} ${write(flag, flag.score)}, ${relation} the threshold ${write(flag, flag.threshold)}`;
+  const name = flag.score_name.replaceAll("_", " ");
+  const [score, threshold] = [flag.score, flag.threshold].map((value) => write(flag, value));
+  const measured = `${name} ${score}, ${flag.flagged ? "above" : "within"} the threshold ${threshold}`;
   // Thresholds fall as rates grow.
   const above = thresholds.findIndex((threshold) => flag.score > threshold);
   const share =
@@ -63,7 +66,7 @@ const drawFlag = (flag, thresholds, rates) => {
   const max = 1.05 * Math.max(flag.score, ...thresholds);
   return {
     x: { min, max: max > min ? max : min + 1, label: flag.score_name.replaceAll("_", " ") },
-    y: { log: true, min: rates[0] / 2, max: 0.5, ticks: rates.filter((rate) => [0.001, 0.01, 0.05, 0.2].includes(rate)), format: percent },
+    y: { log: true, min: rates[0] / 2, max: 0.5, ticks: rates.filter((rate) => TICKS.includes(rate)), format: percent },
     lines: [{ points: thresholds.map((threshold, i) => [threshold, rates[i]]), color: "ambiguity", width: 1, dots: 3 }],
     marks: [
       { x: flag.threshold, color: "muted", dash: [4, 4], label: "threshold", row: 1 },

@@ -22,13 +22,17 @@ export const createVary = (studio, examples) => {
   let curve = null; // what else the visited positions have in common
   let asked = null; // the last question
 
-  element("blend-with").replaceChildren(...examples.map(({ alt, src }) => new Option(alt.replace("Example: ", "with "), src)));
+  const others = examples.map(({ alt, src }) => new Option(alt.replace("Example: ", "with "), src));
+  element("blend-with").replaceChildren(...others);
   element("blend-with").selectedIndex = 1;
 
   const position = (id) => Number(element(id).value);
   const settings = () => Object.fromEntries(Object.keys(SLIDERS).map((id) => [id, position(id)]));
-  const writeSettings = () =>
-    Object.entries(SLIDERS).forEach(([id, unit]) => (element(id).labels[0].lastElementChild.value = `${position(id)}${unit}`));
+  const writeSettings = () => {
+    for (const [id, unit] of Object.entries(SLIDERS)) {
+      element(id).labels[0].lastElementChild.value = `${position(id)}${unit}`;
+    }
+  };
 
   const change = (pixels, other, { rotation, noise, blend: share }) =>
     addNoise(blend(rotate(pixels, rotation), other, share / 100), noise / 100);
@@ -47,22 +51,30 @@ export const createVary = (studio, examples) => {
   };
 
   const showCurve = (flag, classes) => {
-    const { min, max } = element(moving);
+    const [low, high, unit] = [Number(element(moving).min), Number(element(moving).max), SLIDERS[moving]];
     const sorted = [...visited].sort(([a], [b]) => a - b);
     const line = (name) => sorted.map(([at, uncertainty]) => [at, uncertainty[name]]);
     const threshold = flag?.score_name === "predictive_entropy" ? flag.threshold : null;
-    const top = Math.max(0.2, 1.3 * (threshold ?? 0), ...sorted.map(([, { predictive_entropy: value }]) => 1.1 * value));
-    const [low, high] = [Number(min), Number(max)];
+    const most = Math.max(...sorted.map(([, uncertainty]) => uncertainty.predictive_entropy));
+    const top = Math.min(1.05 * Math.log(classes), Math.max(0.2, 1.3 * (threshold ?? 0), 1.1 * most));
+    const limit = threshold === null ? [] : [[low, threshold], [high, threshold]];
     const [at, now] = [position(moving), visited.get(position(moving))];
     const summary = now
-      ? `At ${moving} ${at}${SLIDERS[moving]}: predictive entropy ${nats(now.predictive_entropy)} nats, of it ${nats(now.mutual_information)} mutual information.`
+      ? `At ${moving} ${at}${unit}: predictive entropy ${nats(now.predictive_entropy)} nats, ` +
+        `of it ${nats(now.mutual_information)} mutual information.`
       : "";
     chart.show(
       {
-        x: { min: low, max: high, label: moving, format: (value) => `${value}${SLIDERS[moving]}`, ticks: [0, 1, 2, 3, 4].map((i) => low + (i * (high - low)) / 4) },
-        y: { min: 0, max: Math.min(top, 1.05 * Math.log(classes)) },
+        x: {
+          min: low,
+          max: high,
+          label: moving,
+          format: (value) => `${value}${unit}`,
+          ticks: [0, 1, 2, 3, 4].map((i) => low + (i * (high - low)) / 4),
+        },
+        y: { min: 0, max: top },
         lines: [
-          ...(threshold === null ? [] : [{ points: [[low, threshold], [high, threshold]], color: "muted", width: 1, dash: [4, 4] }]),
+          { points: limit, color: "muted", width: 1, dash: [4, 4] },
           { points: line("mutual_information"), color: "disagreement", dots: 3 },
           { points: line("predictive_entropy"), color: "ambiguity", dots: 3 },
         ],
@@ -78,7 +90,8 @@ export const createVary = (studio, examples) => {
     const loaded = await load(asked, signal);
     const { min, max, step } = element(moving);
     const stride = Math.max(1, Math.round((max - min) / SWEEP / step)) * step;
-    const positions = Array.from({ length: Math.floor((max - min) / stride + 1e-9) + 1 }, (_, i) => Number(min) + i * stride);
+    const length = Math.floor((max - min) / stride + 1e-9) + 1;
+    const positions = Array.from({ length }, (_, i) => Number(min) + i * stride);
     const files = await Promise.all(
       positions.map((at) => toFile(change(loaded.pixels, loaded.other, { ...settings(), [moving]: at }), NAME)),
     );
@@ -133,8 +146,9 @@ export const createVary = (studio, examples) => {
       visited.set(position(moving), uncertainty);
       element("sweep").disabled = false;
       write("varied-label", label);
-      write("varied-probability", `${percent(probabilities[winner])}, ${flags.out_of_distribution?.flagged ? "flagged as strange" : "not flagged as strange"}`);
-      write("vary-note", `The same ${size} networks, of seed ${seed}, at every position. Download what was sent beside the options.`);
+      const strange = flags.out_of_distribution?.flagged ? "flagged as strange" : "not flagged as strange";
+      write("varied-probability", `${percent(probabilities[winner])}, ${strange}`);
+      write("vary-note", `The same ${size} networks, of seed ${seed}, at every position.`);
       showCurve(flags.out_of_distribution, model.task.classes.length);
       call.show(
         curlUpload(predictUrl(model.name, { size, seed, members: false }), NAME),

@@ -15,7 +15,7 @@ const REACH = 24; // CSS pixels around a point that count as it
 const NAMED = 4; // classes of a walk that have a colour
 const CONSIDERABLE = 0.05; // the probability from which a class of a walk is worth one
 
-const LEAP = "Networks of this model come from separate modes; between two modes no latents lie, so that the path leaps in its middle.";
+const LEAP = "This model's networks come from separate modes; no latents lie between two of them, so the path leaps midway.";
 
 const element = (id) => document.getElementById(id);
 const write = (id, text) => (element(id).textContent = text);
@@ -50,8 +50,9 @@ export const createWeights = (studio) => {
   const showScatter = (lit) => {
     const { points, explained } = shown;
     const limit = 1.15 * Math.max(...points.flat().map(Math.abs), 1e-9);
-    const ends = [...new Set(["from", "to"].map((id) => Number(element(id).value)))].filter((end) => end < points.length);
-    const axis = (i) => ({ min: -limit, max: limit, label: `component ${i + 1}, ${percent(explained[i])} of the variance` });
+    const ends = ["from", "to"].map((id) => Number(element(id).value)).filter((end) => end < points.length);
+    const name = (i) => `component ${i + 1}, ${percent(explained[i])} of the variance`;
+    const axis = (i) => ({ min: -limit, max: limit, label: name(i) });
     const mark = (member, color) => ({ points: [points[member]], width: 0, dots: 6, color, label: String(member) });
     scatter.show(
       {
@@ -63,7 +64,8 @@ export const createWeights = (studio) => {
           ...(lit === null ? [] : [mark(lit, "disagreement")]),
         ],
       },
-      `${points.length} networks on two principal components of their weights, which explain ${percent(explained[0])} and ${percent(explained[1])} of the variance.`,
+      `${points.length} networks on two principal components of their weights, which explain ` +
+        `${percent(explained[0])} and ${percent(explained[1])} of the variance.`,
     );
   };
 
@@ -77,7 +79,11 @@ export const createWeights = (studio) => {
     chosen = null;
     element("networks").replaceChildren(...drawNetworks(Object.values(tensors).find(({ shape }) => shape.length > 2)));
     point(null);
-    write("weights-note", `${count} networks of seed ${seed}, as they were drawn: each filter grey where its weights are 0, brighter above, darker below. Networks that compute the same may lie apart, as filters may change places.`);
+    write(
+      "weights-note",
+      `${count} networks of seed ${seed}, as they were drawn: each filter grey where its weights are 0, brighter above, ` +
+        "darker below. Networks that compute the same may lie apart, as filters may change places.",
+    );
     calls.weights.show(
       curlDownload(networksUrl(model.name, seed, count), "networks.safetensors"),
       pythonClient("networks", "sample", [], { model: quote(model.name), seed, count, dtype: quote("float16") }),
@@ -99,7 +105,8 @@ export const createWeights = (studio) => {
       charts[kind].show(drawWalk(path, outputs, named, from, to), describeWalk(kind, path, outputs));
     }
     element("walk-key").replaceChildren(...named.map((k, i) => createKey(`series-${i + 1}`, outputs[k])));
-    const text = ["straight", "latent"].filter((kind) => paths[kind]).map((kind) => describeWalk(kind, paths[kind], outputs)).join(" ");
+    const kinds = ["straight", "latent"].filter((kind) => paths[kind]);
+    const text = kinds.map((kind) => describeWalk(kind, paths[kind], outputs)).join(" ");
     write("walk-note", model.method === "hyperdraw" ? `${text} ${LEAP}` : text);
     write("summary", text);
     const path = walkUrl(model.name, options);
@@ -227,7 +234,8 @@ const describeWalk = (kind, path, outputs) => {
   const labels = path.map((row) => outputs[row.indexOf(Math.max(...row))]);
   const turns = labels.filter((label, i) => i === 0 || label !== labels[i - 1]);
   const way = kind === "straight" ? "Straight between the weights" : "Between the latents";
-  return `${way}, networks say ${turns.length > 8 ? `${turns.slice(0, 8).join(", then ")}, and so on` : turns.join(", then ")}.`;
+  const said = turns.slice(0, 8).join(", then ");
+  return `${way}, networks say ${said}${turns.length > 8 ? ", and so on" : ""}.`;
 };
 
 const createKey = (color, label) => {
