@@ -21,6 +21,7 @@ export const createVary = (studio, examples) => {
   let moving = "rotation";
   let curve = null; // what else the visited positions have in common
   let asked = null; // the last question
+  let example = {}; // that is blended in: { src, file }
 
   const others = examples.map(({ alt, src }) => new Option(alt.replace("Example: ", "with "), src));
   element("blend-with").replaceChildren(...others);
@@ -37,14 +38,15 @@ export const createVary = (studio, examples) => {
   const change = (pixels, other, { rotation, noise, blend: share }) =>
     addNoise(blend(rotate(pixels, rotation), other, share / 100), noise / 100);
 
-  const load = async ({ model, image }, signal) => ({
-    pixels: await readPixels(image, model.input),
-    other: await readPixels(await fetchImage(element("blend-with").value, signal), model.input),
-  });
+  const load = async ({ model, image }, signal) => {
+    const src = element("blend-with").value;
+    if (example.src !== src) example = { src, file: await fetchImage(src, signal) };
+    return { pixels: await readPixels(image, model.input), other: await readPixels(example.file, model.input) };
+  };
 
   /** Forgets the positions of another curve. */
-  const follow = ({ model, size, seed }, { pixels, other }) => {
-    const others = { ...settings(), [moving]: null };
+  const follow = ({ model, size, seed }, { pixels, other }, changes) => {
+    const others = { ...changes, [moving]: null };
     const next = JSON.stringify([moving, model.name, size, seed, others, String(pixels.data), String(other.data)]);
     if (next !== curve) visited.clear();
     curve = next;
@@ -92,10 +94,11 @@ export const createVary = (studio, examples) => {
     const stride = Math.max(1, Math.round((max - min) / SWEEP / step)) * step;
     const length = Math.floor((max - min) / stride + 1e-9) + 1;
     const positions = Array.from({ length }, (_, i) => Number(min) + i * stride);
+    const changes = settings();
     const files = await Promise.all(
-      positions.map((at) => toFile(change(loaded.pixels, loaded.other, { ...settings(), [moving]: at }), NAME)),
+      positions.map((at) => toFile(change(loaded.pixels, loaded.other, { ...changes, [moving]: at }), NAME)),
     );
-    follow(asked, loaded);
+    follow(asked, loaded, changes);
     const answer = await predict(asked.model.name, files, { ...asked, members: false }, signal);
     answer.predictions.forEach(({ uncertainty }, i) => visited.set(positions[i], uncertainty));
     showCurve(answer.predictions[0].flags.out_of_distribution, asked.model.task.classes.length);
@@ -135,15 +138,17 @@ export const createVary = (studio, examples) => {
       asked = { ...question, seed: question.seed || ownSeed };
       const { model, size, seed } = asked;
       const loaded = await load(asked, signal);
-      const changed = change(loaded.pixels, loaded.other, settings());
+      const [changes, slider] = [settings(), moving]; // which may move on before there is an answer
+      const changed = change(loaded.pixels, loaded.other, changes);
       element("varied-image").hidden = false;
       show(element("varied-image"), changed);
       const file = await toFile(changed, NAME);
       studio.showSent(file);
       const { predictions } = await predict(model.name, [file], { size, seed, members: false }, signal);
       const [{ label, class_index: winner, probabilities, uncertainty, flags }] = predictions;
-      follow(asked, loaded);
-      visited.set(position(moving), uncertainty);
+      if (slider !== moving) return;
+      follow(asked, loaded, changes);
+      visited.set(changes[slider], uncertainty);
       element("sweep").disabled = false;
       write("varied-label", label);
       const strange = flags.out_of_distribution?.flagged ? "flagged as strange" : "not flagged as strange";
