@@ -4,6 +4,7 @@
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
 # make faults  overload, kill, reload and soak the service, which takes half an hour
 # make lint    check style and types
+# make screenshots   take the README's pictures, with Debian's chromium and chromium-driver
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
 # TORCH chooses the build of PyTorch, cpu or cuda (the default where there is an NVIDIA driver). PYTHON chooses the
@@ -22,7 +23,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check faults lint lock clean
+.PHONY: serve test train bench bench-check faults lint screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -46,6 +47,9 @@ lint: .venv/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+screenshots: .venv/dev.installed
+	$(BIN)/python -m tests.screenshots
 
 lock: .venv/dev.installed
 	$(PIP) uv

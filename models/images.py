@@ -68,6 +68,13 @@ def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) ->
         raise _undecodable(name, str(error)) from error
 
 
+def encode_image(pixels: Tensor) -> bytes:
+    """A PNG file from uint8 [C, H, W] with 1 or 3 channels; `decode_image` gives the same pixels back."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
 def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
     if image.width * image.height > max_pixels:
         raise _too_large(name, f"{image.width} × {image.height} pixels", max_pixels)

@@ -1,6 +1,8 @@
 """From what the catalog and the engine know to what clients read."""
 
+import base64
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,11 +11,16 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.detection import Calibration, Flag, Judgement, PredictionSets
+from models.images import encode_image
+from models.path import PathKind
 from models.task import Classification, Regression
 from models.uncertainty import RegressionUncertainty
 from service.batches import Answer
 from service.catalog import Catalog
 from service.schemas import (
+    AttackAnswer,
+    AttackDescription,
+    AttackParameters,
     EnsembleIdentity,
     FlagAnswer,
     ModelDescription,
@@ -30,6 +37,7 @@ from service.schemas import (
     SamplerDescription,
     TargetDescription,
     UncertaintyAnswer,
+    WalkAnswer,
 )
 
 
@@ -122,6 +130,47 @@ def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: Predic
         else _answer_classes(task, findings, flags, members if parameters.members else None)
     )
     return PredictAnswer(model=identify(checkpoint), ensemble=findings.ensemble, predictions=predictions)
+
+
+def answer_attack(checkpoint: Checkpoint, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
+    """The answer to an attack, from the engine's for two images, uint8 [2, C, H, W], the original first.
+
+    Raises:
+        ValueError: as `apply_calibration` does.
+    """
+    asked = PredictParameters(false_alarm_rate=parameters.false_alarm_rate, coverage=parameters.coverage)
+    told = answer_prediction(checkpoint, answer, asked)
+    before, after = told.predictions
+    assert isinstance(before, PredictionAnswer)
+    assert isinstance(after, PredictionAnswer)
+    original, adversarial = (base64.b64encode(encode_image(image)).decode() for image in pixels)
+    change = float((pixels[1].int() - pixels[0].int()).abs().max()) / 255
+    attack = AttackDescription(
+        norm=parameters.norm, epsilon=parameters.epsilon, steps=parameters.steps, largest_change=change
+    )
+    return AttackAnswer(
+        model=told.model,
+        ensemble=told.ensemble,
+        attack=attack,
+        original=original,
+        adversarial=adversarial,
+        before=before,
+        after=after,
+    )
+
+
+def answer_walk(
+    checkpoint: Checkpoint, seed: int, members: tuple[int, int], paths: Mapping[PathKind, Tensor]
+) -> WalkAnswer:
+    """The answer to a walk for one input, from what the networks of each path predict, [P, 1, K]."""
+    task = checkpoint.config.task
+    return WalkAnswer(
+        model=identify(checkpoint),
+        seed=seed,
+        members=members,
+        outputs=list(task.names if isinstance(task, Regression) else task.classes),
+        paths={kind: predicted[:, 0].tolist() for kind, predicted in paths.items()},
+    )
 
 
 def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,17 +59,31 @@ class OverloadedError(Exception):
 
 @dataclass
 class Call(Generic[Result]):
-    """A function to be called where the device may be used."""
+    """A computation where the device may be used, in steps between which others have their turn."""
 
-    function: Callable[[], Result]
+    steps: Generator[None, None, Result]
     future: Future[Result] = field(default_factory=Future)
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Does the next step, unless it was cancelled; whether there are more."""
+        if self.future.done():
+            return False
+        try:
+            next(self.steps)
+            return True
+        except StopIteration as end:
+            deliver = partial(self.future.set_result, end.value)
+        except Exception as error:
+            deliver = partial(self.future.set_exception, error)
         if self.future.set_running_or_notify_cancel():
-            try:
-                self.future.set_result(self.function())
-            except Exception as error:
-                self.future.set_exception(error)
+            deliver()
+        return False
+
+
+def _do_at_once(function: Callable[[], Result]) -> Generator[None, None, Result]:
+    """A function as steps, of which there is one."""
+    return function()
+    yield
 
 
 Job = TypeVar("Job", Call[Any], Request)
@@ -128,12 +142,27 @@ class Engine:
             OverloadedError: as `check_room` does.
         """
         request = Request(checkpoint, inputs, seed, ensemble_size)
-        with self._changed:
-            self.check_room(checkpoint, request.cost)
-            self._cost += request.cost
-        request.future.add_done_callback(lambda _: self._release(request.cost))
+        self._reserve(checkpoint, request.cost, request.future)
         self._submit(self._waiting, request)
         return request.future
+
+    def compute(self, checkpoint: Checkpoint, steps: Generator[None, None, Result], cost: int) -> Future[Result]:
+        """What a generator returns. Each of its steps should take about as long as the engine's own.
+
+        To cancel the future ends the work.
+
+        Args:
+            checkpoint: that it computes with.
+            steps: the computation, which yields to let others have their turn.
+            cost: of all of it, in inputs × networks.
+
+        Raises:
+            OverloadedError: as `check_room` does.
+        """
+        call = Call(steps)
+        self._reserve(checkpoint, cost, call.future)
+        self._submit(self._calls, call)
+        return call.future
 
     @property
     def waiting_cost(self) -> int:
@@ -150,6 +179,17 @@ class Engine:
         if self._cost and excess > 0:
             self._observer.refuse(checkpoint.name)
             raise OverloadedError(min(excess, self._cost) * STEP_SECONDS / self._limit_cost(checkpoint))
+
+    def _reserve(self, checkpoint: Checkpoint, cost: int, future: Future[Any]) -> None:
+        """Counts a cost as waiting until a future is done.
+
+        Raises:
+            OverloadedError: as `check_room` does.
+        """
+        with self._changed:
+            self.check_room(checkpoint, cost)
+            self._cost += cost
+        future.add_done_callback(lambda _: self._release(cost))
 
     def _release(self, cost: int) -> None:
         with self._changed:
@@ -204,7 +244,7 @@ class Engine:
         atexit.unregister(self.close)
 
     def _call(self, function: Callable[[], Result]) -> Future[Result]:
-        call = Call(function)
+        call = Call(_do_at_once(function))
         self._submit(self._calls, call)
         return call.future
 
@@ -310,8 +350,9 @@ class Engine:
             (self._large if batch.large else self._short).append(batch)
 
     def _answer(self, call: Call[Any]) -> None:
-        call.run()
-        if not call.future.cancelled() and call.future.exception() is not None:
+        if call.run():
+            self._submit(self._calls, call)
+        elif not call.future.cancelled() and call.future.exception() is not None:
             self._check_device()
 
     def _recover(self, batch: Batch, error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -172,6 +172,31 @@ async def infer(
     metrics: Metrics = request.app.state.metrics
     metrics.count_answer(checkpoint, answer.prediction)
     return answer
+
+
+async def compute(
+    request: Request,
+    engine: Engine,
+    checkpoint: Checkpoint,
+    steps: Generator[None, None, Result],
+    cost: int,
+    seconds: float,
+) -> Result:
+    """What a computation of several steps returns, for a request that has been read to its end.
+
+    Args:
+        request: whose client may leave, upon which the work is dropped.
+        engine: that does it.
+        checkpoint: of the engine's, that it computes with.
+        steps: the computation.
+        cost: of all of it, in inputs × networks.
+        seconds: that it may take.
+
+    Raises:
+        ServiceError: as `infer` does.
+    """
+    with _explained(checkpoint):
+        return await _wait_for(engine.compute(checkpoint, steps, cost), request, seconds)
 
 
 @contextmanager

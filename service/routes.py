@@ -1,16 +1,31 @@
 """The routes of the service's own API, and the page for people."""
 
 import base64
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
+from torch import Tensor
 
+from models.checkpoint import Checkpoint
 from models.input import ImageSpec
+from models.path import follow_paths
+from models.perturbation import perturb
+from models.task import Classification
 from service.access import require
-from service.answers import answer_prediction, describe_model, identify, list_models, pack_prediction
+from service.answers import (
+    answer_attack,
+    answer_prediction,
+    answer_walk,
+    describe_model,
+    identify,
+    list_models,
+    pack_prediction,
+)
 from service.dependencies import (
     ANY_KEY,
     HEALTH,
@@ -26,6 +41,7 @@ from service.dependencies import (
     describe_errors,
 )
 from service.downloads import Download
+from service.engine import Engine
 from service.ensembles import choose_seed
 from service.errors import ServiceError
 from service.inference import (
@@ -35,18 +51,26 @@ from service.inference import (
     check_members,
     check_room,
     choose_ensemble_size,
+    compute,
     decode_images,
     infer,
 )
+from service.metrics import Metrics
 from service.schemas import (
+    MOST_ATTACKED,
+    AttackAnswer,
+    AttackParameters,
     HealthAnswer,
     ModelDescription,
     ModelsAnswer,
     PredictAnswer,
     PredictParameters,
     ReloadAnswer,
+    WalkAnswer,
+    WalkParameters,
     WeightsParameters,
 )
+from service.settings import Settings
 from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
 from service.weights import WeightsFile, parse_range
 
@@ -59,6 +83,9 @@ BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
 _METRICS_CONTENT = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
 
+GRADIENT_COST = 3
+"""Of a pass forward and back, in passes forward."""
+
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -70,7 +97,7 @@ router = APIRouter()
 
 
 def _describe_upload() -> dict[str, Any]:
-    """The OpenAPI description of the bodies that `read_images` and `read_vectors` understand."""
+    """The OpenAPI description of the bodies that `_read_inputs` understands."""
     example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     file = {"type": "string", "format": "binary"}
     images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
@@ -174,14 +201,7 @@ async def predict(
     """
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
     check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
-    spec = checkpoint.config.input
-    if isinstance(spec, ImageSpec):
-        encoded = await read_images(request, settings)
-        check_room(engine, checkpoint, len(encoded) * ensemble_size)
-        with metrics.time("decode", checkpoint.name):
-            inputs = await to_thread.run_sync(decode_images, encoded, spec, settings)
-    else:
-        inputs = await read_vectors(request, settings, spec)
+    inputs = await _read_inputs(request, checkpoint, settings, engine, metrics, ensemble_size)
     seconds = timeout or settings.request_timeout
     answer = await infer(request, engine, checkpoint, inputs, parameters.seed, ensemble_size, seconds)
 
@@ -194,6 +214,91 @@ async def predict(
     with metrics.time("serialise", checkpoint.name):
         content = encode() if few else await to_thread.run_sync(encode)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
+
+
+async def _read_inputs(
+    request: Request, checkpoint: Checkpoint, settings: Settings, engine: Engine, metrics: Metrics, networks: int
+) -> Tensor:
+    """The inputs of a request, [B, …], as its model takes them, if there is room for so many networks to see them.
+
+    Raises:
+        ServiceError: as `read_images`, `read_vectors`, `check_room` and `decode_images` do.
+    """
+    spec = checkpoint.config.input
+    if not isinstance(spec, ImageSpec):
+        return await read_vectors(request, settings, spec)
+    encoded = await read_images(request, settings)
+    check_room(engine, checkpoint, len(encoded) * networks)
+    with metrics.time("decode", checkpoint.name):
+        return await to_thread.run_sync(decode_images, encoded, spec, settings)
+
+
+@router.post(
+    "/v1/models/{model}/attack",
+    tags=["exploration"],
+    response_model_exclude_none=True,
+    responses=describe_errors(401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra=_describe_upload(),
+    dependencies=[Depends(require("predict"))],
+)
+async def attack(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[AttackParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+    metrics: MetricsDependency,
+    timeout: TimeoutHeader = None,
+) -> AttackAnswer:
+    """Perturb one image so that networks change their answer, by projected gradient descent on its pixels.
+
+    The networks of the seed are attacked, as by somebody who knows them; they answer before and after. How other
+    networks answer, predict tells. That so simple an attack fails does not mean that a stronger one would.
+    """
+    spec = checkpoint.config.input
+    if not isinstance(spec, ImageSpec) or not isinstance(checkpoint.config.task, Classification):
+        message, hint = f"{checkpoint.name} is no classifier of images.", "Only such models can be attacked here."
+        raise ServiceError(422, "not_attackable", message, hint)
+    start, seconds = time.monotonic(), timeout or settings.request_timeout
+    size = min(choose_ensemble_size(checkpoint, parameters.ensemble_size, settings), MOST_ATTACKED)
+    check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
+    seed = choose_seed() if parameters.seed is None else parameters.seed
+    cost = GRADIENT_COST * parameters.steps * size
+    single = settings.model_copy(update={"max_inputs": 1})
+    pixels = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
+    steps = perturb(checkpoint.sampler, spec, pixels, seed, size, parameters.epsilon, parameters.steps)
+    found = await compute(request, engine, checkpoint, steps, cost, seconds)
+    both = torch.cat([pixels, found])
+    answer = await infer(request, engine, checkpoint, both, seed, size, seconds - (time.monotonic() - start))
+    return answer_attack(checkpoint, answer, both, parameters)
+
+
+@router.post(
+    "/v1/models/{model}/walk",
+    tags=["exploration"],
+    responses=describe_errors(401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra=_describe_upload(),
+    dependencies=[Depends(require("predict"))],
+)
+async def walk(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    parameters: Annotated[WalkParameters, Query()],
+    settings: SettingsDependency,
+    engine: EngineDependency,
+    metrics: MetricsDependency,
+    timeout: TimeoutHeader = None,
+) -> WalkAnswer:
+    """Predict one input with the networks on the way from one sampled network to another."""
+    ends = parameters.first, parameters.last
+    check_members(checkpoint, max(ends) + 1)
+    seed = choose_seed() if parameters.seed is None else parameters.seed
+    config, cost = checkpoint.config, 2 * parameters.points
+    single = settings.model_copy(update={"max_inputs": 1})
+    inputs = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
+    steps = follow_paths(checkpoint.sampler, config.input, config.task, inputs, seed, ends, parameters.points)
+    paths = await compute(request, engine, checkpoint, steps, cost, timeout or settings.request_timeout)
+    return answer_walk(checkpoint, seed, ends, paths)
 
 
 @router.get(

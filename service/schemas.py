@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.input import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
+from models.path import PathKind
 from models.task import Task
 
 Seed = Annotated[
@@ -46,6 +47,40 @@ class PredictParameters(EnsembleParameters):
     format: Literal["json", "safetensors"] = Field(
         "json", description="Of the answer: safetensors has the same numbers as tensors, and the rest as metadata."
     )
+
+
+MOST_ATTACKED, MOST_STEPS, MOST_POINTS = 100, 100, 101
+"""Networks that an attack takes gradients of, its steps, and the networks on a path."""
+
+
+class AttackParameters(EnsembleParameters):
+    """Query parameters of an attack."""
+
+    ensemble_size: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_ATTACKED,
+        description="How many networks are attacked, and answer; 100, or all there are, if not given.",
+    )
+    norm: Literal["linf"] = Field("linf", description="In which epsilon is measured: the largest change of a pixel.")
+    epsilon: float = Field(
+        0.2, ge=0, le=1, description="In units of the pixels' range; rounding leaves ⌊255 ε⌋ of its 255 steps."
+    )
+    steps: int = Field(20, ge=1, le=MOST_STEPS, description="Of projected gradient descent.")
+
+
+Member = Annotated[int, Field(ge=0, lt=MEMBER_LIMIT)]
+
+
+class WalkParameters(BaseModel):
+    """Query parameters of a walk from one network to another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: Seed = None
+    first: Member = Field(0, alias="from", description="The network where it begins, among those of the seed.")
+    last: Member = Field(1, alias="to", description="The network where it ends.")
+    points: int = Field(21, ge=2, le=MOST_POINTS, description="Networks on the way, evenly spaced, the ends included.")
 
 
 class WeightsParameters(BaseModel):
@@ -138,6 +173,40 @@ class PredictAnswer(BaseModel):
     model: ModelIdentity
     ensemble: EnsembleIdentity
     predictions: list[PredictionAnswer] | list[RegressionAnswer] = Field(description="One for each input, in order.")
+
+
+class AttackDescription(BaseModel):
+    """How an image was perturbed."""
+
+    norm: Literal["linf"]
+    epsilon: float = Field(description="As it was asked for.")
+    steps: int
+    largest_change: float = Field(description="Of a pixel, in units of the pixels' range, after rounding to 8 bits.")
+
+
+class AttackAnswer(BaseModel):
+    """An image before and after an attack, and what the attacked networks say. That an attack fails proves nothing."""
+
+    model: ModelIdentity
+    ensemble: EnsembleIdentity
+    attack: AttackDescription
+    original: str = Field(description="The image as the model takes it: base64 of a PNG file of the input's size.")
+    adversarial: str = Field(description="The perturbed image, likewise.")
+    before: PredictionAnswer
+    after: PredictionAnswer
+
+
+class WalkAnswer(BaseModel):
+    """What the networks on the way from one to another predict, each by itself."""
+
+    model: ModelIdentity
+    seed: int
+    members: tuple[int, int] = Field(description="The networks at the ends.")
+    outputs: list[str] = Field(description="Names of the classes, or of the numbers.")
+    paths: dict[PathKind, list[list[float]]] = Field(
+        description="[points][outputs]: on the straight way between the weights, filters brought to one scale before; "
+        "and on the way between the latents, where the method has a continuum of them."
+    )
 
 
 class TargetDescription(BaseModel):

@@ -70,9 +70,9 @@ def checkpoint(checkpoints: Path) -> Checkpoint:
 
 
 @contextmanager
-def serve(app: FastAPI) -> Iterator[str]:
-    """Serves an app on a free port of this machine, as `hyperdraw-serve` does; yields its address."""
-    server = Server(app, app.state.settings.model_copy(update={"port": 0}))
+def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Serves an app on a port of this machine, 0 for a free one, as `hyperdraw-serve` does; yields its address."""
+    server = Server(app, app.state.settings.model_copy(update={"port": port}))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

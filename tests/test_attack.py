@@ -7,6 +7,7 @@ import torch
 import training.attack
 from models.checkpoint import Checkpoint, CheckpointError
 from models.detection import DEFAULT_RATE
+from models.perturbation import Norm, measure_margin, normalize, project
 from models.task import Classification
 from training.attack import (
     FILE,
@@ -14,7 +15,6 @@ from training.attack import (
     UNBOUNDED,
     Attacker,
     Budget,
-    Norm,
     Outcome,
     Tier,
     attack,
@@ -22,9 +22,6 @@ from training.attack import (
     judge,
     load_report,
     measure_joint_loss,
-    measure_margin,
-    normalize,
-    project,
 )
 from training.datasets import load_digits
 

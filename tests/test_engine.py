@@ -1,6 +1,6 @@
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import partial
@@ -315,6 +315,36 @@ def test_a_checkpoint_that_is_served_no_more_leaves_nothing_behind(
     gc.collect()
     assert gone() is None
     engine.close()
+
+
+def test_a_computation_takes_turns_until_it_ends_fails_or_is_cancelled(engine: Engine, checkpoint: Checkpoint) -> None:
+    said: list[str] = []
+
+    def count(name: str, steps: int) -> Generator[None, None, str]:
+        for _ in range(steps):
+            said.append(name)
+            yield
+        return name
+
+    def fail() -> Generator[None, None, str]:
+        yield
+        raise ValueError("no")
+
+    with hold(engine):
+        first, second = (engine.compute(checkpoint, count(name, 3), cost=5) for name in "ab")
+        failing = engine.compute(checkpoint, fail(), cost=5)
+        assert engine.waiting_cost == 15
+    assert (first.result(), second.result()) == ("a", "b")
+    assert said == ["a", "b"] * 3
+    with pytest.raises(ValueError, match="no"):
+        failing.result()
+    endless = engine.compute(checkpoint, count("c", 10**9), cost=5)
+    endless.cancel()
+    with hold(engine):
+        steps = len(said)
+    assert engine.compute(checkpoint, count("d", 1), cost=5).result() == "d"
+    assert said[steps:] == ["d"]
+    assert engine.waiting_cost == 0
 
 
 def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:

@@ -10,8 +10,9 @@ import typer
 
 from models.checkpoint import CheckpointError
 from models.device import DeviceError, choose_device
+from models.perturbation import Norm
 from training.ablation import ablate
-from training.attack import EPSILONS, Budget, Norm
+from training.attack import EPSILONS, Budget
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
 from training.evaluation import NETWORKS

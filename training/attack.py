@@ -28,6 +28,7 @@ from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.detection import DEFAULT_RATE, Flag
 from models.input import ImageSpec
 from models.noise import permutations, uniform
+from models.perturbation import ATTACK_STREAM, Descent, Norm, average_logits, measure_margin
 from models.prediction import JITTERED_NETWORKS, draw_noise, evaluate, interpret
 from training.datasets import Examples
 from training.evaluation import NETWORKS
@@ -42,13 +43,8 @@ JUDGES = 20
 """Fresh draws that an attack is judged by."""
 
 ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
-ATTACK_STREAM = 13
 CONFIDENCE = 8.0
 """Margin in nats that the attacker aims at: then a predictive entropy can lie below its threshold."""
-
-MOMENTUM = 0.75
-
-Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True)
@@ -180,11 +176,10 @@ class Attacker:
 
     def _descend(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, restart: int) -> Tensor:
         start = uniform(ATTACKER_SEED + restart, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
-        current = project(images + epsilon * start, images, norm, epsilon)
-        momentum = torch.zeros_like(images)
+        descent = Descent(images, start, norm, epsilon, steps)
         running = torch.ones(len(images), dtype=torch.bool)
         for step in range(steps):
-            current.requires_grad_()
+            current = descent.current.requires_grad_()
             logits, jittered = self._evaluate(current, restart, step)
             if self.tier.stops:
                 running &= logits.softmax(-1).mean(0).argmax(-1) == labels
@@ -192,15 +187,12 @@ class Attacker:
                     break
             loss = self._measure_loss(logits, jittered, labels).sum()
             (gradient,) = torch.autograd.grad(loss, current)
-            momentum = MOMENTUM * momentum + normalize(gradient, norm)
-            size = 0.25 * epsilon * (1 + math.cos(math.pi * step / steps)) / 2 + 0.002 * epsilon
-            moved = project(current.detach() - size * normalize(momentum, norm), images, norm, epsilon)
-            current = torch.where(running.view(-1, 1, 1, 1), moved, current.detach())
-        return current.detach()
+            descent.step(gradient, running)
+        return descent.current.detach()
 
     def _measure_loss(self, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
         if jittered is None:
-            return measure_margin(logits.log_softmax(-1).logsumexp(0), labels)
+            return measure_margin(average_logits(logits), labels)
         return measure_joint_loss(logits, jittered, labels, *self.thresholds)
 
     @torch.no_grad()
@@ -356,13 +348,6 @@ def attack_once(
     )
 
 
-def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """ln p of the label less that of the most probable other class, [n], from [n, C]."""
-    label = labels[:, None]
-    others = log_probabilities.scatter(1, label, -math.inf).amax(1)
-    return log_probabilities.gather(1, label)[:, 0] - others
-
-
 def measure_joint_loss(
     logits: Tensor, jittered: Tensor, labels: Tensor, most_entropy: float, most_fragility: float
 ) -> Tensor:
@@ -378,8 +363,7 @@ def measure_joint_loss(
         most_entropy: threshold of predictive entropy.
         most_fragility: threshold of fragility.
     """
-    log_mean = logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
-    after = jittered.log_softmax(-1).logsumexp(0) - math.log(len(jittered))
+    log_mean, after = average_logits(logits), average_logits(jittered)
     margin = measure_margin(log_mean, labels)
     entropy = -(log_mean.exp() * log_mean).sum(-1)
     before, chosen = log_mean.max(-1, keepdim=True)
@@ -388,25 +372,6 @@ def measure_joint_loss(
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (entropy_excess + fragility_excess)
     return loss
-
-
-def normalize(gradient: Tensor, norm: Norm) -> Tensor:
-    """The steepest direction of length 1 in a norm, for each image of [n, C, H, W]."""
-    if norm == "linf":
-        return gradient.sign()
-    lengths = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
-    unit: Tensor = gradient / lengths.view(-1, 1, 1, 1)
-    return unit
-
-
-def project(images: Tensor, around: Tensor, norm: Norm, epsilon: float) -> Tensor:
-    """The nearest images within epsilon of others, [n, C, H, W], between 0 and 1 (of L2's: within both)."""
-    if norm == "linf":
-        return torch.minimum(torch.maximum(images, around - epsilon), around + epsilon).clamp(0, 1)
-    difference = (images.clamp(0, 1) - around).flatten(1)
-    shares = (epsilon / difference.norm(dim=1).clamp(min=1e-30)).clamp(max=1)
-    projected: Tensor = around + (difference * shares[:, None]).view_as(around)
-    return projected
 
 
 def check_strength(outcomes: Sequence[Outcome], images: int) -> list[Check]:

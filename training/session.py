@@ -24,8 +24,9 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.detection import choose_scores
+from models.perturbation import Norm
 from models.task import Classification
-from training.attack import FILE, Budget, Norm, Report, attack, list_attempts
+from training.attack import FILE, Budget, Report, attack, list_attempts
 from training.calibration import calibrate
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.gauge import filter_vectors, fix_gauge, permute_filters
 from models.noise import uniform
+from models.path import go_straight
 from models.prediction import evaluate_members
 from models.target import TargetNetwork, Weights
 from models.uncertainty import measure_uncertainty
@@ -223,7 +224,7 @@ def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy
     def measure(weights: Weights) -> list[float]:
         return (target.forward(weights, inputs).argmax(-1) == labels).double().mean(1).tolist()
 
-    latents = sampler.draw_latents(SEED, range(2 * PATHS))
+    latents, shares = sampler.draw_latents(SEED, range(2 * PATHS)), torch.linspace(0, 1, POINTS)
     ends = list(zip(latents[::2], latents[1::2], strict=True))
     networks = [fix_gauge(target, sampler.generate(torch.stack(pair))) for pair in ends]
     return [
@@ -231,17 +232,12 @@ def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy
             "interpolated",
             [measure(sampler.generate(sampler.interpolate_latents(a, b, POINTS))) for a, b in ends],
         ),
-        PathAccuracy("direct", [measure(_go_straight(pair)) for pair in networks]),
-        PathAccuracy("direct, filters matched", [measure(_go_straight(match_filters(target, p))) for p in networks]),
+        PathAccuracy("direct", [measure(go_straight(pair, shares)) for pair in networks]),
+        PathAccuracy(
+            "direct, filters matched",
+            [measure(go_straight(match_filters(target, pair), shares)) for pair in networks],
+        ),
     ]
-
-
-def _go_straight(pair: Weights) -> Weights:
-    """The networks on the straight line between two."""
-    return {
-        name: torch.stack([tensor[0].lerp(tensor[1], s) for s in torch.linspace(0, 1, POINTS)])
-        for name, tensor in pair.items()
-    }
 
 
 def match_filters(target: TargetNetwork, pair: Weights) -> Weights:

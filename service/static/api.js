@@ -16,29 +16,76 @@ export const fetchImage = async (url, signal) => {
   return new File([await response.blob()], url.split("/").pop(), { type: "image/png" });
 };
 
-export const predict = async (model, image, { size, seed }, signal) => {
-  const body = new FormData();
-  body.append("images", image);
-  const answer = await fetchJson(predictUrl(model, size, seed), { method: "POST", body, signal });
+/** All that is known of a model. */
+export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal });
+
+/** Predictions of images, all by the same networks. */
+export const predict = async (model, images, options, signal) => {
+  const { seed } = options;
+  const answer = await fetchJson(predictUrl(model, options), { method: "POST", body: upload(images), signal });
   if (!answer?.predictions?.length) throw new ApiError("The server's answer holds no prediction.");
-  // A large seed loses digits as a number in JSON; the text that was asked for has them all.
-  if (seed !== "") answer.ensemble.seed = seed;
+  return keepSeed(answer, answer.ensemble, seed);
+};
+
+/** Predictions of rows of numbers. */
+export const predictNumbers = async (model, inputs, options, signal) => {
+  const headers = { "Content-Type": "application/json" };
+  const body = JSON.stringify({ inputs });
+  const answer = await fetchJson(predictUrl(model, options), { method: "POST", headers, body, signal });
+  return keepSeed(answer, answer.ensemble, options.seed);
+};
+
+export const attack = async (model, image, options, signal) => {
+  const answer = await fetchJson(attackUrl(model, options), { method: "POST", body: upload([image]), signal });
+  return keepSeed(answer, answer.ensemble, options.seed);
+};
+
+export const walk = async (model, image, options, signal) => {
+  const answer = await fetchJson(walkUrl(model, options), { method: "POST", body: upload([image]), signal });
+  return keepSeed(answer, answer, options.seed);
+};
+
+/** Weights of the first networks of a seed, a safetensors file. */
+export const fetchNetworks = async (model, seed, count, signal) => {
+  const response = await reach(networksUrl(model, seed, count), { signal });
+  if (!response.ok) await readJson(response);
+  return unlessBroken(response.arrayBuffer());
+};
+
+export const predictUrl = (model, { size, seed, members = true }) =>
+  withQuery(model, "predict", { ensemble_size: size, members, seed });
+
+export const attackUrl = (model, { size, seed, epsilon, steps }) =>
+  withQuery(model, "attack", { epsilon, steps, ensemble_size: size, seed });
+
+export const walkUrl = (model, { seed, from, to, points }) => withQuery(model, "walk", { seed, from, to, points });
+
+export const weightsUrl = (model, seed, member) => withQuery(model, "weights", { seed, member });
+
+export const networksUrl = (model, seed, count) => withQuery(model, "weights", { seed, count, dtype: "float16" });
+
+const withQuery = (model, route, parameters) => {
+  const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== undefined);
+  return `${modelUrl(model)}/${route}?${new URLSearchParams(given)}`;
+};
+
+const upload = (images) => {
+  const body = new FormData();
+  images.forEach((image) => body.append("images", image));
+  return body;
+};
+
+/** A large seed loses digits as a number in JSON; the text that was asked for has them all. */
+const keepSeed = (answer, place, seed) => {
+  if (seed !== "") place.seed = seed;
   return answer;
 };
 
-export const predictUrl = (model, size, seed) => {
-  const query = new URLSearchParams({ ensemble_size: size, members: true });
-  if (seed !== "") query.set("seed", seed);
-  return `${modelUrl(model)}/predict?${query}`;
-};
-
-export const weightsUrl = (model, seed, member) =>
-  `${modelUrl(model)}/weights?${new URLSearchParams({ seed, member })}`;
-
 const modelUrl = (model) => `/v1/models/${encodeURIComponent(model)}`;
 
-const fetchJson = async (url, options) => {
-  const response = await reach(url, options);
+const fetchJson = async (url, options) => readJson(await reach(url, options));
+
+const readJson = async (response) => {
   const text = await unlessBroken(response.text());
   const answer = parse(text);
   if (answer === undefined) {

@@ -1,21 +1,42 @@
-/** The page: joins the inputs (pad, files, options) to the service and to the results. */
+/** The page: joins the inputs (pad, files, options) to the service and to the views of what it answers. */
 
-import { ApiError, fetchImage, fetchModels, predict } from "./api.js";
+import { ApiError, fetchImage, fetchModel, fetchModels, predict } from "./api.js";
+import { createAttack } from "./attack.js";
+import { createCurve } from "./curve.js";
+import { createFlags } from "./flags.js";
 import { createPad } from "./pad.js";
+import { hideFile, showFile } from "./pixels.js";
 import { createResults } from "./results.js";
+import { createTabs } from "./tabs.js";
+import { createVary } from "./vary.js";
+import { createWeights } from "./weights.js";
 
 const PAUSE = 350; // milliseconds without a change before a prediction is asked for
+const LIVE_PAUSE = 60; // between two questions while a slider moves, so that some are answered on the way
+const PATIENCE = 3000; // milliseconds until the page says that it still waits
 
 const element = (id) => document.getElementById(id);
-
-const results = createResults(element("results"));
-const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
 
 let models = [];
 let chosenFile = null; // a dropped, pasted or chosen image; null while the pad is in use
 let running = null; // the AbortController of the work in progress
 let latest = null; // the task that was started last, for another try
 let timer = null;
+let liveSince = 0; // when the last question was asked that a slider's move brought
+
+const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
+const studio = { ask, askLive, work, showSent };
+const results = createResults(element("answer"));
+const flags = createFlags();
+/** Each can `reset(model)`, and `ask(question, signal)`, which shows what the service answers. */
+const views = {
+  answer: { reset: resetAnswer, ask: askAnswer },
+  vary: createVary(studio, [...document.querySelectorAll(".examples img")]),
+  attack: createAttack(studio),
+  weights: createWeights(studio),
+  curve: createCurve(),
+};
+const tabs = createTabs(document.querySelector(".tabs"), ask);
 
 /* Asking */
 
@@ -24,18 +45,40 @@ function askSoon() {
   timer = setTimeout(ask, PAUSE);
 }
 
+function askLive() {
+  clearTimeout(timer);
+  const wait = liveSince + LIVE_PAUSE - performance.now();
+  if (wait > 0) {
+    timer = setTimeout(askLive, wait);
+    return;
+  }
+  liveSince = performance.now();
+  ask();
+}
+
 function ask() {
   return work(async (signal) => {
     await loadModels(signal);
     const model = currentModel();
-    const image = await currentImage(model);
-    if (!image || !element("options").reportValidity()) return;
-    const options = { size: element("size").value, seed: element("seed").value };
-    showSent(image);
-    const answer = await predict(model.name, image, options, signal);
-    results.show(answer, model, image);
-    showWhetherKept();
+    const image = isOfNumbers(model) ? null : await currentImage(model);
+    if (!element("options").reportValidity()) return;
+    const question = { model, image, size: Number(element("size").value), seed: element("seed").value };
+    await views[tabs.current()].ask(question, signal);
   });
+}
+
+async function askAnswer({ model, image, ...options }, signal) {
+  if (!image) return;
+  showSent(image);
+  const answer = await predict(model.name, [image], options, signal);
+  results.show(answer, model, image);
+  showWhetherKept();
+  flags.show(answer.predictions[0].flags, await describe(model, answer.model.version, signal));
+}
+
+function resetAnswer(model) {
+  results.reset(model);
+  flags.reset();
 }
 
 /** Run one task at a time: the newest aborts the one before it. */
@@ -44,14 +87,18 @@ async function work(task) {
   const controller = new AbortController();
   running = controller;
   latest = task;
-  results.setBusy(true);
+  setBusy(true);
+  const slow = { message: "The server takes its time.", hint: "Still waiting for it." };
+  const waiting = setTimeout(() => showAlert(slow), PATIENCE);
+  controller.signal.addEventListener("abort", () => clearTimeout(waiting));
   try {
     await task(controller.signal);
     if (running === controller) hideAlert();
   } catch (error) {
     if (running === controller) fail(error);
   } finally {
-    if (running === controller) results.setBusy(false);
+    clearTimeout(waiting);
+    if (running === controller) setBusy(false);
   }
 }
 
@@ -59,11 +106,16 @@ function cancel() {
   clearTimeout(timer);
   running?.abort();
   running = null;
-  results.setBusy(false);
+  setBusy(false);
+}
+
+function setBusy(busy) {
+  element("card").setAttribute("aria-busy", busy);
+  element("card").classList.toggle("busy", busy);
 }
 
 function fail(error) {
-  resetResults();
+  reset();
   showAlert(error);
 }
 
@@ -72,7 +124,7 @@ function fail(error) {
 async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
-  models = answer.models.filter(({ input }) => input.kind === "image");
+  models = answer.models.filter((model) => isOfImages(model) || isOfNumbers(model));
   if (!models.length) throw new ApiError("No model here takes images.", "This page draws images; see /docs for numbers.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
@@ -80,20 +132,39 @@ async function loadModels(signal) {
   chooseModel();
 }
 
+const isOfImages = ({ input, task }) => input.kind === "image" && task.kind === "classification";
+
+/** One number in, one number out. */
+const isOfNumbers = ({ input, task }) =>
+  input.kind === "vector" && task.kind === "regression" && input.names.length === 1 && task.names.length === 1;
+
 const currentModel = () => models.find(({ name }) => name === element("model").value);
 
 function chooseModel() {
-  const { num_networks: held } = currentModel().sampler;
+  const model = currentModel();
+  const { num_networks: held } = model.sampler;
   for (const input of [element("size"), element("size-slider")]) {
     input.dataset.max ??= input.max;
     input.max = Math.min(input.dataset.max, held ?? Infinity);
   }
   setSize(element("size").value);
-  resetResults();
+  element("image").hidden = element("sent").hidden = isOfNumbers(model);
+  reset();
+  tabs.offer(isOfNumbers(model) ? "number" : "image");
 }
 
-function resetResults() {
-  if (models.length) results.reset(currentModel());
+function reset() {
+  const model = currentModel();
+  if (!model) return;
+  const names = isOfNumbers(model) ? ["curve"] : ["answer", "vary", "attack", "weights"];
+  names.forEach((name) => views[name].reset(model));
+}
+
+const descriptions = new Map();
+
+async function describe({ name }, version, signal) {
+  if (!descriptions.has(version)) descriptions.set(version, await fetchModel(name, signal));
+  return descriptions.get(version);
 }
 
 /* Images */
@@ -110,14 +181,14 @@ function useFile(file) {
   if (!file) return;
   pad.clear();
   chosenFile = file;
-  showImage(element("pad-image"), file);
+  showFile(element("pad-image"), file);
   element("pad").classList.add("used");
   ask();
 }
 
 function forgetFile() {
   chosenFile = null;
-  hideImage(element("pad-image"));
+  hideFile(element("pad-image"));
 }
 
 const useExample = ({ src }) => work(async (signal) => useFile(await fetchImage(src, signal)));
@@ -129,32 +200,19 @@ function clear() {
   element("pad").classList.remove("used");
   hideSent();
   hideAlert();
-  resetResults();
+  reset();
 }
 
 function showSent(image) {
-  const url = showImage(element("sent-image"), image);
+  const url = showFile(element("sent-image"), image);
   element("sent-name").textContent = image.name;
   Object.assign(element("sent-download"), { href: url, download: image.name, hidden: false });
 }
 
 function hideSent() {
-  hideImage(element("sent-image"));
+  hideFile(element("sent-image"));
   element("sent-name").textContent = "nothing yet";
   element("sent-download").hidden = true;
-}
-
-function showImage(image, file) {
-  URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(file);
-  image.hidden = false;
-  return image.src;
-}
-
-function hideImage(image) {
-  URL.revokeObjectURL(image.src);
-  image.removeAttribute("src");
-  image.hidden = true;
 }
 
 /** Few pixels are shown as they are, many are smoothed; what the browser cannot show is hidden. */
@@ -185,13 +243,6 @@ function keepSeed() {
 function showWhetherKept() {
   const kept = element("seed").value === element("used-seed").textContent;
   element("keep-seed").textContent = kept ? "Seed kept" : "Keep this seed";
-}
-
-async function copyCommand() {
-  const button = element("copy");
-  await navigator.clipboard.writeText(element("curl").textContent);
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
 /* Alert */
@@ -237,17 +288,13 @@ listen("size", "change", ({ target }) => setSize(target.value));
 listen("size", "input", ({ target }) => (element("size-slider").value = target.value));
 listen("seed", "input", showWhetherKept);
 listen("options", "change", askSoon);
-listen("options", "submit", (event) => {
-  event.preventDefault();
-  ask();
-});
+listen("options", "submit", ask);
+document.addEventListener("submit", (event) => event.preventDefault());
 listen("draw-again", "click", drawAgain);
 listen("keep-seed", "click", keepSeed);
-listen("copy", "click", copyCommand);
 listen("retry", "click", () => work(latest));
 listen("dismiss", "click", hideAlert);
 
 fitImage(element("pad-image"));
 fitImage(element("sent-image"));
-element("copy").hidden = !navigator.clipboard; // browsers offer it to secure pages only
 work(loadModels);

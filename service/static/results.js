@@ -1,6 +1,7 @@
 /** Everything that shows an answer: the label, the classes, the uncertainty, the recipe. */
 
 import { download, predictUrl, weightsUrl } from "./api.js";
+import { createCall, curlUpload, pythonClient, quote } from "./call.js";
 import { nats, percent, percentRange, quantile } from "./numbers.js";
 
 const COVERED = 0.9; // of the member networks lie in the interval that is shown
@@ -9,6 +10,7 @@ const element = (id) => document.getElementById(id);
 const write = (id, text) => (element(id).textContent = text);
 
 export const createResults = (root) => {
+  const call = createCall("answer");
   let rows = [];
 
   const redraw = () => rows.forEach(({ spread, members }) => drawSpread(spread, members));
@@ -30,7 +32,7 @@ export const createResults = (root) => {
       showHeadline("–", "–", "mean of the networks");
       showVerdict("none", "No prediction yet", "Draw something, or choose an example.");
       showEntropy(null, classes.length);
-      showRecipe(null);
+      showRecipe(call, null);
       write("summary", "");
       redraw();
     },
@@ -47,13 +49,8 @@ export const createResults = (root) => {
       showVerdict(verdict.kind, verdict.title, verdict.detail);
       showClasses(probabilities, prediction.member_probabilities ?? [], winner);
       showEntropy(uncertainty, model.task.classes.length, prediction.flags?.out_of_distribution);
-      showRecipe(answer, image);
+      showRecipe(call, answer, image);
       write("summary", `Prediction: ${label}, ${probability}. ${verdict.title}. ${networks}, seed ${answer.ensemble.seed}.`);
-    },
-
-    setBusy: (busy) => {
-      root.setAttribute("aria-busy", busy);
-      root.classList.toggle("busy", busy);
     },
   };
 };
@@ -187,25 +184,27 @@ const showThreshold = (flag, limit) => {
   mark.textContent = `threshold ${nats(flag.threshold)}`;
 };
 
-const showRecipe = (answer, image) => {
-  element("copy").disabled = element("keep-seed").disabled = element("draw-again").disabled = !answer;
+const showRecipe = (call, answer, image) => {
+  element("keep-seed").disabled = element("draw-again").disabled = !answer;
   if (!answer) {
     write("used-seed", "–");
-    write("curl", "curl …");
     write("provenance", "–");
-    element("weights").removeAttribute("href");
+    call.clear();
+    element("first-network").removeAttribute("href");
     return;
   }
   const { model, ensemble } = answer;
-  const url = location.origin + predictUrl(model.name, ensemble.size, ensemble.seed);
-  write("used-seed", ensemble.seed);
-  write("curl", `curl -F ${shellQuote(formFile(image.name))} \\\n${shellQuote(url)}`);
+  const { size, seed } = ensemble;
+  write("used-seed", seed);
   write("provenance", `${model.name} · ${model.method} · version ${model.version.slice(0, 8)}`);
-  Object.assign(element("weights"), { href: weightsUrl(model.name, ensemble.seed, 0), onclick: download });
+  call.show(
+    curlUpload(predictUrl(model.name, { size, seed }), image.name),
+    pythonClient("answer", "predict", [quote(image.name)], {
+      model: quote(model.name),
+      ensemble_size: size,
+      seed,
+      members: "True",
+    }),
+  );
+  Object.assign(element("first-network"), { href: weightsUrl(model.name, seed, 0), onclick: download });
 };
-
-/** curl reads commas and semicolons in a bare file name as syntax; quotes keep them literal. */
-const formFile = (name) =>
-  /^[\w.-]+$/.test(name) ? `images=@${name}` : `images=@"${name.replace(/["\\]/g, "\\$&")}"`;
-
-const shellQuote = (text) => (/^[\w@=.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,93 @@
+/** Pixels: what the page does to an image before it is sent, and with one that was answered. */
+
+/** An image file as a model takes it: RGBA of the input's size, opaque. */
+export const readPixels = async (file, { width, height }) => {
+  const bitmap = await createImageBitmap(file);
+  const context = openContext(width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height);
+};
+
+/** The image turned by degrees, clockwise, what comes in from outside being black. */
+export const rotate = (pixels, degrees) => {
+  if (degrees % 360 === 0) return pixels;
+  const { width, height } = pixels;
+  const context = openContext(width, height);
+  context.translate(width / 2, height / 2);
+  context.rotate((degrees * Math.PI) / 180);
+  context.drawImage(toCanvas(pixels), -width / 2, -height / 2);
+  return context.getImageData(0, 0, width, height);
+};
+
+/** A share of another image in place of this one's. */
+export const blend = (pixels, other, share) =>
+  mapPixels(pixels, (value, index) => (1 - share) * value + share * other.data[index]);
+
+/** Plus normal noise of a standard deviation, as a share of the pixels' range; grey, and the same each time. */
+export const addNoise = (pixels, deviation) => {
+  const noise = drawNormal(pixels.data.length / 4);
+  return mapPixels(pixels, (value, index) => value + 255 * deviation * noise[index >> 2]);
+};
+
+/** What one image has more than another, times a factor, around grey. */
+export const magnify = (before, after, factor) =>
+  mapPixels(after, (value, index) => 128 + factor * (value - before.data[index]));
+
+export const largestDifference = (before, after) =>
+  after.data.reduce((largest, value, index) => Math.max(largest, Math.abs(value - before.data[index])), 0);
+
+export const toFile = async (pixels, name) => {
+  const blob = await new Promise((resolve) => toCanvas(pixels).toBlob(resolve, "image/png"));
+  return new File([blob], name, { type: "image/png" });
+};
+
+export const show = (canvas, pixels) => {
+  Object.assign(canvas, { width: pixels.width, height: pixels.height });
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+};
+
+/** A file as the content of an <img>; its address. */
+export const showFile = (image, file) => {
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+  image.hidden = false;
+  return image.src;
+};
+
+export const hideFile = (image) => {
+  URL.revokeObjectURL(image.src);
+  image.removeAttribute("src");
+  image.hidden = true;
+};
+
+/** A PNG file from the base64 of its bytes. */
+export const decodeFile = (text, name) =>
+  new File([Uint8Array.from(atob(text), (character) => character.charCodeAt(0))], name, { type: "image/png" });
+
+const mapPixels = ({ data, width, height }, change) =>
+  new ImageData(data.map((value, index) => (index % 4 === 3 ? 255 : change(value, index))), width, height);
+
+const toCanvas = (pixels) => {
+  const canvas = openContext(pixels.width, pixels.height).canvas;
+  show(canvas, pixels);
+  return canvas;
+};
+
+const openContext = (width, height) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  return canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+};
+
+/** Normal numbers by Box and Muller's transform, from a generator (mulberry32) that always starts alike. */
+const drawNormal = (count) => {
+  let state = 1;
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let bits = Math.imul(state ^ (state >>> 15), 1 | state);
+    bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits;
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+  return Float32Array.from({ length: count }, () =>
+    Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
+};
