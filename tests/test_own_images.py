@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from training import progress
 from training.__main__ import app
 from training.augmentation import Augmentation, distort
 from training.datasets import DatasetError
+from training.fitting import FittingRun
 from training.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.progress import announce, be_quiet, track, warn
 from training.recipes import choose_target
 from training.report import measure_share
+from training.run import StepReport
 
 CLASSES = ("bar", "ring")
 ARGUMENTS = ["--steps", "30", "--seed", "3"]
@@ -83,7 +87,8 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert len(report["disputed"]) == 5
     assert all(Path(image["path"]).is_file() for image in report["disputed"])
     assert report["commands"][0] == f"hyperdraw-serve --checkpoints {out}"
-    assert "Warning: 1 files that are no images that can be taken left out: ring/broken.png cannot be decoded" in stderr
+    assert "Warning: left out, no images that can be taken: 1. ring/broken.png cannot be decoded" in stderr
+    assert "Warning: left out, copies of others: 1. ring/copy.png equals ring/7.png." in stderr
     assert "step 30: validation" in stderr
 
 
@@ -119,6 +124,40 @@ def test_the_same_seed_trains_the_same_model(folder: Path, trained: tuple[Path, 
     assert "On the 12 test images" in result.stdout
     assert f"hyperdraw-serve --checkpoints {again}" in result.stdout
     assert result.stderr.splitlines() == [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+
+
+def test_interrupted_and_resumed_it_trains_the_same_model(
+    folder: Path, trained: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = FittingRun.step
+
+    def interrupt_at_step_17(run: FittingRun) -> StepReport:
+        if run.steps == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run)
+
+    monkeypatch.setattr(FittingRun, "step", interrupt_at_step_17)
+    arguments = ["images", str(folder), "--out", str(tmp_path / "halted"), "--json", "--quiet"]
+    halted = CliRunner().invoke(app, [*arguments, *ARGUMENTS])
+    assert (halted.exit_code, halted.stdout) == (0, "null\n")
+    assert "Warning: interrupted, so not evaluated on the test set" in halted.stderr
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
+    for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
+        assert (tmp_path / "halted" / name).read_bytes() == (trained[0] / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("method", ["deep-ensemble", "mc-dropout"])
+def test_other_methods_and_options(folder: Path, tmp_path: Path, method: str) -> None:
+    options = ["--method", method, "--size", "8", "--colour", "--flip", "--without", "outliers"]
+    result = CliRunner().invoke(
+        app, ["images", str(folder), "--out", str(tmp_path / "out"), "--steps", "5", "--quiet", *options]
+    )
+    assert result.exit_code == 0, result.output
+    config = load_checkpoint(tmp_path / "out").config
+    assert config.method.method == method.replace("-", "_")
+    assert config.input.shape == (3, 8, 8)
+    assert config.training.command == f"hyperdraw-train images shapes --out DIR {' '.join(options)} --steps 5"
 
 
 def test_evaluate_finds_the_folder_again_or_says_that_it_changed(

@@ -151,8 +151,8 @@ def describe_omissions(images: ImageFolder) -> list[str]:
     """What was left out, and why; nothing if nothing was."""
     copies = {name: f"{name} equals {other}." for name, other in images.copies.items()}
     return [
-        f"{len(left)} {what} left out: {' '.join(list(left.values())[:LISTED])}{' …' if len(left) > LISTED else ''}"
-        for what, left in (("files that are no images that can be taken", images.unreadable), ("copies", copies))
+        f"left out, {what}: {len(left)}. {' '.join(list(left.values())[:LISTED])}{' …' if len(left) > LISTED else ''}"
+        for what, left in (("no images that can be taken", images.unreadable), ("copies of others", copies))
         if left
     ]
 
