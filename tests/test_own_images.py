@@ -177,6 +177,15 @@ def test_evaluate_finds_the_folder_again_or_says_that_it_changed(
     assert "was trained on the folder shapes, which --data must name" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    "command", ["images", "digits-hypergan", "calibrate", "evaluate", "attack", "compare", "ablate"]
+)
+def test_every_command_that_ends_with_numbers_can_be_quiet_and_give_json(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    assert "--quiet" in shown
+    assert "--json" in shown
+
+
 def test_splits_are_disjoint_stratified_and_the_same_again(folder: Path) -> None:
     images, again = load_image_folder(folder), load_image_folder(folder)
     paths = [path for split in SHARES for path in images.paths[split]]

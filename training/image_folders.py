@@ -251,9 +251,13 @@ def _split(folder: Path, files: Sequence[_File], classes: Sequence[str]) -> dict
     """Random parts of each class, the same in every run, whatever its seed."""
     generator = torch.Generator().manual_seed(0)
     chosen: dict[Split, list[_File]] = {split: [] for split in SHARES}
-    for part, splits in _plan(sorted({file.part for file in files} | ({"train"} if files[0].part else set()))).items():
+    grouped: dict[tuple[str, str], list[_File]] = {}
+    for file in files:
+        grouped.setdefault((file.part, file.label), []).append(file)
+    parts = {part for part, _ in grouped}
+    for part, splits in _plan(parts if parts == {""} else parts | {"train"}).items():
         for label in classes:
-            own = [file for file in files if (file.part, file.label) == (part, label)]
+            own = grouped.get((part, label), [])
             sizes = divide(len(own), len(classes), splits)
             if sizes is None:
                 raise DatasetError(_explain_lack(folder / part / label, len(own), len(classes), splits))
