@@ -122,6 +122,14 @@ def test_temperature_is_found_again() -> None:
     torch.testing.assert_close(apply_temperature(probabilities, 1.0), probabilities)
 
 
+def test_a_few_labels_that_are_all_right_do_not_make_answers_certain() -> None:
+    """Of 100, each answered with 90 %, the least temperature fits best; one error more would refute it."""
+    probabilities = torch.full((100, 10), 0.1 / 9).double()
+    probabilities[:, 3] = 0.9
+    temperature = fit_temperature(probabilities, torch.full((100,), 3))
+    assert 0.97 < apply_temperature(probabilities, temperature)[0, 3] < 0.995
+
+
 def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(3, 20_000, 5, generator=generator)

@@ -3,21 +3,26 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.checkpoint import CheckpointError
+from models.checkpoint import CheckpointError, dump_json, load_checkpoint
 from models.device import DeviceError, choose_device
+from models.input import ImageSpec
 from models.perturbation import Norm
 from training.ablation import ablate
 from training.attack import EPSILONS, Budget
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
-from training.evaluation import NETWORKS
+from training.evaluation import NETWORKS, ClassificationMetrics, load_metrics
+from training.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
 from training.objectives import Measure
-from training.recipes import RECIPES, Part, Recipe, mnist_hypergan_small, vary
+from training.progress import announce, be_quiet, warn
+from training.recipes import RECIPES, Method, Part, Recipe, mnist_hypergan_small, own_images, vary
+from training.report import describe_images, describe_omissions, describe_report, make_report
 from training.run import TrainingError
 from training.session import Session, attack_directory, calibrate_checkpoint, draw_figures, evaluate_directory, train
 
@@ -34,6 +39,8 @@ app = typer.Typer(
     ),
 )
 
+INTERRUPTED = "interrupted, so not evaluated on the test set. Go on with --resume."
+
 DATA_FOLDER = default_data_folder()
 DataOption = Annotated[
     Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
@@ -43,23 +50,32 @@ OutliersOption = Annotated[
     list[Path] | None,
     typer.Option(help="Folder of images that the models were not trained on, besides the usual; may be repeated."),
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show results and warnings alone, no progress.")]
+JSONOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document; everything else goes to stderr.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0.01, help="Length in minutes: steps from this machine's measured speed.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")]
+WithoutOption = Annotated[
+    list[Part] | None, typer.Option(help="A part to leave out, to see what it does; may be repeated.")
+]
+OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one, else cpu.")]
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
     def command(
-        out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
+        out: OutOption,
         data: DataOption = DATA_FOLDER,
         device: DeviceOption = "auto",
-        seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")] = None,
+        seed: SeedOption = None,
         steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default=f"{recipe.steps}")] = None,
-        minutes: Annotated[
-            float | None, typer.Option(min=0.01, help="Length in minutes: steps from this machine's measured speed.")
-        ] = None,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")] = False,
-        without: Annotated[
-            list[Part] | None, typer.Option(help="A part to leave out, to see what it does; may be repeated.")
-        ] = None,
+        minutes: MinutesOption = None,
+        resume: ResumeOption = False,
+        without: WithoutOption = None,
         extras: Annotated[list[Part] | None, typer.Option("--with", help="A part to add; may be repeated.")] = None,
         accuracy_weight: Annotated[
             float | None,
@@ -82,22 +98,96 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
                 show_default=f"{recipe.moment_matching_weight:g}",
             ),
         ] = None,
+        quiet: QuietOption = False,
+        as_json: JSONOption = False,
     ) -> None:
-        if steps is not None and minutes is not None:
-            raise typer.BadParameter("give --steps or --minutes, not both")
-        if resume and minutes is not None:
-            raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
+        _check_length(steps, minutes, resume)
         try:
             varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or ())
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        with _explain_errors():
+        with _explain_errors(), be_quiet(quiet):
             finished = train(Session(varied, out, data, choose_device(device), seed, steps, minutes, resume))
-        typer.echo(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
         if not finished:
-            typer.echo("Interrupted: not evaluated on the test set. Go on with --resume.")
+            warn(INTERRUPTED)
+        _conclude(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}", out / "metrics.json", as_json)
 
     app.command(recipe.name, help=description, rich_help_panel="Recipes")(command)
+
+
+def _check_length(steps: int | None, minutes: float | None, resume: bool) -> None:
+    if steps is not None and minutes is not None:
+        raise typer.BadParameter("give --steps or --minutes, not both")
+    if resume and minutes is not None:
+        raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
+
+
+@app.command("images", rich_help_panel="Your own data")
+def images_command(
+    folder: Annotated[Path, typer.Argument(help="Holds a folder for each class, as DIR/cat/1.jpg.", metavar="DIR")],
+    out: OutOption,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=LEAST_SIZE,
+            max=128,
+            help="Width and height that images are resized to.",
+            show_default=f"their own, if all have one, of at most {OWN_SIZE} × {OWN_SIZE}; else {USUAL_SIZE}",
+        ),
+    ] = None,
+    grey: Annotated[
+        bool | None, typer.Option("--grey/--colour", show_default="grey, if all images are stored without colours")
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mirrored images are of the same class, so learn from them too; not letters.")
+    ] = False,
+    method: Annotated[Method, typer.Option(help="That networks are sampled with.")] = Method.HYPERDRAW,
+    without: WithoutOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default="1500")] = None,
+    minutes: MinutesOption = None,
+    resume: ResumeOption = False,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Your own images, in a folder for each class: train, calibrate, evaluate, and report; minutes on 2 cores.
+
+    PNG, JPEG and WebP files, DIR/cat/1.jpg and so on; hidden files are ignored. Of each class 60 % are trained on, 10 %
+    choose the temperature, 15 % calibrate flags and 15 % test. DIR may hold `train`, and `test` or `val`, in place of
+    the classes, which are in them then; what is to be tested on is the former, or the latter if it is alone.
+    """
+    _check_length(steps, minutes, resume)
+    with _explain_errors(), be_quiet(quiet):
+        images = load_image_folder(folder, size, grey)
+        for text in describe_omissions(images):
+            warn(text)
+        dataset = images.dataset
+        assert isinstance(dataset.input, ImageSpec)
+        shape, counts = dataset.input.shape, images.count()
+        announce(describe_images(images))
+        recipe = own_images(images.name, shape, len(counts), len(dataset.train), method, flip)
+        try:
+            recipe = vary(recipe, without or ())
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        options = f" --method {method}" if method is not Method.HYPERDRAW else ""
+        options += f" --size {size}" if size else ""
+        options += "" if grey is None else " --grey" if grey else " --colour"
+        options += " --flip" if flip else ""
+        recipe = replace(recipe, options=options + recipe.options)
+        finished = train(Session(recipe, out, folder, choose_device(device), seed, steps, minutes, resume), dataset)
+        report = None
+        if finished:
+            checkpoint = load_checkpoint(out, choose_device(device))
+            metrics = load_metrics(checkpoint)
+            assert isinstance(metrics, ClassificationMetrics)
+            report = make_report(out, folder, images, checkpoint, metrics)
+    if report is None:
+        warn(INTERRUPTED)
+        typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
+    else:
+        typer.echo(dump_json(report).decode().rstrip() if as_json else describe_report(report))
 
 
 @app.command("calibrate", rich_help_panel="Checkpoints")
@@ -105,11 +195,14 @@ def calibrate_command(
     checkpoint: CheckpointArgument,
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
 ) -> None:
     """Measure a checkpoint's thresholds again, on the calibration split; `evaluate` then writes its figures."""
-    with _explain_errors():
+    file = checkpoint / "calibration.json"
+    with _explain_errors(), be_quiet(quiet):
         calibrate_checkpoint(checkpoint, data, choose_device(device))
-    typer.echo(f"Wrote {checkpoint / 'calibration.json'}. Its figures are gone: hyperdraw-train evaluate {checkpoint}")
+    _conclude(f"Wrote {file}. Its figures are gone: hyperdraw-train evaluate {checkpoint}", file, as_json)
 
 
 @app.command("evaluate", rich_help_panel="Checkpoints")
@@ -118,11 +211,14 @@ def evaluate_command(
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
 ) -> None:
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
-    with _explain_errors():
+    file = checkpoint / "metrics.json"
+    with _explain_errors(), be_quiet(quiet):
         evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
-    typer.echo(f"Wrote {checkpoint / 'metrics.json'} and {checkpoint / 'README.md'}.")
+    _conclude(f"Wrote {file} and {checkpoint / 'README.md'}.", file, as_json)
 
 
 @app.command("attack", rich_help_panel="Checkpoints")
@@ -144,6 +240,8 @@ def attack_command(
     networks: Annotated[
         int, typer.Option(min=1, help="Of the ensemble that answers; at most all there are.")
     ] = NETWORKS,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
 ) -> None:
     """Attack a classifier and its flags, adaptively, and write how often that succeeds to its model card.
 
@@ -152,10 +250,11 @@ def attack_command(
     epsilons: dict[Norm, tuple[float, ...]] = dict(EPSILONS)
     if linf or l2:
         epsilons = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
-    with _explain_errors():
+    file = checkpoint / "attack.json"
+    with _explain_errors(), be_quiet(quiet):
         budget = Budget(images, steps, restarts)
-        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, typer.echo, networks)
-    typer.echo(f"Wrote {checkpoint / 'attack.json'}; {checkpoint / 'README.md'} has the table.")
+        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, announce, networks)
+    _conclude(f"Wrote {file}; {checkpoint / 'README.md'} has the table.", file, as_json)
 
 
 @app.command("compare", rich_help_panel="Checkpoints")
@@ -165,11 +264,13 @@ def compare_command(
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
 ) -> None:
     """Compare checkpoints of one dataset on equal terms, in one table; the first one's method is the yardstick."""
-    with _explain_errors():
-        compare_directories(checkpoints, out, data, choose_device(device), outliers or (), typer.echo)
-    typer.echo(f"Wrote {out / 'README.md'}.")
+    with _explain_errors(), be_quiet(quiet):
+        compare_directories(checkpoints, out, data, choose_device(device), outliers or (), announce)
+    _conclude(f"Wrote {out / 'README.md'}.", out / "comparison.json", as_json)
 
 
 @app.command("figures", rich_help_panel="Checkpoints")
@@ -178,10 +279,11 @@ def figures_command(
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     networks: Annotated[int, typer.Option(min=100, max=100_000, help="How many are sampled.")] = 1000,
+    quiet: QuietOption = False,
 ) -> None:
     """Draw a checkpoint's figures, the papers' own, into its `figures` folder, and show them in its model card."""
-    with _explain_errors():
-        draw_figures(checkpoint, data, choose_device(device), networks, typer.echo)
+    with _explain_errors(), be_quiet(quiet):
+        draw_figures(checkpoint, data, choose_device(device), networks, announce)
     typer.echo(f"Wrote {checkpoint / 'figures'}; {checkpoint / 'README.md'} shows them.")
 
 
@@ -194,15 +296,27 @@ def ablate_command(
         list[int] | None, typer.Option(min=0, max=2**63 - 1, help="May be repeated.", show_default="0, 1 and 2")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of each run.", show_default="the recipe's")] = None,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
 ) -> None:
     """Train mnist-hypergan-small without some of its parts, with several seeds each, and make a table of them.
 
     What is finished is kept: the same command goes on after an interrupt.
     """
-    with _explain_errors():
+    with _explain_errors(), be_quiet(quiet):
         session = Session(mnist_hypergan_small(), out, data, choose_device(device), None, steps, None, False)
         finished = ablate(session, seed or (0, 1, 2))
-    typer.echo(f"Wrote {out / 'README.md'}." if finished else "Interrupted. Go on with the same command.")
+    if not finished:
+        warn("interrupted. Go on with the same command.")
+    _conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
+
+
+def _conclude(text: str, document: Path, as_json: bool) -> None:
+    """The last word on stdout: the text, or the document that was written, null if none was."""
+    if as_json:
+        typer.echo(document.read_text().rstrip() if document.exists() else "null")
+    elif text:
+        typer.echo(text)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from training.evaluation import ClassificationMetrics, Spread, load_metrics
+from training.progress import track
 from training.recipes import Part, Recipe, vary
 from training.run import TrainingError
 from training.session import Session, describe_command, train
@@ -91,14 +92,14 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
     for variant in VARIANTS:
         for seed in _list_finished(session, variant):
             _check_run(_prepare(session, variant, seed))
-    for seed in seeds:  # the first seed of every variant first, so that a table exists early
-        for variant in VARIANTS:
-            if seed in _list_finished(session, variant):
-                continue
-            run = _prepare(session, variant, seed)
-            if not train(replace(run, resume=run.state_file.exists())):
-                return False
-            save_table(session)
+    runs = [(seed, variant) for seed in seeds for variant in VARIANTS]  # so that a table exists early
+    for seed, variant in track(runs, "ablation", "run"):
+        if seed in _list_finished(session, variant):
+            continue
+        run = _prepare(session, variant, seed)
+        if not train(replace(run, resume=run.state_file.exists())):
+            return False
+        save_table(session)
     save_table(session)
     return True
 

@@ -33,6 +33,7 @@ from models.prediction import JITTERED_NETWORKS, draw_noise, evaluate, interpret
 from training.datasets import Examples
 from training.evaluation import NETWORKS
 from training.metrics import measure_auroc
+from training.progress import track
 
 FILE = "attack.json"
 RATES = (0.01, DEFAULT_RATE)
@@ -163,7 +164,7 @@ class Attacker:
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
         """Images [n, C, H, W] between 0 and 1, each at most epsilon from its own, the best of several restarts."""
         best, least = images.clone(), torch.full((len(images),), math.inf)
-        for restart in range(1 if self.tier.stops else budget.restarts):
+        for restart in track(range(1 if self.tier.stops else budget.restarts), self.tier.name, "restart"):
             unsolved = least > self.least_loss
             if not unsolved.any():
                 break
@@ -178,7 +179,7 @@ class Attacker:
         start = uniform(ATTACKER_SEED + restart, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
         descent = Descent(images, start, norm, epsilon, steps)
         running = torch.ones(len(images), dtype=torch.bool)
-        for step in range(steps):
+        for step in track(range(steps), "descending", "step"):
             current = descent.current.requires_grad_()
             logits, jittered = self._evaluate(current, restart, step)
             if self.tier.stops:
@@ -282,7 +283,7 @@ def attack(
             checks=tuple(check_strength(outcomes, len(labels))),
         )
 
-    for tier, norm, epsilon in attempts:
+    for tier, norm, epsilon in track(attempts, "attacking", "attack"):
         if (tier.name, norm, epsilon) not in known:
             report(f"{tier.name}, {norm} {epsilon:g}")
             attacked = surrogate if tier.knows == "surrogate" else checkpoint

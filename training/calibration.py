@@ -24,11 +24,15 @@ from models.detection import (
 from models.prediction import Outputs, ScoreName, interpret
 from models.task import Task
 
+FEW_LABELS = 1000
+"""So few may hold no error, or one or two by chance, and then the least temperature fits them best. As Platt's targets
+are ("Probabilistic Outputs for Support Vector Machines", 1999), labels of fewer inputs are a little uncertain."""
+
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
     logs = log_probabilities(probabilities)
-    return _minimize(lambda temperature: F.cross_entropy(logs / temperature, labels))
+    return _minimize(lambda temperature: _measure_misfit((logs / temperature).log_softmax(-1), labels))
 
 
 def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -38,7 +42,16 @@ def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
         logits: [S, n, K].
         labels: [n].
     """
-    return _minimize(lambda temperature: F.nll_loss((logits / temperature).log_softmax(-1).logsumexp(0), labels))
+    shift = math.log(len(logits))
+    return _minimize(
+        lambda temperature: _measure_misfit((logits / temperature).log_softmax(-1).logsumexp(0) - shift, labels)
+    )
+
+
+def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
+    """NLL of labels [n] in log probabilities [n, K]; one in n + 2 labels counts as any class if they are few."""
+    share = 1 / (len(labels) + 2) if len(labels) < FEW_LABELS else 0.0
+    return (1 - share) * F.nll_loss(logs, labels) - share * logs.mean()
 
 
 def _minimize(measure_loss: Callable[[float], Tensor]) -> float:

@@ -14,11 +14,13 @@ from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_check
 from models.detection import apply_temperature
 from models.task import Classification
 from training.calibration import fit_temperature
-from training.datasets import Dataset, load_dataset, load_outliers
+from training.datasets import Dataset, load_outliers
 from training.evaluation import Spread, evaluate_sets
 from training.evidence import Evidence, gather_evidence, load_evidence, name_method, save_evidence, trace_origin
 from training.figures import draw_curves
+from training.image_folders import load_training_data
 from training.metrics import measure_accuracy, measure_auroc, measure_ece, ood_missed_at_5_id
+from training.progress import track
 
 RESAMPLES = 1000
 SUBSETS = 20
@@ -109,7 +111,9 @@ def compare_directories(
         if label in versions:
             raise CheckpointError(directory, f"is {label}, like another one; each must be another method or seed")
         versions[label] = checkpoint.version
-    dataset, outliers = load_dataset(name, data), load_outliers(name, data, folders)
+    config = checkpoints[0].config
+    dataset = load_training_data(config, data)
+    outliers = load_outliers(name, data, folders, config.input)
     assert isinstance(dataset, Dataset)
     evidences = [
         _find_evidence(directory, checkpoint, dataset, outliers, report)
@@ -230,7 +234,7 @@ def measure_differences(
         return sums[0] - sums[1]
 
     samples: dict[str, list[float]] = {name: [] for name in figures}
-    for _ in range(RESAMPLES):
+    for _ in track(range(RESAMPLES), "resampling", "sample"):
         inputs = {n: torch.randint(len(i), (len(i),), generator=generator) for n, i in whole.items()}
         for name, figure in figures.items():
             samples[name].append(measure(figure, inputs))
@@ -249,7 +253,7 @@ def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[f
     test, validation = (torch.cat([e.members[split] for e in evidences]).double() for split in ("test", "validation"))
     generator = torch.Generator().manual_seed(0)
     curve = []
-    for size in range(1, len(test) + 1):
+    for size in track(range(1, len(test) + 1), "ensembles", "size"):
         losses = []
         for _ in range(SUBSETS if size < len(test) else 1):
             chosen = torch.randperm(len(test), generator=generator)[:size]

@@ -220,21 +220,29 @@ def load_dataset(name: str, data: Path) -> Dataset | Mixture:
     return _DATASETS[name](data)
 
 
-def load_outliers(dataset: str, data: Path, folders: Collection[Path] = ()) -> dict[str, Tensor]:
+def load_outliers(
+    dataset: str, data: Path, folders: Collection[Path] = (), spec: InputSpec | None = None
+) -> dict[str, Tensor]:
     """Inputs unlike those of a dataset, by name: what belongs to the dataset, and folders of images.
+
+    Args:
+        dataset: name of the dataset.
+        data: folder with, or for, its files.
+        folders: of images, which are fitted to the dataset's.
+        spec: of the dataset's inputs; without it, the dataset is loaded where there are folders.
 
     Raises:
         DatasetError: as for `load_dataset`, or if a folder holds no images.
     """
     sets = {name: _OUTLIERS[name](data) for name in _OUTLIERS_OF.get(dataset, ())}
     if folders:
-        known = load_dataset(dataset, data)
-        if not isinstance(known.input, ImageSpec):
+        spec = spec or load_dataset(dataset, data).input
+        if not isinstance(spec, ImageSpec):
             raise DatasetError(f"{dataset} has no images; a folder of images cannot be told apart from it")
         for folder in folders:
             if folder.name in sets:
                 raise DatasetError(f"there are two sets of outliers by the name {folder.name!r}; rename {folder}")
-            sets[folder.name] = load_folder(folder, known.input)
+            sets[folder.name] = load_folder(folder, spec)
     return sets
 
 

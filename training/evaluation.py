@@ -32,6 +32,7 @@ from training.metrics import (
     ood_missed_at_5_id,
 )
 from training.objectives import entropy
+from training.progress import open_bar, track
 
 NETWORKS = 100
 """Of the largest ensemble that is evaluated, or all that there are."""
@@ -40,6 +41,9 @@ SEED = 0
 PROMISE_SEEDS = range(11, 21)
 """Of the draws, each for a tenth of the test inputs, that flags and prediction sets are judged with: what was promised
 is promised of any seed, and the noise that a seed adds makes a difference."""
+
+INPUTS_PER_PART = 1024
+"""That are evaluated between two looks at the clock."""
 
 NEAR_PEAK = 1.0
 """Distance from the peak of a density; the mixture's Gaussians have a σ just above."""
@@ -305,7 +309,15 @@ def evaluate_sets(
     if isinstance(dataset, Mixture):
         return {}
     sets = {"test": dataset.test.inputs, **outliers}
-    return {name: evaluate_split(checkpoint, inputs) for name, inputs in sets.items()}
+    outputs = {}
+    with open_bar("evaluating", "input", sum(map(len, sets.values()))) as bar:
+        for name, inputs in sets.items():
+            parts = []
+            for part in inputs.split(INPUTS_PER_PART):
+                parts.append(evaluate_split(checkpoint, part))
+                bar.update(len(part))
+            outputs[name] = join_outputs(parts, dim=1)
+    return outputs
 
 
 def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outputs: Mapping[str, Outputs]) -> Metrics:
@@ -329,11 +341,12 @@ def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> 
     return evaluate(sampler, config.input, config.task, inputs, seed, sampler.limit_networks(NETWORKS))
 
 
-def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int]) -> Outputs:
-    """As `evaluate_split`, of inputs in equal parts, each with a draw of its own."""
+def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int], what: str = "evaluating") -> Outputs:
+    """As `evaluate_split`, of inputs in equal parts, each with a draw of its own; fewer inputs take fewer draws."""
+    shares = inputs.tensor_split(min(len(seeds), len(inputs)))
     parts = [
         evaluate_split(checkpoint, part, seed)
-        for part, seed in zip(inputs.tensor_split(len(seeds)), seeds, strict=True)
+        for part, seed in track(list(zip(shares, seeds, strict=False)), what, "draw")
     ]
     return join_outputs(parts, dim=1)
 

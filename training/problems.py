@@ -15,7 +15,7 @@ from models.prediction import evaluate_members
 from models.sampler import WeightSampler
 from models.target import TargetNetwork, Weights
 from models.task import Classification
-from training.augmentation import NUMBERS, distort
+from training.augmentation import distort
 from training.datasets import Dataset, Mixture
 from training.evaluation import measure_disagreement
 from training.hardening import harden
@@ -126,8 +126,9 @@ class Supervised(Problem):
             index = self._choose(step)
             inputs, labels = inputs[index], labels[index].unflatten(0, self.shape)
             if self.recipe.augmentation is not None:
-                numbers = uniform(self.seed, [step], len(inputs) * NUMBERS, AUGMENTATION_STREAM).view(-1, NUMBERS)
-                inputs = distort(inputs, self.recipe.augmentation, numbers.to(inputs.device))
+                augmentation, width = self.recipe.augmentation, self.recipe.augmentation.numbers
+                numbers = uniform(self.seed, [step], len(inputs) * width, AUGMENTATION_STREAM).view(-1, width)
+                inputs = distort(inputs, augmentation, numbers.to(inputs.device))
             inputs = inputs.unflatten(0, self.shape)
         return self.dataset.input.normalize(inputs), labels
 

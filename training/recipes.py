@@ -1,6 +1,7 @@
 """Recipes: everything that determines a training run, as Python functions that return it."""
 
 import math
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,7 +13,7 @@ from models.deep_ensemble import DeepEnsembleConfig
 from models.deutsch import DeutschConfig
 from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
-from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
+from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling, Shape, numel
 from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
 from models.mnf import MNFConfig
@@ -252,6 +253,63 @@ def mnist_apd() -> Recipe:
     )
 
 
+class Method(StrEnum):
+    """What own images can be learned with."""
+
+    HYPERDRAW = "hyperdraw"
+    DEEP_ENSEMBLE = "deep-ensemble"
+    MC_DROPOUT = "mc-dropout"
+
+
+def own_images(
+    dataset: str, shape: Shape, classes: int, examples: int, method: Method = Method.HYPERDRAW, flip: bool = False
+) -> Recipe:
+    """mnist-hyperdraw with half as many modes, on any images, for a target by their size.
+
+    Args:
+        dataset: name of the folder, before an @.
+        shape: of an image, (C, H, W).
+        classes: how many.
+        examples: to train on.
+        method: that networks are sampled with.
+        flip: whether a mirrored image is of the same class.
+    """
+    modes = 8
+    config: MethodConfig = HyperDrawConfig(modes)
+    rates = {"modes": 2e-3, "gains": 1e-3}
+    decays = {"modes": 1e-4 / modes}
+    if method is Method.DEEP_ENSEMBLE:
+        config, rates, decays = DeepEnsembleConfig(modes), {"all": 2e-3}, {"all": 1e-4 / modes}
+    elif method is Method.MC_DROPOUT:
+        config, rates, decays = MCDropoutConfig(), {"all": 1e-3}, {}
+    return Recipe(
+        name=f"images {shlex.quote(dataset.rsplit('@', 1)[0])}",
+        dataset=dataset,
+        method=config,
+        target=choose_target(shape, classes),
+        steps=1_500,
+        learning_rates=rates,
+        weight_decays=decays,
+        networks_per_step=modes,
+        inputs_per_network=min(32, max(1, examples // 2)),  # all of them would be seen as they are
+        own_epochs=True,
+        augmentation=Augmentation(beyond="border", flip=flip),
+        outliers=OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape))),
+    )
+
+
+def choose_target(shape: Shape, classes: int) -> TargetNetwork:
+    """Convolutions of 3 × 3 that halve the images, (C, H, W), until a side is shorter than 8, but two at least.
+
+    The first two have 32 channels, the others 64.
+    """
+    side, channels = min(shape[1:]), list[int]()
+    while side >= 8 or len(channels) < 2:
+        channels.append(32 if len(channels) < 2 else 64)
+        side //= 2
+    return _convolutional_target(shape, tuple(channels), 3, (1,) * len(channels), classes)
+
+
 def digits_hypergan() -> Recipe:
     """HyperGAN on scikit-learn's 8 × 8 digits; under a minute on 2 cores, nothing to download."""
     return Recipe(
@@ -422,15 +480,17 @@ def _require(recipe: Recipe, part: Part, present: bool) -> None:
 
 
 def _convolutional_target(
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     channels: tuple[int, ...],
     kernel_size: int,
     paddings: tuple[int, ...] | None = None,
+    classes: int = 10,
 ) -> TargetNetwork:
-    """Convolutions, each with leaky ReLU and 2 × 2 max-pooling, and a linear layer to 10 classes."""
+    """Convolutions, each with leaky ReLU and 2 × 2 max-pooling, and a linear layer."""
     convolutions = [
         (Convolution(c, kernel_size, padding), Activation(), MaxPooling())
         for c, padding in zip(channels, paddings or (0,) * len(channels), strict=True)
     ]
     layers = [layer for block in convolutions for layer in block]
-    return TargetNetwork(input_shape, (*layers, Flatten(), Linear(10)))
+    channels_in, height, width = input_shape
+    return TargetNetwork((channels_in, height, width), (*layers, Flatten(), Linear(classes)))

@@ -11,7 +11,6 @@ from types import FrameType
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from models.checkpoint import (
     Checkpoint,
@@ -43,6 +42,8 @@ from training.evaluation import (
 from training.evidence import gather_evidence, save_evidence, trace_origin
 from training.figures import draw_mixture, draw_regression, draw_study
 from training.fitting import FittingRun
+from training.image_folders import load_training_data
+from training.progress import announce, open_bar
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
@@ -87,11 +88,15 @@ def _flush_denormals() -> Iterator[None]:
 
 
 @_flush_denormals()
-def train(session: Session) -> bool:
+def train(session: Session, dataset: Dataset | None = None) -> bool:
     """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
 
     An interrupt ends the training after the current step: the checkpoint of that step is written and calibrated,
     but not evaluated, and the run can be resumed.
+
+    Args:
+        session: what was asked for.
+        dataset: that the recipe names, if it is at hand; else it is loaded.
 
     Returns:
         whether the run was finished.
@@ -101,9 +106,8 @@ def train(session: Session) -> bool:
         TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
     """
     _refuse_to_overwrite(session)
-    dataset = load_dataset(session.recipe.dataset, session.data)
     outliers = load_outliers(session.recipe.dataset, session.data)
-    run = _begin(session, dataset)
+    run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
         _run_steps(session, run)
     except TrainingError as error:
@@ -138,7 +142,7 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
         DatasetError: if data is missing or damaged.
     """
     checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be what is to be mended
-    dataset = load_dataset(checkpoint.config.training.dataset, data)
+    dataset = load_training_data(checkpoint.config, data)
     if isinstance(dataset, Mixture):
         raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
     checkpoint = _calibrate(checkpoint, directory, dataset)
@@ -159,7 +163,7 @@ def evaluate_directory(directory: Path, data: Path, device: torch.device, folder
         DatasetError: if data is missing or damaged.
     """
     checkpoint, dataset = load_with_dataset(directory, data, device)
-    outliers = load_outliers(checkpoint.config.training.dataset, data, folders)
+    outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
         raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
     try:
@@ -242,7 +246,7 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
         DatasetError: if data is missing or damaged.
     """
     checkpoint = load_checkpoint(directory, device)
-    return checkpoint, load_dataset(checkpoint.config.training.dataset, data)
+    return checkpoint, load_training_data(checkpoint.config, data)
 
 
 def _run_steps(session: Session, run: TrainingRun) -> None:
@@ -251,9 +255,7 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
     saved = time.monotonic()
     with (
         SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
-        tqdm(
-            total=run.planned_steps, initial=run.steps, unit="step", desc=session.recipe.name, disable=None
-        ) as progress,
+        open_bar(session.recipe.name, "step", run.planned_steps, run.steps) as progress,
         _catch_interrupt() as interrupted,
     ):
         while not run.finished and not interrupted():
@@ -261,12 +263,12 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
             progress.update()
             if run.steps % LOG_EVERY == 0:
                 figures = _summarize(report)
-                progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
+                progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()}, refresh=False)
                 for name, value in figures.items():
                     log.add_scalar(f"train/{name}", value, run.steps)
             if run.steps % validate_every == 0 and (figures := run.validate()):
                 described = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-                progress.write(f"step {run.steps}: validation {described}")
+                announce(f"step {run.steps}: validation {described}")
                 for name, value in figures.items():
                     log.add_scalar(f"validation/{name}", value, run.steps)
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
@@ -375,7 +377,7 @@ def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Che
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
     config, validation = checkpoint.config, None
     if isinstance(config.task, Classification):
-        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, CALIBRATION_SEEDS)
+        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, CALIBRATION_SEEDS, "fitting temperatures")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
     try:
         calibration = calibrate(
@@ -384,7 +386,7 @@ def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Che
             seeds=CALIBRATION_SEEDS,
             scores=choose_scores(config.task, config.input),
             task=config.task,
-            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, CALIBRATION_SEEDS),
+            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, CALIBRATION_SEEDS, "calibrating"),
             labels=dataset.calibration.labels,
             validation=validation,
         )

@@ -21,7 +21,8 @@ from models.prediction import evaluate_members
 from models.target import TargetNetwork, Weights
 from models.uncertainty import measure_uncertainty
 from training.datasets import Dataset
-from training.evaluation import SEED, Spread, measure_layer_norms, summarize
+from training.evaluation import INPUTS_PER_PART, SEED, Spread, measure_layer_norms, summarize
+from training.progress import track
 
 ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ENSEMBLES = 20
@@ -135,7 +136,9 @@ def study(
     inputs, labels = config.input.normalize(dataset.test.inputs), dataset.test.labels
 
     report(f"{networks} networks on {len(labels):,} test inputs")
-    logits = evaluate_members(sampler, inputs, SEED, networks)
+    # In parts, so that something is seen to be done.
+    parts = track(inputs.split(INPUTS_PER_PART), "evaluating", "part")
+    logits = torch.cat([evaluate_members(sampler, part, SEED, networks) for part in parts], dim=1)
     votes = logits.argmax(-1)
     accuracies = (votes == labels).double().mean(1)
 
@@ -192,7 +195,7 @@ def _measure_ensembles(logits: Tensor, labels: Tensor) -> Iterator[EnsembleAccur
     order = uniform(SEED, range(ENSEMBLES), len(logits), SUBSET_STREAM).argsort(dim=1)
     for fusion, score in FUSIONS.items():
         scores = score(logits)
-        for size in [s for s in ENSEMBLE_SIZES if s <= len(logits)]:
+        for size in track([s for s in ENSEMBLE_SIZES if s <= len(logits)], fusion, "size"):
             subsets = order[:1, :size] if size == len(logits) else order[:, :size]
             means = [scores[subset].mean(0) for subset in subsets]
             accuracies = torch.stack([(mean.argmax(-1) == labels).double().mean() for mean in means])
@@ -227,15 +230,16 @@ def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy
     latents, shares = sampler.draw_latents(SEED, range(2 * PATHS)), torch.linspace(0, 1, POINTS)
     ends = list(zip(latents[::2], latents[1::2], strict=True))
     networks = [fix_gauge(target, sampler.generate(torch.stack(pair))) for pair in ends]
+    shown = "following", "path"
     return [
         PathAccuracy(
             "interpolated",
-            [measure(sampler.generate(sampler.interpolate_latents(a, b, POINTS))) for a, b in ends],
+            [measure(sampler.generate(sampler.interpolate_latents(a, b, POINTS))) for a, b in track(ends, *shown)],
         ),
-        PathAccuracy("direct", [measure(go_straight(pair, shares)) for pair in networks]),
+        PathAccuracy("direct", [measure(go_straight(pair, shares)) for pair in track(networks, *shown)]),
         PathAccuracy(
             "direct, filters matched",
-            [measure(go_straight(match_filters(target, pair), shares)) for pair in networks],
+            [measure(go_straight(match_filters(target, p), shares)) for p in track(networks, *shown)],
         ),
     ]
 
