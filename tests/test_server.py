@@ -3,12 +3,9 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from service.server import MAX_HEADER_BYTES, Server
 from service.settings import Settings
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
+from tests.processes import start_process
 from tests.test_service import await_idle
 
 PICTURE: dict[str, Any] = {"content": encode(draw_image(size=(8, 8))), "headers": {"Content-Type": "image/png"}}
@@ -194,34 +192,9 @@ def test_a_faulty_device_fails_liveness_and_ends_the_server(checkpoints: Path, m
                 assert time.monotonic() < begin + 10
 
 
-@contextmanager
-def start(checkpoints: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`hyperdraw-serve` as its own process, ready, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--checkpoints", str(checkpoints), "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        start = time.monotonic()
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < start + 60
-            try:
-                if httpx.get(f"{address}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield process, address
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_drains_under_load_without_a_failed_request(checkpoints: Path) -> None:
     """Clients that go by readiness, as load balancers do, have every request answered, and downloads are whole."""
-    with start(checkpoints, "--drain-delay", "1.5") as (process, address):
+    with start_process(checkpoints, "--drain-delay", "1.5") as (process, address):
         failures: list[str] = []
         answered = 0
 
@@ -270,7 +243,7 @@ def test_drains_within_its_time(checkpoints: Path) -> None:
     """However slow a client reads."""
     download = "/v1/models/digits/weights?count=1000"
     with (
-        start(checkpoints, "--drain-timeout", "1") as (process, address),
+        start_process(checkpoints, "--drain-timeout", "1") as (process, address),
         httpx.stream("GET", address + download) as response,
     ):
         next(response.iter_bytes(1000))

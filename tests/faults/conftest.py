@@ -4,20 +4,17 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.processes import ROOT, start_process
+
 MODEL = "mnist-hyperdraw"
 PREDICT = f"/v1/models/{MODEL}/predict"
 WEIGHTS = f"/v1/models/{MODEL}/weights"
@@ -43,21 +40,11 @@ class Service:
     """The service as a process of its own."""
 
     process: subprocess.Popen[bytes]
-    port: int
+    address: str
 
     @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def await_ready(self) -> float:
-        """Until it is ready; the seconds that it took."""
-        start = time.monotonic()
-        while time.monotonic() < start + 120:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.address}/readyz").status_code == 200:
-                    return time.monotonic() - start
-            time.sleep(0.05)
-        raise TimeoutError("the service is not ready")
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     def read_memory(self) -> float:
         """Resident memory, MiB."""
@@ -73,21 +60,11 @@ class Service:
 @contextmanager
 def start_service(*arguments: str, checkpoints: Path = ROOT / "checkpoints") -> Iterator[Service]:
     """A service, until it is ready; it must not have ended by itself in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--checkpoints", str(checkpoints), "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-    service = Service(process, port)
-    try:
-        service.await_ready()
-        yield service
+    with start_process(checkpoints, *arguments) as (process, address):
+        yield Service(process, address)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def fit_slope(values: Sequence[float], blocks: int = 10) -> tuple[float, float]:

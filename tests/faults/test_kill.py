@@ -16,7 +16,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.faults.conftest import IMAGE, MODEL, PREDICT, ROOT, WEIGHTS, report
+from tests.faults.conftest import IMAGE, MODEL, PREDICT, WEIGHTS, report
+from tests.processes import ROOT, await_ready
 
 DOCKER = shutil.which("docker")
 ADDRESS = f"http://127.0.0.1:{os.environ.get('HYPERDRAW_PORT', '8000')}"
@@ -38,19 +39,8 @@ def container() -> str:
         found = ""
     if not found:
         pytest.skip("the compose deployment does not run: docker compose up -d")
-    await_ready()
+    await_ready(ADDRESS)
     return found
-
-
-def await_ready() -> float:
-    """Until the service is ready; the seconds that it took."""
-    start = time.monotonic()
-    while time.monotonic() < start + 120:
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{ADDRESS}/readyz").status_code == 200:
-                return time.monotonic() - start
-        time.sleep(0.05)
-    raise TimeoutError("the service is not ready")
 
 
 def kill(container: str) -> None:
@@ -90,7 +80,7 @@ def test_a_download_goes_on_after_a_kill_in_its_middle(container: str) -> None:
                     kills += 1
                     kill(container)
                     break
-        back.append(await_ready())
+        back.append(await_ready(ADDRESS))
     report(what="kill in mid-stream", kills=kills, back_after_s=max(back), mebibytes=length / 2**20)
     assert kills >= 3
     assert hashlib.sha256(content).digest() == expected.digest()
@@ -110,6 +100,6 @@ def test_the_service_comes_back_after_a_kill_in_mid_reload(container: str) -> No
         time.sleep(0.02 * number)
         kill(container)
         reloading.join()
-        back.append(await_ready())
+        back.append(await_ready(ADDRESS))
         assert predict() == pytest.approx(before, abs=1e-6)
     report(what="kill in mid-reload", kills=KILLS, back_after_s=max(back))

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 
 from models.checkpoint import load_checkpoint, save_checkpoint
-from tests.faults.conftest import IMAGE, MODEL, PREDICT, ROOT, SECONDS, WEIGHTS, report, start_service
+from tests.faults.conftest import IMAGE, MODEL, PREDICT, SECONDS, WEIGHTS, report, start_service
+from tests.processes import ROOT
 
 
 def test_reloads_under_load(tmp_path: Path) -> None:
