@@ -29,6 +29,8 @@ class Augmentation:
     """What is beyond the image: black, or what its border is."""
     flip: bool = False
     """Whether half of the images are mirrored, left to right."""
+    whole_pixels: bool = False
+    """Whether shifts are rounded to pixels, so that images that are shifted alone stay sharp."""
 
     @property
     def numbers(self) -> int:
@@ -51,9 +53,13 @@ def distort(images: Tensor, augmentation: Augmentation, numbers: Tensor) -> Tens
     angle = augmentation.rotation * rotation
     size, ratio = (augmentation.scale * scale).exp(), (augmentation.scale / 2 * ratio).exp()
     cos, sin = angle.cos(), angle.sin()
+    right, down = augmentation.shift * right, augmentation.shift * down
+    if augmentation.whole_pixels:
+        height, width = images.shape[-2:]
+        right, down = (right * width / 2).round() / (width / 2), (down * height / 2).round() / (height / 2)
     rows = [
-        [cos * size * ratio, augmentation.shear * shear - sin * size, augmentation.shift * right],
-        [sin * size, cos * size / ratio, augmentation.shift * down],
+        [cos * size * ratio, augmentation.shear * shear - sin * size, right],
+        [sin * size, cos * size / ratio, down],
     ]
     matrices = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)

@@ -18,6 +18,7 @@ from models.noise import standard_normal, uniform
 from models.task import Classification, Regression, Task
 
 DIGITS = tuple("0123456789")
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CUBIC_SEED, CUBIC_NOISE = 4, 3.0
 MIXTURE_SEED = 0
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -128,6 +129,8 @@ class Publication:
     folder: str
     url: str
     files: tuple[PublishedFile, ...]
+    archive: PublishedFile | None = None
+    """A tar file that holds the folder with the files, where they are not published one by one."""
 
     def locate(self, data: Path) -> list[Path]:
         """Paths of all files, downloaded if they are not there yet, checksums verified.
@@ -139,23 +142,41 @@ class Publication:
 
     def _locate(self, folder: Path, file: PublishedFile) -> Path:
         path = folder / file.name
-        source = self.url + file.name
-        if path.exists():
-            if pooch.file_hash(str(path)) != file.sha256:
-                raise DatasetError(
-                    f"{path} is damaged: its SHA-256 is not {file.sha256}. Delete it to have it downloaded again, "
-                    f"or put a good copy of {source} there."
-                )
-            return path
+        if not path.exists():
+            self._download(path, file)
+        if pooch.file_hash(str(path)) != file.sha256:
+            raise DatasetError(
+                f"{path} is damaged: its SHA-256 is not {file.sha256}. Delete it to have it downloaded again, "
+                f"or put a good copy of {self._describe_source(file)} there."
+            )
+        return path
+
+    def _download(self, path: Path, file: PublishedFile) -> None:
+        fetched = self.archive or file
+        folder = path.parent.parent if self.archive else path.parent
+        unpack = pooch.Untar(members=[f"{self.folder}/{each.name}" for each in self.files], extract_dir=".")
         try:
-            pooch.retrieve(source, file.sha256, fname=file.name, path=folder, progressbar=True)
+            pooch.retrieve(
+                self.url + fetched.name,
+                fetched.sha256,
+                fname=fetched.name,
+                path=folder,
+                processor=unpack if self.archive else None,
+                progressbar=True,
+            )
         except (OSError, ValueError) as error:
             path.unlink(missing_ok=True)
             raise DatasetError(
-                f"{path} is missing and could not be downloaded ({error}). Get {source} and put it there, "
-                f"or pass --data with a folder that holds {self.folder}/{file.name}."
+                f"{path} is missing and could not be downloaded ({error}). Get {self._describe_source(file)} and put "
+                f"it there, or pass --data with a folder that holds {self.folder}/{file.name}."
             ) from error
-        return path
+        finally:
+            if self.archive:
+                (folder / self.archive.name).unlink(missing_ok=True)
+
+    def _describe_source(self, file: PublishedFile) -> str:
+        """Where a file comes from."""
+        return f"{file.name} of {self.url}{self.archive.name}" if self.archive else self.url + file.name
 
 
 MNIST = Publication(
@@ -186,6 +207,20 @@ FASHION_MNIST = Publication(
     ),
 )
 
+CIFAR_10 = Publication(
+    folder="cifar-10-batches-bin",
+    url="https://www.cs.toronto.edu/~kriz/",
+    files=(
+        PublishedFile("data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+        PublishedFile("data_batch_2.bin", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+        PublishedFile("data_batch_3.bin", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+        PublishedFile("data_batch_4.bin", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+        PublishedFile("data_batch_5.bin", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+        PublishedFile("test_batch.bin", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+    ),
+    archive=PublishedFile("cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+)
+
 
 def default_data_folder() -> Path:
     """The user's cache folder for this project."""
@@ -207,6 +242,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
         raise DatasetError(f"{path} is no gzipped IDX file of bytes: {error}") from error
+
+
+def read_cifar(path: Path) -> Examples:
+    """Examples from a file of CIFAR-10's binary version: of each a label, then red, green and blue of 32 × 32 pixels.
+
+    Raises:
+        DatasetError: if the file is not one.
+    """
+    try:
+        rows = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 1 + 3 * 32 * 32))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is no file of CIFAR-10's binary version: {error}") from error
+    return Examples(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long())
 
 
 def load_dataset(name: str, data: Path) -> Dataset | Mixture:
@@ -278,6 +326,34 @@ def load_mnist_5000(data: Path) -> Dataset:
     return replace(mnist, train=mnist.train[:5_000])
 
 
+def load_cifar_10(data: Path) -> Dataset:
+    """CIFAR-10 (Krizhevsky, 2009): 46,000 to train, 2,000 to validate, 2,000 to calibrate, 10,000 to test."""
+    *train, test = map(read_cifar, CIFAR_10.locate(data))
+    images, labels = (torch.cat(parts) for parts in zip(*((part.inputs, part.labels) for part in train), strict=True))
+    spec = ImageSpec(channels=3, height=32, width=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+    splits = _split(Examples(images, labels), (46_000, 2_000, 2_000))
+    return Dataset(spec, Classification(CIFAR_CLASSES), *splits, test)
+
+
+def load_cifar_10_5000(data: Path) -> Dataset:
+    """CIFAR-10 with 5,000 random images to train on; the other splits are those of CIFAR-10 (HyperGAN, section 4.1)."""
+    cifar = load_cifar_10(data)
+    return replace(cifar, train=cifar.train[:5_000])
+
+
+def load_cifar_5(data: Path) -> Dataset:
+    """The first five classes of CIFAR-10, of all its splits (HyperGAN, section 4.1)."""
+    cifar = load_cifar_10(data)
+    known = [split[split.labels < 5] for split in (cifar.train, cifar.validation, cifar.calibration, cifar.test)]
+    return Dataset(cifar.input, Classification(CIFAR_CLASSES[:5]), *known)
+
+
+def load_cifar_5_others(data: Path) -> Tensor:
+    """The test images of the five classes that CIFAR-5 leaves out."""
+    test = load_cifar_10(data).test
+    return test.inputs[test.labels >= 5]
+
+
 def load_digits(data: Path) -> Dataset:
     """The 1,797 digits of 8 × 8 pixels that scikit-learn carries: 1,097, 200, 200 and 300 of them."""
     from sklearn.datasets import load_digits as load_from_sklearn  # only this dataset needs it
@@ -324,6 +400,9 @@ def load_notmnist(data: Path) -> Tensor:
 _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
     "mnist": load_mnist,
     "mnist-5000": load_mnist_5000,
+    "cifar-10": load_cifar_10,
+    "cifar-10-5000": load_cifar_10_5000,
+    "cifar-5": load_cifar_5,
     "digits": load_digits,
     "cubic": load_cubic,
     "mixture": load_mixture,
