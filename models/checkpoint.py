@@ -36,6 +36,7 @@ from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
 from models.mnf import MNFConfig
 from models.sampler import WeightSampler
+from models.static_hypernetwork import StaticHypernetworkConfig
 from models.target import TargetNetwork
 from models.task import Task
 
@@ -56,6 +57,7 @@ MethodConfig = Annotated[
     | DeepEnsembleConfig
     | MCDropoutConfig
     | MNFConfig
+    | StaticHypernetworkConfig
     | APDConfig,
     Field(discriminator="method"),
 ]

@@ -15,7 +15,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling, Shape, Weighted, add_bias, numel
+from models.layers import (
+    Activation,
+    Convolution,
+    Flatten,
+    GlobalPooling,
+    Layer,
+    Linear,
+    MaxPooling,
+    Normalization,
+    Residual,
+    Shape,
+    Weighted,
+    add_bias,
+    numel,
+    trace_shapes,
+)
 
 FEW_CHANNELS = 4
 """For which libraries of convolutions are slow."""
@@ -41,21 +56,28 @@ class _Step(NamedTuple):
 class Evaluator:
     """Evaluates layers in a row, on the CPU or on another device."""
 
-    def __init__(self, layers: Mapping[str, Layer], input_shape: Shape, on_cpu: bool) -> None:
+    def __init__(self, layers: Sequence[Layer], input_shape: Shape, on_cpu: bool) -> None:
         self._on_cpu, self._rank = on_cpu, len(input_shape)
         self._arranged: dict[str, Convolution] = {}
         """Layers whose weights are arranged, by the weight's name."""
+        self._common_numbers = self._own_numbers = 1
+        """The most that are made of an input alone, and of one with a network, at a time."""
+        steps = self._plan(layers, input_shape)
+        first = next(i for i, step in enumerate(steps) if step.parameters)
+        self._common, self._steps = steps[:first], steps[first:]
+        """What takes no weights, before what does."""
+
+    def _plan(self, layers: Sequence[Layer], shape: Shape, prefix: str = "") -> list[_Step]:
+        """Steps of layers in a row, on inputs that are not theirs to change; of a residual block, by its prefix."""
         steps: list[_Step] = []
-        common, own = [1], [1]
-        """Numbers that are made of an input alone, and of one with a network."""
-        shape, weighted, pooled = input_shape, False, False
-        for i, (name, layer) in enumerate(layers.items()):
-            weight, bias = f"{name}.weight", f"{name}.bias"
+        weighted, pooled = bool(prefix), False
+        for i, (name, given, made) in enumerate(trace_shapes(layers, shape)):
+            layer, weight, bias = layers[i], f"{prefix}{name}.weight", f"{prefix}{name}.bias"
             match layer:
-                case Convolution() if shape[0] <= FEW_CHANNELS or not on_cpu:
-                    pooling = _find_pooling([*layers.values()][i + 1 :])
+                case Convolution() if given[0] <= FEW_CHANNELS or not self._on_cpu:
+                    pooling = _find_pooling(layers[i + 1 :])
                     pooled = pooling > 1
-                    (own if weighted else common).append(layer.count_patches(shape))
+                    self._count(layer.count_patches(given), weighted)
                     steps += [
                         _Step(partial(layer.unfold, pooling=pooling)),
                         _Step(layer.multiply, [weight]),
@@ -64,24 +86,32 @@ class Evaluator:
                 case Convolution():
                     self._arranged[weight] = layer
                     steps.append(_Step(layer.forward, [weight, bias]))
-                case Linear():
+                case Linear() | Normalization():
                     steps.append(_Step(layer.forward, [weight, bias]))
+                case Residual():
+                    block = self._plan(layer.layers, given, f"{prefix}{name}.")
+                    self._count(numel(given) + numel(made), own=True)
+                    steps.append(_Step(partial(_add_residual, block), [p for step in block for p in step.parameters]))
                 case Activation():
-                    steps.append(_Step(partial(layer.forward, inplace=weighted), increasing=True))
+                    fresh = any(step.parameters for step in steps)
+                    steps.append(_Step(partial(layer.forward, inplace=fresh), increasing=True))
                 case MaxPooling() if pooled:
                     pooled = False
                 case MaxPooling():
                     overtaken = list(takewhile(lambda step: step.increasing, reversed(steps)))
                     steps.insert(len(steps) - len(overtaken), _Step(layer.forward))
-                case Flatten():
+                case Flatten() | GlobalPooling():
                     steps.append(_Step(layer.forward))
-            shape, weighted = layer.output_shape(shape), weighted or isinstance(layer, Weighted)
+            weighted = weighted or isinstance(layer, (*Weighted, Residual))
             if not pooled:
-                (own if weighted else common).append(numel(shape))
-        first = next(i for i, step in enumerate(steps) if step.parameters)
-        self._common, self._steps = steps[:first], steps[first:]
-        """What takes no weights, before what does."""
-        self._common_numbers, self._own_numbers = max(common), max(own)
+                self._count(numel(made), weighted)
+        return steps
+
+    def _count(self, numbers: int, own: bool) -> None:
+        if own:
+            self._own_numbers = max(self._own_numbers, numbers)
+        else:
+            self._common_numbers = max(self._common_numbers, numbers)
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `TargetNetwork.forward`."""
@@ -112,14 +142,21 @@ class Evaluator:
         return inputs, max(1, numbers // inputs // (self._own_numbers if shared else largest))
 
     def _prepare(self, x: Tensor) -> Tensor:
-        for step in self._common:
-            x = step.forward(x)
-        return x
+        return _take(self._common, {}, x)
 
     def _finish(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        for step in self._steps:
-            x = step.forward(x, *(weights[name] for name in step.parameters))
-        return x
+        return _take(self._steps, weights, x)
+
+
+def _take(steps: Sequence[_Step], weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    for step in steps:
+        x = step.forward(x, *(weights[name] for name in step.parameters))
+    return x
+
+
+def _add_residual(block: Sequence[_Step], x: Tensor, *parameters: Tensor) -> Tensor:
+    names = [name for step in block for name in step.parameters]
+    return Residual.add(x, _take(block, dict(zip(names, parameters, strict=True)), x))
 
 
 def _find_pooling(layers: Iterable[Layer]) -> int:

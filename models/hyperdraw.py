@@ -12,7 +12,7 @@ So each draw is a fresh network, and those of different modes differ as much as 
 Shapes: S sampled networks, M modes, Z numbers of z.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import torch
@@ -21,11 +21,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.layers import STRICT, Size
-from models.noise import permutations
-from models.sampler import TRAINING_STREAM, NetworkStack, WeightSampler
+from models.modes import ModalSampler
+from models.sampler import NetworkStack
 from models.target import TargetNetwork, Weights
-
-MODE_STREAM = 12
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,17 +41,17 @@ class HyperDrawConfig:
         return HyperDraw(self, target)
 
 
-class HyperDraw(WeightSampler):
+class HyperDraw(ModalSampler):
     """The modes and the generator A; a latent is the number of a mode, then z: [S, 1 + Z]."""
 
     def __init__(self, config: HyperDrawConfig, target: TargetNetwork) -> None:
-        super().__init__(target, 1 + config.latent_size)
+        super().__init__(target, config.modes, config.latent_size)
         self.config = config
         self.modes = NetworkStack(target, config.modes)
         scale = config.initial_deviation / config.latent_size**0.5
         self.gains = nn.ParameterDict(
             {
-                layer: scale * torch.randn(config.modes, config.latent_size, size)
+                layer.replace(".", "/"): scale * torch.randn(config.modes, config.latent_size, size)
                 for layer, size in self._count_gains().items()
             }
         )
@@ -64,34 +62,11 @@ class HyperDraw(WeightSampler):
         shapes = self.target.parameter_shapes
         return {layer: shapes[f"{layer}.weight"][0] for layer in hidden} | {last: shapes[f"{last}.weight"][1]}
 
-    def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
-        """The modes take turns, M members a turn, in an order of its own; so few draws already hold many modes."""
-        count = self.config.modes
-        turns = sorted({member // count for member in members})
-        orders = dict(zip(turns, permutations(seed, turns, count, MODE_STREAM).tolist(), strict=True))
-        modes = torch.tensor([[orders[member // count][member % count]] for member in members])
-        z = super().draw_latents(seed, members, stream)[:, 1:]
-        return torch.cat([modes.to(z), z], dim=1)
-
-    def draw_training_latents(self, seed: int, step: int, count: int) -> Tensor:
-        """Each mode once a step, in order, so that each sees examples in an order of its own; z is fresh."""
-        if count % self.config.modes:
-            raise ValueError(f"a step trains all {self.config.modes} modes equally often, so not with {count} networks")
-        z = super().draw_latents(seed, range(step * count, (step + 1) * count), TRAINING_STREAM)[:, 1:]
-        modes = torch.arange(count, device=z.device) % self.config.modes
-        return torch.cat([modes[:, None].to(z), z], dim=1)
-
-    def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
-        """The arc from z to z; from mode to mode there is no way, so the path leaps in its middle."""
-        path = super().interpolate_latents(first, last, points)
-        half = torch.arange(points, device=path.device) < points / 2
-        path[:, 0] = torch.where(half, first[0], last[0])
-        return path
-
     def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
         modes, z = latents[:, 0].long(), latents[:, 1:]
         weights = self.modes.select(modes, names)
-        for layer, generator in self.gains.items():
+        for key, generator in self.gains.items():
+            layer = key.replace("/", ".")
             name = f"{layer}.weight"
             if name in weights:
                 gain = 1 + torch.einsum("sz,szn->sn", z, generator.index_select(0, modes))

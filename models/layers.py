@@ -8,8 +8,10 @@ follow the other's, as if they were the channels of one image, which is what gro
 Shapes: S sampled networks, B inputs.
 """
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from functools import reduce
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,20 +28,22 @@ STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=STRICT)
 class Convolution:
-    """Two-dimensional convolution with bias and stride 1."""
+    """Two-dimensional convolution with bias."""
 
     channels: Size
     kernel_size: Size
     padding: Annotated[int, Field(ge=0, le=65536)] = 0
+    stride: Size = 1
     kind: Literal["conv"] = "conv"
+    rank: ClassVar[int] = 3
 
     def output_shape(self, shape: Shape) -> Shape:
         _, height, width = shape
-        grown = 2 * self.padding - self.kernel_size + 1
-        return self.channels, height + grown, width + grown
+        grown = 2 * self.padding - self.kernel_size
+        return self.channels, (height + grown) // self.stride + 1, (width + grown) // self.stride + 1
 
     def module(self, shape: Shape) -> nn.Module:
-        return nn.Conv2d(shape[0], self.channels, self.kernel_size, padding=self.padding)
+        return nn.Conv2d(shape[0], self.channels, self.kernel_size, self.stride, self.padding)
 
     def count_patches(self, shape: Shape) -> int:
         """Numbers that unfolding makes of an input."""
@@ -49,11 +53,12 @@ class Convolution:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H′, W′, channels]."""
         networks, shared = len(weight), x.dim() == 4
-        images = x if shared else x.permute(1, 2, 3, 0, 4).flatten(3)
+        images = x.movedim(-1, 1) if shared else _join_channels(x)
         filters = self.arrange(weight).flatten(0, 1)
         groups = 1 if shared else networks
-        outputs = F.conv2d(images.movedim(-1, 1), filters, bias.flatten(), padding=self.padding, groups=groups)
-        return outputs.view(len(outputs), networks, self.channels, *outputs.shape[2:]).permute(1, 0, 3, 4, 2)
+        return _split_channels(
+            F.conv2d(images, filters, bias.flatten(), self.stride, self.padding, groups=groups), networks
+        )
 
     def arrange(self, weight: Tensor) -> Tensor:
         """A weight [S, channels, C, k, k] as `forward` has it fastest in memory."""
@@ -65,7 +70,8 @@ class Convolution:
         """The patch of [..., H, W, C] that each place of the output sees, by place within a window of pooling:
         [pooling², ..., H″, W″, kernel size² · C]."""
         padded = F.pad(x, [0, 0, *[self.padding] * 4])
-        windows = padded.unfold(-3, self.kernel_size, 1).unfold(-3, self.kernel_size, 1).movedim(-3, -1)
+        size, stride = self.kernel_size, self.stride
+        windows = padded.unfold(-3, size, stride).unfold(-3, size, stride).movedim(-3, -1)
         height, width = (size // pooling for size in windows.shape[-5:-3])
         windows = windows[..., : height * pooling, : width * pooling, :, :, :]
         windows = windows.unflatten(-4, (width, pooling)).unflatten(-6, (height, pooling)).movedim((-6, -4), (0, 1))
@@ -85,6 +91,7 @@ class Activation:
 
     negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
     kind: Literal["act"] = "act"
+    rank: ClassVar[int | None] = None
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape
@@ -103,6 +110,7 @@ class MaxPooling:
 
     size: Size = 2
     kind: Literal["pool"] = "pool"
+    rank: ClassVar[int] = 3
 
     def output_shape(self, shape: Shape) -> Shape:
         channels, height, width = shape
@@ -115,9 +123,7 @@ class MaxPooling:
         """[..., H, W, C] → [..., H′, W′, C]."""
         size, height, width = self.size, x.shape[-3] // self.size, x.shape[-2] // self.size
         if x.requires_grad and x.dim() == 5:
-            images = x.permute(1, 2, 3, 0, 4).flatten(3).movedim(-1, 1)
-            pooled = F.max_pool2d(images, size)
-            return pooled.view(len(pooled), len(x), -1, height, width).permute(1, 0, 3, 4, 2)
+            return _split_channels(F.max_pool2d(_join_channels(x), size), len(x))
         # Maxima of slices are several times faster on the CPU, and slow only backward.
         rows = [x[..., i : height * size : size, :, :] for i in range(size)]
         x = reduce(torch.maximum, rows)
@@ -126,10 +132,63 @@ class MaxPooling:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GlobalPooling:
+    """Mean of each channel over all places."""
+
+    kind: Literal["mean"] = "mean"
+    rank: ClassVar[int] = 3
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape[0], 1, 1
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H, W, C] → [..., 1, 1, C]."""
+        return x.mean((-3, -2), keepdim=True)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Normalization:
+    """Group normalisation: groups of an image's channels get mean 0 and variance 1, then gains and biases.
+
+    Wu & He, "Group Normalization", ECCV 2018. Batch normalisation is no choice for sampled weights: each network would
+    want running statistics of its own. This one takes nothing but the image and the network, so that a network's answer
+    depends on no other image, and makes up for the scale of the kernels before it, which a generator may get wrong.
+    """
+
+    groups: Size
+    kind: Literal["norm"] = "norm"
+    rank: ClassVar[int] = 3
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape[0] % self.groups:
+            raise ValueError(f"{shape[0]} channels cannot be normalised in {self.groups} groups of one size")
+        return shape
+
+    def module(self, shape: Shape) -> nn.Module:
+        return nn.GroupNorm(self.groups, shape[0])
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H, W, C]."""
+        networks, shared = len(weight), x.dim() == 4
+        images = x.movedim(-1, 1) if shared else _join_channels(x)
+        groups = self.groups if shared else networks * self.groups
+        # PyTorch 2.13 crashes on the gradient of gains where channels are last and the input takes none.
+        if shared or (weight.requires_grad and not x.requires_grad):
+            normalized = F.group_norm(images, groups)
+            normalized = normalized.movedim(1, -1) if shared else _split_channels(normalized, networks)
+            return normalized * weight[:, None, None, None] + bias[:, None, None, None]
+        return _split_channels(F.group_norm(images, groups, weight.flatten(), bias.flatten()), networks)
+
+
+@dataclass(frozen=True, config=STRICT)
 class Flatten:
     """Of images, channel after channel."""
 
     kind: Literal["flatten"] = "flatten"
+    rank: ClassVar[int] = 3
 
     def output_shape(self, shape: Shape) -> Shape:
         return (numel(shape),)
@@ -148,6 +207,7 @@ class Linear:
 
     features: Size
     kind: Literal["linear"] = "linear"
+    rank: ClassVar[int] = 1
 
     def output_shape(self, shape: Shape) -> Shape:
         return (self.features,)
@@ -161,14 +221,120 @@ class Linear:
         return products + bias[:, None]
 
 
+class ResidualBlock(nn.Sequential):
+    """Adds what its layers make of images to the images, of which places are skipped and channels of zeros added where
+    the layers do so (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, option A)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for module in self:
+            y = module(y)
+        stride = -(-x.shape[2] // y.shape[2])
+        return y + nn.functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Residual:
+    """A residual block: its input plus what layers make of it.
+
+    Where these shrink the image or add channels, so does the shortcut, without parameters (`ResidualBlock`).
+    """
+
+    layers: "Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100)]"
+    kind: Literal["residual"] = "residual"
+    rank: ClassVar[int] = 3
+
+    def output_shape(self, shape: Shape) -> Shape:
+        *_, (_, _, grown) = trace_shapes(self.layers, shape)
+        if len(grown) != 3 or grown[0] < shape[0]:
+            raise ValueError(f"the layers of a residual block make {grown} of {shape}, which cannot be added")
+        stride = -(-shape[1] // grown[1])
+        if grown[1:] != tuple(-(-size // stride) for size in shape[1:]):
+            raise ValueError(f"the layers of a residual block make {grown} of {shape}, which no stride does")
+        return grown
+
+    def module(self, shape: Shape) -> nn.Module:
+        return ResidualBlock(build_modules(self.layers, shape))
+
+    @staticmethod
+    def add(x: Tensor, y: Tensor) -> Tensor:
+        """Input [B, H, W, C] or [S, B, H, W, C], and what the layers make of it, [S, B, H′, W′, C′] → the sum."""
+        stride = -(-x.shape[-3] // y.shape[-3])
+        shortcut = x[..., ::stride, ::stride, :]
+        channels = x.shape[-1]
+        if y.requires_grad or x.requires_grad:
+            return y + F.pad(shortcut, (0, y.shape[-1] - channels))
+        y[..., :channels].add_(shortcut)
+        return y
+
+
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     """Of S networks, [S, channels], to [S, B, H, W, channels], in place where that is possible."""
     addend = bias[:, None, None, None]
     return x + addend if x.requires_grad or bias.requires_grad else x.add_(addend)
 
 
-Layer = Annotated[Convolution | Activation | MaxPooling | Flatten | Linear, Field(discriminator="kind")]
-Weighted = (Convolution, Linear)
+Layer = Annotated[
+    Convolution | Normalization | Activation | MaxPooling | GlobalPooling | Residual | Flatten | Linear,
+    Field(discriminator="kind"),
+]
+Weighted = (Convolution, Normalization, Linear)
+
+
+def name_layers(layers: Iterable[Layer]) -> dict[str, Layer]:
+    """Layers by name: kind and running number, as in conv1, act1, pool1, conv2, …"""
+    counts: dict[str, int] = {}
+    named: dict[str, Layer] = {}
+    for layer in layers:
+        counts[layer.kind] = counts.get(layer.kind, 0) + 1
+        named[f"{layer.kind}{counts[layer.kind]}"] = layer
+    return named
+
+
+def trace_shapes(layers: Iterable[Layer], shape: Shape) -> list[tuple[str, Shape, Shape]]:
+    """Name, input shape and output shape of layers in a row.
+
+    Raises:
+        ValueError: if a layer does not fit the shape that reaches it.
+    """
+    traced = []
+    for name, layer in name_layers(layers).items():
+        if layer.rank not in (None, len(shape)):
+            raise ValueError(f"layer {name} takes {layer.rank} dimensions but gets shape {shape}")
+        output = layer.output_shape(shape)
+        if min(output) < 1:
+            raise ValueError(f"layer {name} leaves nothing of its input: its output has shape {output}")
+        traced.append((name, shape, output))
+        shape = output
+    return traced
+
+
+def build_modules(layers: Iterable[Layer], shape: Shape) -> OrderedDict[str, nn.Module]:
+    """PyTorch's modules of layers in a row, freshly initialised, by name."""
+    layers = tuple(layers)
+    shapes = trace_shapes(layers, shape)
+    return OrderedDict((name, layer.module(given)) for (name, given, _), layer in zip(shapes, layers, strict=True))
+
+
+def list_weighted(layers: Iterable[Layer], prefix: str = "") -> list[str]:
+    """Names of the layers that have parameters, in order, those within residual blocks as in residual1.conv1."""
+    names = []
+    for name, layer in name_layers(layers).items():
+        if isinstance(layer, Residual):
+            names += list_weighted(layer.layers, f"{prefix}{name}.")
+        elif isinstance(layer, Weighted):
+            names.append(prefix + name)
+    return names
+
+
+def _join_channels(x: Tensor) -> Tensor:
+    """[S, B, H, W, C] → [B, S · C, H, W], where networks and channels are next to one another in memory."""
+    return x.permute(1, 2, 3, 0, 4).flatten(3).movedim(-1, 1)
+
+
+def _split_channels(images: Tensor, networks: int) -> Tensor:
+    """The inverse of `_join_channels`, of S networks."""
+    return images.view(len(images), networks, -1, *images.shape[2:]).permute(1, 0, 3, 4, 2)
 
 
 def _multiply(x: Tensor, weight: Tensor) -> Tensor:

@@ -142,14 +142,24 @@ class VariationalSampler(WeightSampler):
 class NetworkStack(nn.Module):
     """M networks of a target as parameters, each initialised as PyTorch initialises it."""
 
-    def __init__(self, target: TargetNetwork, networks: int) -> None:
+    def __init__(self, target: TargetNetwork, networks: int, without: Collection[str] = ()) -> None:
+        """Of the target's parameters all but those named."""
         super().__init__()
         states = [target.module().state_dict() for _ in range(networks)]
-        for layer in target.weighted_layers:
-            stacked = nn.Module()
-            for p in ("weight", "bias"):
-                stacked.register_parameter(p, nn.Parameter(torch.stack([s[f"{layer}.{p}"] for s in states])))
-            self.add_module(layer, stacked)
+        for name in target.parameter_shapes:
+            if name not in without:
+                path, _, leaf = name.rpartition(".")
+                parameter = nn.Parameter(torch.stack([state[name] for state in states]))
+                self._find_module(path).register_parameter(leaf, parameter)
+
+    def _find_module(self, path: str) -> nn.Module:
+        """The module at a dotted path, made if missing."""
+        module: nn.Module = self
+        for part in path.split("."):
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        return module
 
     def select(self, index: Tensor, names: Collection[str] | None = None) -> Weights:
         """Networks index[0], index[1], …, [S], differentiably; of them the named parameters."""

@@ -6,7 +6,7 @@ A target network is data, an ordered list of layers. From it come the names and 
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
-from collections import OrderedDict
+import inspect
 from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated
@@ -17,7 +17,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.evaluator import Evaluator
-from models.layers import STRICT, Layer, Linear, Shape, Size, Weighted, numel
+from models.layers import (
+    STRICT,
+    Layer,
+    Linear,
+    Residual,
+    ResidualBlock,
+    Shape,
+    Size,
+    build_modules,
+    list_weighted,
+    numel,
+    trace_shapes,
+)
 
 Weights = dict[str, Tensor]
 """S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
@@ -35,26 +47,9 @@ class TargetNetwork:
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
 
     def __post_init__(self) -> None:
-        shape: Shape = self.input_shape
-        for name, layer in self.named_layers.items():
-            rank = {"conv": 3, "pool": 3, "flatten": 3, "linear": 1}.get(layer.kind, len(shape))
-            if len(shape) != rank:
-                raise ValueError(f"layer {name} takes {rank} dimensions but gets shape {shape}")
-            shape = layer.output_shape(shape)
-            if min(shape) < 1:
-                raise ValueError(f"layer {name} leaves nothing of its input: its output has shape {shape}")
+        trace_shapes(self.layers, self.input_shape)
         if not isinstance(self.layers[-1], Linear):
             raise ValueError(f"the last layer must be linear, to give outputs, not {self.layers[-1].kind}")
-
-    @cached_property
-    def named_layers(self) -> dict[str, Layer]:
-        """Layers by name: kind and running number, as in conv1, act1, pool1, conv2, …"""
-        counts: dict[str, int] = {}
-        named: dict[str, Layer] = {}
-        for layer in self.layers:
-            counts[layer.kind] = counts.get(layer.kind, 0) + 1
-            named[f"{layer.kind}{counts[layer.kind]}"] = layer
-        return named
 
     @cached_property
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -62,10 +57,10 @@ class TargetNetwork:
         with torch.device("meta"):
             return {name: tuple(p.shape) for name, p in self.module().named_parameters()}
 
-    @property
+    @cached_property
     def weighted_layers(self) -> list[str]:
-        """Names of the layers that have parameters, in order."""
-        return [name for name, layer in self.named_layers.items() if isinstance(layer, Weighted)]
+        """Names of the layers that have parameters, in order, those within residual blocks as in residual1.conv1."""
+        return list_weighted(self.layers)
 
     def layer_vectors(self, weights: Weights) -> dict[str, Tensor]:
         """Weights and biases of each layer of S networks as vectors, [S, numbers of the layer]."""
@@ -99,19 +94,17 @@ class TargetNetwork:
 
     def module(self) -> nn.Sequential:
         """A plain PyTorch module, freshly initialised, whose `state_dict` keys are the parameter names."""
-        modules: OrderedDict[str, nn.Module] = OrderedDict()
-        shape: Shape = self.input_shape
-        for name, layer in self.named_layers.items():
-            modules[name] = layer.module(shape)
-            shape = layer.output_shape(shape)
-        return nn.Sequential(modules)
+        return nn.Sequential(build_modules(self.layers, self.input_shape))
 
     @cached_property
     def source(self) -> str:
-        """Python source of `module()`; it needs `OrderedDict` and `torch.nn` alone, so a client can paste it."""
+        """Python source, complete with imports, that makes `network` what `module()` is; a client can paste it."""
         with torch.device("meta"):
-            lines = "".join(f"    {name}=nn.{module!r},\n" for name, module in self.module().named_children())
-        return f"nn.Sequential(OrderedDict(\n{lines}))"
+            module = self.module()
+        lines = ["from collections import OrderedDict", "", "from torch import nn"]
+        if any(isinstance(layer, Residual) for layer in self.layers):
+            lines[2:] = ["from torch import Tensor, nn", "", "", inspect.getsource(ResidualBlock), ""]
+        return "\n".join([*lines, "", f"network = {_write_source(module)}"])
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
         """Outputs of S sampled networks at once.
@@ -137,8 +130,19 @@ class TargetNetwork:
 
     @cached_property
     def _evaluator_on_cpu(self) -> Evaluator:
-        return Evaluator(self.named_layers, self.input_shape, on_cpu=True)
+        return Evaluator(self.layers, self.input_shape, on_cpu=True)
 
     @cached_property
     def _evaluator_elsewhere(self) -> Evaluator:
-        return Evaluator(self.named_layers, self.input_shape, on_cpu=False)
+        return Evaluator(self.layers, self.input_shape, on_cpu=False)
+
+
+def _write_source(module: nn.Module, indent: str = "") -> str:
+    if isinstance(module, nn.GroupNorm):  # whose representation has arguments that older PyTorch does not know
+        return f"nn.GroupNorm({module.num_groups}, {module.num_channels})"
+    if not isinstance(module, nn.Sequential):
+        return f"nn.{module!r}"
+    name = type(module).__name__
+    inner = indent + "    "
+    lines = [f"{inner}{child}={_write_source(each, inner)},\n" for child, each in module.named_children()]
+    return f"{'nn.' if name == 'Sequential' else ''}{name}(OrderedDict(\n{''.join(lines)}{indent}))"

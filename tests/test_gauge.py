@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.gauge import GaugeStep, fix_gauge
+from models.gauge import GaugeStep, filter_vectors, find_couplings, fix_gauge
 from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
 from models.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
-from training.recipes import mnist_deutsch, toy_cubic
+from training.recipes import make_wide_resnet, mnist_deutsch, toy_cubic
 
 TARGETS = {
     "convolutional": SMALL_TARGET,
@@ -119,3 +119,19 @@ def test_gauge_fixing_is_differentiable() -> None:
         return tuple(fix_gauge(target, dict(zip(weights, tensors, strict=True)), FUNCTION_PRESERVING).values())
 
     assert torch.autograd.gradcheck(fix, inputs)
+
+
+def test_residual_blocks_and_normalisations() -> None:
+    """The function stays the same, to the normalisations' ε; scaled layers have their root mean square 1."""
+    target = make_wide_resnet(10, 1)
+    weights, inputs = draw(target, 0)
+    gauged = fix_gauge(target, weights, FUNCTION_PRESERVING)
+    torch.testing.assert_close(target.forward(gauged, inputs), target.forward(weights, inputs), rtol=1e-4, atol=1e-4)
+    fixed = {coupling.layer: coupling for coupling in find_couplings(target)}
+    untouched = {"conv1", "residual1.conv2", "residual2.conv2", "residual3.conv2", "linear1"}
+    assert fixed.keys() | untouched == set(target.weighted_layers)
+    for layer, coupling in fixed.items():
+        power = filter_vectors(gauged, layer).square().mean(2)
+        groups = power.unflatten(1, (coupling.groups or power.shape[1], -1)).mean(2)
+        torch.testing.assert_close(groups, torch.ones_like(groups))
+    assert_same(fix_gauge(target, gauged, FUNCTION_PRESERVING), gauged)

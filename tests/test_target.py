@@ -1,18 +1,27 @@
-from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.evaluator import NUMBERS_IN_CACHE, Evaluator
-from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
+from models.layers import (
+    Activation,
+    Convolution,
+    Flatten,
+    GlobalPooling,
+    Layer,
+    Linear,
+    MaxPooling,
+    Normalization,
+    Residual,
+)
 from models.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
-from training.recipes import RECIPES, mnist_hypergan
+from training.recipes import RECIPES, make_wide_resnet, mnist_hypergan
 
 TARGETS = {
     "small": SMALL_TARGET,
@@ -27,6 +36,32 @@ TARGETS = {
     ),
     "vectors": TargetNetwork((4,), (Linear(6), Activation(), Linear(3))),
     "paper": mnist_hypergan().target,
+    "residual": TargetNetwork(
+        (3, 9, 11),
+        (
+            Convolution(6, 3, 1),
+            Residual((Normalization(2), Activation(0.0), Convolution(6, 3, 1), Normalization(3), Convolution(6, 1))),
+            Residual((Convolution(8, 3, 1, stride=2), Normalization(1), Activation(), Convolution(8, 3, 1))),
+            *(Normalization(4), Activation(0.1), GlobalPooling(), Flatten(), Linear(3)),
+        ),
+    ),
+    "normalised images": TargetNetwork(
+        (4, 8, 8),
+        (
+            *(Normalization(2), Convolution(4, 3, stride=3), MaxPooling()),
+            *(Residual((Activation(), Residual((Convolution(5, 1), Activation())))), Flatten(), Linear(2)),
+        ),
+    ),
+    "residual images": TargetNetwork(
+        (2, 8, 8),
+        (
+            Residual((Activation(), MaxPooling(), Convolution(5, 3, 1), Activation())),
+            GlobalPooling(),
+            Flatten(),
+            Linear(2),
+        ),
+    ),
+    "wide resnet": make_wide_resnet(10, 1),
 }
 
 
@@ -66,7 +101,7 @@ def test_the_way_of_other_devices_equals_the_plain_module(
     weights = draw_small_weights(target, 4)
     shape = (4, 7, *target.input_shape) if distinct else (7, *target.input_shape)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    logits = Evaluator(target.named_layers, target.input_shape, on_cpu=False).forward(weights, images)
+    logits = Evaluator(target.layers, target.input_shape, on_cpu=False).forward(weights, images)
     torch.testing.assert_close(logits, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
 
 
@@ -114,10 +149,14 @@ def test_sizes_of_the_paper() -> None:
     assert mnist_hypergan().target.num_weights == 31_594
 
 
-def test_source_builds_the_module() -> None:
-    built = eval(TARGETS["odd pooling"].source, {"nn": nn, "OrderedDict": OrderedDict})
-    built.load_state_dict(TARGETS["odd pooling"].module().state_dict(), strict=True)
-    assert repr(built) == repr(TARGETS["odd pooling"].module())
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+def test_source_builds_the_module(target: TargetNetwork) -> None:
+    scope: dict[str, Any] = {}
+    exec(target.source, scope)
+    network, module = scope["network"], target.module()
+    network.load_state_dict(module.state_dict(), strict=True)
+    inputs = torch.randn(3, *target.input_shape)
+    assert torch.equal(network(inputs), module(inputs))
 
 
 class LargestTensor(TorchDispatchMode):
@@ -153,6 +192,11 @@ def test_memory_of_activations_does_not_grow(batch: int) -> None:
         ((Convolution(3, 9), Flatten(), Linear(2)), "leaves nothing"),
         ((MaxPooling(9), Flatten(), Linear(2)), "leaves nothing"),
         ((Flatten(), Activation()), "last layer must be linear"),
+        ((Convolution(6, 3), Normalization(4), Flatten(), Linear(2)), "6 channels cannot be normalised in 4 groups"),
+        ((Residual((Convolution(3, 3),)), Flatten(), Linear(2)), "which no stride does"),
+        ((Convolution(3, 1), Residual((Convolution(2, 1),)), Flatten(), Linear(2)), "which cannot be added"),
+        ((Residual((Flatten(),)), Flatten(), Linear(2)), "which cannot be added"),
+        ((Residual((Linear(2),)), Flatten(), Linear(2)), "takes 1 dimensions"),
         ((), "at least 1 item"),
     ],
 )

@@ -328,11 +328,11 @@ def load_mnist_5000(data: Path) -> Dataset:
 
 def load_cifar_10(data: Path) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 46,000 to train, 2,000 to validate, 2,000 to calibrate, 10,000 to test."""
-    *train, test = map(read_cifar, CIFAR_10.locate(data))
-    images, labels = (torch.cat(parts) for parts in zip(*((part.inputs, part.labels) for part in train), strict=True))
+    *batches, test = map(read_cifar, CIFAR_10.locate(data))
+    images, labels = (torch.cat(parts) for parts in zip(*((part.inputs, part.labels) for part in batches), strict=True))
     spec = ImageSpec(channels=3, height=32, width=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-    splits = _split(Examples(images, labels), (46_000, 2_000, 2_000))
-    return Dataset(spec, Classification(CIFAR_CLASSES), *splits, test)
+    train, validation, calibration = _split(Examples(images, labels), (46_000, 2_000, 2_000))
+    return Dataset(spec, Classification(CIFAR_CLASSES), train, validation, calibration, test)
 
 
 def load_cifar_10_5000(data: Path) -> Dataset:

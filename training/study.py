@@ -4,7 +4,6 @@ Shapes: N sampled networks, B inputs, K classes, D weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 
 import torch
 from pydantic import ConfigDict
@@ -14,7 +13,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.gauge import filter_vectors, fix_gauge, permute_filters
+from models.gauge import filter_vectors, find_couplings, fix_gauge, permute_filters
 from models.noise import uniform
 from models.path import go_straight
 from models.prediction import evaluate_members
@@ -251,9 +250,11 @@ def match_filters(target: TargetNetwork, pair: Weights) -> Weights:
     (Ainsworth, Hayase & Srinivasa, "Git Re-Basin", ICLR 2023), by incoming weights alone.
     """
     matched = dict(pair)
-    for layer, following in pairwise(target.weighted_layers):
-        first, second = filter_vectors(matched, layer)
+    for coupling in find_couplings(target):
+        if not coupling.permutable:
+            continue
+        first, second = filter_vectors(matched, coupling.layer)
         order = torch.from_numpy(linear_sum_assignment((first @ second.T).cpu().numpy(), maximize=True)[1])
         kept = torch.arange(len(order))
-        permute_filters(matched, layer, following, torch.stack([kept, order]).to(first.device))
+        permute_filters(matched, coupling, torch.stack([kept, order]).to(first.device))
     return matched
