@@ -50,7 +50,7 @@ class ModelDescription(ModelSummary):
     """All that is known of a model."""
 
     target: Mapping[str, Any]
-    """`num_weights`, `parameters` (shapes by name) and `source`, of the PyTorch module that the weights load into."""
+    """`num_weights`, `parameters` (shapes by name) and `source`, Python that makes the `network` they load into."""
     training: Mapping[str, Any]
     calibration: Mapping[str, Any] | None
     metrics: Mapping[str, Any] | None
@@ -215,7 +215,7 @@ class Sample(Generic[Array]):
     members: range
     """Which networks of the seed."""
     metadata: Mapping[str, str]
-    """The file's: also `target` (PyTorch source of the module), `input` and `task` (JSON)."""
+    """The file's: also `target` (Python source of `network`), `input` and `task` (JSON)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: a directory of config.json, model.safetensors and, where measured, calibration.json and metrics.json.
+"""Checkpoints: a directory of config.json, weight files and, where measured, calibration.json and metrics.json.
 
 Nothing is pickled. `config.json` names the weight files with their SHA-256, `calibration.json` the SHA-256 of the
 `config.json` it belongs to, so the digest of the two JSON files, the model's version, stands for every byte that
@@ -41,6 +41,11 @@ from models.target import TargetNetwork
 from models.task import Task
 
 SAMPLER_FILE = "model.safetensors"
+"""Or model-00001-of-00003.safetensors and so on, where the weights are large."""
+
+SHARD_BYTES = 2**30
+"""Of a weight file, unless a single tensor is larger."""
+
 MEASURED = ("metrics.json", "attack.json", "README.md", "figures")
 """What belongs to one version of a checkpoint, beside its weights and its calibration."""
 
@@ -124,7 +129,7 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSampler, storage: Storage) -> None:
-    """Writes config.json and model.safetensors; drops what was measured for other weights.
+    """Writes the weights and config.json; drops what was measured for other weights.
 
     Args:
         directory: made if missing.
@@ -133,11 +138,16 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
         storage: how matrices are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    weights = serialize_tensors(encode_tensors(sampler.state_dict(), storage))
-    config = dataclasses.replace(config, files={SAMPLER_FILE: hashlib.sha256(weights).hexdigest()})
+    shards = _split_shards(encode_tensors(sampler.state_dict(), storage))
     _drop(directory, "calibration.json", *MEASURED)
-    write_file(directory / SAMPLER_FILE, weights)
-    write_file(directory / "config.json", dump_json(config))
+    files = {}
+    for number, shard in enumerate(shards, 1):
+        name = SAMPLER_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        content = serialize_tensors(shard)
+        files[name] = hashlib.sha256(content).hexdigest()
+        write_file(directory / name, content)
+    write_file(directory / "config.json", dump_json(dataclasses.replace(config, files=files)))
+    _drop(directory, *(path.name for path in directory.glob("model*.safetensors") if path.name not in files))
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
@@ -255,6 +265,18 @@ def write_file(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _split_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    room = SHARD_BYTES
+    for name, tensor in tensors.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = SHARD_BYTES
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards
 
 
 def _drop(directory: Path, *names: str) -> None:

@@ -55,6 +55,7 @@ class DeutschHypernetwork(Hypernetwork):
     latent_prior = "uniform"
 
     def __init__(self, config: DeutschConfig, target: TargetNetwork) -> None:
+        target.require_no_normalization(config.method)
         super().__init__(target, config.latent_size)
         self.config = config
         layers, hidden_sizes = target.weighted_layers, config.generator_hidden_sizes

@@ -59,6 +59,7 @@ class HyperGAN(Hypernetwork):
     """The mixer Q and the generators of all layers."""
 
     def __init__(self, config: HyperGANConfig, target: TargetNetwork) -> None:
+        target.require_no_normalization(config.method)
         layers = target.weighted_layers
         joint_code_size = len(layers) * config.code_size
         super().__init__(target, config.latent_size if config.mixer else joint_code_size)

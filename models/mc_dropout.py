@@ -38,6 +38,7 @@ class MCDropout(WeightSampler):
     latent_prior = "uniform"
 
     def __init__(self, config: MCDropoutConfig, target: TargetNetwork) -> None:
+        target.require_no_normalization(config.method)
         self._masked = {
             f"{layer}.weight": target.parameter_shapes[f"{layer}.weight"][1] for layer in target.weighted_layers[1:]
         }

@@ -51,6 +51,7 @@ class MNF(VariationalSampler):
     """The posteriors of all layers."""
 
     def __init__(self, config: MNFConfig, target: TargetNetwork) -> None:
+        target.require_no_normalization(config.method)
         shapes = target.parameter_shapes
         posteriors = {layer: LayerPosterior(config, shapes[f"{layer}.weight"]) for layer in target.weighted_layers}
         super().__init__(target, sum(posterior.latent_size for posterior in posteriors.values()))

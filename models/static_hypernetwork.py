@@ -121,10 +121,10 @@ class StaticHypernetwork(ModalSampler):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters that want different learning rates: the shared `generator`, the `embeddings`, what is learned
-        `direct`ly, and the `gains` of embeddings."""
-        return {
+        `direct`ly, and the `gains` of embeddings if there are any."""
+        groups = {
             "generator": [self.input_weight, self.input_bias, self.output_weight, self.output_bias],
             "embeddings": [self.embeddings],
             "direct": list(self.direct.parameters()),
-            "gains": [] if self.gains is None else [self.gains],
         }
+        return groups if self.gains is None else groups | {"gains": [self.gains]}

@@ -62,6 +62,16 @@ class TargetNetwork:
         """Names of the layers that have parameters, in order, those within residual blocks as in residual1.conv1."""
         return list_weighted(self.layers)
 
+    def require_no_normalization(self, method: str) -> None:
+        """For methods that make filters, and know nothing of gains.
+
+        Raises:
+            ValueError: if the target has normalisations.
+        """
+        for layer in self.weighted_layers:
+            if len(self.parameter_shapes[f"{layer}.weight"]) == 1:
+                raise ValueError(f"{method} makes convolutions and linear layers; it cannot make {layer}")
+
     def layer_vectors(self, weights: Weights) -> dict[str, Tensor]:
         """Weights and biases of each layer of S networks as vectors, [S, numbers of the layer]."""
         return {

@@ -54,7 +54,9 @@ def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
     """What a client must know to send inputs and to read answers."""
     config = checkpoint.config
     num_networks = checkpoint.sampler.num_networks
-    sampler = SamplerDescription(fresh_draws=num_networks is None, num_networks=num_networks)
+    sampler = SamplerDescription(
+        fresh_draws=num_networks is None, num_networks=num_networks, is_distribution=num_networks != 1
+    )
     return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
 
 

@@ -212,7 +212,7 @@ class WalkAnswer(BaseModel):
 class TargetDescription(BaseModel):
     num_weights: int
     parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by state_dict key.")
-    source: str = Field(description="PyTorch source of the module that downloaded weights load into.")
+    source: str = Field(description="Python source that makes `network`, the module that downloaded weights load into.")
 
 
 class SamplerDescription(BaseModel):
@@ -220,6 +220,9 @@ class SamplerDescription(BaseModel):
 
     fresh_draws: bool = Field(description="Whether a new seed brings networks that nobody has seen before.")
     num_networks: int | None = Field(description="How many networks there are, where draws are not fresh.")
+    is_distribution: bool = Field(
+        description="Whether there are several networks; a single one cannot disagree, so its mutual information is 0."
+    )
 
 
 class ModelSummary(ModelIdentity):

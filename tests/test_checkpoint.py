@@ -96,6 +96,29 @@ def test_saving_again_drops_what_was_measured_for_other_weights(saved: Path, sam
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_large_weights_are_sharded(
+    sampler: WeightSampler, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path / "whole", make_config(sampler), sampler, storage)
+    monkeypatch.setattr("models.checkpoint.SHARD_BYTES", 2_000)
+    save_checkpoint(tmp_path / "model", make_config(sampler), sampler, storage)
+    loaded = load_checkpoint(tmp_path / "model")
+    shards = sorted(path.name for path in (tmp_path / "model").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert shards == list(loaded.config.files)
+    assert shards[1] == f"model-00002-of-{len(shards):05}.safetensors"
+    for shard in shards:
+        tensors = load_file(tmp_path / "model" / shard)
+        assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= 2_000
+    whole = load_checkpoint(tmp_path / "whole").sampler.state_dict()
+    for name, tensor in loaded.sampler.state_dict().items():
+        assert torch.equal(tensor, whole[name])
+    monkeypatch.undo()
+    save_checkpoint(tmp_path / "model", make_config(sampler), sampler, storage)
+    assert [path.name for path in (tmp_path / "model").glob("*.safetensors")] == ["model.safetensors"]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_file(path, b"old")

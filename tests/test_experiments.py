@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from typer.testing import CliRunner
 
 import training.ablation
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from models.gauge import permute_filters
+from models.gauge import find_couplings, permute_filters
 from models.hypergan import HyperGANConfig
 from models.input import ImageSpec
 from tests.conftest import SMALL_TARGET, draw_weights, make_session
@@ -326,9 +325,9 @@ def test_permuted_filters_are_matched() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = draw_weights(target, generator, 1)
     changed = dict(weights)
-    for layer, following in pairwise(target.weighted_layers):
-        filters = weights[f"{layer}.bias"].shape[1]
-        permute_filters(changed, layer, following, torch.randperm(filters, generator=generator)[None])
+    for coupling in find_couplings(target):
+        filters = weights[f"{coupling.layer}.bias"].shape[1]
+        permute_filters(changed, coupling, torch.randperm(filters, generator=generator)[None])
     assert not torch.equal(changed["conv1.weight"], weights["conv1.weight"])
     matched = match_filters(target, {name: torch.cat([weights[name], changed[name]]) for name in weights})
     for name, tensor in weights.items():

@@ -11,13 +11,14 @@ from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_che
 from models.deep_ensemble import DeepEnsembleConfig
 from models.hyperdraw import HyperDrawConfig
 from models.input import ImageSpec
+from models.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
 from models.mc_dropout import MCDropoutConfig
 from models.mlp import MLPConfig
 from models.mnf import MNFConfig
 from models.modes import ModalSampler
 from models.sampler import VariationalSampler, WeightSampler
 from models.static_hypernetwork import StaticHypernetworkConfig
-from models.target import Weights
+from models.target import TargetNetwork, Weights
 from models.task import Classification
 from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
 
@@ -34,6 +35,8 @@ CONFIGS: dict[str, MethodConfig] = {
     "static hypernetworks": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=1000),
     "random static hypernetwork": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=5, latent_size=4),
 }
+
+MAKES_ANY_TARGET = {"hyperdraw", "mlp", "deep_ensemble", "apd", "static_hypernetwork"}
 
 
 @pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
@@ -140,3 +143,21 @@ def make_config(sampler: WeightSampler) -> CheckpointConfig:
         task=Classification(("a", "b", "c", "d", "e")),
         training=Training("test", "none", "digits", 0, 0, 0),
     )
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.method not in MAKES_ANY_TARGET])
+def test_normalisations_are_refused_by_what_cannot_make_them(config: MethodConfig) -> None:
+    target = TargetNetwork((1, 6, 6), (Convolution(4, 3), Normalization(2), Flatten(), Linear(3)))
+    with pytest.raises(ValueError, match=f"{config.method} makes convolutions .* cannot make norm1"):
+        config.build(target)
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.method in MAKES_ANY_TARGET])
+def test_residual_blocks_are_made(config: MethodConfig) -> None:
+    block = Residual((Normalization(2), Activation(), Convolution(4, 3, 1)))
+    target = TargetNetwork((1, 6, 6), (Convolution(4, 3), block, Flatten(), Linear(3)))
+    sampler = config.build(target).eval()
+    weights = sampler.sample(0, range(3))
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in weights.items()} == target.parameter_shapes
+    assert sampler.load_state_dict(sampler.state_dict())
+    assert target.forward(weights, torch.randn(2, 1, 6, 6)).isfinite().all()

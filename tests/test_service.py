@@ -23,6 +23,7 @@ from models.images import decode_image
 from models.input import ImageSpec
 from models.noise import SEED_LIMIT
 from models.prediction import evaluate, interpret
+from models.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.engine import Engine
@@ -74,7 +75,7 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     assert model["target"]["num_weights"] == checkpoint.config.target.num_weights
     assert model["metrics"]["single"]["accuracy_mean"] > 0.9
     assert model["calibration"]["n"] == 200
-    assert model["sampler"] == {"fresh_draws": True, "num_networks": None}
+    assert model["sampler"] == {"fresh_draws": True, "num_networks": None, "is_distribution": True}
 
 
 @pytest.mark.parametrize(("policy", "same"), [("request", False), ("batch", False), ("interval", True)])
@@ -494,7 +495,7 @@ def ensemble_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.
 
 def test_an_ensemble_says_that_it_draws_nothing_fresh(ensemble_client: httpx.Client) -> None:
     (model,) = ensemble_client.get("/v1/models").json()["models"]
-    assert model["sampler"] == {"fresh_draws": False, "num_networks": 3}
+    assert model["sampler"] == {"fresh_draws": False, "num_networks": 3, "is_distribution": True}
     assert model["method"] == "deep_ensemble"
 
 
@@ -534,6 +535,17 @@ def test_a_download_holds_the_networks_of_the_ensemble(ensemble_client: httpx.Cl
     other = ensemble_client.get("/v1/models/three/weights", params={"seed": 2, "count": 3})
     networks = [load(r.content)["linear1.bias"] for r in (response, other)]
     assert len(torch.unique(torch.cat(networks), dim=0)) == 3
+
+
+def test_a_single_network_says_that_it_is_no_distribution(tmp_path: Path) -> None:
+    sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
+    save_checkpoint(tmp_path / "one", make_config(sampler), sampler, "float32")
+    with serve(create_app(Settings(checkpoints=tmp_path))) as address, httpx.Client(base_url=address) as client:
+        description = client.get("/v1/models/one").json()
+        assert description["sampler"] == {"fresh_draws": False, "num_networks": 1, "is_distribution": False}
+        answer = client.post("/v1/models/one/predict", files={"images": PICTURES[0]}).json()
+        assert answer["ensemble"]["size"] == 1
+        assert answer["predictions"][0]["uncertainty"]["mutual_information"] == pytest.approx(0, abs=1e-6)
 
 
 def test_networks_that_overflow_are_an_error_not_an_answer(tmp_path: Path) -> None:

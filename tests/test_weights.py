@@ -3,6 +3,7 @@ import json
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -34,12 +35,12 @@ def test_a_downloaded_network_is_the_member_that_predicted(
     reported = torch.tensor(answer["predictions"][0]["member_probabilities"])
 
     description = client.get("/v1/models/digits").json()
-    namespace: dict[str, object] = {}
-    exec("from collections import OrderedDict\nfrom torch import nn", namespace)
+    namespace: dict[str, Any] = {}
+    exec(description["target"]["source"], namespace)
+    network = namespace["network"]
     for member in range(5):
         path = tmp_path / "net.safetensors"
         path.write_bytes(client.get(WEIGHTS, params={"seed": 7, "member": member}).content)
-        network = eval(description["target"]["source"], namespace)
         network.load_state_dict(load_file(path), strict=True)
         pixels = torch.tensor(np.asarray(Image.open(BytesIO(picture)))) / 255
         spec = description["input"]

@@ -67,10 +67,7 @@ A `{config.method.method}` checkpoint for hyperdraw: a distribution over the wei
 {config.target.num_weights:,} weights each. Input: {given}. {answered}.
 
 ```python
-from collections import OrderedDict
-from torch import nn
-
-network = {config.target.source}
+{config.target.source}
 ```"""
 
 
