@@ -1,6 +1,12 @@
+import functools
 import gzip
+import http.server
 import struct
-from collections.abc import Callable
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +22,7 @@ from training.datasets import (
     PublishedFile,
     load_dataset,
     load_outliers,
+    read_cifar,
     read_idx,
 )
 
@@ -77,6 +84,77 @@ def test_a_missing_file_is_named_with_its_source(publication: Publication, tmp_p
     with pytest.raises(DatasetError, match=r"set/file\.gz is missing.*Get http://127\.0\.0\.1:9/file\.gz.*--data"):
         publication.locate(tmp_path)
     assert not (tmp_path / "set" / "file.gz").exists()
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_archive_is_downloaded_verified_and_unpacked(tmp_path: Path) -> None:
+    original, data = tmp_path / "original", tmp_path / "data"
+    original.mkdir()
+    files = []
+    with tarfile.open(original / "set.tar.gz", "w:gz") as archive:
+        for name in ("a.bin", "b.bin", "other.txt"):
+            (original / name).write_text(name)
+            archive.add(original / name, f"set/{name}")
+            files.append(PublishedFile(name, pooch.file_hash(str(original / name))))
+    whole = PublishedFile("set.tar.gz", pooch.file_hash(str(original / "set.tar.gz")))
+    with serve_folder(original) as url:
+        publication = Publication("set", url, tuple(files[:2]), whole)
+        paths = publication.locate(data)
+        assert [path.read_text() for path in paths] == ["a.bin", "b.bin"]
+        assert sorted(path.name for path in data.rglob("*")) == ["a.bin", "b.bin", "set"]
+        damaged = replace(publication, archive=replace(whole, sha256="0" * 64))
+        with pytest.raises(
+            DatasetError, match=r"a\.bin is missing and could not be downloaded.*a\.bin of http.*set\.tar"
+        ):
+            damaged.locate(tmp_path / "elsewhere")
+        assert not [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert publication.locate(data) == paths  # without a server
+
+
+def test_cifar_files(tmp_path: Path) -> None:
+    """The label, then red, green and blue, each row by row."""
+    rows = np.zeros((2, 3073), np.uint8)
+    rows[:, 0] = 3, 9
+    rows[1, 1 + 1024 + 32 * 5 + 7] = 200  # green, row 5, column 7
+    rows.tofile(tmp_path / "batch.bin")
+    examples = read_cifar(tmp_path / "batch.bin")
+    assert examples.labels.tolist() == [3, 9]
+    assert examples.inputs.nonzero().tolist() == [[1, 1, 5, 7]]
+    (tmp_path / "batch.bin").write_bytes(b"short")
+    with pytest.raises(DatasetError, match=r"batch\.bin is no file of CIFAR-10's binary version"):
+        read_cifar(tmp_path / "batch.bin")
+
+
+def test_parts_of_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-5 has five classes in all its splits, and the test images of the others are its outliers."""
+    rows = np.random.default_rng(0).integers(0, 256, (60_000, 3073), np.uint8)
+    rows[:, 0] %= 10
+    paths = [tmp_path / f"{i}.bin" for i in range(6)]
+    for path, part in zip(paths, np.split(rows, 6), strict=True):
+        part.tofile(path)
+    monkeypatch.setattr(Publication, "locate", lambda *_: paths)
+    whole, small, five = (load_dataset(name, tmp_path) for name in ("cifar-10", "cifar-10-5000", "cifar-5"))
+    assert isinstance(whole, Dataset)
+    assert isinstance(small, Dataset)
+    assert isinstance(five, Dataset)
+    assert [len(part) for part in (whole.train, whole.validation, whole.calibration)] == [46_000, 2_000, 2_000]
+    assert torch.equal(whole.test.inputs.flatten(1), torch.from_numpy(rows[50_000:, 1:]))
+    assert len(small.train) == 5_000
+    assert five.test.labels.max() == 4
+    others = load_outliers("cifar-5", tmp_path)["cifar-5-others"]
+    assert len(others) + len(five.test) == 10_000
 
 
 def test_unknown_names(tmp_path: Path) -> None:

@@ -256,8 +256,8 @@ def test_the_ablation_goes_on_and_makes_a_table(tmp_path: Path, monkeypatch: pyt
         return train(session)
 
     monkeypatch.setattr(training.ablation, "train", train_and_count)
-    monkeypatch.setitem(training.datasets._OUTLIERS, "notmnist", lambda _: torch.zeros(10, 1, 8, 8).byte())
-    monkeypatch.setitem(training.datasets._OUTLIERS_OF, "digits", ("notmnist",))
+    outliers = {"notmnist": lambda _: torch.zeros(10, 1, 8, 8).byte()}
+    monkeypatch.setitem(training.datasets._OUTLIERS, "digits", outliers)
     session = make_session(tmp_path, steps=3, recipe=digits_hypergan())
     assert ablate(session, [0])
     assert "±" not in (tmp_path / "README.md").read_text().split("| --- |")[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -282,7 +283,7 @@ def load_outliers(
     Raises:
         DatasetError: as for `load_dataset`, or if a folder holds no images.
     """
-    sets = {name: _OUTLIERS[name](data) for name in _OUTLIERS_OF.get(dataset, ())}
+    sets = {name: load(data) for name, load in _OUTLIERS.get(dataset, {}).items()}
     if folders:
         spec = spec or load_dataset(dataset, data).input
         if not isinstance(spec, ImageSpec):
@@ -407,16 +408,28 @@ _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
     "cubic": load_cubic,
     "mixture": load_mixture,
 }
-_OUTLIERS: dict[str, Callable[[Path], Tensor]] = {
-    "notmnist": load_notmnist,
-    "fashion-mnist": load_fashion_mnist,
-    "cubic-beyond": load_cubic_beyond,
+
+
+def _fit_cifar(images: Tensor) -> Tensor:
+    """Grey images of 28 × 28 pixels as colours of 32 × 32, with a black border."""
+    return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+
+
+_Sets = dict[str, Callable[[Path], Tensor]]
+_OUTLIERS_OF_MNIST: _Sets = {"notmnist": load_notmnist, "fashion-mnist": load_fashion_mnist}
+_OUTLIERS_OF_CIFAR: _Sets = {
+    "notmnist": lambda data: _fit_cifar(load_notmnist(data)),
+    "fashion-mnist": lambda data: _fit_cifar(load_fashion_mnist(data)),
 }
-_OUTLIERS_OF = {
-    "mnist": ("notmnist", "fashion-mnist"),
-    "mnist-5000": ("notmnist", "fashion-mnist"),
-    "cubic": ("cubic-beyond",),
+_OUTLIERS: dict[str, _Sets] = {
+    "mnist": _OUTLIERS_OF_MNIST,
+    "mnist-5000": _OUTLIERS_OF_MNIST,
+    "cifar-10": _OUTLIERS_OF_CIFAR,
+    "cifar-10-5000": _OUTLIERS_OF_CIFAR,
+    "cifar-5": {"cifar-5-others": load_cifar_5_others},
+    "cubic": {"cubic-beyond": load_cubic_beyond},
 }
+"""Of each dataset, by name."""
 
 
 def _draw_cubic(size: int, stream: int) -> Examples:

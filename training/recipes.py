@@ -139,6 +139,10 @@ CROPS = Augmentation(rotation=0.0, scale=0.0, shift=0.25, shear=0.0, flip=True, 
 """The usual ones of CIFAR: up to four pixels of 32 to any side, and mirroring."""
 
 
+WIDE_RESNET_STEPS = 4_300
+"""12 epochs of each network, with 128 images a step."""
+
+
 def mnist_hypergan() -> Recipe:
     """HyperGAN on its paper's MNIST target of 31,594 weights; about 12 minutes on 2 cores."""
     return Recipe(
@@ -285,15 +289,99 @@ def mnist_static() -> Recipe:
 
 
 def cifar10_hypergan() -> Recipe:
-    """HyperGAN on its authors' later CIFAR-10 target of 90,506 weights; an hour on 2 cores."""
+    """HyperGAN on its authors' later CIFAR-10 target of 90,506 weights, augmented; half an hour on 2 cores."""
     return replace(
         mnist_hypergan(),
         name="cifar10-hypergan",
         dataset="cifar-10",
         method=HyperGANConfig(code_size=256),
-        target=_convolutional_target((3, 32, 32), channels=(32, 64, 64), kernel_size=3, hidden=128),
-        steps=6_000,
+        target=_cifar_target(),
+        steps=4_500,
         augmentation=CROPS,
+    )
+
+
+def cifar10_hypergan_small() -> Recipe:
+    """HyperGAN on a CIFAR-10 target of 23,242 weights, augmented; 15 minutes on 2 cores."""
+    return replace(
+        cifar10_hypergan(),
+        name="cifar10-hypergan-small",
+        target=_convolutional_target((3, 32, 32), channels=(16, 32, 32), kernel_size=3, hidden=64),
+    )
+
+
+def cifar5_hypergan() -> Recipe:
+    """HyperGAN on the first five classes of CIFAR-10; the others are to be told apart. A quarter of an hour."""
+    return replace(
+        cifar10_hypergan(), name="cifar5-hypergan", dataset="cifar-5", target=_cifar_target(classes=5), steps=2_500
+    )
+
+
+def cifar10_5000_hypergan() -> Recipe:
+    """HyperGAN trained on 5,000 images of CIFAR-10 alone; 10 minutes on 2 cores."""
+    return replace(cifar10_hypergan(), name="cifar10-5000-hypergan", dataset="cifar-10-5000", steps=1_500)
+
+
+def cifar10_hyperdraw() -> Recipe:
+    """Modes and deviations on HyperGAN's CIFAR-10 target, augmented; an hour on 2 cores."""
+    modes = 16
+    return replace(
+        cifar10_hypergan(),
+        name="cifar10-hyperdraw",
+        method=HyperDrawConfig(modes),
+        steps=7_000,  # 20 epochs of each mode
+        networks_per_step=modes,
+        inputs_per_network=128,
+        own_epochs=True,
+        learning_rates={"modes": 4e-3, "gains": 1e-3},
+        weight_decays={"modes": 1e-4 / modes},
+        moment_matching_weight=0.0,
+        adversarial_weight=0.0,
+        storage="bfloat16",
+    )
+
+
+def cifar10_wrn_ensemble() -> Recipe:
+    """Three WRN-16-1 trained apart; 40 minutes on 2 cores."""
+    networks = 3
+    return replace(
+        _wide_resnet("cifar10-wrn-ensemble", make_wide_resnet(16, 1), DeepEnsembleConfig(networks)),
+        networks_per_step=networks,
+        learning_rates={"all": 4e-3},
+        weight_decays={"all": 1e-4 / networks},
+    )
+
+
+def cifar10_static() -> Recipe:
+    """A static hypernetwork of 0.148 M parameters for a WRN-40-2 of 2.235 M, as long as in the paper; for a GPU."""
+    return replace(
+        _wide_resnet("cifar10-static", make_wide_resnet(40, 2), StaticHypernetworkConfig()),
+        steps=700_000,
+        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 2e-3},
+        final_learning_rate_fraction=0.025,
+    )
+
+
+def cifar10_static_small() -> Recipe:
+    """A static hypernetwork for a WRN-16-1; a quarter of an hour on 2 cores."""
+    return replace(
+        cifar10_static(),
+        name="cifar10-static-small",
+        target=make_wide_resnet(16, 1),
+        steps=WIDE_RESNET_STEPS,
+        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 4e-3},
+    )
+
+
+def cifar10_random_static() -> Recipe:
+    """A generator of WRN-16-1, a quarter of their size: a static hypernetwork with random embeddings; an hour."""
+    modes = 4
+    return replace(
+        cifar10_static_small(),
+        name="cifar10-random-static",
+        method=StaticHypernetworkConfig(embedding_size=32, hidden_size=32, modes=modes, latent_size=8),
+        networks_per_step=modes,
+        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 4e-3, "gains": 1e-3},
     )
 
 
@@ -429,6 +517,14 @@ RECIPES: tuple[Callable[[], Recipe], ...] = (
     mnist_apd,
     mnist_static,
     cifar10_hypergan,
+    cifar10_hypergan_small,
+    cifar5_hypergan,
+    cifar10_5000_hypergan,
+    cifar10_hyperdraw,
+    cifar10_wrn_ensemble,
+    cifar10_static,
+    cifar10_static_small,
+    cifar10_random_static,
     digits_hypergan,
     toy_cubic,
     toy_mixture,
@@ -523,6 +619,25 @@ def _write(number: float) -> str:
 def _require(recipe: Recipe, part: Part, present: bool) -> None:
     if not present:
         raise ValueError(f"{recipe.name} has no {part} to leave out")
+
+
+def _cifar_target(classes: int = 10) -> TargetNetwork:
+    return _convolutional_target((3, 32, 32), channels=(32, 64, 64), kernel_size=3, classes=classes, hidden=128)
+
+
+def _wide_resnet(name: str, target: TargetNetwork, method: MethodConfig) -> Recipe:
+    return Recipe(
+        name=name,
+        dataset="cifar-10",
+        method=method,
+        target=target,
+        steps=WIDE_RESNET_STEPS,
+        learning_rates={},
+        networks_per_step=1,
+        inputs_per_network=128,
+        own_epochs=True,
+        augmentation=CROPS,
+    )
 
 
 def make_wide_resnet(depth: int, width: int, classes: int = 10) -> TargetNetwork:
