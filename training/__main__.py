@@ -14,7 +14,7 @@ from models.device import DeviceError, choose_device
 from models.input import ImageSpec
 from models.perturbation import Norm
 from training.ablation import ablate
-from training.attack import EPSILONS, Budget
+from training.attack import Budget
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
 from training.evaluation import NETWORKS, ClassificationMetrics, load_metrics
@@ -234,9 +234,16 @@ def attack_command(
     restarts: Annotated[int, typer.Option(min=1, help="Of which the best counts.")] = 5,
     linf: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="ε, of the pixels' range; may be repeated.", show_default="0.1 0.2 0.3"),
+        typer.Option(
+            min=0,
+            max=1,
+            help="ε, of the pixels' range; may be repeated.",
+            show_default="0.1 0.2 0.3 in grey, 2, 4 and 8 / 255 in colour",
+        ),
     ] = None,
-    l2: Annotated[list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3")] = None,
+    l2: Annotated[
+        list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3 in grey, 0.25 0.5 1 in colour")
+    ] = None,
     networks: Annotated[
         int, typer.Option(min=1, help="Of the ensemble that answers; at most all there are.")
     ] = NETWORKS,
@@ -247,9 +254,7 @@ def attack_command(
 
     This takes hours on a CPU. What is finished is kept: the same command goes on after an interrupt.
     """
-    epsilons: dict[Norm, tuple[float, ...]] = dict(EPSILONS)
-    if linf or l2:
-        epsilons = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
+    epsilons: dict[Norm, tuple[float, ...]] = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     file = checkpoint / "attack.json"
     with _explain_errors(), be_quiet(quiet):
         budget = Budget(images, steps, restarts)

@@ -72,8 +72,11 @@ TIERS = (
 )
 
 
-EPSILONS: dict[Norm, tuple[float, ...]] = {"linf": (0.1, 0.2, 0.3), "l2": (1.0, 2.0, 3.0)}
-"""In units of the pixels' range."""
+EPSILONS: dict[int, dict[Norm, tuple[float, ...]]] = {
+    1: {"linf": (0.1, 0.2, 0.3), "l2": (1.0, 2.0, 3.0)},
+    3: {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0)},
+}
+"""In units of the pixels' range, by the images' channels: the usual ones of digits, and of photographs."""
 
 EXPECTED_ORDER = (
     ("five networks in a step do no worse than one", "expectation, K = 5", "expectation, K = 1"),

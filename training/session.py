@@ -23,9 +23,10 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.detection import choose_scores
+from models.input import ImageSpec
 from models.perturbation import Norm
 from models.task import Classification
-from training.attack import FILE, Budget, Report, attack, list_attempts
+from training.attack import EPSILONS, FILE, Budget, Report, attack, list_attempts
 from training.calibration import calibrate
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
@@ -196,7 +197,8 @@ def attack_directory(
     report: Callable[[str], None],
     networks: int,
 ) -> Report:
-    """Attacks a classifier on test images; writes attack.json, and a table of it to the card.
+    """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
+    the card.
 
     Raises:
         CheckpointError: if a checkpoint cannot be loaded, or attacked.
@@ -206,6 +208,8 @@ def attack_directory(
     other = load_checkpoint(surrogate, device) if surrogate else None
     if isinstance(dataset, Mixture):
         raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
+    if not any(epsilons.values()) and isinstance(dataset.input, ImageSpec):
+        epsilons = EPSILONS[dataset.input.channels]
     attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
     try:
         found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report, networks)
