@@ -61,8 +61,8 @@ MethodConfig = Annotated[
     | MLPConfig
     | DeepEnsembleConfig
     | MCDropoutConfig
-    | MNFConfig
     | StaticHypernetworkConfig
+    | MNFConfig
     | APDConfig,
     Field(discriminator="method"),
 ]
