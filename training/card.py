@@ -308,7 +308,7 @@ flags: it flatters them.
 
 def _describe_use(name: str, config: CheckpointConfig) -> str:
     inputs = (
-        "-F images=@digit.png"
+        "-F images=@image.png"
         if config.input.kind == "image"
         else f"--json '{{\"inputs\": [[{', '.join('0.5' for _ in config.input.shape)}]]}}'"
     )
