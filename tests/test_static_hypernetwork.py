@@ -1,13 +1,19 @@
 """Ha's static hypernetwork: sizes of the paper, tiles, and targets that it does not fit."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from models.checkpoint import load_checkpoint
 from models.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
 from models.static_hypernetwork import StaticHypernetwork, StaticHypernetworkConfig
 from models.target import TargetNetwork
+from tests.conftest import make_session
 from training.recipes import make_wide_resnet, mnist_static
+from training.session import train
 
 
 def build(config: StaticHypernetworkConfig, target: TargetNetwork) -> StaticHypernetwork:
@@ -89,3 +95,22 @@ def test_kernels_start_with_the_variance_that_rectifiers_want() -> None:
 def test_targets_that_no_basic_kernel_fits(layers: tuple[Layer, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StaticHypernetworkConfig().build(TargetNetwork((3, 16, 16), layers))
+
+
+def test_a_single_network_is_trained_calibrated_and_described(tmp_path: Path) -> None:
+    target = TargetNetwork(
+        (1, 8, 8), (Convolution(4, 3), Activation(), Convolution(4, 3), Activation(), Flatten(), Linear(10))
+    )
+    method = StaticHypernetworkConfig(4, 4, basic_channels=4)
+    recipe = replace(mnist_static(), name="static", dataset="digits", method=method, target=target, warmup_steps=5)
+    assert train(make_session(tmp_path / "one", steps=60, recipe=recipe))
+    checkpoint = load_checkpoint(tmp_path / "one")
+    assert checkpoint.metrics is not None
+    assert checkpoint.metrics["networks"] == 1
+    assert checkpoint.metrics["disagreement"] == 0
+    assert checkpoint.metrics["mutual_information"] == pytest.approx(0, abs=1e-6)
+    assert checkpoint.metrics["single"]["accuracy_mean"] > 0.5
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "a single network, no distribution" in card
+    assert "Two of them differ" not in card
+    assert "nan" not in card

@@ -40,7 +40,7 @@ CAVEATS = {
 def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) -> None:
     """Writes README.md beside the checkpoint; without metrics, it says that nothing was measured."""
     config = checkpoint.config
-    sections = [_describe_model(directory.name, config), _describe_training(config)]
+    sections = [_describe_model(directory.name, checkpoint), _describe_training(config)]
     sections.append(_describe_metrics(metrics, config) if metrics else _describe_lack(config))
     sections += _show_figures(directory)
     sections.append(_describe_calibration(checkpoint, metrics))
@@ -50,7 +50,10 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
 
-def _describe_model(name: str, config: CheckpointConfig) -> str:
+def _describe_model(name: str, checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    alone = checkpoint.sampler.num_networks == 1
+    kind = "a single network, no distribution" if alone else "a distribution over the weights of one target network"
     match config.input:
         case ImageSpec(channels=channels, height=height, width=width):
             given = f"{height} × {width} pixels, {channels} channel(s)"
@@ -63,8 +66,8 @@ def _describe_model(name: str, config: CheckpointConfig) -> str:
             answered = f"Output: {', '.join(names)}"
     return f"""# {name}
 
-A `{config.method.method}` checkpoint for hyperdraw: a distribution over the weights of one target network, of
-{config.target.num_weights:,} weights each. Input: {given}. {answered}.
+A `{config.method.method}` checkpoint for hyperdraw: {kind}, of
+{config.target.num_weights:,} weights{"" if alone else " each"}. Input: {given}. {answered}.
 
 ```python
 {config.target.source}
@@ -111,6 +114,13 @@ def _describe_classification(metrics: ClassificationMetrics, config: CheckpointC
         f"| {e.tempered.nll:.4f} | {e.tempered.ece:.4f} |"
         for e in metrics.ensembles
     )
+    spread = ""
+    if metrics.networks > 1:
+        spread = f"""Single networks have {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks}), the worst of them
+{single.accuracy_min:.2%}, the best {single.accuracy_max:.2%}. Two of them differ on {metrics.disagreement:.2%} of the test images;
+mean mutual information is {metrics.mutual_information:.5f} nats.
+
+"""
     return f"""## Figures
 
 On the {metrics.test_inputs:,} test images of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
@@ -121,11 +131,7 @@ validation images to the averaged probabilities:
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {ensembles}
 
-Single networks have {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks}), the worst of them
-{single.accuracy_min:.2%}, the best {single.accuracy_max:.2%}. Two of them differ on {metrics.disagreement:.2%} of the test images;
-mean mutual information is {metrics.mutual_information:.5f} nats.
-
-{_describe_outliers(metrics)}{_describe_norms(metrics.layer_norms)}"""
+{spread}{_describe_outliers(metrics)}{_describe_norms(metrics.layer_norms)}"""
 
 
 def _describe_outliers(metrics: ClassificationMetrics) -> str:

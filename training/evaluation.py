@@ -249,8 +249,13 @@ Metrics = Annotated[ClassificationMetrics | RegressionMetrics | DensityMetrics, 
 
 
 def measure_disagreement(member_probabilities: Tensor) -> float:
-    """Share of images on which two distinct members, drawn at random, choose different classes; from [S, B, K]."""
+    """Share of images on which two distinct members, drawn at random, choose different classes; from [S, B, K].
+
+    0 of a single member, which nobody contradicts.
+    """
     size, _, classes = member_probabilities.shape
+    if size == 1:
+        return 0.0
     counts = torch.nn.functional.one_hot(member_probabilities.argmax(-1), classes).sum(0).double()
     agreeing = (counts * (counts - 1)).sum(-1) / (size * (size - 1))
     return float(1 - agreeing.mean())
@@ -369,7 +374,7 @@ def _measure_classification(
         seed=SEED,
         single=SingleMetrics(
             accuracy_mean=float(accuracies.mean()),
-            accuracy_std=float(accuracies.std()),
+            accuracy_std=summarize(accuracies).std,
             accuracy_min=float(accuracies.min()),
             accuracy_max=float(accuracies.max()),
             nll=_mean([measure_nll(member, test.labels) for member in prediction.members]),
@@ -536,8 +541,8 @@ def measure_layer_norms(target: TargetNetwork, weights: Weights) -> dict[str, Sp
 
 
 def summarize(values: Tensor) -> Spread:
-    """Of at least two values, [n]."""
-    return Spread(float(values.mean()), float(values.std()))
+    """Of values [n]; a single one has no deviation."""
+    return Spread(float(values.mean()), float(values.std(correction=min(1, len(values) - 1))))
 
 
 def _mean(values: list[Tensor] | list[float]) -> float:
