@@ -46,7 +46,7 @@ SAMPLER_FILE = "model.safetensors"
 SHARD_BYTES = 2**30
 """Of a weight file, unless a single tensor is larger."""
 
-MEASURED = ("metrics.json", "attack.json", "README.md", "figures")
+MEASURED = ("metrics.json", "attack.json", "report.json", "README.md", "figures")
 """What belongs to one version of a checkpoint, beside its weights and its calibration."""
 
 MAX_JSON_BYTES = 4 * 2**20

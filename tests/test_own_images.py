@@ -25,7 +25,7 @@ from training.fitting import FittingRun
 from training.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.progress import announce, be_quiet, track, warn
 from training.recipes import choose_target
-from training.report import measure_share
+from training.report import LEAST_DISPUTE, measure_share
 from training.run import StepReport
 
 CLASSES = ("bar", "ring")
@@ -84,11 +84,15 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert set(report["false_alarms"]) == {"out_of_distribution", "suspect_adversarial"}
     assert list(report["unreadable"]) == ["ring/broken.png"]
     assert report["copies"] == {"ring/copy.png": "ring/7.png"}
-    assert len(report["disputed"]) == 5
+    information = [image["mutual_information"] for image in report["disputed"]]
+    assert information == sorted(information, reverse=True)
+    assert all(nats > LEAST_DISPUTE for nats in information)
+    assert len(information) <= 5
     assert all(Path(image["path"]).is_file() for image in report["disputed"])
+    assert json.loads((out / "report.json").read_text()) == report
     assert report["commands"][0] == f"hyperdraw-serve --checkpoints {out}"
-    assert "Warning: left out, no images that can be taken: 1. ring/broken.png cannot be decoded" in stderr
-    assert "Warning: left out, copies of others: 1. ring/copy.png equals ring/7.png." in stderr
+    assert "Warning: left out as no images that can be taken, 1: ring/broken.png cannot be decoded" in stderr
+    assert "Warning: left out as copies of others, 1: ring/copy.png equals ring/7.png." in stderr
     assert "step 30: validation" in stderr
 
 
@@ -123,6 +127,7 @@ def test_the_same_seed_trains_the_same_model(folder: Path, trained: tuple[Path, 
         assert (again / name).read_bytes() == (trained[0] / name).read_bytes(), name
     assert "On the 12 test images" in result.stdout
     assert f"hyperdraw-serve --checkpoints {again}" in result.stdout
+    assert "hyperdraw reload again" in result.stdout
     assert result.stderr.splitlines() == [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
 
 
@@ -321,3 +326,38 @@ def test_progress_is_shown_on_stderr_unless_it_is_not_wanted(
         warn("look out")
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "Warning: look out\n")
+
+
+@pytest.mark.parametrize("out", ["own", "own/model", "."])
+def test_the_model_does_not_go_among_the_images(folder: Path, tmp_path: Path, out: str) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, ["images", str(tmp_path / "own"), "--out", str(tmp_path / out)])
+    assert result.exit_code == 2
+    assert "must not hold each other" in " ".join(result.stderr.replace("│", "").split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["file/model", "file"])
+def test_an_output_that_cannot_be_written_is_refused_at_once(folder: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    result = CliRunner().invoke(app, ["images", str(folder), "--out", str(tmp_path / out)])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path / 'file'} is no folder that can be written to. Choose another --out.\n"
+
+
+def test_copies_that_a_class_lacks_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "ring", tmp_path / "own" / "ring")
+    shutil.copytree(folder / "ring", tmp_path / "own" / "copied")
+    with pytest.raises(DatasetError, match=r"ring holds 0 images .* 41 equal others, as ring/0.png does copied/0.png"):
+        load_image_folder(tmp_path / "own")
+
+
+def test_a_class_without_a_folder_to_train_on_is_missing(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_folder(tmp_path / "own" / part)
+    (tmp_path / "own" / "test" / "star").mkdir()
+    for number in range(8):
+        (tmp_path / "own" / "test" / "star" / f"{number}.png").write_bytes(draw_class("bar", 500 + number))
+    with pytest.raises(DatasetError, match="is missing; with 3 classes it must hold"):
+        load_image_folder(tmp_path / "own")

@@ -275,3 +275,15 @@ def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_pat
     assert checkpoint.version == version
     assert checkpoint.metrics is None
     assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()
+
+
+def test_a_training_that_others_slow_down_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of sixty-four threads it gets far less than three quarters."""
+    monkeypatch.setattr("training.session.CONTENTION_SECONDS", 0)
+    assert train(make_session(tmp_path / "alone", steps=3))
+    assert "other programs" not in capsys.readouterr().err
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    assert train(make_session(tmp_path / "crowded", steps=3))
+    assert capsys.readouterr().err.count("Warning: other programs use the processor: 64 threads get") == 1

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from models.checkpoint import CheckpointError, dump_json, load_checkpoint
+from models.checkpoint import CheckpointError, dump_json, load_checkpoint, write_file
 from models.device import DeviceError, choose_device
 from models.input import ImageSpec
 from models.perturbation import Norm
@@ -22,9 +22,18 @@ from training.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_
 from training.objectives import Measure
 from training.progress import announce, be_quiet, warn
 from training.recipes import RECIPES, Method, Part, Recipe, mnist_hypergan_small, own_images, vary
+from training.report import FILE as REPORT_FILE
 from training.report import describe_images, describe_omissions, describe_report, make_report
 from training.run import TrainingError
-from training.session import Session, attack_directory, calibrate_checkpoint, draw_figures, evaluate_directory, train
+from training.session import (
+    Session,
+    attack_directory,
+    calibrate_checkpoint,
+    check_output,
+    draw_figures,
+    evaluate_directory,
+    train,
+)
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -158,7 +167,10 @@ def images_command(
     the classes, which are in them then; what is to be tested on is the former, or the latter if it is alone.
     """
     _check_length(steps, minutes, resume)
+    if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
+        raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not hold each other")
     with _explain_errors(), be_quiet(quiet):
+        check_output(out, resume)
         images = load_image_folder(folder, size, grey)
         for text in describe_omissions(images):
             warn(text)
@@ -183,6 +195,7 @@ def images_command(
             metrics = load_metrics(checkpoint)
             assert isinstance(metrics, ClassificationMetrics)
             report = make_report(out, folder, images, checkpoint, metrics)
+            write_file(out / REPORT_FILE, dump_json(report))
     if report is None:
         warn(INTERRUPTED)
         typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")

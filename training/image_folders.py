@@ -229,7 +229,7 @@ def _load(folder: Path, files: Sequence[_File], classes: tuple[str, ...], shape:
             f"{len(unreadable)} of {len(files)} files in {folder} are no images that can be taken. {listed} "
             "PNG, JPEG and WebP files can, with 8 bits a channel, opaque, not animated and without a palette"
         )
-    splits = _split(folder, list(images), classes)
+    splits = _split(folder, list(images), classes, copies)
     names = {file: digest for digest, file in digests.items()}
     lines = sorted(f"{split} {f.path.relative_to(folder)} {names[f]}" for split, own in splits.items() for f in own)
     examples = {
@@ -247,7 +247,9 @@ def _load(folder: Path, files: Sequence[_File], classes: tuple[str, ...], shape:
     )
 
 
-def _split(folder: Path, files: Sequence[_File], classes: Sequence[str]) -> dict[Split, list[_File]]:
+def _split(
+    folder: Path, files: Sequence[_File], classes: Sequence[str], copies: Mapping[str, str]
+) -> dict[Split, list[_File]]:
     """Random parts of each class, the same in every run, whatever its seed."""
     generator = torch.Generator().manual_seed(0)
     chosen: dict[Split, list[_File]] = {split: [] for split in SHARES}
@@ -260,7 +262,10 @@ def _split(folder: Path, files: Sequence[_File], classes: Sequence[str]) -> dict
             own = grouped.get((part, label), [])
             sizes = divide(len(own), len(classes), splits)
             if sizes is None:
-                raise DatasetError(_explain_lack(folder / part / label, len(own), len(classes), splits))
+                lack = _explain_lack(folder / part / label, len(own), len(classes), splits)
+                left = [name for name in copies if Path(name).is_relative_to(Path(part, label))]
+                hint = f". {len(left)} equal others, as {left[0]} does {copies[left[0]]}" if left else ""
+                raise DatasetError(lack + hint)
             order = iter(torch.randperm(len(own), generator=generator).tolist())
             for split, size in sizes.items():
                 chosen[split] += [own[index] for index in itertools.islice(order, size)]
@@ -290,4 +295,5 @@ def _explain_lack(folder: Path, count: int, classes: int, splits: Sequence[Split
     }
     listed = ", ".join(f"{size} {purposes[split]}" for split, size in sizes.items())
     plural = "image" if count == 1 else "images"
-    return f"{folder} holds {count} {plural} that can be taken; with {classes} classes it must hold {needed}: {listed}"
+    held = f"holds {count} {plural} that can be taken" if folder.is_dir() else "is missing"
+    return f"{folder} {held}; with {classes} classes it must hold {needed}: {listed}"

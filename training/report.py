@@ -16,6 +16,10 @@ from models.prediction import interpret
 from training.evaluation import ClassificationMetrics, evaluate_split
 from training.image_folders import LISTED, ImageFolder
 
+FILE = "report.json"
+LEAST_DISPUTE = 0.001
+"""Nats of mutual information below which networks agree."""
+
 NORMAL_QUANTILE = 1.959964
 """Of 97.5 %."""
 
@@ -114,9 +118,10 @@ def make_report(
             mutual_information=float(information[index]),
         )
         for index in torch.argsort(information, descending=True, stable=True)[:LISTED].tolist()
+        if information[index] > LEAST_DISPUTE
     )
     rate = calibration.default_rate
-    example = f"hyperdraw predict {shlex.quote(disputed[0].path)} --model {shlex.quote(checkpoint.name)}"
+    path, name = shlex.quote(str(folder / images.paths["test"][0])), shlex.quote(checkpoint.name)
     return Report(
         checkpoint=str(out),
         version=checkpoint.version,
@@ -133,7 +138,7 @@ def make_report(
         disputed=disputed,
         false_alarm_rate=rate,
         false_alarms={f.flag: measure_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
-        commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", example),
+        commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
 
 
@@ -151,7 +156,7 @@ def describe_omissions(images: ImageFolder) -> list[str]:
     """What was left out, and why; nothing if nothing was."""
     copies = {name: f"{name} equals {other}." for name, other in images.copies.items()}
     return [
-        f"left out, {what}: {len(left)}. {' '.join(list(left.values())[:LISTED])}{' …' if len(left) > LISTED else ''}"
+        f"left out as {what}, {len(left)}: {' '.join(list(left.values())[:LISTED])}{' …' if len(left) > LISTED else ''}"
         for what, left in (("no images that can be taken", images.unreadable), ("copies of others", copies))
         if left
     ]
@@ -176,12 +181,14 @@ def describe_report(report: Report) -> str:
             "Most confused:",
             *confused,
             "The networks disagree most on:",
-            *disputed,
+            *(disputed or ["  none"]),
             f"Flagged of the test images, where {report.false_alarm_rate:.0%} may be:",
             *flags,
             "",
             "Serve it, and ask it:",
             *(f"  {command}" for command in report.commands),
+            f"or, where a service runs with the directory {Path(report.checkpoint).parent}, have it load the model:",
+            f"  hyperdraw reload {shlex.quote(Path(report.checkpoint).name)}",
         ]
     )
 

@@ -1,5 +1,6 @@
 """A sitting at the terminal: runs the steps, shows progress, saves, and turns the result into a checkpoint."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -44,7 +45,7 @@ from training.evidence import gather_evidence, save_evidence, trace_origin
 from training.figures import draw_mixture, draw_regression, draw_study
 from training.fitting import FittingRun
 from training.image_folders import load_training_data
-from training.progress import announce, open_bar
+from training.progress import announce, open_bar, warn
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
@@ -55,6 +56,12 @@ SAVE_EVERY_SECONDS = 120
 TIMED_STEPS = 20
 VALIDATIONS = 20
 """Validations in a run."""
+
+STATE_FILE = Path("training", "state.safetensors")
+"""Of an unfinished run, below its directory."""
+
+CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
+"""After so long a training that got less than this share of its threads' time says so."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Session:
 
     @property
     def state_file(self) -> Path:
-        return self.out / "training" / "state.safetensors"
+        return self.out / STATE_FILE
 
 
 @contextmanager
@@ -106,7 +113,8 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
         DatasetError: if data is missing or damaged.
         TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
     """
-    _refuse_to_overwrite(session)
+    check_output(session.out, session.resume)
+    _make_output(session)
     outliers = load_outliers(session.recipe.dataset, session.data)
     run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
@@ -256,7 +264,8 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
 def _run_steps(session: Session, run: TrainingRun) -> None:
     """Steps until the run is finished or the user interrupts it."""
     validate_every = max(1, run.planned_steps // VALIDATIONS)
-    saved = time.monotonic()
+    saved = started = time.monotonic()
+    warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
     with (
         SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
         open_bar(session.recipe.name, "step", run.planned_steps, run.steps) as progress,
@@ -275,10 +284,22 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
                 announce(f"step {run.steps}: validation {described}")
                 for name, value in figures.items():
                     log.add_scalar(f"validation/{name}", value, run.steps)
+            if not warned and (passed := time.monotonic() - started) > CONTENTION_SECONDS:
+                warned = True
+                _warn_of_contention((time.process_time() - computed) / passed, torch.get_num_threads())
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
                 run.save(session.state_file)
                 saved = time.monotonic()
     run.save(session.state_file)
+
+
+def _warn_of_contention(cores: float, threads: int) -> None:
+    """Threads that wait for one another lose more than the time that other programs take."""
+    if cores < CONTENTION_SHARE * threads:
+        warn(
+            f"other programs use the processor: {threads} threads get {cores:.1f} cores, and wait for one another. "
+            "With OMP_NUM_THREADS=1 in the environment it may go faster; interrupt it, and go on with --resume."
+        )
 
 
 def _summarize(report: StepReport) -> dict[str, float]:
@@ -307,13 +328,29 @@ def _catch_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _refuse_to_overwrite(session: Session) -> None:
-    unfinished = session.state_file.exists()
-    if session.resume and not unfinished:
-        raise TrainingError(f"nothing to resume: there is no {session.state_file}")
-    if not session.resume and (unfinished or (session.out / "config.json").exists()):
+def check_output(out: Path, resume: bool) -> None:
+    """Whether a training may write to a directory.
+
+    Raises:
+        TrainingError: if there is nothing to resume, something would be overwritten, or nothing can be written.
+    """
+    state = out / STATE_FILE
+    unfinished = state.exists()
+    if resume and not unfinished:
+        raise TrainingError(f"nothing to resume: there is no {state}")
+    if not resume and (unfinished or (out / "config.json").exists()):
         hint = "Go on with --resume, or choose" if unfinished else "Choose"
-        raise TrainingError(f"{session.out} already holds a training run. {hint} another --out.")
+        raise TrainingError(f"{out} already holds a training run. {hint} another --out.")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise TrainingError(f"{existing} is no folder that can be written to. Choose another --out.")
+
+
+def _make_output(session: Session) -> None:
+    try:
+        session.state_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{session.out} cannot be made ({error.strerror}). Choose another --out.") from error
 
 
 def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
