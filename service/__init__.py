@@ -1,6 +1,10 @@
 """The web service: loads checkpoints, samples networks, predicts with them, and says when it does not know."""
 
 import os
+from importlib.util import find_spec
+
+if find_spec("fastapi") is None or find_spec("torch") is None:  # where the client alone is installed
+    raise ImportError("the service needs packages that are not installed: pip install '.[serve]'")
 
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 """How long OpenMP's threads wait for each other actively; read when PyTorch is loaded.

@@ -1,5 +1,7 @@
 """The command line of the service: `hyperdraw-serve`, also `python -m service`."""
 
+import errno
+import socket
 import sys
 from argparse import ArgumentParser
 from typing import get_args
@@ -37,13 +39,34 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Loads the models, and serves until it is stopped, or until the device computes no more."""
+    """Loads the models, and serves until it is stopped, or until the device computes no more.
+
+    Raises:
+        ConfigurationError, DeviceError, KeyFileError: if it cannot.
+    """
+    check_address(settings.host, settings.port)
     keep_freed_memory()
     configure_logs(settings.log_format, settings.log_level)
     app = create_app(settings)
     Server(app, settings).run()
     if app.state.engine.fault:
         sys.exit(FAULT)
+
+
+def check_address(host: str, port: int) -> None:
+    """Whether one can listen there, which is better known before models are loaded.
+
+    Raises:
+        ConfigurationError: if not.
+    """
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+    except OSError as error:
+        hint = "Stop what does, or choose another --port." if error.errno == errno.EADDRINUSE else "Choose another."
+        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}. {hint}") from error
 
 
 def check(settings: Settings) -> None:

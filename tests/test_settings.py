@@ -1,3 +1,4 @@
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,15 @@ def test_what_cannot_be_served_ends_with_a_reason(run: Run, checkpoints: Path) -
         done = run("--checkpoints", str(checkpoints), *arguments)
         assert done.status == 1
         assert message in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_models_are_loaded(run: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("--checkpoints", str(tmp_path / "none"), "--port", port)
+    assert done.status == 1
+    assert f"hyperdraw-serve: cannot listen on 127.0.0.1, port {port}: Address already in use." in done.stderr
+    assert "choose another --port" in done.stderr
 
 
 def test_a_fault_of_the_device_is_told_by_the_exit_status(
