@@ -171,9 +171,11 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("batch", [1, 4, 300])
-def test_memory_of_activations_does_not_grow(batch: int) -> None:
-    target = TARGETS["paper"]
+@pytest.mark.parametrize(
+    ("name", "batch"), [("paper", 1), ("paper", 4), ("paper", 300), ("wide resnet", 1), ("wide resnet", 40)]
+)
+def test_memory_of_activations_does_not_grow(name: str, batch: int) -> None:
+    target = TARGETS[name]
     generator = torch.Generator().manual_seed(0)
     weights = {n: t.repeat(60, *[1] * (t.dim() - 1)) for n, t in draw_weights(target, generator, 1).items()}
     images = torch.zeros(batch, *target.input_shape)
