@@ -77,7 +77,7 @@ def encode_image(pixels: Tensor) -> bytes:
 
 def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
     if image.width * image.height > max_pixels:
-        raise _too_large(name, f"{image.width} × {image.height} pixels", max_pixels)
+        raise _too_large(name, f"{image.width:,} × {image.height:,} pixels", max_pixels)
     if getattr(image, "n_frames", 1) > 1:
         raise _ambiguous(name, "is animated")
     if image.mode in _REFUSED_MODES:
@@ -96,7 +96,7 @@ def _fit(image: Image.Image, spec: ImageSpec, name: str) -> Tensor:
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
-    hint = f"Send images of at most {max_pixels} pixels; they are resized to the model's input anyway."
+    hint = f"Send images of at most {max_pixels:,} pixels; they are resized to the model's input anyway."
     return ImageError("too_large", f"{name} is too large: {size}.", hint)
 
 

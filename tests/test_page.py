@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from fastapi import FastAPI
+from PIL import Image
 from safetensors.torch import save
 
 pytest.importorskip("selenium")
@@ -24,12 +25,15 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import Select
 
+from models.checkpoint import save_checkpoint
+from models.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.settings import Settings
 from tests.browser import CHROMIUM, DRIVER, open_browser, read_requests, set_screen
-from tests.conftest import serve
+from tests.conftest import SMALL_TARGET, serve
 from tests.test_access import write_keys
 from tests.test_engine import hold
+from tests.test_samplers import make_config
 from tests.test_studio import save_curve
 
 pytestmark = pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="there is no chromium with its driver")
@@ -75,8 +79,19 @@ class Page:
     def choose_example(self, name: str) -> None:
         """And waits for the answer."""
         self.find(f".examples img[src*={name}]").find_element(By.XPATH, "..").click()
-        self.await_true(lambda: self.run("document.getElementById('pad-image').hasAttribute('src')"))
+        self.await_true(lambda: f"Shown: {name}" in self.attribute("#pad-canvas", "aria-label"))
         self.settle()
+
+    def draw(self, *points: tuple[int, int]) -> None:
+        """A stroke, by points in CSS pixels from the pad's centre."""
+        pad = self.find("#pad-canvas")
+        actions = ActionChains(self.browser).move_to_element_with_offset(pad, *points[0]).click_and_hold()
+        for point in points[1:]:
+            actions.move_to_element_with_offset(pad, *point)
+        actions.release().perform()
+
+    def open_file(self, path: Path) -> None:
+        self.find("#file").send_keys(str(path))
 
     def set_slider(self, selector: str, value: float) -> None:
         """As a drag would."""
@@ -111,10 +126,12 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    """A service with the digits and a curve."""
+    """A service with the digits, a curve, and a single network."""
     directory = tmp_path_factory.mktemp("page")
     (directory / "digits").symlink_to(checkpoints / "digits")
     save_curve(directory / "curve")
+    sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
+    save_checkpoint(directory / "one", make_config(sampler), sampler, "float32")
     return create_app(Settings(checkpoints=directory, default_model="digits"))
 
 
@@ -138,10 +155,7 @@ def test_the_first_screen_draws_and_answers(page: Page) -> None:
     page.open()
     assert page.attribute("#tab-answer", "aria-selected") == "true"
     assert page.text("#verdict-title") == "No prediction yet"
-    pad = page.find("#pad-canvas")
-    ActionChains(page.browser).move_to_element_with_offset(pad, -20, -60).click_and_hold().move_by_offset(
-        10, 60
-    ).move_by_offset(10, 50).release().perform()
+    page.draw((-20, -60), (-10, 0), (0, 50))
     page.await_true(lambda: page.text("#label") in list("0123456789"))
     page.settle()
     assert page.text("#verdict-title") != "No prediction yet"
@@ -234,12 +248,13 @@ def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
     networks[3].click()
     assert page.text("#chosen").startswith("Network 3 of seed ")
     assert "member=3" in page.attribute("#chosen-download", "href")
-    networks[3].send_keys(Keys.TAB)
+    networks[3].send_keys(Keys.ARROW_RIGHT)
     assert page.text("#chosen").startswith("Network 4 of seed ")
+    assert [network.get_attribute("tabindex") for network in networks].count("0") == 1
     networks[5].click()
     page.find("#walk-to").click()
     page.settle()
-    assert page.text("#walk-note") == "Draw something, or choose an example."
+    assert page.text("#walk-note") == "Draw something, or choose an image."
     page.choose_example("ambiguous")
     assert page.attribute("#to", "value") == "5"
     assert "Straight between the weights, networks say " in page.text("#walk-note")
@@ -292,6 +307,80 @@ def test_a_curve(page: Page) -> None:
     assert page.find("#answer").is_displayed()
 
 
+def test_strokes_are_added_to_an_image(page: Page) -> None:
+    page.open()
+    page.choose_example("ambiguous")
+    before = page.run("document.getElementById('sent-image').src")
+    page.draw((-30, -90), (30, -90))
+    page.await_true(lambda: page.text("#sent-name") == "ambiguous-drawn.png")
+    page.settle()
+    assert "Shown: ambiguous.png" in page.attribute("#pad-canvas", "aria-label")
+    assert page.run("document.getElementById('sent-image').src") != before
+    page.find("#clear").click()
+    assert "Shown" not in page.attribute("#pad-canvas", "aria-label")
+    assert page.text("#label") == "–"
+
+
+def test_a_large_photograph_is_shrunk(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (5000, 3000), (200, 30, 30)).save(tmp_path / "photo.jpg")
+    page.open()
+    page.open_file(tmp_path / "photo.jpg")
+    page.await_true(lambda: "shrunk from 5000 × 3000 to 2048 × 1229 pixels" in page.text("#sent-name"))
+    page.settle()
+    assert page.text("#label") in list("0123456789")
+    page.find("#tab-vary").click()  # what was opened can be blended in, too
+    page.choose_example("seven")
+    assert "with photo-shrunk.png" in page.text("#blend-with")
+
+
+def test_settings_that_are_not_valid_are_said_and_not_used(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    for field, text, note in (
+        ("seed", "abc", "Not a whole number below 2⁶³: fresh networks, as before."),
+        ("size", "5000", "Not from 1 to 1000: 100, as before."),
+        ("size", "", "Not from 1 to 1000: 100, as before."),
+    ):
+        page.find(f"#{field}").clear()
+        page.find(f"#{field}").send_keys(text, Keys.TAB)
+        page.settle()
+        assert page.text(f"#{field}-note") == note
+        assert page.attribute(f"#{field}", "aria-invalid") == "true"
+        assert "mean of 100 networks" in page.text("#ensemble")
+    page.find("#size").send_keys("7", Keys.TAB)
+    page.settle()
+    assert page.text("#size-note") == ""
+    page.await_true(lambda: "mean of 7 networks" in page.text("#ensemble"))
+
+
+def test_a_kept_seed_is_not_dropped_unsaid(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    seed = page.text("#used-seed")
+    page.find("#keep-seed").click()
+    page.find("#draw-again").click()
+    page.await_true(lambda: page.text("#used-seed") != seed)
+    page.settle()
+    assert page.text("#seed-note") == f"Seed {seed} is no longer kept."
+
+
+def test_a_single_network_is_no_distribution(page: Page) -> None:
+    page.open()
+    Select(page.find("#model")).select_by_value("one")
+    page.settle()
+    assert "a single network, not a distribution" in page.text("#card")
+    assert not page.find("#examples-heading, .examples li").is_displayed()  # these are digits
+    assert "Draw, drop, paste or photograph" in page.text("#pad-hint")
+    page.draw((-40, -40), (40, 40))
+    page.await_true(lambda: page.text("#label") in ("a", "b", "c", "d", "e"))
+    assert not page.find("#mutual-information").is_displayed()
+    assert not page.find("#used-seed").is_displayed()
+    page.find("#tab-weights").click()
+    page.settle()
+    assert "1 network" in page.text("#weights-note")
+    assert not page.find("#walk-note").is_displayed()
+
+
 @pytest.mark.parametrize("view", ["answer", "vary", "attack", "weights"])
 def test_nothing_is_wider_than_a_phone(page: Page, view: str) -> None:
     set_screen(page.browser, 360, 700)
@@ -299,18 +388,30 @@ def test_nothing_is_wider_than_a_phone(page: Page, view: str) -> None:
         page.open(view)
         page.choose_example("house")
         assert page.run("document.documentElement.scrollWidth") <= 360
+        assert page.find("#model").location["y"] < page.find("#pad-canvas").location["y"] < 700
     finally:
         set_screen(page.browser, 1200, 900)
 
 
-def test_an_error_shows_itself_and_goes(page: Page) -> None:
+def test_an_image_that_is_refused_changes_nothing(page: Page, tmp_path: Path) -> None:
     page.open()
-    page.find("#file").send_keys(str(Path(__file__)))
-    page.await_true(lambda: page.find("#alert-body").is_displayed())
-    page.settle()
-    assert "cannot be decoded" in page.text("#alert-message")
-    assert len(page.errors()) == 1  # the browser's own, of status 422
     page.choose_example("seven")
+    page.open_file(Path(__file__))
+    page.await_true(lambda: page.find("#alert-body").is_displayed())
+    assert page.text("#alert-message") == "test_page.py cannot be read as an image."
+    assert not page.find("#retry").is_displayed()
+    transparent = tmp_path / "transparent.png"
+    Image.new("RGBA", (20, 20), (9, 9, 9, 100)).save(transparent)
+    page.open_file(transparent)
+    page.await_true(lambda: "has transparent pixels" in page.text("#alert-message"))
+    page.settle()
+    assert page.text("#alert-message").startswith("transparent.png has")
+    assert not page.find("#retry").is_displayed()
+    assert "Shown: seven.png" in page.attribute("#pad-canvas", "aria-label")
+    assert page.text("#sent-name") == "seven.png"
+    assert page.text("#label") in list("0123456789")
+    assert len(page.errors()) == 1  # the browser's own, of status 422
+    page.choose_example("two")
     assert not page.find("#alert-body").is_displayed()
     assert page.text("#label") in list("0123456789")
 
@@ -338,10 +439,12 @@ def test_a_dead_server_shows_itself_and_recovers(browser: webdriver.Chrome, chec
     page.find("#straighten").click()
     page.await_true(lambda: page.text("#alert-message") == "The server cannot be reached.")
     page.settle()
+    page.choose_example("three")
     with start(urlsplit(address).port or 0):
         page.find("#retry").click()
         page.await_true(lambda: not page.find("#alert-body").is_displayed())
         page.settle()
+        assert "three.png" in page.attribute("#pad-canvas", "aria-label")
         assert page.text("#varied-label") in list("0123456789")
         browser.get("about:blank")
     assert {message.rpartition(" ")[2] for message in page.errors()} == {"net::ERR_CONNECTION_REFUSED"}

@@ -1,20 +1,23 @@
 /** The HTTP interface of the service: one function per route, one error type for all failures. */
 
 export class ApiError extends Error {
-  constructor(message, hint = "") {
+  constructor(message, hint = "", { status = 0, code = "" } = {}) {
     super(message);
-    this.name = "ApiError";
-    this.hint = hint;
+    Object.assign(this, { name: "ApiError", hint, status, code });
+  }
+
+  /** Whether the same question would be refused again. */
+  get isFinal() {
+    return this.status >= 400 && this.status < 500 && ![401, 408, 429].includes(this.status);
+  }
+
+  /** Whether the image is what was refused. */
+  get isOfImage() {
+    return ["image_too_large", "unsupported_image", "invalid_image", "body_too_large"].includes(this.code);
   }
 }
 
 export const fetchModels = (signal) => fetchJson("/v1/models", { signal });
-
-export const fetchImage = async (url, signal) => {
-  const response = await reach(url, { signal });
-  if (!response.ok) throw new ApiError(`The image could not be loaded (${response.status}).`);
-  return new File([await response.blob()], url.split("/").pop(), { type: "image/png" });
-};
 
 /** All that is known of a model. */
 export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal });
@@ -92,11 +95,13 @@ const readJson = async (response) => {
     throw new ApiError(
       `The server's answer (status ${response.status}) could not be read.`,
       "Something between this page and the service may have answered in its place.",
+      { status: response.status },
     );
   }
   if (!response.ok) {
-    const { message, hint } = answer?.error ?? {};
-    throw new ApiError(message ?? `The server refused with status ${response.status}.`, hint ?? "");
+    const { message, hint, code } = answer?.error ?? {};
+    const { status } = response;
+    throw new ApiError(message ?? `The server refused with status ${status}.`, hint ?? "", { status, code });
   }
   return answer;
 };

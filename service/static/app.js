@@ -1,12 +1,14 @@
 /** The page: joins the inputs (pad, files, options) to the service and to the views of what it answers. */
 
-import { ApiError, fetchImage, fetchModel, fetchModels, predict } from "./api.js";
+import { ApiError, fetchModel, fetchModels, predict } from "./api.js";
 import { createAttack } from "./attack.js";
 import { createCurve } from "./curve.js";
+import { createExamples } from "./examples.js";
 import { createFlags } from "./flags.js";
 import { createPad } from "./pad.js";
-import { hideFile, showFile } from "./pixels.js";
+import { hideFile, openImage, showFile } from "./pixels.js";
 import { createResults } from "./results.js";
+import { createSettings } from "./settings.js";
 import { createTabs } from "./tabs.js";
 import { createVary } from "./vary.js";
 import { createWeights } from "./weights.js";
@@ -18,20 +20,23 @@ const PATIENCE = 3000; // milliseconds until the page says that it still waits
 const element = (id) => document.getElementById(id);
 
 let models = [];
-let chosenFile = null; // a dropped, pasted or chosen image; null while the pad is in use
+let candidate = null; // an image that the service has not taken yet, and what the pad held before: { file, before }
+let opening = 0; // counts the images that were chosen, of which the last one counts
 let running = null; // the AbortController of the work in progress
 let latest = null; // the task that was started last, for another try
 let timer = null;
 let liveSince = 0; // when the last question was asked that a slider's move brought
 
 const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
-const studio = { ask, askLive, work, showSent };
+const examples = createExamples(document.querySelector(".examples"), useImage);
+const settings = createSettings(askSoon);
+const studio = { ask, askLive, work, showSent, others };
 const results = createResults(element("answer"));
 const flags = createFlags();
 /** Each can `reset(model)`, and `ask(question, signal)`, which shows what the service answers. */
 const views = {
   answer: { reset: resetAnswer, ask: askAnswer },
-  vary: createVary(studio, [...document.querySelectorAll(".examples img")]),
+  vary: createVary(studio),
   attack: createAttack(studio),
   weights: createWeights(studio),
   curve: createCurve(),
@@ -60,17 +65,23 @@ function ask() {
   return work(async (signal) => {
     await loadModels(signal);
     const model = currentModel();
-    const image = isOfNumbers(model) ? null : await currentImage(model);
-    if (!element("options").reportValidity()) return;
-    const question = { model, image, size: Number(element("size").value), seed: element("seed").value };
-    await views[tabs.current()].ask(question, signal);
+    const image = isOfNumbers(model) ? null : await pad.toFile(model.input);
+    try {
+      await views[tabs.current()].ask({ model, image, ...settings.read() }, signal);
+    } catch (error) {
+      if (!error.isOfImage || !candidate) throw error;
+      showPad(candidate.before);
+      candidate = null;
+      throw Object.assign(error, { message: error.message.replace(`image 0 (${image.name})`, image.name) });
+    }
+    if (image) keepCandidate();
   });
 }
 
 async function askAnswer({ model, image, ...options }, signal) {
   if (!image) return;
-  showSent(image);
   const answer = await predict(model.name, [image], options, signal);
+  showSent(image);
   results.show(answer, model, image);
   showWhetherKept();
   flags.show(answer.predictions[0].flags, await describe(model, answer.model.version, signal));
@@ -114,9 +125,18 @@ function setBusy(busy) {
   element("card").classList.toggle("busy", busy);
 }
 
+/** An image that is refused changes nothing. */
 function fail(error) {
-  reset();
+  if (!error.isOfImage) {
+    reset();
+    hideSent();
+  }
+  showError(error);
+}
+
+function showError(error) {
   showAlert(error);
+  element("alert-body").scrollIntoView({ block: "nearest" });
 }
 
 /* Models */
@@ -140,15 +160,18 @@ const isOfNumbers = ({ input, task }) =>
 
 const currentModel = () => models.find(({ name }) => name === element("model").value);
 
+/** One grey channel, and the digits as classes. */
+const isOfDigits = ({ input, task }) => input.channels === 1 && task.classes?.join("") === "0123456789";
+
 function chooseModel() {
   const model = currentModel();
-  const { num_networks: held } = model.sampler;
-  for (const input of [element("size"), element("size-slider")]) {
-    input.dataset.max ??= input.max;
-    input.max = Math.min(input.dataset.max, held ?? Infinity);
-  }
-  setSize(element("size").value);
+  settings.offer(model);
+  examples.offer(isOfDigits(model));
+  element("pad-hint").textContent = isOfDigits(model)
+    ? "Draw a digit here, or drop or paste an image"
+    : "Draw, drop, paste or photograph an image";
   element("image").hidden = element("sent").hidden = isOfNumbers(model);
+  document.body.classList.toggle("single", model.sampler.num_networks === 1);
   reset();
   tabs.offer(isOfNumbers(model) ? "number" : "image");
 }
@@ -169,35 +192,54 @@ async function describe({ name }, version, signal) {
 
 /* Images */
 
-const currentImage = (model) => chosenFile ?? (pad.isEmpty() ? null : pad.toFile(model.input));
+function showPad(content) {
+  pad.show(content);
+  showWhetherUsed();
+}
+
+function showWhetherUsed() {
+  element("pad").classList.toggle("used", !pad.isEmpty());
+}
 
 function startDrawing() {
   cancel();
-  if (chosenFile) forgetFile();
-  element("pad").classList.add("used");
+  showWhetherUsed();
+}
+
+/** Shows an image in place of what the pad holds, and asks about it; `open` gives its file. */
+async function useImage(open) {
+  const turn = ++opening;
+  try {
+    const image = await openImage(await open());
+    if (turn !== opening) return;
+    candidate = { file: image.file, before: candidate?.before ?? pad.content() };
+    showPad({ ...image, strokes: [] });
+    ask();
+  } catch (error) {
+    showError(error);
+  }
 }
 
 function useFile(file) {
-  if (!file) return;
-  pad.clear();
-  chosenFile = file;
-  showFile(element("pad-image"), file);
-  element("pad").classList.add("used");
-  ask();
+  if (file) useImage(() => file);
 }
 
-function forgetFile() {
-  chosenFile = null;
-  hideFile(element("pad-image"));
+function keepCandidate() {
+  if (candidate) examples.add(candidate.file);
+  candidate = null;
 }
 
-const useExample = ({ src }) => work(async (signal) => useFile(await fetchImage(src, signal)));
+/** The images that are on offer besides the one that is shown. */
+function others() {
+  return examples.offered().filter(({ file }) => !file || file !== pad.content().file);
+}
 
 function clear() {
   cancel();
+  opening++;
+  candidate = null;
   pad.clear();
-  forgetFile();
-  element("pad").classList.remove("used");
+  showWhetherUsed();
   hideSent();
   hideAlert();
   reset();
@@ -205,7 +247,7 @@ function clear() {
 
 function showSent(image) {
   const url = showFile(element("sent-image"), image);
-  element("sent-name").textContent = image.name;
+  element("sent-name").textContent = image.origin ?? image.name;
   Object.assign(element("sent-download"), { href: url, download: image.name, hidden: false });
 }
 
@@ -223,33 +265,29 @@ function fitImage(image) {
 
 /* Options */
 
-function setSize(value) {
-  const { min, max } = element("size");
-  const size = Math.min(max, Math.max(min, Math.round(value) || 1));
-  element("size").value = element("size-slider").value = size;
-}
-
 function drawAgain() {
-  element("seed").value = "";
+  const { seed } = settings.read();
+  settings.setSeed("", seed && `Seed ${seed} is no longer kept.`);
   showWhetherKept();
   ask();
 }
 
 function keepSeed() {
-  element("seed").value = element("used-seed").textContent;
+  settings.setSeed(element("used-seed").textContent);
   showWhetherKept();
 }
 
 function showWhetherKept() {
-  const kept = element("seed").value === element("used-seed").textContent;
+  const kept = settings.read().seed === element("used-seed").textContent;
   element("keep-seed").textContent = kept ? "Seed kept" : "Keep this seed";
 }
 
 /* Alert */
 
-function showAlert({ message, hint = "" }) {
+function showAlert({ message, hint = "", isFinal = false }) {
   element("alert-message").textContent = message;
   element("alert-hint").textContent = hint;
+  element("retry").hidden = isFinal;
   element("alert-body").hidden = false;
 }
 
@@ -266,10 +304,6 @@ listen("file", "change", ({ target }) => {
   useFile(target.files[0]);
   target.value = ""; // so that choosing the same file again counts as a change
 });
-document.querySelectorAll(".examples button").forEach((button) => {
-  button.addEventListener("click", () => useExample(button.firstElementChild));
-});
-
 document.addEventListener("paste", ({ clipboardData }) => useFile(clipboardData.files[0]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -282,19 +316,15 @@ document.addEventListener("drop", (event) => {
   useFile(event.dataTransfer.files[0]);
 });
 
-listen("model", "change", chooseModel);
-listen("size-slider", "input", ({ target }) => setSize(target.value));
-listen("size", "change", ({ target }) => setSize(target.value));
-listen("size", "input", ({ target }) => (element("size-slider").value = target.value));
-listen("seed", "input", showWhetherKept);
-listen("options", "change", askSoon);
-listen("options", "submit", ask);
+listen("model", "change", () => {
+  chooseModel();
+  ask();
+});
 document.addEventListener("submit", (event) => event.preventDefault());
 listen("draw-again", "click", drawAgain);
 listen("keep-seed", "click", keepSeed);
 listen("retry", "click", () => work(latest));
 listen("dismiss", "click", hideAlert);
 
-fitImage(element("pad-image"));
 fitImage(element("sent-image"));
 work(loadModels);

@@ -2,7 +2,7 @@
 
 import { attack, attackUrl, predict } from "./api.js";
 import { createCall, curlUpload, pythonUpload } from "./call.js";
-import { nats, percent } from "./numbers.js";
+import { decimal, percent, plural } from "./numbers.js";
 import { decodeFile, hideFile, largestDifference, magnify, readPixels, show, showFile } from "./pixels.js";
 
 const MOST_ATTACKED = 100; // networks, by the service's limit
@@ -49,7 +49,7 @@ export const createAttack = (studio) => {
       element("difference").hidden = true;
       element("verdicts").replaceChildren();
       write("difference-caption", "Difference");
-      write("attack-note", "Draw something, or choose an example.");
+      write("attack-note", "Draw something, or choose an image.");
       call.clear();
     },
 
@@ -58,18 +58,24 @@ export const createAttack = (studio) => {
       const size = Math.min(wanted, MOST_ATTACKED);
       const [epsilon, steps] = ["epsilon", "steps"].map((id) => element(id).value);
       const options = { size, seed: named || ownSeed, epsilon, steps };
-      studio.showSent(image);
       const answer = await attack(model.name, image, options, signal);
+      studio.showSent(image);
       const file = await showPictures(answer, model);
-      const again = await predict(model.name, [file], { size, seed: "", members: false }, signal);
-      const [fresh] = again.predictions;
       const { before, after } = answer;
-      element("verdicts").replaceChildren(
-        createVerdict("Original", `${size} networks of seed ${options.seed}`, before, before),
-        createVerdict("Attacked", "the same networks", after, before),
-        createVerdict("Attacked", `fresh networks, seed ${again.ensemble.seed}`, fresh, before),
-      );
-      const text = judge(before, after, fresh);
+      const only = model.sampler.num_networks === 1;
+      const verdicts = [
+        createVerdict("Original", only ? "the network" : `${plural(size, "network")} of seed ${options.seed}`, before, before),
+        createVerdict("Attacked", only ? "the same network" : "the same networks", after, before),
+      ];
+      let text = judge(before, after);
+      if (!only) {
+        const again = await predict(model.name, [file], { size, seed: "", members: false }, signal);
+        const [fresh] = again.predictions;
+        verdicts.push(createVerdict("Attacked", `fresh networks, seed ${again.ensemble.seed}`, fresh, before));
+        text += ` ${judgeFresh(fresh)}`;
+      }
+      if (size < wanted) text += ` Of the ${wanted} networks ${size} are attacked, the most that the service allows.`;
+      element("verdicts").replaceChildren(...verdicts);
       write("attack-note", text);
       write("summary", text);
       const path = attackUrl(model.name, options);
@@ -78,15 +84,16 @@ export const createAttack = (studio) => {
   };
 };
 
-const judge = (before, after, fresh) => {
-  const raised = Object.values(fresh.flags).some(({ flagged }) => flagged);
-  const flags = Object.keys(fresh.flags).length ? (raised ? ", and flag the image" : ", and raise no flag") : "";
-  const others = `Fresh networks say ${fresh.label}${flags}.`;
-  if (after.label !== before.label) {
-    return `The attacked networks say ${after.label} instead of ${before.label}. ${others}`;
-  }
+const judge = (before, after) => {
+  if (after.label !== before.label) return `The attacked networks say ${after.label} instead of ${before.label}.`;
   const [high, low] = [before, after].map(({ probabilities }) => percent(probabilities[before.class_index]));
-  return `The answer is still ${before.label}; its probability went from ${high} to ${low}. ${others}`;
+  return `The answer is still ${before.label}; its probability went from ${high} to ${low}.`;
+};
+
+const judgeFresh = ({ label, flags }) => {
+  const raised = Object.values(flags).some(({ flagged }) => flagged);
+  const said = Object.keys(flags).length ? (raised ? ", and flag the image" : ", and raise no flag") : "";
+  return `Fresh networks say ${label}${said}.`;
 };
 
 const createVerdict = (title, networks, prediction, before) => {
@@ -100,11 +107,11 @@ const createVerdict = (title, networks, prediction, before) => {
   add("h3", title);
   add("p", networks, "muted");
   add("p", label, "big");
-  add("p", `${percent(probabilities[winner])}, entropy ${nats(uncertainty.predictive_entropy)} nats`);
+  add("p", `${percent(probabilities[winner])}, entropy ${decimal(uncertainty.predictive_entropy)} nats`);
   if (label !== before.label) add("p", `${before.label}: ${percent(probabilities[before.class_index])}`, "muted");
   for (const [name, { flagged, score, threshold }] of Object.entries(flags)) {
-    const measured = `${score.toFixed(3)} ${flagged ? ">" : "≤"} ${threshold.toFixed(3)}`;
-    const text = `${flagged ? "" : "not "}${name.replaceAll("_", " ")}: ${measured}`;
+    const measured = `${decimal(score)} ${flagged ? ">" : "≤"} ${decimal(threshold)}`;
+    const text = `${name.replaceAll("_", " ")}: ${flagged ? "flagged" : "no flag"}, ${measured}`;
     add("p", text, flagged ? "flag flagged" : "flag");
   }
   return box;

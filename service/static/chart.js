@@ -1,13 +1,15 @@
 /** Charts on a canvas, in the page's colours; each says in words what it shows, for those who do not see it. */
 
 const MARGIN = { top: 18, right: 14, bottom: 34, left: 46 };
+const ROW = 16; // of the labels of marks, above the chart
 
 /**
  * A chart that follows its canvas's size and the colour scheme.
  *
  * It shows { x, y, bands, lines, points, marks }: axes { min, max, ticks, label, log, format }; bands of
- * { points: [[x, low, high]], color, opacity }; lines of { points: [[x, y]], color, width, opacity, dots, dash, label };
- * marks, upright, of { x, color, dash, label }. Colours are the names of custom properties.
+ * { points: [[x, low, high]], color, opacity }; lines of { points: [[x, y]], color, width, opacity, dots, dash }; texts
+ * in discs, of { point, text, color, radius }; rings of { point, color, label }; marks, upright, of { x, color, dash,
+ * label }. Colours are the names of custom properties. Lines and bands end where the axes do.
  */
 export const createChart = (canvas) => {
   let chart = null;
@@ -39,17 +41,28 @@ export const chooseTicks = (min, max, count = 5) => {
   return Array.from({ length: Math.floor(max / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 };
 
-const scale = (canvas, { x, y }) => {
+/** The least range of round numbers that holds another, and those numbers: { min, max, ticks }. */
+export const roundRange = (min, max) => {
+  const [first, second] = chooseTicks(min, max > min ? max : min + 1);
+  const step = second - first;
+  const [low, high] = [Math.floor(min / step + 1e-9), Math.ceil(max / step - 1e-9)];
+  const ticks = Array.from({ length: high - low + 1 }, (_, i) => (low + i) * step);
+  return { min: ticks[0], max: ticks.at(-1), ticks };
+};
+
+const scale = (canvas, { x, y, marks = [] }) => {
   const { clientWidth: width, clientHeight: height } = canvas;
-  const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
+  const top = MARGIN.top + ROW * marks.filter(({ label }) => label).length;
+  const inner = { width: width - MARGIN.left - MARGIN.right, height: height - top - MARGIN.bottom };
   const share = (axis, value) => {
     const [low, high, at] = axis.log ? [axis.min, axis.max, value].map(Math.log) : [axis.min, axis.max, value];
-    return Math.min(1.02, Math.max(-0.02, (at - low) / (high - low || 1)));
+    return (at - low) / (high - low || 1);
   };
   return {
     width,
     height,
-    place: (a, b) => [MARGIN.left + share(x, a) * inner.width, MARGIN.top + (1 - share(y, b)) * inner.height],
+    inner: { ...inner, top },
+    place: (a, b) => [MARGIN.left + share(x, a) * inner.width, top + (1 - share(y, b)) * inner.height],
   };
 };
 
@@ -63,9 +76,24 @@ const draw = (canvas, chart) => {
   const tools = { context, chart, ...scale(canvas, chart), color: (name) => style.getPropertyValue(`--${name}`) };
   context.font = `12px ${style.fontFamily}`;
   drawAxes(tools);
-  chart.bands?.forEach((band) => drawBand(tools, band));
-  chart.lines?.forEach((line) => drawLine(tools, line));
-  chart.marks?.forEach((mark) => drawMark(tools, mark));
+  drawInside(tools, () => {
+    chart.bands?.forEach((band) => drawBand(tools, band));
+    chart.lines?.forEach((line) => drawLine(tools, line));
+  });
+  chart.texts?.forEach((text) => drawText(tools, text));
+  chart.rings?.forEach((ring) => drawRing(tools, ring));
+  drawMarks(tools, chart.marks ?? []);
+};
+
+/** Nothing of it lies outside the axes, but for half a line or dot. */
+const drawInside = ({ context, inner }, paint) => {
+  const slack = 4;
+  context.save();
+  context.beginPath();
+  context.rect(MARGIN.left - slack, inner.top - slack, inner.width + 2 * slack, inner.height + 2 * slack);
+  context.clip();
+  paint();
+  context.restore();
 };
 
 const drawAxes = ({ context, chart: { x, y }, place, width, height, color }) => {
@@ -106,8 +134,7 @@ const drawBand = ({ context, place, color }, { points, color: name, opacity = 1 
   context.globalAlpha = 1;
 };
 
-const drawLine = ({ context, place, color, width }, { points, label, dots, dash, opacity = 1, ...style }) => {
-  if (!points.length) return;
+const drawLine = ({ context, place, color }, { points, dots, dash, opacity = 1, ...style }) => {
   const placed = points.map(([x, y]) => place(x, y));
   context.globalAlpha = opacity;
   context.strokeStyle = context.fillStyle = color(style.color);
@@ -118,22 +145,53 @@ const drawLine = ({ context, place, color, width }, { points, label, dots, dash,
   context.setLineDash([]);
   if (dots) placed.forEach(([x, y]) => disc(context, x, y, dots));
   context.globalAlpha = 1;
-  if (!label) return;
-  const [x, y] = placed.reduce((best, point) => (point[1] < best[1] ? point : best));
-  context.textAlign = x > width - 60 ? "right" : x < 80 ? "left" : "center";
-  write(context, color, label, x, Math.max(y - 8, 11));
 };
 
-const drawMark = ({ context, chart: { y }, place, color, width }, { x, color: name, dash, label, row = 0 }) => {
-  const [left, bottom] = place(x, y.min);
-  context.strokeStyle = context.fillStyle = color(name);
+const drawText = ({ context, place, color }, { point, text, radius, ...style }) => {
+  const [x, y] = place(...point);
+  context.fillStyle = color(style.color);
+  disc(context, x, y, radius);
+  context.fillStyle = color("surface");
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillText(text, x, y + 1);
+  context.textBaseline = "alphabetic";
+};
+
+const drawRing = ({ context, place, color, width }, { point, label, ...style }) => {
+  const [x, y] = place(...point);
+  const radius = 10;
+  context.strokeStyle = context.fillStyle = color(style.color);
   context.lineWidth = 2;
-  context.setLineDash(dash ?? []);
-  line(context, [[left, bottom], [left, MARGIN.top]]);
-  context.setLineDash([]);
-  const flipped = left > width / 2;
-  context.textAlign = flipped ? "right" : "left";
-  write(context, color, label ?? "", left + (flipped ? -6 : 6), MARGIN.top + 10 + 16 * row);
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.stroke();
+  context.textAlign = x > width - 60 ? "right" : x < 80 ? "left" : "center";
+  write(context, color, label, x, Math.max(y - radius - 4, 11));
+};
+
+/**
+ * Labels stand above the chart, a row for each, and a mark reaches up to its own. The mark whose label could meet the
+ * other mark has the upper row, which the other does not reach.
+ */
+const drawMarks = ({ context, inner, place, color, chart: { y }, width }, marks) => {
+  const sorted = [...marks].sort((a, b) => a.x - b.x);
+  const end = (mark) => place(mark.x, y.min)[0] + 6 + context.measureText(mark.label ?? "").width;
+  const fits = sorted.every((mark) => end(mark) < width);
+  if (!fits) sorted.reverse();
+  sorted.forEach(({ x, label, dash, ...style }, row) => {
+    const [left, bottom] = place(x, y.min);
+    const top = label ? 4 + ROW * row : inner.top;
+    context.strokeStyle = context.fillStyle = color(style.color);
+    context.lineWidth = 2;
+    context.setLineDash(dash ?? []);
+    line(context, [[left, bottom], [left, top]]);
+    context.setLineDash([]);
+    if (!label) return;
+    const right = fits || left < context.measureText(label).width + 6;
+    context.textAlign = right ? "left" : "right";
+    write(context, color, label, left + (right ? 6 : -6), top + 10);
+  });
 };
 
 /** Text that stays legible on lines. */

@@ -2,9 +2,10 @@
 
 import { predictNumbers, predictUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
-import { createChart } from "./chart.js";
+import { createChart, roundRange } from "./chart.js";
+import { plural } from "./numbers.js";
 
-const POSITIONS = 121;
+const HALF = 60; // positions to each side of the middle
 const REACH = 3.5; // standard deviations of the training inputs, to each side
 const CURVES = 30; // of single networks that are drawn
 
@@ -27,21 +28,25 @@ export const createCurve = () => {
 
     ask: async ({ model, size, seed }, signal) => {
       const [{ mean: [centre], std: [deviation], names: [from] }, [to]] = [model.input, model.task.names];
-      const xs = Array.from({ length: POSITIONS }, (_, i) => centre + deviation * REACH * ((2 * i) / (POSITIONS - 1) - 1));
+      // Few digits, so that the call can be written with the same numbers.
+      const step = Number(((deviation * REACH) / HALF).toPrecision(3));
+      const middle = Number(centre.toFixed(Math.max(0, 2 - Math.floor(Math.log10(step)))));
+      const xs = Array.from({ length: 2 * HALF + 1 }, (_, i) => middle + step * (i - HALF));
       const answer = await predictNumbers(model.name, xs.map((x) => [x]), { size, seed, members: true }, signal);
       const numbers = answer.predictions.map(({ outputs }) => outputs[to]);
       const members = Array.from({ length: Math.min(CURVES, size) }, (_, i) =>
         answer.predictions.map(({ member_outputs: said }, j) => [xs[j], said[i][0]]));
       const x = { min: xs[0], max: xs.at(-1), label: from };
       const band = numbers.map(({ mean, standard_deviation: spread }, i) => [xs[i], mean - 2 * spread, mean + 2 * spread]);
-      const [first, last, middle, width] = [xs[0], xs.at(-1), centre, deviation].map((number) => number.toFixed(1));
+      const [first, last] = [xs[0], xs.at(-1)].map((number) => Number(number.toPrecision(6)));
+      const [mean, width] = [centre, deviation].map((number) => Number(number.toPrecision(3)));
       const text =
-        `Mean of ${answer.ensemble.size} networks, seed ${answer.ensemble.seed}, ± 2 standard deviations, ` +
-        `from ${from} = ${first} to ${last}; trained around ${middle} ± ${width}.`;
+        `Mean of ${plural(answer.ensemble.size, "network")}, seed ${answer.ensemble.seed}, ± 2 standard deviations, ` +
+        `from ${from} = ${first} to ${last}; trained around ${mean} ± ${width}.`;
       chart.show(
         {
           x,
-          y: { min: Math.min(...band.map(([, low]) => low)), max: Math.max(...band.map(([, , high]) => high)), label: to },
+          y: { ...roundRange(Math.min(...band.map(([, low]) => low)), Math.max(...band.map(([, , high]) => high))), label: to },
           bands: [{ points: band, color: "mean" }],
           lines: [
             ...members.map((points) => ({ points, color: "disagreement", width: 1, opacity: 0.35 })),
@@ -53,7 +58,7 @@ export const createCurve = () => {
       variance.show(
         {
           x,
-          y: { min: 0, max: 1.1 * Math.max(...numbers.map((number) => number.variance)) },
+          y: roundRange(0, Math.max(...numbers.map((number) => number.variance))),
           bands: [
             { points: numbers.map((number, i) => [xs[i], 0, number.noise_variance]), color: "ambiguity" },
             { points: numbers.map((number, i) => [xs[i], number.noise_variance, number.variance]), color: "disagreement" },
@@ -63,12 +68,12 @@ export const createCurve = () => {
       );
       write("curve-note", text);
       write("summary", text);
-      const some = [0, 60, 120].map((i) => [Number(xs[i].toFixed(2))]);
+      const inputs = `[[${middle} + ${step} * (i - ${HALF})] for i in range(${xs.length})]`;
       const options = { size, seed: answer.ensemble.seed };
       const url = location.origin + predictUrl(model.name, options);
       call.show(
-        `curl --json ${shellQuote(JSON.stringify({ inputs: some }))} \\\n${shellQuote(url)}`,
-        pythonClient("answer", "predict", [JSON.stringify(some)], {
+        `python3 -c 'import json; print(json.dumps({"inputs": ${inputs}}))' |\ncurl --json @- ${shellQuote(url)}`,
+        pythonClient("answer", "predict", [inputs], {
           model: quote(model.name),
           ensemble_size: size,
           seed: options.seed,

@@ -1,7 +1,7 @@
 /** Each flag's score among those of the images that its thresholds were calibrated on. */
 
 import { createChart } from "./chart.js";
-import { nats, percent } from "./numbers.js";
+import { decimal, percent } from "./numbers.js";
 
 const TITLES = { out_of_distribution: "Out of distribution", suspect_adversarial: "Suspect adversarial" };
 
@@ -43,13 +43,11 @@ export const createFlags = () => {
   };
 };
 
-const write = ({ score_name: name }, value) =>
-  name === "predictive_entropy" ? `${nats(value)} nats` : value.toFixed(3);
-
 const describe = (flag, thresholds, rates) => {
   const name = flag.score_name.replaceAll("_", " ");
-  const [score, threshold] = [flag.score, flag.threshold].map((value) => write(flag, value));
-  const measured = `${name} ${score}, ${flag.flagged ? "above" : "within"} the threshold ${threshold}`;
+  const [score, threshold] = [flag.score, flag.threshold].map(decimal);
+  const raised = flag.flagged ? "flagged" : "no flag";
+  const measured = `${raised}, ${name} ${score} ${flag.flagged ? "above" : "within"} the threshold ${threshold}`;
   // Thresholds fall as rates grow.
   const above = thresholds.findIndex((threshold) => flag.score > threshold);
   const share =
@@ -69,8 +67,8 @@ const drawFlag = (flag, thresholds, rates) => {
     y: { log: true, min: rates[0] / 2, max: 0.5, ticks: rates.filter((rate) => TICKS.includes(rate)), format: percent },
     lines: [{ points: thresholds.map((threshold, i) => [threshold, rates[i]]), color: "ambiguity", width: 1, dots: 3 }],
     marks: [
-      { x: flag.threshold, color: "muted", dash: [4, 4], label: "threshold", row: 1 },
-      { x: flag.score, color: flag.flagged ? "strange" : "familiar", label: "this image" },
+      { x: flag.threshold, color: "muted", dash: [4, 4], label: "threshold" },
+      { x: flag.score, color: flag.flagged ? "flagged" : "unflagged", label: "this image" },
     ],
   };
 };

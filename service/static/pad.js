@@ -1,21 +1,43 @@
-/** The drawing pad: strokes are kept as points, so they can be painted again at any size. */
+/**
+ * The drawing pad: an image, if one was chosen, and strokes on it, white. Strokes are kept as points, so they can be
+ * painted again at any size.
+ */
+
+import { toFile as encode } from "./pixels.js";
 
 const SIDE = 280; // the unit of the stroke coordinates
 const RESOLUTION = 2; // canvas pixels per unit, for sharp lines on dense screens
 const BRUSH = 2.7 / 28; // of the frame's side, the usual stroke of an MNIST digit
 const BOX = 20 / 28; // of the frame's side, the box MNIST digits are fitted to
+const COARSE = 64; // pixels to a side, up to which an image's are shown as they are
+
+const KEYBOARD = "With the keyboard, use an example or a file.";
+
+const EMPTY = { file: null, bitmap: null, strokes: [] };
 
 export const createPad = (canvas, { onStart, onEnd }) => {
   const context = openContext(canvas, SIDE * RESOLUTION, SIDE * RESOLUTION);
-  const strokes = [];
+  let content = EMPTY;
   let pointer = null;
 
-  const repaint = () => paint(context, strokes, { scale: RESOLUTION, x: 0, y: 0 });
+  const repaint = () => {
+    const place = { x: [RESOLUTION, 0], y: [RESOLUTION, 0] };
+    context.imageSmoothingEnabled = !(content.bitmap?.width <= COARSE);
+    paint(context, content, place, BRUSH * SIDE);
+  };
+
+  const show = (next) => {
+    content = next;
+    pointer = null;
+    const shown = content.file ? `Shown: ${content.file.name}. Strokes are added to it. ` : "";
+    canvas.setAttribute("aria-label", `${shown}Drawing area for a mouse, pen or finger. ${KEYBOARD}`);
+    repaint();
+  };
 
   const extend = (event) => {
     const moves = event.getCoalescedEvents?.() ?? [];
     const points = (moves.length ? moves : [event]).map((move) => locate(canvas, move));
-    strokes.at(-1).push(...points);
+    content.strokes.at(-1).push(...points);
     repaint();
   };
 
@@ -23,9 +45,9 @@ export const createPad = (canvas, { onStart, onEnd }) => {
     if (pointer !== null || event.button !== 0) return;
     pointer = event.pointerId;
     canvas.setPointerCapture(pointer);
-    onStart();
-    strokes.push([]);
+    content = { ...content, strokes: [...content.strokes, []] };
     extend(event);
+    onStart();
   };
 
   const move = (event) => {
@@ -42,38 +64,55 @@ export const createPad = (canvas, { onStart, onEnd }) => {
   canvas.addEventListener("pointermove", move);
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
-  repaint();
+  show(EMPTY);
+
+  const isEmpty = () => !content.bitmap && content.strokes.length === 0;
 
   return {
-    isEmpty: () => strokes.length === 0,
-    clear: () => {
-      strokes.length = 0;
-      pointer = null;
-      repaint();
+    isEmpty,
+    clear: () => show(EMPTY),
+    /** What it holds, for `show`: { file, bitmap, strokes }. */
+    content: () => content,
+    show,
+    /** What it shows, for a model's input; null if that is nothing. A file without strokes stays as it is. */
+    toFile: async (frame) => {
+      if (isEmpty()) return null;
+      if (!content.bitmap) return encode(exportDrawing(content, frame), "drawing.png");
+      if (!content.strokes.length) return content.file;
+      return encode(exportDrawnOn(content, frame), content.file.name.replace(/(\.\w+)?$/, "-drawn.png"));
     },
-    toFile: (frame) => exportDrawing(strokes, frame),
   };
 };
 
-/** The drawing as an opaque PNG of the frame's size: fitted to the box, centred by mass. */
-const exportDrawing = async (strokes, { width, height }) => {
-  const canvas = document.createElement("canvas");
-  const context = openContext(canvas, width, height, { willReadFrequently: true });
-  const fitted = fitToBox(strokes, width, height);
-  paint(context, strokes, fitted);
-  const mass = centreOfMass(context);
-  paint(context, strokes, {
-    scale: fitted.scale,
-    x: fitted.x + width / 2 - mass.x,
-    y: fitted.y + height / 2 - mass.y,
-  });
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return new File([blob], "drawing.png", { type: "image/png" });
+/** The image with the strokes, at the frame's size, as the service fits an image: without regard to its aspect. */
+const exportDrawnOn = (content, { width, height }) => {
+  const context = openContext(document.createElement("canvas"), width, height);
+  const { left, top, across, down } = fitImage(content.bitmap);
+  const [horizontal, vertical] = [width / across, height / down];
+  paint(context, content, { x: [horizontal, -left * horizontal], y: [vertical, -top * vertical] }, BRUSH * SIDE);
+  return context.getImageData(0, 0, width, height);
 };
 
-const openContext = (canvas, width, height, options) => {
+/** Where an image lies in the pad: all of it, in the middle. */
+const fitImage = ({ width, height }) => {
+  const [across, down] = [width, height].map((length) => (SIDE * length) / Math.max(width, height));
+  return { left: (SIDE - across) / 2, top: (SIDE - down) / 2, across, down };
+};
+
+/** The drawing at the frame's size, fitted to the box, centred by mass. */
+const exportDrawing = (content, { width, height }) => {
+  const context = openContext(document.createElement("canvas"), width, height);
+  const { scale, x, y } = fitToBox(content.strokes, width, height);
+  const brush = (BRUSH * Math.min(width, height)) / scale;
+  paint(context, content, { x: [scale, x], y: [scale, y] }, brush);
+  const mass = centreOfMass(context);
+  paint(context, content, { x: [scale, x + width / 2 - mass.x], y: [scale, y + height / 2 - mass.y] }, brush);
+  return context.getImageData(0, 0, width, height);
+};
+
+const openContext = (canvas, width, height) => {
   Object.assign(canvas, { width, height });
-  return canvas.getContext("2d", { alpha: false, ...options });
+  return canvas.getContext("2d", { alpha: false, willReadFrequently: true });
 };
 
 const locate = (canvas, { clientX, clientY }) => {
@@ -114,15 +153,20 @@ const centreOfMass = (context) => {
   return { x: x / mass, y: y / mass };
 };
 
-/** Paint all strokes, their points scaled and moved, the brush in proportion to the canvas. */
-const paint = (context, strokes, { scale, x, y }) => {
+/** Paints the image and the strokes: a factor and a shift for each axis, and the brush in units of the strokes. */
+const paint = (context, { bitmap, strokes }, { x, y }, brush) => {
   const { width, height } = context.canvas;
   context.resetTransform();
   context.fillStyle = "#000";
   context.fillRect(0, 0, width, height);
-  context.setTransform(scale, 0, 0, scale, x, y);
+  context.setTransform(x[0], 0, 0, y[0], x[1], y[1]);
+  context.imageSmoothingQuality = "high";
+  if (bitmap) {
+    const { left, top, across, down } = fitImage(bitmap);
+    context.drawImage(bitmap, left, top, across, down);
+  }
   context.strokeStyle = "#fff";
-  context.lineWidth = (BRUSH * Math.min(width, height)) / scale;
+  context.lineWidth = brush;
   context.lineCap = context.lineJoin = "round";
   strokes.forEach((points) => trace(context, points));
 };

@@ -1,8 +1,40 @@
 /** Pixels: what the page does to an image before it is sent, and with one that was answered. */
 
-/** An image file as a model takes it: RGBA of the input's size, opaque. */
-export const readPixels = async (file, { width, height }) => {
-  const bitmap = await createImageBitmap(file);
+import { ApiError } from "./api.js";
+
+const LONGEST = 2048; // side of an image that is sent as it is, in pixels; phones' are larger than the service takes
+
+/**
+ * An image file, and its pixels: { file, bitmap }. A large one is shrunk; its file then has an `origin`, which says so.
+ */
+export const openImage = async (file) => {
+  const bitmap = await createImageBitmap(file).catch(() => {
+    const message = `${file.name} cannot be read as an image.`;
+    throw new ApiError(message, "Choose a PNG, JPEG or WebP file.", { status: 422, code: "invalid_image" });
+  });
+  const share = LONGEST / Math.max(bitmap.width, bitmap.height);
+  if (share >= 1) return { file, bitmap };
+  const [width, height] = [bitmap.width, bitmap.height].map((length) => Math.max(1, Math.round(share * length)));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d"); // with transparency, which the service refuses
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  const small = await encode(canvas, file.name.replace(/(\.\w+)?$/, "-shrunk.png"));
+  const origin = `${file.name}, shrunk from ${bitmap.width} × ${bitmap.height} to ${width} × ${height} pixels`;
+  return { file: Object.assign(small, { origin }), bitmap: await createImageBitmap(canvas) };
+};
+
+/** A file of what an <img> shows. */
+export const readImage = async (image, name) => {
+  const { naturalWidth: width, naturalHeight: height } = image;
+  const context = openContext(width, height);
+  context.drawImage(image, 0, 0);
+  return encode(context.canvas, name);
+};
+
+/** A file, or an <img>, as a model takes it: RGBA of the input's size, opaque. */
+export const readPixels = async (image, { width, height }) => {
+  const bitmap = await createImageBitmap(image);
   const context = openContext(width, height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
@@ -37,8 +69,10 @@ export const magnify = (before, after, factor) =>
 export const largestDifference = (before, after) =>
   after.data.reduce((largest, value, index) => Math.max(largest, Math.abs(value - before.data[index])), 0);
 
-export const toFile = async (pixels, name) => {
-  const blob = await new Promise((resolve) => toCanvas(pixels).toBlob(resolve, "image/png"));
+export const toFile = (pixels, name) => encode(toCanvas(pixels), name);
+
+const encode = async (canvas, name) => {
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   return new File([blob], name, { type: "image/png" });
 };
 

@@ -2,7 +2,7 @@
 
 import { download, predictUrl, weightsUrl } from "./api.js";
 import { createCall, curlUpload, pythonClient, quote } from "./call.js";
-import { nats, percent, percentRange, quantile } from "./numbers.js";
+import { decimal, percent, percentRange, plural, quantile } from "./numbers.js";
 
 const COVERED = 0.9; // of the member networks lie in the interval that is shown
 
@@ -30,8 +30,9 @@ export const createResults = (root) => {
       rows = classes.map(createRow);
       element("classes").replaceChildren(...rows.map(({ line }) => line));
       showHeadline("–", "–", "mean of the networks");
-      showVerdict("none", "No prediction yet", "Draw something, or choose an example.");
+      showVerdict("none", "No prediction yet", "Draw something, or choose an image.");
       showEntropy(null, classes.length);
+      write("variation-ratio", "–");
       showRecipe(call, null);
       write("summary", "");
       redraw();
@@ -42,20 +43,20 @@ export const createResults = (root) => {
       const { probabilities, class_index: winner, label, uncertainty } = prediction;
       const verdict = judge(prediction.flags ?? {});
       const probability = percent(probabilities[winner]);
-      const networks = count(answer.ensemble.size, "network");
+      const networks = plural(answer.ensemble.size, "network");
 
       root.classList.remove("empty");
-      showHeadline(label, probability, `mean of ${networks}`);
+      showHeadline(label, probability, answer.ensemble.size === 1 ? "of one network" : `mean of ${networks}`);
       showVerdict(verdict.kind, verdict.title, verdict.detail);
       showClasses(probabilities, prediction.member_probabilities ?? [], winner);
       showEntropy(uncertainty, model.task.classes.length, prediction.flags?.out_of_distribution);
+      const otherwise = Math.round(uncertainty.variation_ratio * answer.ensemble.size);
+      write("variation-ratio", `${otherwise} of ${answer.ensemble.size}`);
       showRecipe(call, answer, image);
       write("summary", `Prediction: ${label}, ${probability}. ${verdict.title}. ${networks}, seed ${answer.ensemble.seed}.`);
     },
   };
 };
-
-const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
 const showHeadline = (label, probability, ensemble) => {
   write("label", label);
@@ -72,26 +73,19 @@ const showVerdict = (kind, title, detail) => {
 
 const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
   if (!foreign) {
-    return {
-      kind: "none",
-      title: "No verdict on the image",
-      detail: "This model has no threshold that tells familiar images from strange ones.",
-    };
+    return { kind: "none", title: "No flags", detail: "This model is not calibrated, so it has no threshold to raise one." };
   }
   if (foreign.flagged) {
-    return { kind: "strange", title: "Does not look like the training data", detail: compare(foreign) };
+    return { kind: "flagged", title: "Undecided: ambiguous, or unlike the training data", detail: `out of distribution: ${compare(foreign)}` };
   }
   if (suspect?.flagged) {
-    return { kind: "strange", title: "Suspect: the answer does not survive small noise", detail: compare(suspect) };
+    return { kind: "flagged", title: "Suspect: the answer does not survive small noise", detail: `suspect adversarial: ${compare(suspect)}` };
   }
-  return { kind: "familiar", title: "Looks like what the model was trained on", detail: compare(foreign) };
+  return { kind: "unflagged", title: "No flag", detail: `${compare(foreign)}, which promises nothing` };
 };
 
-const compare = ({ score, score_name: name, threshold, flagged }) => {
-  const entropy = name === "predictive_entropy";
-  const [measured, limit] = [score, threshold].map((value) => (entropy ? nats(value) : percent(value)));
-  return `${entropy ? "entropy" : name.replaceAll("_", " ")} ${measured} is ${flagged ? "above" : "within"} the threshold ${limit}`;
-};
+const compare = ({ score, score_name: name, threshold, flagged }) =>
+  `${name.replaceAll("_", " ")} ${decimal(score)} is ${flagged ? "above" : "within"} the threshold ${decimal(threshold)}`;
 
 const createRow = (name) => {
   const line = document.createElement("tr");
@@ -166,10 +160,9 @@ const showEntropy = (uncertainty, classes, flag) => {
   bar.setProperty("--ambiguity-share", (uncertainty?.expected_entropy ?? 0) / limit);
   bar.setProperty("--disagreement-share", (uncertainty?.mutual_information ?? 0) / limit);
   write("entropy-limit", `ln ${classes} = ${limit.toFixed(2)}, undecided`);
-  write("predictive-entropy", uncertainty ? nats(uncertainty.predictive_entropy) : "–");
-  write("expected-entropy", uncertainty ? nats(uncertainty.expected_entropy) : "–");
-  write("mutual-information", uncertainty ? nats(uncertainty.mutual_information) : "–");
-  write("variation-ratio", uncertainty ? percent(uncertainty.variation_ratio) : "–");
+  write("predictive-entropy", uncertainty ? decimal(uncertainty.predictive_entropy) : "–");
+  write("expected-entropy", uncertainty ? decimal(uncertainty.expected_entropy) : "–");
+  write("mutual-information", uncertainty ? decimal(uncertainty.mutual_information) : "–");
   showThreshold(flag, limit);
 };
 
@@ -181,7 +174,7 @@ const showThreshold = (flag, limit) => {
   const share = Math.min(1, Math.max(0, flag.threshold / limit));
   mark.style.setProperty("--share", share);
   mark.classList.toggle("flipped", share > 0.5);
-  mark.textContent = `threshold ${nats(flag.threshold)}`;
+  mark.textContent = `threshold ${decimal(flag.threshold)}`;
 };
 
 const showRecipe = (call, answer, image) => {

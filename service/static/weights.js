@@ -3,17 +3,20 @@
 import { download, fetchNetworks, networksUrl, walk, walkUrl, weightsUrl } from "./api.js";
 import { createCall, curlDownload, curlUpload, pythonClient, pythonUpload, quote } from "./call.js";
 import { createChart } from "./chart.js";
-import { percent } from "./numbers.js";
+import { percent, plural, quantile } from "./numbers.js";
 import { findComponents } from "./pca.js";
 import { readTensors } from "./safetensors.js";
 
 const COUNT = 32; // networks that are shown
 const FILTERS = 16; // of each, at most
 const COLUMNS = 4;
+const FULL = 0.99; // quantile of the weights' sizes that has the full colour
 const POINTS = 41; // of a walk
 const REACH = 24; // CSS pixels around a point that count as it
-const NAMED = 4; // classes of a walk that have a colour
-const CONSIDERABLE = 0.05; // the probability from which a class of a walk is worth one
+const TOGETHER = 0.025; // of the chart's range, to which points that close count as one place
+const NAMED = 6; // classes of a walk that have a colour
+const CONSIDERABLE = 0.05; // the probability from which a class of a walk is worth one, and a step of it a leap
+const SHARP = 4; // times the next largest step, a leap
 
 const LEAP = "This model's networks come from separate modes; no latents lie between two of them, so the path leaps midway.";
 
@@ -27,6 +30,7 @@ export const createWeights = (studio) => {
   const ownSeed = String(Math.floor(Math.random() * 2 ** 53));
   let shown = null; // which networks: { model, seed, count, key, points, explained }
   let chosen = null;
+  let redrawTiles = () => {};
 
   const tile = (member) => element("networks").children[member];
 
@@ -35,7 +39,9 @@ export const createWeights = (studio) => {
     [...element("networks").children].forEach((other, i) => other.classList.toggle("lit", i === lit));
     showScatter(lit);
     if (lit === null) return;
-    write("chosen", `Network ${lit} of seed ${shown.seed}`);
+    const others = shown.places.find((place) => place.includes(lit)).filter((other) => other !== lit);
+    const company = others.length ? `; at the same place ${others.join(", ")}` : "";
+    write("chosen", `Network ${lit} of seed ${shown.seed}${company}`);
     const href = weightsUrl(shown.model, shown.seed, lit);
     Object.assign(element("chosen-download"), { href, hidden: false, onclick: download });
     element("walk-from").disabled = element("walk-to").disabled = false;
@@ -44,25 +50,27 @@ export const createWeights = (studio) => {
   const choose = (member) => {
     chosen = member;
     [...element("networks").children].forEach((other, i) => other.setAttribute("aria-pressed", i === member));
+    rove(member);
     point(member);
   };
 
+  /** One of the networks is reached by the tabulator, the others by arrows. */
+  const rove = (member) => [...element("networks").children].forEach((other, i) => (other.tabIndex = i === member ? 0 : -1));
+
   const showScatter = (lit) => {
-    const { points, explained } = shown;
-    const limit = 1.15 * Math.max(...points.flat().map(Math.abs), 1e-9);
+    const { points, places, limit, explained } = shown;
     const ends = ["from", "to"].map((id) => Number(element(id).value)).filter((end) => end < points.length);
     const name = (i) => `component ${i + 1}, ${percent(explained[i])} of the variance`;
     const axis = (i) => ({ min: -limit, max: limit, label: name(i) });
-    const mark = (member, color) => ({ points: [points[member]], width: 0, dots: 6, color, label: String(member) });
+    const ring = (member, color) => ({ point: points[member], color, label: String(member) });
+    const many = places.filter(({ length }) => length > 1);
     scatter.show(
       {
         x: axis(0),
         y: axis(1),
-        lines: [
-          { points, width: 0, dots: 4, color: "ambiguity", opacity: 0.6 },
-          ...ends.map((end) => mark(end, "ink")),
-          ...(lit === null ? [] : [mark(lit, "disagreement")]),
-        ],
+        lines: [{ points, width: 0, dots: 5, color: "ambiguity" }],
+        texts: many.map((place) => ({ point: points[place[0]], text: place.length, color: "ambiguity", radius: 8 })),
+        rings: [...ends.map((end) => ring(end, "ink")), ...(lit === null ? [] : [ring(lit, "disagreement")])],
       },
       `${points.length} networks on two principal components of their weights, which explain ` +
         `${percent(explained[0])} and ${percent(explained[1])} of the variance.`,
@@ -75,14 +83,27 @@ export const createWeights = (studio) => {
     if (shown?.key === key) return;
     const tensors = readTensors(await fetchNetworks(model.name, seed, count, signal));
     const vectors = Array.from({ length: count }, (_, i) => Object.values(tensors).map((tensor) => slice(tensor, i)));
-    shown = { model: model.name, seed, count, key, ...findComponents(vectors) };
+    const { points, explained } = findComponents(vectors);
+    const limit = 1.15 * Math.max(...points.flat().map(Math.abs), 1e-9);
+    const places = findPlaces(points, 2 * limit * TOGETHER);
+    shown = { model: model.name, seed, count, key, points, explained, limit, places };
     chosen = null;
-    element("networks").replaceChildren(...drawNetworks(Object.values(tensors).find(({ shape }) => shape.length > 2)));
+    const tiles = createTiles(Object.values(tensors).find(({ shape }) => shape.length > 2));
+    element("networks").replaceChildren(...tiles.map(({ button }) => button));
+    redrawTiles = () => tiles.forEach(({ redraw }) => redraw());
+    redrawTiles();
+    rove(0);
     point(null);
     write(
       "weights-note",
-      `${count} networks of seed ${seed}, as they were drawn: each filter grey where its weights are 0, brighter above, ` +
-        "darker below. Networks that compute the same may lie apart, as filters may change places.",
+      `${plural(count, "network")} of seed ${seed}, as drawn: each weight in blue above 0, in orange below, ` +
+        "the stronger the larger.",
+    );
+    write(
+      "scatter-note",
+      (places.length < count
+        ? `${count} networks at ${places.length} places; a number in a dot says how many lie there. `
+        : "") + "Networks that compute the same may lie apart, as filters may change places.",
     );
     calls.weights.show(
       curlDownload(networksUrl(model.name, seed, count), "networks.safetensors"),
@@ -97,39 +118,55 @@ export const createWeights = (studio) => {
     });
     if (from === null || to === null) return;
     const options = { seed, from, to, points: POINTS };
-    studio.showSent(image);
     const { outputs, paths } = await walk(model.name, image, options, signal);
+    studio.showSent(image);
     const named = chooseClasses(Object.values(paths).flat());
     element("latent-figure").hidden = !paths.latent;
     for (const [kind, path] of Object.entries(paths)) {
       charts[kind].show(drawWalk(path, outputs, named, from, to), describeWalk(kind, path, outputs));
     }
-    element("walk-key").replaceChildren(...named.map((k, i) => createKey(`series-${i + 1}`, outputs[k])));
+    const keys = named.map((k, i) => createKey(`series-${i + 1}`, outputs[k]));
+    if (named.length < outputs.length) keys.push(createKey("others", "other classes"));
+    element("walk-key").replaceChildren(...keys);
     const kinds = ["straight", "latent"].filter((kind) => paths[kind]);
     const text = kinds.map((kind) => describeWalk(kind, paths[kind], outputs)).join(" ");
-    write("walk-note", model.method === "hyperdraw" ? `${text} ${LEAP}` : text);
+    write("walk-note", model.method === "hyperdraw" && leaps(paths.latent) ? `${text} ${LEAP}` : text);
     write("summary", text);
     const path = walkUrl(model.name, options);
     calls.walk.show(curlUpload(path, image.name), pythonUpload(path, image.name));
   };
 
-  const drawNetworks = ({ shape, values }) => {
+  const createTiles = ({ shape, values }) => {
     const size = values.length / shape[0];
-    const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-9);
+    const large = quantile([...values.map(Math.abs)].sort((a, b) => a - b), FULL);
     return Array.from({ length: shape[0] }, (_, member) => {
       const canvas = document.createElement("canvas");
-      drawFilters(canvas, shape.slice(1), values.subarray(member * size, (member + 1) * size), largest);
+      const redraw = () => drawFilters(canvas, shape.slice(1), values.subarray(member * size, (member + 1) * size), large);
       const button = Object.assign(document.createElement("button"), { type: "button", className: "network" });
       button.setAttribute("aria-label", `Network ${member}`);
       button.setAttribute("aria-pressed", false);
       button.append(canvas);
       button.addEventListener("pointerenter", () => point(member));
       button.addEventListener("pointerleave", () => point(null));
-      button.addEventListener("focus", () => point(member));
+      button.addEventListener("focus", () => {
+        rove(member);
+        point(member);
+      });
       button.addEventListener("click", () => choose(member));
-      return button;
+      return { button, redraw };
     });
   };
+
+  element("networks").addEventListener("keydown", (event) => {
+    const tiles = [...element("networks").children];
+    const row = getComputedStyle(element("networks")).gridTemplateColumns.split(" ").length;
+    const at = tiles.indexOf(document.activeElement);
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row, Home: -at, End: tiles.length - 1 - at };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    tiles[at + steps[event.key]]?.focus();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawTiles());
 
   const nearest = ({ clientX, clientY }) => {
     if (!shown) return null;
@@ -169,14 +206,15 @@ export const createWeights = (studio) => {
       element("walk-from").disabled = element("walk-to").disabled = true;
       write("chosen", "Point at a network, or choose one.");
       write("weights-note", "–");
-      write("walk-note", "Draw something, or choose an example.");
+      write("scatter-note", "");
+      write("walk-note", "Draw something, or choose an image.");
       for (const end of ["from", "to"]) element(end).max = (model.sampler.num_networks ?? 2 ** 32) - 1;
     },
 
     ask: async (question, signal) => {
       const named = { ...question, seed: question.seed || ownSeed };
       await showNetworks(named, signal);
-      if (question.image) await showWalk(named, signal);
+      if (question.image && question.model.sampler.num_networks !== 1) await showWalk(named, signal);
       point(null);
     },
   };
@@ -187,8 +225,22 @@ const slice = ({ shape, values }, member) => {
   return values.subarray(member * size, (member + 1) * size);
 };
 
-/** Filters [filters, …, height, width] of one network, or rows [filters, inputs], side by side; of channels the first. */
-const drawFilters = (canvas, shape, values, largest) => {
+/** Points that lie as close to a place's first as a distance: lists of their numbers. */
+const findPlaces = (points, distance) => {
+  const places = [];
+  points.forEach(([x, y], i) => {
+    const near = places.find(([first]) => Math.hypot(x - points[first][0], y - points[first][1]) <= distance);
+    if (near) near.push(i);
+    else places.push([i]);
+  });
+  return places;
+};
+
+/**
+ * Filters [filters, …, height, width] of one network, or rows [filters, inputs], side by side; of channels the first.
+ * Colours are as strong as weights are large, up to a limit.
+ */
+const drawFilters = (canvas, shape, values, large) => {
   const width = shape.at(-1);
   const height = shape.length > 2 ? shape.at(-2) : 1;
   const count = Math.min(FILTERS, shape[0]);
@@ -197,26 +249,39 @@ const drawFilters = (canvas, shape, values, largest) => {
   canvas.width = columns * (width + 1) + 1;
   canvas.height = Math.ceil(count / columns) * (height + 1) + 1;
   const context = canvas.getContext("2d");
-  const pixels = context.createImageData(canvas.width, canvas.height);
+  const color = (name) => getComputedStyle(canvas).getPropertyValue(`--${name}`);
+  const [ground, above, below] = ["page", "ambiguity", "disagreement"].map(color);
   for (let filter = 0; filter < count; filter++) {
     const [left, top] = [1 + (filter % columns) * (width + 1), 1 + Math.floor(filter / columns) * (height + 1)];
+    context.globalAlpha = 1;
+    context.fillStyle = ground;
+    context.fillRect(left, top, width, height);
     for (let i = 0; i < width * height; i++) {
-      const at = 4 * ((top + Math.floor(i / width)) * canvas.width + left + (i % width));
-      pixels.data.fill(128 + (127 * values[filter * size + i]) / largest, at, at + 3);
-      pixels.data[at + 3] = 255;
+      const value = values[filter * size + i];
+      context.globalAlpha = Math.min(1, Math.abs(value) / large);
+      context.fillStyle = value > 0 ? above : below;
+      context.fillRect(left + (i % width), top + Math.floor(i / width), 1, 1);
     }
   }
-  context.putImageData(pixels, 0, 0);
 };
 
-/** The classes that are considerable somewhere on the paths, the most probable first. */
-const chooseClasses = (points) =>
-  points[0]
-    .map((_, k) => [k, Math.max(...points.map((row) => row[k]))])
+/** The classes that are considerable somewhere on the paths: first those that win, then the most probable. */
+const chooseClasses = (points) => {
+  const winners = new Set(points.map((row) => row.indexOf(Math.max(...row))));
+  return points[0]
+    .map((_, k) => [k, Math.max(...points.map((row) => row[k])) + (winners.has(k) ? 1 : 0)])
     .filter(([, most]) => most >= CONSIDERABLE)
     .sort(([, a], [, b]) => b - a)
     .slice(0, NAMED)
     .map(([k]) => k);
+};
+
+/** Whether one step of a path is considerable, and far larger than all others. */
+const leaps = (path) => {
+  const steps = path.slice(1).map((row, i) => Math.max(...row.map((share, k) => Math.abs(share - path[i][k]))));
+  const [largest, next] = steps.sort((a, b) => b - a);
+  return largest >= CONSIDERABLE && largest >= SHARP * next;
+};
 
 const drawWalk = (path, outputs, named, from, to) => {
   const line = (k) => path.map((row, i) => [i / (path.length - 1), row[k]]);

@@ -1,0 +1,72 @@
+/** The settings of all questions: how many networks, of which seed. What is not valid is said, and not used. */
+
+const MOST = 1000; // networks
+const SEEDS = 2n ** 63n;
+
+const element = (id) => document.getElementById(id);
+
+export const createSettings = (onChange) => {
+  const [size, slider, seed] = ["size", "size-slider", "seed"].map(element);
+  const used = { size: Number(size.value), seed: "" }; // the last valid ones
+  let most = MOST;
+
+  const say = (field, text, valid = true) => {
+    field.setAttribute("aria-invalid", !valid);
+    element(`${field.id}-note`).textContent = text;
+  };
+
+  const checkSize = () => {
+    const valid = /^\d+$/.test(size.value) && Number(size.value) >= 1 && Number(size.value) <= most;
+    say(size, valid ? "" : `Not from 1 to ${most}: ${read().size}, as before.`, valid);
+    if (valid) slider.value = size.value;
+    return valid;
+  };
+
+  const checkSeed = () => {
+    const text = seed.value.trim();
+    const valid = /^\d*$/.test(text) && BigInt(text) < SEEDS;
+    const before = used.seed === "" ? "fresh networks" : `seed ${used.seed}`;
+    say(seed, valid ? "" : `Not a whole number below 2⁶³: ${before}, as before.`, valid);
+    return valid;
+  };
+
+  const takeSize = () => {
+    if (!checkSize()) return;
+    used.size = Number(size.value);
+    onChange();
+  };
+
+  const takeSeed = () => {
+    if (!checkSeed()) return;
+    used.seed = seed.value.trim();
+    onChange();
+  };
+
+  const read = () => ({ ...used, size: Math.min(used.size, most) });
+
+  size.addEventListener("input", checkSize);
+  seed.addEventListener("input", checkSeed);
+  slider.addEventListener("input", () => {
+    size.value = slider.value;
+    checkSize();
+  });
+  for (const field of [size, slider]) field.addEventListener("change", takeSize);
+  seed.addEventListener("change", takeSeed);
+
+  return {
+    /** In effect: { size, seed }; a seed is text, empty for fresh networks. */
+    read,
+    /** Offers as many networks as a model has. */
+    offer: ({ sampler: { num_networks: held } }) => {
+      most = Math.min(MOST, held ?? MOST);
+      size.max = slider.max = most;
+      element("size-limit").textContent = held ? `of the ${held} that there are` : `up to ${MOST}`;
+      size.value = read().size;
+      checkSize();
+    },
+    setSeed: (text, note = "") => {
+      seed.value = used.seed = text;
+      say(seed, note);
+    },
+  };
+};
