@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "0 wide": (lambda: forge_png(0, 10), "invalid", "cannot be decoded"),
     "bomb": (lambda: forge_png(60_000, 60_000), "too_large", "too large"),
     "bomb of one row": (lambda: forge_png(2**31 - 1, 1), "too_large", "too large"),
-    "over the limit": (lambda: encode(draw_image(size=(1001, 1000))), "too_large", "1001 × 1000 pixels"),
+    "over the limit": (lambda: encode(draw_image(size=(1001, 1000))), "too_large", "1,001 × 1,000 pixels"),
     "16-bit": (lambda: encode(Image.fromarray(np.zeros((9, 9), np.uint16))), "unsupported", "16"),
     "CMYK": (lambda: encode(draw_image("CMYK"), "JPEG"), "unsupported", "CMYK"),
     "palette": (lambda: encode(draw_image("P")), "unsupported", "palette"),
