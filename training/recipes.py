@@ -369,7 +369,7 @@ def cifar10_static_small() -> Recipe:
         name="cifar10-static-small",
         target=make_wide_resnet(16, 1),
         steps=WIDE_RESNET_STEPS,
-        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 4e-3},
+        learning_rates={"generator": 1e-3, "embeddings": 2e-2, "direct": 1e-2},
     )
 
 
@@ -381,7 +381,7 @@ def cifar10_random_static() -> Recipe:
         name="cifar10-random-static",
         method=StaticHypernetworkConfig(embedding_size=32, hidden_size=32, modes=modes, latent_size=8),
         networks_per_step=modes,
-        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 4e-3, "gains": 1e-3},
+        learning_rates={"generator": 1e-3, "embeddings": 2e-2, "direct": 1e-2, "gains": 1e-3},
     )
 
 
