@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.evaluator import SHARE, measure_evaluator
-from benchmarks.memory import measure_memory
+from benchmarks.evaluator import LARGE_CASES, SHARE, measure_evaluator
+from benchmarks.memory import measure_large_memory, measure_memory
 from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
 from benchmarks.serving import measure_download, measure_service
@@ -22,6 +23,7 @@ from models.memory import keep_freed_memory
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 MODEL = CHECKPOINTS / "mnist-hyperdraw"
+RESIDUAL = CHECKPOINTS / "cifar10-random-static"
 RESULTS = ROOT / "benchmarks" / "results"
 ACCEPTED = ROOT / "benchmarks" / "accepted.json"
 """Ratios by name."""
@@ -32,11 +34,18 @@ class Part(StrEnum):
     """What can be measured by itself."""
 
     EVALUATOR = "evaluator"
+    RESIDUAL = "residual"
     SAMPLER = "sampler"
     TRAINING = "training"
     MEMORY = "memory"
     WEIGHTS = "weights"
     SERVICE = "service"
+
+
+def measure_residual(device: torch.device) -> Iterable[Ratio]:
+    """Of Wide ResNets."""
+    sampler = load_checkpoint(RESIDUAL, device).sampler
+    return measure_evaluator("evaluator of Wide ResNets", sampler, device, LARGE_CASES)
 
 
 def measure_samplers(device: torch.device) -> Iterable[Ratio]:
@@ -62,10 +71,11 @@ def main(
     keep_freed_memory()
     chosen = choose_device(device)
     parts: dict[Part, Callable[[], Iterable[Ratio]]] = {
-        Part.EVALUATOR: lambda: measure_evaluator(load_checkpoint(MODEL, chosen).sampler, chosen),
+        Part.EVALUATOR: lambda: measure_evaluator("evaluator", load_checkpoint(MODEL, chosen).sampler, chosen),
+        Part.RESIDUAL: lambda: measure_residual(chosen),
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
-        Part.MEMORY: lambda: measure_memory(MODEL),
+        Part.MEMORY: lambda: chain(measure_memory(MODEL), measure_large_memory()),
         Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),
     }
@@ -76,7 +86,7 @@ def main(
             typer.echo(f"{ratio.name}: {ratio.ratio:.2f}", err=True)
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "results.json", dump_json(collect(ratios, chosen)))
-    growth = [ratio for ratio in ratios if ratio.of == SHARE]
+    growth = [ratio for ratio in ratios if (ratio.part, ratio.of) == ("evaluator", SHARE)]
     if growth:
         draw_growth(growth, out / "growth.svg")
     typer.echo(print_table(ratios))

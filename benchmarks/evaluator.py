@@ -1,6 +1,6 @@
 """The batched evaluator, against matrix products and against PyTorch's usual ways."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -16,8 +16,11 @@ from models.target import TargetNetwork
 NETWORKS = (1, 10, 100, 1000)
 INPUTS = (1, 8, 32, 256)
 SHARE = "rate of matrix products"
-MOST = 100 * 256
-"""Networks × inputs of the largest case."""
+CASES = tuple((networks, count) for networks in NETWORKS for count in INPUTS if networks * count <= 100 * 256)
+"""Networks and inputs."""
+
+LARGE_CASES = (1, 256), (10, 32), (100, 1), (100, 8)
+"""For targets that take many times as long."""
 
 
 def count_operations(target: TargetNetwork) -> int:
@@ -29,27 +32,26 @@ def count_operations(target: TargetNetwork) -> int:
 
 
 @torch.inference_mode()
-def measure_evaluator(sampler: WeightSampler, device: torch.device) -> Iterator[Ratio]:
+def measure_evaluator(
+    part: str, sampler: WeightSampler, device: torch.device, cases: Iterable[tuple[int, int]] = CASES
+) -> Iterator[Ratio]:
     """Shares of the rate of matrix products, and how much faster than the other ways; by networks and inputs."""
     target, product = sampler.target, MatrixProduct(device)
     operations = count_operations(target)
-    for networks in NETWORKS:
+    for networks, count in cases:
         weights = sampler.sample(0, range(networks))
-        for count in INPUTS:
-            if networks * count > MOST:
-                continue
-            inputs = torch.randn(count, *target.input_shape, device=device)
-            functions: dict[str, Callable[[], object]] = {
-                "ours": partial(target.forward, weights, inputs),
-                "product": product,
-            }
-            if networks == 100:
-                functions["vmap"] = partial(forward_vmap, target, weights, inputs)
-                functions["loop"] = partial(forward_loop, target, weights, inputs)
-            times = measure_times(functions, device)
-            case = f"{networks:,} networks × {count} inputs"
-            share = operations * networks * count / times["ours"] / (product.operations / times["product"])
-            yield Ratio("evaluator", case, share, SHARE, times["ours"], networks=networks, inputs=count)
-            for way in ("vmap", "loop"):
-                if way in times:
-                    yield Ratio("evaluator", case, times[way] / times["ours"], f"times as fast as {way}")
+        inputs = torch.randn(count, *target.input_shape, device=device)
+        functions: dict[str, Callable[[], object]] = {
+            "ours": partial(target.forward, weights, inputs),
+            "product": product,
+        }
+        if networks == 100:
+            functions["vmap"] = partial(forward_vmap, target, weights, inputs)
+            functions["loop"] = partial(forward_loop, target, weights, inputs)
+        times = measure_times(functions, device)
+        case = f"{networks:,} networks × {count} inputs"
+        share = operations * networks * count / times["ours"] / (product.operations / times["product"])
+        yield Ratio(part, case, share, SHARE, times["ours"], networks=networks, inputs=count)
+        for way in ("vmap", "loop"):
+            if way in times:
+                yield Ratio(part, case, times[way] / times["ours"], f"times as fast as {way}")

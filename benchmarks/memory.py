@@ -9,7 +9,10 @@ import torch
 
 from benchmarks.report import Ratio
 from models.checkpoint import load_checkpoint
-from models.prediction import evaluate
+from models.prediction import evaluate, evaluate_members
+from models.static_hypernetwork import StaticHypernetworkConfig
+from models.target import TargetNetwork
+from training.recipes import make_wide_resnet
 
 
 def measure_memory(directory: Path) -> Iterator[Ratio]:
@@ -21,9 +24,32 @@ def measure_memory(directory: Path) -> Iterator[Ratio]:
     yield Ratio("peak memory of the process", case, many / few, of, smaller_is_better=True)
 
 
+def measure_large_memory() -> Iterator[Ratio]:
+    """What answers of 100 Wide ResNets add to the peak of two of them, over the size of all their weights."""
+    target = make_wide_resnet(16, 4)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        few, many = pool.starmap(_measure_large_peak, [(target, 2), (target, 100)], chunksize=1)
+    case, of = f"100 networks of {target.num_weights:,} weights × 16 inputs", "of the size of their weights"
+    yield Ratio(
+        "growth of the peak memory", case, (many - few) / (4 * 100 * target.num_weights), of, smaller_is_better=True
+    )
+
+
 def _measure_peak(directory: Path, networks: int) -> int:
     config, sampler = (checkpoint := load_checkpoint(directory)).config, checkpoint.sampler
     inputs = torch.zeros(1, *config.input.shape, dtype=config.input.dtype)
     evaluate(sampler, config.input, config.task, inputs, 0, networks)
+    return _read_peak()
+
+
+def _measure_large_peak(target: TargetNetwork, networks: int) -> int:
+    sampler = StaticHypernetworkConfig(modes=4, latent_size=8).build(target).eval()
+    evaluate_members(sampler, torch.zeros(16, *target.input_shape), 0, networks)
+    return _read_peak()
+
+
+def _read_peak() -> int:
+    """Bytes, of this process."""
     status = Path("/proc/self/status").read_text()  # of this process alone, which getrusage's is not
-    return int(re.findall(r"VmHWM:\s*(\d+)", status)[0])
+    return 1024 * int(re.findall(r"VmHWM:\s*(\d+)", status)[0])

@@ -50,6 +50,8 @@ class SizeCalibration:
     """What was measured for ensembles of one size."""
 
     ensemble_size: Annotated[int, Field(ge=1)]
+    scores: dict[Flag, ScoreName]
+    """What each flag is raised by."""
     thresholds: dict[Flag, tuple[Finite, ...]]
     """For each rate of false alarms."""
     classes: ClassCalibration | None
@@ -73,7 +75,6 @@ class Calibration:
     temperature_split: str | None
     """That the temperature was fitted on, by least negative log-likelihood."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
-    scores: dict[Flag, ScoreName]
     sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1)]
 
     def __post_init__(self) -> None:
@@ -83,11 +84,16 @@ class Calibration:
         if not _grows(self.rates):
             raise ValueError(f"rates must grow, unlike {self.rates}")
         for size in self.sizes:
-            if size.thresholds.keys() != self.scores.keys():
-                raise ValueError(f"there must be thresholds for {', '.join(self.scores)} at every ensemble size")
+            if not size.thresholds.keys() == size.scores.keys() == set(self.flags):
+                raise ValueError(f"there must be scores and thresholds of {', '.join(self.flags)} at every size")
             sets = [size.classes.least_probabilities] if size.classes else []
             if any(len(numbers) != len(self.rates) for numbers in [*size.thresholds.values(), *sets]):
                 raise ValueError(f"there must be one number for each of {len(self.rates)} rates")
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """That can be raised."""
+        return tuple(self.sizes[0].scores)
 
     def for_size(self, ensemble_size: int) -> SizeCalibration:
         """The calibration of the largest size that is no larger than this ensemble's."""
@@ -133,7 +139,7 @@ class Calibration:
         index = self.find_rate(self.default_rate if rate is None else rate)
         size = self.for_size(len(prediction.members))
         judgements: dict[Flag, Judgement] = {}
-        for flag, name in self.scores.items():
+        for flag, name in size.scores.items():
             scores, threshold = prediction.score(name), size.thresholds[flag][index]
             judgements[flag] = Judgement(
                 name, scores, threshold, scores > threshold, self.rates[index], size.ensemble_size
@@ -196,13 +202,16 @@ class PredictionSets:
     """That they were calibrated for."""
 
 
-def choose_scores(task: Task, spec: InputSpec) -> dict[Flag, ScoreName]:
-    """What each flag is raised by."""
+def list_scores(task: Task, spec: InputSpec) -> dict[Flag, tuple[ScoreName, ...]]:
+    """What each flag may be raised by; the first, where nothing speaks for another."""
     if isinstance(task, Regression):
-        return {"out_of_distribution": "relative_deviation"}
+        return {"out_of_distribution": ("relative_deviation",)}
     if isinstance(spec, ImageSpec):
-        return {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"}
-    return {"out_of_distribution": "predictive_entropy"}
+        return {
+            "out_of_distribution": ("predictive_entropy", "mutual_information"),
+            "suspect_adversarial": ("fragility",),
+        }
+    return {"out_of_distribution": ("predictive_entropy",)}
 
 
 def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, networks: int | None) -> None:
@@ -211,12 +220,16 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, net
     Raises:
         ValueError: if it does not.
     """
-    if calibration.scores != choose_scores(task, spec):
-        raise ValueError(f"calibrates {calibration.scores}, not {choose_scores(task, spec)}")
+    scores = list_scores(task, spec)
+    if set(calibration.flags) != scores.keys():
+        raise ValueError(f"calibrates {', '.join(calibration.flags)}, not {', '.join(scores)}")
     largest = calibration.sizes[-1].ensemble_size
     if networks is not None and largest > networks:
         raise ValueError(f"calibrates ensembles of {largest} of a sampler that has {networks} networks")
     for size in calibration.sizes:
+        for flag, score in size.scores.items():
+            if score not in scores[flag]:
+                raise ValueError(f"{flag} is raised by {' or '.join(scores[flag])}, not by {score}")
         if (size.classes is None) != isinstance(task, Regression):
             raise ValueError("must have temperatures and prediction sets for classes, and for nothing else")
 

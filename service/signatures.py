@@ -59,7 +59,7 @@ def describe_outputs(checkpoint: Checkpoint) -> list[TensorMetadata]:
             outputs.append(("prediction_set", "BOOL", wide))
     else:
         outputs = [(name, "FP32", wide) for name in _REGRESSION]
-    for flag in calibration.scores if calibration else ():
+    for flag in calibration.flags if calibration else ():
         outputs += [(flag, "BOOL", each), (f"{flag}_score", "FP32", each)]
     outputs.append(("members", "FP32", [-1, -1, task.num_outputs]))
     return [TensorMetadata(name=name, datatype=datatype, shape=shape) for name, datatype, shape in outputs]

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import training.attack
 from models.checkpoint import Checkpoint, CheckpointError
 from models.detection import DEFAULT_RATE
 from models.perturbation import Norm, measure_margin, normalize, project
+from models.prediction import ScoreName
 from models.task import Classification
 from training.attack import (
     FILE,
@@ -41,18 +43,36 @@ def test_margin_known_answers() -> None:
     torch.testing.assert_close(measure_margin(logs, torch.tensor([0, 2])), expected)
 
 
-def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees() -> None:
+@pytest.mark.parametrize("score", ["predictive_entropy", "mutual_information"])
+def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: ScoreName) -> None:
     labels = torch.tensor([0])
 
     def loss(plain: list[float], jittered: list[float]) -> float:
         logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
-        return measure_joint_loss(logits, noisy, labels, most_entropy=0.1, most_fragility=0.1).item()
+        return measure_joint_loss(logits, noisy, labels, score, most_score=0.1, most_fragility=0.1).item()
 
     right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
     assert loss(wrong, wrong) == 0
     assert loss(right, right) > loss(undecided, undecided) > loss(wrong, wrong)
     assert loss(wrong, undecided) > loss(wrong, wrong)  # the answer does not survive noise
-    assert loss([1e-5, 0.6, 0.4], [1e-5, 0.6, 0.4]) > loss(wrong, wrong)  # entropy above its threshold
+    undecided_error = [1e-5, 0.6, 0.4]
+    if score == "predictive_entropy":  # above its threshold
+        assert loss(undecided_error, undecided_error) > loss(wrong, wrong)
+
+
+def test_the_joint_loss_knows_both_scores() -> None:
+    """Two networks that are sure of different classes, and two that are undecided between them."""
+    labels, sure = torch.tensor([0]), [[-20.0, 20.0, -20.0], [-20.0, -20.0, 20.0]]
+    disagreeing = torch.tensor(sure)[:, None]
+    agreeing = torch.tensor([[-20.0, 0.0, 0.0]] * 2)[:, None]
+
+    def loss(logits: Tensor, score: ScoreName) -> float:
+        return measure_joint_loss(logits, logits, labels, score, most_score=0.3, most_fragility=1.0).item()
+
+    for logits in (disagreeing, agreeing):
+        assert loss(logits, "predictive_entropy") > 0
+    assert loss(disagreeing, "mutual_information") == pytest.approx(loss(disagreeing, "predictive_entropy"), abs=1e-4)
+    assert loss(agreeing, "mutual_information") == 0
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.7])

@@ -36,10 +36,10 @@ CALIBRATION = Calibration(
     seeds=(0,),
     temperature_split="test/validation",
     rates=(0.1, 0.2),
-    scores={"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"},
     sizes=tuple(
         SizeCalibration(
             size,
+            {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"},
             {"out_of_distribution": (0.9, 0.8), "suspect_adversarial": (0.7, 0.6)},
             ClassCalibration(0.9, (0.1, 0.2)),
         )
@@ -167,8 +167,8 @@ def save_ensemble_of_two(directory: Path) -> None:
 
 
 def calibrate_energy(directory: Path) -> None:
-    scores = {**CALIBRATION.scores, "out_of_distribution": "energy"}
-    save_calibration(directory, replace(CALIBRATION, checkpoint=digest_config(directory), scores=scores))
+    sizes = tuple(replace(s, scores={**s.scores, "out_of_distribution": "energy"}) for s in CALIBRATION.sizes)
+    save_calibration(directory, replace(CALIBRATION, checkpoint=digest_config(directory), sizes=sizes))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -277,7 +277,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "calibration of another score": (
         calibrate_energy,
         "calibration.json",
-        "not {'out_of_distribution': 'predictive_entropy'",
+        "raised by predictive_entropy or mutual_information, not by energy",
     ),
     "calibration cut short": (lambda d: (d / "calibration.json").write_text("{"), "calibration.json", "Invalid JSON"),
     "metrics cut short": (lambda d: (d / "metrics.json").write_text("[1"), "metrics.json", "Invalid JSON"),

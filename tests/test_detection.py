@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from models.detection import (
     apply_temperature,
     check_calibration,
     conformal_quantile,
+    list_scores,
 )
 from models.input import ImageSpec
 from models.prediction import Outputs, interpret
@@ -21,7 +23,6 @@ from training.calibration import calibrate, fit_member_temperature, fit_temperat
 
 TASK = Classification(classes=("a", "b", "c", "d"))
 SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))
-SCORES = {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"}
 
 
 def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
@@ -31,7 +32,7 @@ def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
     return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
 
 
-def make_calibration(n: int = 999, networks: int = 12) -> Calibration:
+def make_calibration(n: int = 999, networks: int = 12, outliers: Outputs | None = None) -> Calibration:
     """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
     plain = draw_logits(networks, n)
     labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
@@ -40,10 +41,11 @@ def make_calibration(n: int = 999, networks: int = 12) -> Calibration:
         checkpoint="0" * 64,
         split="test/calibration",
         seeds=[1],
-        scores=SCORES,  # type: ignore[arg-type]  # a plain dict of strings
+        scores=list_scores(TASK, SPEC),
         task=TASK,
         outputs=outputs,
         labels=labels,
+        outliers=outliers,
         validation=("test/validation", outputs, labels),
     )
 
@@ -181,8 +183,8 @@ def test_a_calibration_must_be_whole(calibration: Calibration) -> None:
         replace(calibration, rates=calibration.rates[::-1])
     with pytest.raises(ValidationError, match="one number for each of 8 rates"):
         replace(calibration, sizes=(replace(first, classes=ClassCalibration(1.0, (0.5,))),))
-    with pytest.raises(ValidationError, match="thresholds for out_of_distribution, suspect_adversarial"):
-        replace(calibration, sizes=(SizeCalibration(1, {}, first.classes),))
+    with pytest.raises(ValidationError, match="thresholds of out_of_distribution, suspect_adversarial"):
+        replace(calibration, sizes=(SizeCalibration(1, first.scores, {}, first.classes),))
 
 
 def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
@@ -191,11 +193,42 @@ def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
     with pytest.raises(ValueError, match="calibrates ensembles of 10 of a sampler that has 9 networks"):
         check_calibration(calibration, TASK, SPEC, 9)
     regression = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(1.0,))
-    with pytest.raises(ValueError, match=r"not .*relative_deviation"):
+    with pytest.raises(
+        ValueError, match="calibrates out_of_distribution, suspect_adversarial, not out_of_distribution"
+    ):
         check_calibration(calibration, regression, SPEC, None)
+    by_energy = tuple(replace(s, scores={**s.scores, "out_of_distribution": "energy"}) for s in calibration.sizes)
+    with pytest.raises(ValueError, match="raised by predictive_entropy or mutual_information, not by energy"):
+        check_calibration(replace(calibration, sizes=by_energy), TASK, SPEC, None)
     without_classes = tuple(replace(size, classes=None) for size in calibration.sizes)
     with pytest.raises(ValueError, match="temperatures and prediction sets"):
         check_calibration(replace(calibration, sizes=without_classes), TASK, SPEC, None)
+
+
+def test_a_flag_is_raised_by_what_tells_synthetic_outliers_best() -> None:
+    """Networks that are each sure of another class disagree; networks that are all undecided agree."""
+    chosen = torch.randint(4, (12, 300), generator=torch.Generator().manual_seed(3))
+    disagreeing = F.one_hot(chosen, 4) * 3.0
+    undecided = torch.zeros(12, 300, 4)
+    expected = {"disagreeing": "mutual_information", "undecided": "predictive_entropy"}
+    for outside, score in zip((disagreeing, undecided), expected.values(), strict=True):
+        sizes = make_calibration(outliers=Outputs(outside, outside)).sizes
+        assert (
+            sizes[0].scores["out_of_distribution"] == "predictive_entropy"
+        )  # one network has nothing to disagree with
+        assert sizes[-1].scores == {"out_of_distribution": score, "suspect_adversarial": "fragility"}
+    assert {*(size.scores["out_of_distribution"] for size in make_calibration().sizes)} == {"predictive_entropy"}
+
+
+def test_flags_are_judged_by_the_score_of_their_ensemble_size(calibration: Calibration) -> None:
+    of_ten = replace(
+        calibration.for_size(10), scores={**calibration.sizes[0].scores, "out_of_distribution": "mutual_information"}
+    )
+    mixed = replace(calibration, sizes=(calibration.sizes[0], of_ten))
+    prediction = interpret(TASK, Outputs(draw_logits(12, 50), draw_logits(12, 50)))
+    judgement = mixed.judge(prediction)["out_of_distribution"]
+    assert judgement.score_name == "mutual_information"
+    assert judgement.scores.equal(prediction.score("mutual_information"))
 
 
 def test_fragility_is_what_noise_takes_from_the_answer() -> None:
@@ -225,10 +258,11 @@ def test_calibration_of_a_regression() -> None:
         checkpoint="0" * 64,
         split="test/calibration",
         seeds=[1],
-        scores={"out_of_distribution": "relative_deviation"},
+        scores={"out_of_distribution": ("relative_deviation",)},
         task=task,
         outputs=outputs,
         labels=torch.zeros(100, 1),
+        outliers=None,
         validation=None,
     )
     assert [size.ensemble_size for size in calibration.sizes] == [1, 2]

@@ -27,8 +27,14 @@ def test_ensembles_known_answers() -> None:
         seeds=(0,),
         temperature_split="test/validation",
         rates=(0.1,),
-        scores={"out_of_distribution": "predictive_entropy"},
-        sizes=(SizeCalibration(1, {"out_of_distribution": (0.5,)}, ClassCalibration(0.5, (0.1,))),),
+        sizes=(
+            SizeCalibration(
+                1,
+                {"out_of_distribution": "predictive_entropy"},
+                {"out_of_distribution": (0.5,)},
+                ClassCalibration(0.5, (0.1,)),
+            ),
+        ),
     )
     metrics = measure_ensembles(members.log(), torch.tensor([0]), 2, calibration)
     assert metrics.ensembles == 2  # the fifth member is left over

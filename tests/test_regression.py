@@ -55,7 +55,7 @@ def test_the_networks_learn_the_cubic_and_differ_most_where_there_is_no_data(cub
     (flagged,) = (flag["flagged"] for flag in metrics["flags"] if flag["rate"] == 0.05)
     assert flagged < 0.12  # 5 % of 400, and sampling error in both splits
     assert cubic.calibration is not None
-    assert cubic.calibration.scores == {"out_of_distribution": "relative_deviation"}
+    assert {*(size.scores["out_of_distribution"] for size in cubic.calibration.sizes)} == {"relative_deviation"}
 
 
 def test_uncertainty_known_answer() -> None:

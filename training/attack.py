@@ -29,7 +29,7 @@ from models.detection import DEFAULT_RATE, Flag
 from models.input import ImageSpec
 from models.noise import permutations, uniform
 from models.perturbation import ATTACK_STREAM, Descent, Norm, average_logits, measure_margin
-from models.prediction import JITTERED_NETWORKS, draw_noise, evaluate, interpret
+from models.prediction import JITTERED_NETWORKS, ScoreName, draw_noise, evaluate, interpret
 from training.datasets import Examples
 from training.evaluation import NETWORKS
 from training.metrics import measure_auroc
@@ -110,7 +110,7 @@ class Outcome:
     epsilon: float
     wrong: float
     auroc: float | None
-    """Of predictive entropy, wrong answers on attacked images against answers on clean ones."""
+    """Of what raises `out_of_distribution`, wrong answers on attacked images against answers on clean ones."""
     evades: dict[float, float]
     """Wrong, and no flag is raised, by budget of false alarms."""
     evades_out_of_distribution: dict[float, float]
@@ -162,6 +162,7 @@ class Attacker:
         self.spec = victim.config.input
         size = victim.calibration.for_size(networks)
         index = victim.calibration.find_rate(DEFAULT_RATE)
+        self.score = size.scores["out_of_distribution"]
         self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
 
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
@@ -197,7 +198,7 @@ class Attacker:
     def _measure_loss(self, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
         if jittered is None:
             return measure_margin(average_logits(logits), labels)
-        return measure_joint_loss(logits, jittered, labels, *self.thresholds)
+        return measure_joint_loss(logits, jittered, labels, self.score, *self.thresholds)
 
     @torch.no_grad()
     def _measure(self, images: Tensor, labels: Tensor, restart: int) -> Tensor:
@@ -261,7 +262,7 @@ def attack(
         ValueError: if the checkpoint has no flags that can be evaded, or the surrogate is for other images.
     """
     calibration, config = checkpoint.calibration, checkpoint.config
-    if calibration is None or "suspect_adversarial" not in calibration.scores:
+    if calibration is None or "suspect_adversarial" not in calibration.flags:
         raise ValueError(f"{checkpoint.name} has no flags to evade; calibrate a classifier of images")
     if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):
         raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
@@ -303,8 +304,8 @@ class Verdicts:
 
     wrong: Tensor
     """bool [R, n]."""
-    entropy: Tensor
-    """[R, n]."""
+    score: Tensor
+    """What raises `out_of_distribution`, [R, n]."""
     flagged: dict[tuple[Flag, float], Tensor]
     """By flag and budget of false alarms, bool [R, n]."""
 
@@ -317,17 +318,17 @@ def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequenc
     """Answers and flags for images, uint8 [n, C, H, W], of an ensemble for each seed."""
     config, calibration = checkpoint.config, checkpoint.calibration
     assert calibration is not None
-    wrong, entropies = [], []
+    wrong, scores = [], []
     flagged: dict[tuple[Flag, float], list[Tensor]] = {}
     for seed in seeds:
         outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks)
         prediction = interpret(config.task, outputs)
         wrong.append(prediction.probabilities.argmax(-1) != labels)
-        entropies.append(prediction.score("predictive_entropy"))
+        scores.append(prediction.score(calibration.for_size(networks).scores["out_of_distribution"]))
         for rate in RATES:
             for flag, judgement in calibration.judge(prediction, rate).items():
                 flagged.setdefault((flag, rate), []).append(judgement.flagged)
-    return Verdicts(torch.stack(wrong), torch.stack(entropies), {k: torch.stack(v) for k, v in flagged.items()})
+    return Verdicts(torch.stack(wrong), torch.stack(scores), {k: torch.stack(v) for k, v in flagged.items()})
 
 
 def attack_once(
@@ -338,13 +339,13 @@ def attack_once(
     found = attacker.perturb(pixels / 255, labels, norm, epsilon, budget)
     seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
     verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds, attacker.networks)
-    fooled = verdicts.entropy[verdicts.wrong]
+    fooled = verdicts.score[verdicts.wrong]
     return Outcome(
         tier=tier.name,
         norm=norm,
         epsilon=epsilon,
         wrong=_share(verdicts.wrong),
-        auroc=measure_auroc(clean.entropy.flatten(), fooled) if len(fooled) else None,
+        auroc=measure_auroc(clean.score.flatten(), fooled) if len(fooled) else None,
         evades={rate: _share(verdicts.wrong & verdicts.passes(FLAGS, rate)) for rate in RATES},
         evades_out_of_distribution={
             rate: _share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
@@ -353,7 +354,7 @@ def attack_once(
 
 
 def measure_joint_loss(
-    logits: Tensor, jittered: Tensor, labels: Tensor, most_entropy: float, most_fragility: float
+    logits: Tensor, jittered: Tensor, labels: Tensor, score: ScoreName, most_score: float, most_fragility: float
 ) -> Tensor:
     """What an attacker minimises for each image, [n].
 
@@ -364,18 +365,26 @@ def measure_joint_loss(
         logits: of K networks on the images, [K, n, C].
         jittered: of networks that see noise, [J, n, C].
         labels: [n].
-        most_entropy: threshold of predictive entropy.
+        score: predictive entropy or mutual information, whichever raises `out_of_distribution`.
+        most_score: its threshold.
         most_fragility: threshold of fragility.
     """
     log_mean, after = average_logits(logits), average_logits(jittered)
     margin = measure_margin(log_mean, labels)
-    entropy = -(log_mean.exp() * log_mean).sum(-1)
+    uncertainty = _measure_entropy(log_mean)
+    if score == "mutual_information":
+        uncertainty = uncertainty - _measure_entropy(logits.log_softmax(-1)).mean(0)
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
-    entropy_excess = F.relu(entropy.clamp(min=1e-12).log() - math.log(max(most_entropy, 1e-12)) + 0.5)
+    excess = F.relu(uncertainty.clamp(min=1e-12).log() - math.log(max(most_score, 1e-12)) + 0.5)
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
-    loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (entropy_excess + fragility_excess)
+    loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
     return loss
+
+
+def _measure_entropy(log_probabilities: Tensor) -> Tensor:
+    """Over the last axis, with finite gradients where probabilities vanish."""
+    return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
 def check_strength(outcomes: Sequence[Outcome], images: int) -> list[Check]:

@@ -4,7 +4,7 @@ Shapes: S sampled networks, n inputs, K classes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
@@ -21,12 +21,16 @@ from models.detection import (
     conformal_quantile,
     log_probabilities,
 )
-from models.prediction import Outputs, ScoreName, interpret
+from models.prediction import Outputs, Prediction, ScoreName, interpret
 from models.task import Task
+from training.metrics import measure_auroc
 
 FEW_LABELS = 1000
 """So few may hold no error, or one or two by chance, and then the least temperature fits them best. As Platt's targets
 are ("Probabilistic Outputs for Support Vector Machines", 1999), labels of fewer inputs are a little uncertain."""
+
+CLEARLY = 0.01
+"""By how much another AUROC must be larger for a flag to be raised by that score."""
 
 
 def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
@@ -61,15 +65,38 @@ def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
     return float(math.exp(found.x))
 
 
+def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction | None) -> ScoreName:
+    """The score that tells outliers from usual inputs best; an earlier one unless a later one is clearly better.
+
+    Networks that learned to be uncertain on outliers agree there, so that their mutual information is small; others
+    disagree most on what is foreign, and their predictive entropy is that of a hard image. Only synthetic outliers
+    have a say, so that figures on real ones stay honest.
+
+    Args:
+        names: of the scores.
+        inside: of usual inputs.
+        outside: of outliers; the first score is taken without them.
+    """
+    best = names[0]
+    if outside is None:
+        return best
+    for name in names[1:]:
+        known, other = (measure_auroc(inside.score(n), outside.score(n)) for n in (best, name))
+        if other > max(known, 0.5) + CLEARLY:
+            best = name
+    return best
+
+
 def calibrate(
     *,
     checkpoint: str,
     split: str,
     seeds: Sequence[int],
-    scores: dict[Flag, ScoreName],
+    scores: Mapping[Flag, Sequence[ScoreName]],
     task: Task,
     outputs: Outputs,
     labels: Tensor,
+    outliers: Outputs | None,
     validation: tuple[str, Outputs, Tensor] | None,
 ) -> Calibration:
     """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
@@ -78,10 +105,11 @@ def calibrate(
         checkpoint: digest of its `config.json`.
         split: name of the calibration split.
         seeds: of the draws.
-        scores: what each flag is raised by.
+        scores: what each flag may be raised by, the first by default.
         task: what outputs mean.
         outputs: of members 0 … S−1 of each seed on its part of the calibration split.
         labels: of that split, [n].
+        outliers: of the same draws on synthetic outliers, which tell what flags are raised by.
         validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
 
     Raises:
@@ -94,9 +122,11 @@ def calibrate(
     sizes = []
     for size in [s for s in SIZES if s <= len(outputs.plain)]:
         prediction = interpret(task, outputs.prefix(size))
+        outside = interpret(task, outliers.prefix(size)) if outliers is not None else None
+        chosen = {flag: choose_score(names, prediction, outside) for flag, names in scores.items()}
         thresholds = {
             flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
-            for flag, name in scores.items()
+            for flag, name in chosen.items()
         }
         classes = None
         if validation is not None:
@@ -106,7 +136,7 @@ def calibrate(
             misses = 1 - tempered.gather(1, labels[:, None])[:, 0]
             least = tuple(1 - conformal_quantile(misses, rate) for rate in rates)
             classes = ClassCalibration(temperature, least)
-        sizes.append(SizeCalibration(size, thresholds, classes))
+        sizes.append(SizeCalibration(size, chosen, thresholds, classes))
     return Calibration(
         checkpoint=checkpoint,
         split=split,
@@ -114,6 +144,5 @@ def calibrate(
         seeds=tuple(seeds),
         temperature_split=validation[0] if validation else None,
         rates=rates,
-        scores=scores,
         sizes=tuple(sizes),
     )

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
+from models.detection import Calibration, Flag
 from models.input import ImageSpec, VectorSpec
-from models.prediction import JITTER
+from models.prediction import JITTER, ScoreName
 from models.task import Classification, Regression
 from training.attack import JUDGES, RATES, Report, load_report
 from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
@@ -27,12 +28,13 @@ FIGURES = {
 }
 SCORES = {
     "predictive_entropy": "the predictive entropy, in nats",
+    "mutual_information": "the mutual information, in nats, which tells synthetic outliers better from validation images",
     "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
     "relative_deviation": "the networks' standard deviation, in units of the output's own",
 }
 CAVEATS = {
-    "classification": "Predictive entropy cannot tell an ambiguous image from a foreign one, and a foreign image can look certain: "
-    "a flag\nis a hint, not a proof. `suspect_adversarial` means suspect: whoever knows the model can evade it.",
+    "classification": "An ambiguous image can look foreign, and a foreign one certain: a flag is a hint, not a proof.\n"
+    "`suspect_adversarial` means suspect: whoever knows the model can evade it.",
     "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
 }
 
@@ -232,7 +234,7 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
         for flag, thresholds in largest.thresholds.items()
         for rate, threshold in zip(calibration.rates, thresholds, strict=True)
     )
-    raised = "\n".join(f"* `{flag}` is raised by {SCORES[score]}." for flag, score in calibration.scores.items())
+    raised = "\n".join(f"* `{flag}` is raised by {_describe_score(calibration, flag)}." for flag in calibration.flags)
     return f"""## Flags
 
 {raised}
@@ -246,6 +248,17 @@ calibrated. With {largest.ensemble_size} networks, and draws of {len(PROMISE_SEE
 {rows}
 {_describe_catches(metrics, calibration.default_rate)}
 {CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
+
+
+def _describe_score(calibration: Calibration, flag: Flag) -> str:
+    """What raises a flag at the largest ensemble size, and at those for which it is another score."""
+    *smaller, largest = calibration.sizes
+    others: dict[ScoreName, list[str]] = {}
+    for size in smaller:
+        if size.scores[flag] != largest.scores[flag]:
+            others.setdefault(size.scores[flag], []).append(str(size.ensemble_size))
+    exceptions = [f"; with ensembles of {', '.join(sizes)} by {SCORES[score]}" for score, sizes in others.items()]
+    return SCORES[largest.scores[flag]] + "".join(exceptions)
 
 
 def _find_flagged(metrics: ClassificationMetrics | RegressionMetrics | None, flag: str, rate: float) -> str:
@@ -305,7 +318,7 @@ are answered wrongly without a flag: first without `out_of_distribution`, then w
 {report.clean_wrong:.1%} are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and ignores the
 flags: it flatters them.
 
-| norm, ε | attacker | wrong | AUROC of entropy | {" | ".join(f"evades the first at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
+| norm, ε | attacker | wrong | AUROC of the first flag's score | {" | ".join(f"evades the first at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
 | --- | --- | --- | --- |{" --- | --- |" * len(RATES)}
 {rows}
 

@@ -23,7 +23,7 @@ from models.checkpoint import (
     save_calibration,
     save_checkpoint,
 )
-from models.detection import choose_scores
+from models.detection import list_scores
 from models.input import ImageSpec
 from models.perturbation import Norm
 from models.task import Classification
@@ -45,12 +45,17 @@ from training.evidence import gather_evidence, save_evidence, trace_origin
 from training.figures import draw_mixture, draw_regression, draw_study
 from training.fitting import FittingRun
 from training.image_folders import load_training_data
+from training.outliers import synthesize_outliers
 from training.progress import announce, open_bar, warn
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
 
 CALIBRATION_SEEDS = range(1, 11)
+CALIBRATION_OUTLIERS = 1000
+"""Synthetic ones, that tell which score raises a flag."""
+
+OUTLIER_SEED = 11
 LOG_EVERY = 20
 SAVE_EVERY_SECONDS = 120
 TIMED_STEPS = 20
@@ -416,19 +421,23 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
 
 def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
-    config, validation = checkpoint.config, None
+    config, validation, outliers = checkpoint.config, None, None
     if isinstance(config.task, Classification):
         outputs = evaluate_parts(checkpoint, dataset.validation.inputs, CALIBRATION_SEEDS, "fitting temperatures")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
+        if isinstance(config.input, ImageSpec):
+            images = synthesize_outliers(dataset.validation.inputs, CALIBRATION_OUTLIERS, OUTLIER_SEED)
+            outliers = evaluate_parts(checkpoint, images, CALIBRATION_SEEDS, "choosing scores")
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
             split=f"{config.training.dataset}/calibration",
             seeds=CALIBRATION_SEEDS,
-            scores=choose_scores(config.task, config.input),
+            scores=list_scores(config.task, config.input),
             task=config.task,
             outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, CALIBRATION_SEEDS, "calibrating"),
             labels=dataset.calibration.labels,
+            outliers=outliers,
             validation=validation,
         )
     except ValueError as error:

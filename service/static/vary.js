@@ -68,7 +68,8 @@ export const createVary = (studio) => {
     const [low, high, unit] = [Number(element(moving).min), Number(element(moving).max), SLIDERS[moving]];
     const sorted = [...visited].sort(([a], [b]) => a - b);
     const line = (name) => sorted.map(([at, uncertainty]) => [at, uncertainty[name]]);
-    const threshold = flag?.score_name === "predictive_entropy" ? flag.threshold : null;
+    const scale = { predictive_entropy: "muted", mutual_information: "disagreement" }[flag?.score_name];
+    const threshold = scale ? flag.threshold : null;
     const most = Math.max(...sorted.map(([, uncertainty]) => uncertainty.predictive_entropy));
     const top = Math.min(1.05 * Math.log(classes), Math.max(0.2, 1.3 * (threshold ?? 0), 1.1 * most));
     const limit = threshold === null ? [] : [[low, threshold], [high, threshold]];
@@ -89,7 +90,7 @@ export const createVary = (studio) => {
         },
         y: { min: 0, max: top },
         lines: [
-          { points: limit, color: "muted", width: 1, dash: [4, 4] },
+          { points: limit, color: scale ?? "muted", width: 1, dash: [4, 4] },
           { points: only ? [] : line("mutual_information"), color: "disagreement", dots: 3 },
           { points: line("predictive_entropy"), color: "ambiguity", dots: 3 },
         ],
