@@ -32,6 +32,9 @@ SCORES = {
     "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
     "relative_deviation": "the networks' standard deviation, in units of the output's own",
 }
+OF_SEVERAL = ("mutual_information", "variation_ratio")
+"""Scores that a network alone does not have."""
+
 CAVEATS = {
     "classification": "An ambiguous image can look foreign, and a foreign one certain: a flag is a hint, not a proof.\n"
     "`suspect_adversarial` means suspect: whoever knows the model can evade it.",
@@ -125,8 +128,8 @@ mean mutual information is {metrics.mutual_information:.5f} nats.
 """
     return f"""## Figures
 
-On the {metrics.test_inputs:,} test images of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
-{metrics.seed}, measured on this very checkpoint by `hyperdraw-train evaluate DIR`. At T, the temperature that was fitted on
+On the {metrics.test_inputs:,} test images of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)},
+measured on this very checkpoint by `hyperdraw-train evaluate DIR`. At T, the temperature that was fitted on
 validation images to the averaged probabilities:
 
 | | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
@@ -144,25 +147,37 @@ def _describe_outliers(metrics: ClassificationMetrics) -> str:
         f"| {s.ood_missed_at_5_id:.1%} |"
         for o in metrics.outliers
         for score, s in o.scores.items()
+        if metrics.networks > 1 or score not in OF_SEVERAL
     )
     sizes = "\n".join(
         f"| {o.dataset} | " + " | ".join(f"{s.auroc:.4f}" for s in o.by_size.values()) + " |" for o in metrics.outliers
     )
     header = " | ".join(map(str, metrics.outliers[0].by_size))
-    return f"""Images that the model was not trained on, told from the test images by {metrics.networks} networks; the last two columns are
+    table = f"""Images that the model was not trained on, told from the test images by {_count(metrics.networks)}; the last two columns are
 both meanings of FPR95:
 
 | images | by | AUROC | AUPR | test images flagged where 95 % of these are | of these missed where 5 % of the test images are flagged |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-AUROC by predictive entropy, by the number of networks:
+"""
+    if metrics.networks == 1:
+        return table
+    return f"""{table}AUROC by predictive entropy, by the number of networks:
 
 | images | {header} |
 | --- |{" --- |" * len(metrics.outliers[0].by_size)}
 {sizes}
 
 """
+
+
+def _name_members(networks: int, seed: int) -> str:
+    return "its only network" if networks == 1 else f"members 0 to {networks - 1} of seed {seed}"
+
+
+def _count(networks: int) -> str:
+    return "1 network" if networks == 1 else f"{networks} networks"
 
 
 def _describe_regression(metrics: RegressionMetrics, config: CheckpointConfig) -> str:
@@ -240,8 +255,8 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
 {raised}
 
 A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
-else, judged by draws of {len(calibration.seeds)} seeds; {", ".join(str(size.ensemble_size) for size in calibration.sizes)} networks are
-calibrated. With {largest.ensemble_size} networks, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
+else, judged by draws of {len(calibration.seeds)} seeds; ensembles of {", ".join(str(size.ensemble_size) for size in calibration.sizes)} are
+calibrated. With {_count(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
 
 | flag | budget of false alarms | threshold | flagged of the test set |
 | --- | --- | --- | --- |
