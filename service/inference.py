@@ -68,7 +68,8 @@ def check_members(checkpoint: Checkpoint, count: int) -> None:
     limit = checkpoint.sampler.limit_networks(MEMBER_LIMIT)
     if count > limit:
         message = f"{checkpoint.name} has no member {count - 1}."
-        raise ServiceError(422, "invalid_parameter", message, f"Its members are 0 to {limit - 1}.")
+        hint = "It has one, member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
+        raise ServiceError(422, "invalid_parameter", message, hint)
 
 
 def check_calibration(checkpoint: Checkpoint, false_alarm_rate: float | None, coverage: float | None) -> None:
