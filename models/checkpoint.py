@@ -89,6 +89,8 @@ class Training:
     seed: int
     failure: str | None = None
     """Why the training ended before its last step, unless it was interrupted."""
+    largest_ensemble: Annotated[int, Field(ge=1)] = 100
+    """That is calibrated and evaluated, if there are as many networks."""
 
 
 @dataclass(frozen=True, config=STRICT)

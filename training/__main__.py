@@ -17,7 +17,7 @@ from training.ablation import ablate
 from training.attack import Budget
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
-from training.evaluation import NETWORKS, ClassificationMetrics, load_metrics
+from training.evaluation import ClassificationMetrics, load_metrics
 from training.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
 from training.objectives import Measure
 from training.progress import announce, be_quiet, warn
@@ -258,8 +258,9 @@ def attack_command(
         list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3 in grey, 0.25 0.5 1 in colour")
     ] = None,
     networks: Annotated[
-        int, typer.Option(min=1, help="Of the ensemble that answers; at most all there are.")
-    ] = NETWORKS,
+        int | None,
+        typer.Option(min=1, help="Of the ensemble that answers.", show_default="the largest that is evaluated"),
+    ] = None,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:

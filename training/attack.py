@@ -31,7 +31,6 @@ from models.noise import permutations, uniform
 from models.perturbation import ATTACK_STREAM, Descent, Norm, average_logits, measure_margin
 from models.prediction import JITTERED_NETWORKS, ScoreName, draw_noise, evaluate, interpret
 from training.datasets import Examples
-from training.evaluation import NETWORKS
 from training.metrics import measure_auroc
 from training.progress import track
 
@@ -244,7 +243,7 @@ def attack(
     attempts: Sequence[tuple[Tier, Norm, float]],
     path: Path,
     report: Callable[[str], None],
-    networks: int = NETWORKS,
+    networks: int | None = None,
 ) -> Report:
     """Attacks test images; what is finished is kept in `path`.
 
@@ -256,7 +255,7 @@ def attack(
         attempts: tiers, norms and epsilons.
         path: of attack.json; if it is of the same attack, the outcomes in it are not computed again.
         report: is told what is being computed.
-        networks: of the ensemble that answers; fewer, if there are no more.
+        networks: of the ensemble that answers, all if there are fewer; None for the largest that is evaluated.
 
     Raises:
         ValueError: if the checkpoint has no flags that can be evaded, or the surrogate is for other images.
@@ -267,7 +266,7 @@ def attack(
     if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):
         raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
     pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
-    networks = checkpoint.sampler.limit_networks(networks)
+    networks = checkpoint.sampler.limit_networks(networks or config.training.largest_ensemble)
     clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
     earlier = load_report(path.parent, checkpoint.version)
     asked = budget, surrogate and surrogate.version, networks

@@ -34,9 +34,6 @@ from training.metrics import (
 from training.objectives import entropy
 from training.progress import open_bar, track
 
-NETWORKS = 100
-"""Of the largest ensemble that is evaluated, or all that there are."""
-
 SEED = 0
 PROMISE_SEEDS = range(11, 21)
 """Of the draws, each for a tenth of the test inputs, that flags and prediction sets are judged with: what was promised
@@ -343,7 +340,8 @@ def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outpu
 def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
     """Outputs of the largest ensemble that is evaluated on inputs [B, …]."""
     config, sampler = checkpoint.config, checkpoint.sampler
-    return evaluate(sampler, config.input, config.task, inputs, seed, sampler.limit_networks(NETWORKS))
+    networks = sampler.limit_networks(config.training.largest_ensemble)
+    return evaluate(sampler, config.input, config.task, inputs, seed, networks)
 
 
 def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int], what: str = "evaluating") -> Outputs:

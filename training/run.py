@@ -20,7 +20,6 @@ from models.target import Weights
 from models.task import Classification
 from training.calibration import fit_member_temperature
 from training.datasets import Dataset, Mixture
-from training.evaluation import NETWORKS
 from training.problems import Density, Problem, Supervised
 from training.recipes import ADDABLE, Recipe
 from training.tensors import read_tensors, select_below
@@ -141,7 +140,8 @@ class TrainingRun(ABC):
     def _fit_temperature(self) -> float:
         assert isinstance(self.dataset, Dataset)
         validation = self.dataset.validation
-        inputs, networks = self.dataset.input.normalize(validation.inputs), self.sampler.limit_networks(NETWORKS)
+        inputs = self.dataset.input.normalize(validation.inputs)
+        networks = self.sampler.limit_networks(self.recipe.largest_ensemble)
         logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
         return fit_member_temperature(logits, validation.labels)
 

@@ -208,7 +208,7 @@ def attack_directory(
     budget: Budget,
     epsilons: dict[Norm, tuple[float, ...]],
     report: Callable[[str], None],
-    networks: int,
+    networks: int | None,
 ) -> Report:
     """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
     the card.
@@ -412,6 +412,7 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
             planned_steps=run.planned_steps,
             seed=run.seed,
             failure=failure,
+            largest_ensemble=recipe.largest_ensemble,
         ),
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
