@@ -23,7 +23,7 @@ from models.prediction import Prediction, ScoreName
 from models.task import Regression, Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
-"""Of ensembles that are calibrated."""
+"""Of ensembles that are calibrated and evaluated, besides the largest."""
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Of false alarms, and of prediction sets that miss, that are calibrated where the inputs suffice."""
@@ -200,6 +200,11 @@ class PredictionSets:
     """bool [B, K]."""
     coverage: float
     """That they were calibrated for."""
+
+
+def list_sizes(networks: int) -> list[int]:
+    """Sizes of ensembles that are calibrated and evaluated, up to the largest."""
+    return sorted({*(size for size in SIZES if size <= networks), networks})
 
 
 def list_scores(task: Task, spec: InputSpec) -> dict[Flag, tuple[ScoreName, ...]]:

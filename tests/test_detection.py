@@ -74,11 +74,11 @@ def test_realised_false_alarms_do_not_exceed_the_budget() -> None:
 
 
 def test_thresholds_flag_their_share_of_the_calibration_inputs(calibration: Calibration) -> None:
-    assert [size.ensemble_size for size in calibration.sizes] == [1, 2, 5, 10]
+    assert [size.ensemble_size for size in calibration.sizes] == [1, 2, 5, 10, 12]
     assert calibration.rates == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     assert calibration.n == 999
     outputs = Outputs(draw_logits(12, 999), draw_logits(12, 999, seed=2))
-    for size in (1, 2, 5, 10):
+    for size in (1, 2, 5, 10, 12):
         prediction = interpret(TASK, outputs.prefix(size))
         for rate in calibration.rates:
             for judgement in calibration.judge(prediction, rate).values():
@@ -88,8 +88,8 @@ def test_thresholds_flag_their_share_of_the_calibration_inputs(calibration: Cali
 
 
 def test_the_largest_size_that_fits_is_used(calibration: Calibration) -> None:
-    sizes = [calibration.for_size(size).ensemble_size for size in (1, 4, 5, 9, 10, 1000)]
-    assert sizes == [1, 2, 5, 5, 10, 10]
+    sizes = [calibration.for_size(size).ensemble_size for size in (1, 4, 5, 9, 11, 12, 1000)]
+    assert sizes == [1, 2, 5, 5, 10, 12, 12]
 
 
 def test_rates_between_the_calibrated_ones_are_kept(calibration: Calibration) -> None:
@@ -189,8 +189,8 @@ def test_a_calibration_must_be_whole(calibration: Calibration) -> None:
 
 def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
     check_calibration(calibration, TASK, SPEC, None)
-    check_calibration(calibration, TASK, SPEC, 10)
-    with pytest.raises(ValueError, match="calibrates ensembles of 10 of a sampler that has 9 networks"):
+    check_calibration(calibration, TASK, SPEC, 12)
+    with pytest.raises(ValueError, match="calibrates ensembles of 12 of a sampler that has 9 networks"):
         check_calibration(calibration, TASK, SPEC, 9)
     regression = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(1.0,))
     with pytest.raises(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from models.detection import (
     RATES,
-    SIZES,
     Calibration,
     ClassCalibration,
     Flag,
     SizeCalibration,
     apply_temperature,
     conformal_quantile,
+    list_sizes,
     log_probabilities,
 )
 from models.prediction import Outputs, Prediction, ScoreName, interpret
@@ -120,7 +120,7 @@ def calibrate(
     if not rates:
         raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
     sizes = []
-    for size in [s for s in SIZES if s <= len(outputs.plain)]:
+    for size in list_sizes(len(outputs.plain)):
         prediction = interpret(task, outputs.prefix(size))
         outside = interpret(task, outliers.prefix(size)) if outliers is not None else None
         chosen = {flag: choose_score(names, prediction, outside) for flag, names in scores.items()}

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, dump_json, write_file
-from models.detection import SIZES, Calibration, Flag
+from models.detection import Calibration, Flag, list_sizes
 from models.prediction import Outputs, Prediction, ScoreName, evaluate, interpret, join_outputs
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
@@ -441,11 +441,6 @@ def _measure_probabilities(ensembles: list[Tensor], labels: Tensor) -> Probabili
 
 def _judge_any(calibration: Calibration, prediction: Prediction) -> Tensor:
     return torch.stack([judgement.flagged for judgement in calibration.judge(prediction).values()]).any(0)
-
-
-def list_sizes(networks: int) -> list[int]:
-    """Sizes of ensembles that are evaluated, up to the largest."""
-    return sorted({*(size for size in SIZES if size <= networks), networks})
 
 
 def _share(flagged: Tensor) -> float:

@@ -13,10 +13,11 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, Training, write_file
+from models.detection import list_sizes
 from models.prediction import Outputs, Prediction, evaluate_members, interpret
 from models.task import Classification
 from training.datasets import Dataset
-from training.evaluation import SEED, list_sizes
+from training.evaluation import SEED
 from training.metrics import measure_auroc, measure_nll
 from training.tensors import read_tensors, select_below
 
