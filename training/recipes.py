@@ -382,7 +382,7 @@ def cifar10_static_small() -> Recipe:
         name="cifar10-static-small",
         target=make_wide_resnet(16, 1),
         steps=WIDE_RESNET_STEPS,
-        learning_rates={"generator": 1e-3, "embeddings": 2e-2, "direct": 1e-2},
+        learning_rates={"generator": 2e-3, "embeddings": 2e-3, "direct": 4e-3},
     )
 
 
