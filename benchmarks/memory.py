@@ -2,7 +2,7 @@
 
 import multiprocessing
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,9 +17,7 @@ from training.recipes import make_wide_resnet
 
 def measure_memory(directory: Path) -> Iterator[Ratio]:
     """The peak of 1,000 networks over that of 100, for one input on the CPU."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        few, many = pool.starmap(_measure_peak, [(directory, 100), (directory, 1000)], chunksize=1)
+    few, many = _run_apart(_measure_peak, [(directory, 100), (directory, 1000)])
     case, of = "1,000 networks × 1 input", "of that with 100 networks"
     yield Ratio("peak memory of the process", case, many / few, of, smaller_is_better=True)
 
@@ -27,13 +25,17 @@ def measure_memory(directory: Path) -> Iterator[Ratio]:
 def measure_large_memory() -> Iterator[Ratio]:
     """What answers of 100 Wide ResNets add to the peak of two of them, over the size of all their weights."""
     target = make_wide_resnet(16, 4)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        few, many = pool.starmap(_measure_large_peak, [(target, 2), (target, 100)], chunksize=1)
+    few, many = _run_apart(_measure_large_peak, [(target, 2), (target, 100)])
     case, of = f"100 networks of {target.num_weights:,} weights × 16 inputs", "of the size of their weights"
     yield Ratio(
         "growth of the peak memory", case, (many - few) / (4 * 100 * target.num_weights), of, smaller_is_better=True
     )
+
+
+def _run_apart(measure: Callable[..., int], cases: Sequence[tuple[object, ...]]) -> list[int]:
+    """Each case in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return pool.starmap(measure, cases, chunksize=1)
 
 
 def _measure_peak(directory: Path, networks: int) -> int:

@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from models.checkpoint import Checkpoint
 from models.detection import Calibration, ClassCalibration, SizeCalibration
-from training.evaluation import measure_disagreement, measure_ensembles, measure_spread
+from training.evaluation import evaluate_split, measure_disagreement, measure_ensembles, measure_spread
 
 
 def one_hot(votes: list[list[int]], classes: int) -> torch.Tensor:
@@ -16,6 +18,13 @@ def test_disagreement_known_answers() -> None:
     assert measure_disagreement(one_hot([[0], [1], [2]], 3)) == 1
     # Of the 6 pairs among votes 0, 0, 1, 1, four differ; the second image has no disagreement.
     assert measure_disagreement(one_hot([[0, 2], [0, 2], [1, 2], [1, 2]], 3)) == pytest.approx(4 / 6 / 2)
+
+
+def test_the_largest_ensemble_that_is_evaluated_is_the_checkpoints_own(checkpoint: Checkpoint) -> None:
+    assert len(evaluate_split(checkpoint, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).plain) == 100
+    training = replace(checkpoint.config.training, largest_ensemble=3)
+    limited = replace(checkpoint, config=replace(checkpoint.config, training=training))
+    assert len(evaluate_split(limited, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).plain) == 3
 
 
 def test_ensembles_known_answers() -> None:

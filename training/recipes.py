@@ -291,7 +291,7 @@ def mnist_static() -> Recipe:
 
 
 def cifar10_hypergan() -> Recipe:
-    """HyperGAN on its authors' later CIFAR-10 target of 90,506 weights, augmented; half an hour on 2 cores."""
+    """HyperGAN on its authors' later CIFAR-10 target of 90,506 weights, augmented; an hour on one core."""
     return replace(
         mnist_hypergan(),
         name="cifar10-hypergan",
@@ -304,7 +304,7 @@ def cifar10_hypergan() -> Recipe:
 
 
 def cifar10_hypergan_small() -> Recipe:
-    """HyperGAN on a CIFAR-10 target of 23,242 weights, augmented; 15 minutes on 2 cores."""
+    """HyperGAN on a CIFAR-10 target of 23,242 weights, augmented."""
     return replace(
         cifar10_hypergan(),
         name="cifar10-hypergan-small",
@@ -313,14 +313,14 @@ def cifar10_hypergan_small() -> Recipe:
 
 
 def cifar5_hypergan() -> Recipe:
-    """HyperGAN on the first five classes of CIFAR-10; the others are to be told apart. A quarter of an hour."""
+    """HyperGAN on the first five classes of CIFAR-10; the others are to be told apart."""
     return replace(
         cifar10_hypergan(), name="cifar5-hypergan", dataset="cifar-5", target=_cifar_target(classes=5), steps=2_500
     )
 
 
 def cifar10_5000_hypergan() -> Recipe:
-    """HyperGAN trained on 5,000 images of CIFAR-10 alone; 10 minutes on 2 cores."""
+    """HyperGAN trained on 5,000 images of CIFAR-10 alone."""
     return replace(cifar10_hypergan(), name="cifar10-5000-hypergan", dataset="cifar-10-5000", steps=1_500)
 
 
@@ -355,7 +355,7 @@ def cifar5_hyperdraw() -> Recipe:
 
 
 def cifar10_wrn_ensemble() -> Recipe:
-    """Three WRN-16-1 trained apart; 40 minutes on 2 cores."""
+    """Three WRN-16-1 trained apart; 70 minutes on one core."""
     networks = 3
     return replace(
         _wide_resnet("cifar10-wrn-ensemble", make_wide_resnet(16, 1), DeepEnsembleConfig(networks)),
@@ -376,7 +376,7 @@ def cifar10_static() -> Recipe:
 
 
 def cifar10_static_small() -> Recipe:
-    """A static hypernetwork for a WRN-16-1; a quarter of an hour on 2 cores."""
+    """A static hypernetwork for a WRN-16-1; 25 minutes on one core."""
     return replace(
         cifar10_static(),
         name="cifar10-static-small",
@@ -387,7 +387,7 @@ def cifar10_static_small() -> Recipe:
 
 
 def cifar10_random_static() -> Recipe:
-    """A generator of WRN-16-1, three tenths of their size: a static hypernetwork with random embeddings; an hour."""
+    """A static hypernetwork with random embeddings: WRN-16-1 from .3 of their size; 70 minutes on one core."""
     modes = 3
     return replace(
         cifar10_static_small(),
