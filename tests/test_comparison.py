@@ -153,10 +153,8 @@ def test_the_reference_is_a_pool_of_all_seeds(evidences: list[Evidence]) -> None
 
 def test_equivalents_known_answers() -> None:
     curve = [0.4, 0.3, 0.32, 0.2]
-    for nll, networks, exceeded in ((0.5, 1, False), (0.4, 1, False), (0.35, 1.5, False), (0.3, 2, False)):
+    for nll, networks, sign in ((0.5, 1, "<"), (0.4, 1, "="), (0.35, 1.5, "="), (0.3, 2, "="), (0.1, 4, ">")):
         found = find_equivalent("method", curve, nll)
         assert found.networks == pytest.approx(networks)
-        assert found.exceeded == exceeded
+        assert found.sign == sign
     assert find_equivalent("method", curve, 0.25).networks == pytest.approx(3.5)  # from the lowest so far, .3, to .2
-    assert find_equivalent("method", curve, 0.1).exceeded
-    assert find_equivalent("method", curve, 0.1).networks == 4

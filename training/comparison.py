@@ -5,6 +5,7 @@ Shapes: M networks, B inputs, K classes.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -43,9 +44,9 @@ class Equivalent:
     reference: str
     """The method that trains them."""
     networks: float
-    """Interpolated; at most as many as there are."""
-    exceeded: bool
-    """Whether all of them together still have a larger NLL."""
+    """Interpolated, from 1 to as many as there are."""
+    sign: Literal["=", "<", ">"]
+    """`<` where one network has a smaller NLL already, `>` where all of them together still have a larger one."""
 
 
 @dataclass(frozen=True)
@@ -266,13 +267,14 @@ def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[f
 
 def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equivalent:
     """The number of networks at which a reference's NLL, made to fall monotonously, first is as small as this one."""
-    lowest = float("inf")
-    for size, value in enumerate(curve, start=1):
+    lowest = curve[0]
+    if nll >= lowest:
+        return Equivalent(reference, 1.0, sign="<" if nll > lowest else "=")
+    for size, value in enumerate(curve[1:], start=2):
         if value <= nll:
-            below = size if size == 1 else size - (nll - value) / (lowest - value)
-            return Equivalent(reference, below, exceeded=False)
+            return Equivalent(reference, size - (nll - value) / (lowest - value), sign="=")
         lowest = min(lowest, value)
-    return Equivalent(reference, float(len(curve)), exceeded=True)
+    return Equivalent(reference, float(len(curve)), sign=">")
 
 
 def _measure_mean_nll(probabilities: Tensor, labels: Tensor) -> float:
@@ -287,7 +289,7 @@ def describe(comparison: Comparison) -> str:
     rows, differences = [], []
     for row in comparison.rows:
         cells = [_format_spread(name, row.figures[name], len(row.seeds)) for name in names]
-        cells += [f"{'> ' if e.exceeded else ''}{e.networks:.1f}" for e in row.equivalents]
+        cells += [f"{e.sign} {e.networks:.1f}".removeprefix("= ") for e in row.equivalents]
         rows.append(f"| {row.method} | {len(row.seeds)} | {row.networks} | {' | '.join(cells)} |")
         if row.differences:
             cells = [_format_interval(name, interval) for name, interval in row.differences.items()]
