@@ -19,11 +19,11 @@ from benchmarks.training_step import measure_training
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
 from models.memory import keep_freed_memory
-from training.recipes import cifar10_random_static
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 MODEL = CHECKPOINTS / "mnist-hyperdraw"
+RESIDUAL = CHECKPOINTS / "cifar10-random-static"
 RESULTS = ROOT / "benchmarks" / "results"
 ACCEPTED = ROOT / "benchmarks" / "accepted.json"
 """Ratios by name."""
@@ -44,8 +44,7 @@ class Part(StrEnum):
 
 def measure_residual(device: torch.device) -> Iterable[Ratio]:
     """Of Wide ResNets."""
-    recipe = cifar10_random_static()
-    sampler = recipe.method.build(recipe.target).to(device).eval()
+    sampler = load_checkpoint(RESIDUAL, device).sampler
     return measure_evaluator("evaluator of Wide ResNets", sampler, device, LARGE_CASES)
 
 
