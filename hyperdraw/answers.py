@@ -140,7 +140,7 @@ class _Answer:
 
     @property
     def _mean(self) -> Floats:
-        """[B, K]."""
+        """[B, K]; each kind of answer has its own."""
         raise NotImplementedError
 
 

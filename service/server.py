@@ -100,7 +100,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
+        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]  # an app, never its name
         self._header_seconds = settings.header_timeout
         self._header_bytes = 0
         """Of a request that has not begun."""

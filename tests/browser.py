@@ -49,6 +49,6 @@ def set_screen(browser: webdriver.Chrome, width: int, height: int, dark: bool = 
 
 def read_requests(browser: webdriver.Chrome) -> list[str]:
     """The addresses that were asked since the last call."""
-    entries: list[dict[str, str]] = browser.get_log("performance")  # type: ignore[no-untyped-call]
+    entries: list[dict[str, str]] = browser.get_log("performance")  # type: ignore[no-untyped-call]  # of selenium
     logged: list[dict[str, Any]] = [json.loads(entry["message"])["message"] for entry in entries]
     return [m["params"]["request"]["url"] for m in logged if m["method"] == "Network.requestWillBeSent"]

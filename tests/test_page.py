@@ -113,7 +113,7 @@ class Page:
         return count
 
     def errors(self) -> list[str]:
-        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]  # of selenium
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
 
@@ -203,7 +203,7 @@ def test_uncertainty_moves(page: Page) -> None:
     for angle in (45, 90):
         page.set_slider("#rotation", angle)
         label = page.attribute("#vary-chart", "aria-label")
-        entropies.append(float(re.search(r"predictive entropy ([\d.]+)", label)[1]))  # type: ignore[index]
+        entropies.append(float(re.search(r"predictive entropy ([\d.]+)", label)[1]))  # type: ignore[index]  # None fails
     assert "at 3 positions" in label
     assert entropies[0] != entropies[1]
     page.find("#sweep").click()

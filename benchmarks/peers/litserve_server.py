@@ -11,7 +11,7 @@ from benchmarks.peers.plain_model import PlainModel
 class PlainAPI(litserve.LitAPI):
     """Images in, answers out."""
 
-    def setup(self, device: str) -> None:  # noqa: ARG002
+    def setup(self, device: str) -> None:  # noqa: ARG002 (LitServe's signature)
         self._model = PlainModel()
 
     def decode_request(self, request: dict[str, Any]) -> str:
