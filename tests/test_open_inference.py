@@ -72,9 +72,9 @@ def give(array: NDArray[Any], name: str = "images", *, binary: bool = True) -> I
     return tensor
 
 
-def predict(client: httpx.Client, **parameters: Any) -> list[dict[str, Any]]:
+def predict(client: httpx.Client, pictures: list[bytes] = PICTURES, **parameters: Any) -> list[dict[str, Any]]:
     """What the service's own API answers."""
-    files = [("images", (f"{i}.png", picture)) for i, picture in enumerate(PICTURES)]
+    files = [("images", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
     response = client.post("/v1/models/digits/predict", files=files, params=parameters)
     predictions: list[dict[str, Any]] = response.json()["predictions"]
     return predictions
@@ -210,7 +210,8 @@ def test_a_raw_body_is_one_image(client: httpx.Client) -> None:
     response = client.post(INFER, content=PICTURES[0], headers={"Inference-Header-Content-Length": "0"})
     length = int(response.headers["Inference-Header-Content-Length"])
     result = InferResult.from_response_body(response.content, header_length=length)
-    check(result, predict(client, seed=result.get_response()["parameters"]["seed"])[:1])
+    # Alone here too: the sums of a batch of three are rounded otherwise than those of one image.
+    check(result, predict(client, PICTURES[:1], seed=result.get_response()["parameters"]["seed"]))
 
 
 def test_the_answer_names_what_brings_it_back(triton: InferenceServerClient, pixels: NDArray[np.uint8]) -> None:
