@@ -26,7 +26,7 @@ from models.checkpoint import load_checkpoint
 from models.images import decode_image
 from models.input import ImageSpec
 from models.prediction import split_members
-from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine
+from service.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "service" / "static" / "examples" / "seven.png"
@@ -120,7 +120,7 @@ def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
     inputs = decode_image(IMAGE.read_bytes(), spec, 10**6, IMAGE.name)[None]
 
     async def ask() -> None:
-        await asyncio.wrap_future(engine.predict(checkpoint, inputs, None, DEFAULT_ENSEMBLE_SIZE))
+        await asyncio.wrap_future(engine.predict(checkpoint, inputs, None, checkpoint.default_size))
 
     async def get_ask() -> Ask:
         return ask

@@ -63,7 +63,8 @@ def predict_command(
     model: ModelOption = None,
     seed: SeedOption = None,
     ensemble_size: Annotated[
-        int | None, typer.Option(min=1, help="How many networks answer.", show_default="100, or all there are")
+        int | None,
+        typer.Option(min=1, help="How many networks answer.", show_default="as many as the model was evaluated with"),
     ] = None,
     false_alarm_rate: Annotated[
         float | None,

@@ -104,7 +104,7 @@ def predict(
             [H, W, C], C being 1 or 3; or rows of numbers, [B, numbers], for a model of vectors. A service takes 256
             at once, if it is not set otherwise.
         model: its name; without it the service's default, which is asked for once.
-        ensemble_size: how many networks are drawn, S; 100, or all there are, if not given.
+        ensemble_size: how many networks are drawn, S; if not given, as many as the model was evaluated with.
         seed: of the networks; without it the service chooses one, and the answer names it.
         false_alarm_rate: share of inputs like the training data that each flag may be raised for; 0.05 if not given.
         coverage: with what probability a set of classes is to hold the true one; without it there are no sets.

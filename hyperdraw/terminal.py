@@ -56,18 +56,25 @@ def show_provenance(console: Console, answer: Prediction) -> None:
     """Which networks answered, and how to read the bars."""
     temperature = getattr(answer, "temperature", None)
     calibrated = f", temperature {temperature:.3g}" if temperature else ""
-    origin = f"{answer.ensemble_size} networks of {answer.model.name}, seed {answer.seed}{calibrated}"
+    count = "1 network" if answer.ensemble_size == 1 else f"{answer.ensemble_size} networks"
+    origin = f"{count} of {answer.model.name}, seed {answer.seed}{calibrated}"
     console.print(Text(printable(origin), "dim"))
+    if answer.ensemble_size == 1:
+        console.print(Text("a single network has nobody to disagree with, so nothing is epistemic", "dim"))
+        return
     if isinstance(answer, Classification):
         full, both, spread = "#+-" if console.options.ascii_only else "█▓░"
-        legend = f"{full}{both} probability, {both}{spread} from the 5 % to the 95 % quantile of the networks'"
-        console.print(Text(legend, "dim"))
+        legend = f"{full}{both} probability, {both}{spread} the networks' 5 % to 95 % quantile"
+        console.print(Text(f"{legend}{', before the temperature' if temperature else ''}", "dim"))
     console.print(Text("aleatoric: ambiguity that they agree on; epistemic: their disagreement", "dim"))
 
 
 def show_models(console: Console, models: ModelList) -> None:
     """A table of the models, and what was refused."""
-    table = Table("model", "method", "networks", "input", "task", "version", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)  # what other commands ask for; the others share what width is left
+    for heading in ("method", "networks", "input", "task", "version"):
+        table.add_column(heading)
     for model in models.models:
         sampler, task = model.sampler, model.task
         networks = "fresh draws" if sampler["fresh_draws"] else f"{sampler['num_networks']}"
@@ -93,17 +100,18 @@ def _show_classes(console: Console, name: str, answer: Classification) -> None:
     console.print(Text.assemble((printable(name), "bold"), "  →  ", (printable(label), "bold green")))
     votes = np.bincount(answer.members.argmax(-1), minlength=len(answer.classes))
     low, high = np.quantile(answer.members, _BAND, axis=0)
+    several = answer.ensemble_size > 1
     table = Table("", "", box=None, pad_edge=False, header_style="dim")
-    for heading in ("probability", "5–95 %", "votes"):
+    for heading in ("probability", "5–95 %", "votes") if several else ("probability",):
         table.add_column(heading, justify="right")
     for k in _choose_classes(answer.probabilities):
         share, band = float(answer.probabilities[k]), (float(low[k]), float(high[k]))
+        spread = [f"{band[0]:.1%}–{band[1]:.1%}", f"{votes[k]}"] if several else []
         table.add_row(
             Text(printable(answer.classes[k]), "bold" if k == chosen else ""),
-            _Bar(share, band, "green" if k == chosen else "cyan"),
+            _Bar(share, band if several else (0, 0), "green" if k == chosen else "cyan"),
             f"{share:.1%}",
-            f"{band[0]:.1%}–{band[1]:.1%}",
-            f"{votes[k]}",
+            *spread,
         )
     console.print(table)
     if answer.prediction_sets is not None:

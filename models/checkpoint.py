@@ -129,6 +129,11 @@ class Checkpoint:
     calibration: Calibration | None
     metrics: Mapping[str, Any] | None
 
+    @property
+    def default_size(self) -> int:
+        """Networks of an ensemble of which nobody said how large it should be: as many as it was evaluated with."""
+        return self.sampler.limit_networks(self.config.training.largest_ensemble)
+
 
 def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSampler, storage: Storage) -> None:
     """Writes the weights and config.json; drops what was measured for other weights.

@@ -55,7 +55,10 @@ def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
     config = checkpoint.config
     num_networks = checkpoint.sampler.num_networks
     sampler = SamplerDescription(
-        fresh_draws=num_networks is None, num_networks=num_networks, is_distribution=num_networks != 1
+        fresh_draws=num_networks is None,
+        num_networks=num_networks,
+        ensemble_size=checkpoint.default_size,
+        is_distribution=num_networks != 1,
     )
     return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
 

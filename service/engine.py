@@ -31,8 +31,6 @@ from service.observer import Observer
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ENSEMBLE_SIZE = 100
-
 STEP_SECONDS = 0.1
 """That a step may take; so long, about, a request waits before its first step if nobody else waits."""
 
@@ -231,8 +229,7 @@ class Engine:
         """
         spec = checkpoint.config.input
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
-        size = checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE)
-        self.predict(checkpoint, inputs, seed=0, ensemble_size=size).result()
+        self.predict(checkpoint, inputs, seed=0, ensemble_size=checkpoint.default_size).result()
         self._call(lambda: self._expect(checkpoint)).result()
 
     def close(self) -> None:

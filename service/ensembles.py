@@ -17,9 +17,6 @@ from service.observer import Observer
 DRAWN_SEED_BITS = 53
 """Seeds that are drawn here survive clients that keep numbers as doubles, as JavaScript does."""
 
-AHEAD = 100
-"""Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
-
 AHEAD_WEIGHTS = 2**26
 """Weights of the networks that are kept, 256 MB, however many networks that is."""
 
@@ -39,9 +36,8 @@ class Freshness:
 
 
 def count_kept(checkpoint: Checkpoint) -> int:
-    """Networks of an ensemble that are kept."""
-    most = max(1, AHEAD_WEIGHTS // checkpoint.config.target.num_weights)
-    return checkpoint.sampler.limit_networks(min(AHEAD, most))
+    """Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
+    return min(checkpoint.default_size, max(1, AHEAD_WEIGHTS // checkpoint.config.target.num_weights))
 
 
 def choose_seed() -> int:

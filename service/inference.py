@@ -17,7 +17,7 @@ from models.input import ImageSpec, VectorSpec
 from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
 from service.batches import Answer
-from service.engine import DEFAULT_ENSEMBLE_SIZE, Engine, OverloadedError
+from service.engine import Engine, OverloadedError
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -43,10 +43,16 @@ def choose_ensemble_size(checkpoint: Checkpoint, asked: int | None, settings: Se
     Raises:
         ServiceError: 422 if there are not so many.
     """
-    size = checkpoint.sampler.limit_networks(DEFAULT_ENSEMBLE_SIZE) if asked is None else asked
-    check_count("ensemble_size", size, settings.max_ensemble_size)
-    check_members(checkpoint, size)
-    return size
+    if asked is None:
+        return min(checkpoint.default_size, settings.max_ensemble_size)
+    check_count("ensemble_size", asked, settings.max_ensemble_size)
+    limit = checkpoint.sampler.limit_networks(asked)
+    if asked > limit:
+        message = f"{checkpoint.name} has {limit} networks, no {asked}."
+        if limit == 1:
+            message = f"{checkpoint.name} is a single network, no distribution to draw {asked} from."
+        raise ServiceError(422, "invalid_parameter", message, f"ensemble_size may be at most {limit}.")
+    return asked
 
 
 def check_count(name: str, value: int, limit: int) -> None:
@@ -68,7 +74,7 @@ def check_members(checkpoint: Checkpoint, count: int) -> None:
     limit = checkpoint.sampler.limit_networks(MEMBER_LIMIT)
     if count > limit:
         message = f"{checkpoint.name} has no member {count - 1}."
-        hint = "It has one, member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
+        hint = "It is a single network, member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
         raise ServiceError(422, "invalid_parameter", message, hint)
 
 

@@ -21,7 +21,9 @@ class EnsembleParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     ensemble_size: int | None = Field(
-        None, ge=1, description="How many networks are drawn for the ensemble; 100, or all there are, if not given."
+        None,
+        ge=1,
+        description="How many networks are drawn for the ensemble; if not given, as many as it was evaluated with.",
     )
     seed: Seed = None
     false_alarm_rate: float | None = Field(
@@ -36,7 +38,7 @@ class EnsembleParameters(BaseModel):
         gt=0,
         lt=1,
         description="Answer with a set of classes, too, that holds the true one for this share of inputs like the "
-        "training data.",
+        "training data. The smallest calibrated coverage that is no smaller is used, and named in the answer.",
     )
 
 
@@ -60,7 +62,7 @@ class AttackParameters(EnsembleParameters):
         None,
         ge=1,
         le=MOST_ATTACKED,
-        description="How many networks are attacked, and answer; 100, or all there are, if not given.",
+        description="How many networks are attacked, and answer; if not given, as many as it was evaluated with.",
     )
     norm: Literal["linf"] = Field("linf", description="In which epsilon is measured: the largest change of a pixel.")
     epsilon: float = Field(
@@ -220,6 +222,9 @@ class SamplerDescription(BaseModel):
 
     fresh_draws: bool = Field(description="Whether a new seed brings networks that nobody has seen before.")
     num_networks: int | None = Field(description="How many networks there are, where draws are not fresh.")
+    ensemble_size: int = Field(
+        description="How many networks answer a request that names no number, if the service allows so many."
+    )
     is_distribution: bool = Field(
         description="Whether there are several networks; a single one cannot disagree, so its mutual information is 0."
     )

@@ -702,8 +702,17 @@ class TestCommandLine:
             assert ("not out of distribution" in shown) != flag.flagged
             assert f"{flag.scores:.3g} {'>' if flag.flagged else '≤'} {flag.threshold:.3g}" in shown
         assert "20 networks of digits, seed 7" in legend
+        assert "quantile, before the temperature" in legend
         assert "\x1b" not in text  # is no terminal
         assert max(map(len, text.splitlines())) <= 80
+
+    def test_one_network_shows_no_disagreement(self, address: str) -> None:
+        text = self.run("predict", self.PICTURE, "--url", address, "--seed", "7", "--ensemble-size", "1")
+        shown, legend = text.split("\n\n")
+        assert shown.splitlines()[1].split() == ["probability"]
+        assert "░" not in shown.partition("uncertainty")[0]
+        assert "1 network of digits, seed 7" in legend
+        assert "nobody to disagree with" in legend
 
     def test_json_is_for_machines(self, address: str) -> None:
         house = str(EXAMPLES / "house.png")
@@ -743,6 +752,10 @@ class TestCommandLine:
         parameters: dict[str, Any] = {"seed": 7, "member": 2, "count": 3, "dtype": "float16"}
         assert Path(out).read_bytes() == client.get("/v1/models/digits/weights", params=parameters).content
         assert f"Wrote {out}: members 2 to 4 of seed 7, digits at version" in result.stdout
+
+    @pytest.mark.parametrize("width", ["80", "20"])
+    def test_names_of_models_are_never_cut(self, address: str, width: str) -> None:
+        assert re.search(r"^digits +", self.run("models", "--url", address, COLUMNS=width), re.M)
 
     def test_models_are_listed(self, address: str) -> None:
         assert re.search(r"digits +hypergan +fresh draws +1 × 8 × 8 +10 classes", self.run("models", "--url", address))

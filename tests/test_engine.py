@@ -26,7 +26,7 @@ from models.task import Classification, Task
 from models.uncertainty import NotFiniteError, Uncertainty
 from service.batches import Answer
 from service.engine import Engine, OverloadedError
-from service.ensembles import AHEAD, Ensembles, Freshness, Policy
+from service.ensembles import Ensembles, Freshness, Policy
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_networks_are_drawn_ahead_once_each(checkpoint: Checkpoint) -> None:
     while ensembles.draw_ahead():
         pass
     ensemble = ensembles.take(checkpoint, 1)
-    assert ensemble.count == AHEAD
+    assert ensemble.count == checkpoint.default_size == 100
     assert ensembles.take(checkpoint, 1).seed != ensemble.seed
     start = 0
     while start < 150:  # some of them are not kept

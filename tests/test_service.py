@@ -19,6 +19,7 @@ from safetensors.torch import load
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.deep_ensemble import DeepEnsembleConfig
 from models.device import DeviceError
+from models.hyperdraw import HyperDrawConfig
 from models.images import decode_image
 from models.input import ImageSpec
 from models.noise import SEED_LIMIT
@@ -75,7 +76,12 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     assert model["target"]["num_weights"] == checkpoint.config.target.num_weights
     assert model["metrics"]["single"]["accuracy_mean"] > 0.9
     assert model["calibration"]["n"] == 200
-    assert model["sampler"] == {"fresh_draws": True, "num_networks": None, "is_distribution": True}
+    assert model["sampler"] == {
+        "fresh_draws": True,
+        "num_networks": None,
+        "ensemble_size": 100,
+        "is_distribution": True,
+    }
 
 
 @pytest.mark.parametrize(("policy", "same"), [("request", False), ("batch", False), ("interval", True)])
@@ -495,7 +501,12 @@ def ensemble_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.
 
 def test_an_ensemble_says_that_it_draws_nothing_fresh(ensemble_client: httpx.Client) -> None:
     (model,) = ensemble_client.get("/v1/models").json()["models"]
-    assert model["sampler"] == {"fresh_draws": False, "num_networks": 3, "is_distribution": True}
+    assert model["sampler"] == {
+        "fresh_draws": False,
+        "num_networks": 3,
+        "ensemble_size": 3,
+        "is_distribution": True,
+    }
     assert model["method"] == "deep_ensemble"
 
 
@@ -512,7 +523,7 @@ def test_an_ensemble_answers_with_all_its_networks(ensemble_client: httpx.Client
 @pytest.mark.parametrize(
     ("path", "parameters", "message"),
     [
-        ("predict", {"ensemble_size": 4}, "three has no member 3."),
+        ("predict", {"ensemble_size": 4}, "three has 3 networks, no 4."),
         ("weights", {"member": 3}, "three has no member 3."),
         ("weights", {"member": 2, "count": 2}, "three has no member 3."),
         ("predict", {"false_alarm_rate": 0.05}, "three has no calibration."),
@@ -527,7 +538,11 @@ def test_what_an_ensemble_does_not_have(
     assert response.status_code == 422
     error = response.json()["error"]
     assert error["message"] == message
-    assert error["hint"] in ("Its members are 0 to 2.", "Leave false_alarm_rate and coverage out.")
+    assert error["hint"] in (
+        "Its members are 0 to 2.",
+        "ensemble_size may be at most 3.",
+        "Leave false_alarm_rate and coverage out.",
+    )
 
 
 def test_a_download_holds_the_networks_of_the_ensemble(ensemble_client: httpx.Client) -> None:
@@ -542,10 +557,30 @@ def test_a_single_network_says_that_it_is_no_distribution(tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "one", make_config(sampler), sampler, "float32")
     with serve(create_app(Settings(checkpoints=tmp_path))) as address, httpx.Client(base_url=address) as client:
         description = client.get("/v1/models/one").json()
-        assert description["sampler"] == {"fresh_draws": False, "num_networks": 1, "is_distribution": False}
+        assert description["sampler"] == {
+            "fresh_draws": False,
+            "num_networks": 1,
+            "ensemble_size": 1,
+            "is_distribution": False,
+        }
         answer = client.post("/v1/models/one/predict", files={"images": PICTURES[0]}).json()
         assert answer["ensemble"]["size"] == 1
         assert answer["predictions"][0]["uncertainty"]["mutual_information"] == pytest.approx(0, abs=1e-6)
+        refused = client.post("/v1/models/one/predict?ensemble_size=2", files={"images": PICTURES[0]})
+        assert refused.json()["error"]["message"] == "one is a single network, no distribution to draw 2 from."
+
+
+def test_as_many_networks_answer_as_were_evaluated_or_are_allowed(tmp_path: Path) -> None:
+    sampler = HyperDrawConfig(modes=2).build(SMALL_TARGET).eval()
+    config = make_config(sampler)
+    config = replace(config, training=replace(config.training, largest_ensemble=7))
+    save_checkpoint(tmp_path / "seven", config, sampler, "float32")
+    for most, size in ((1000, 7), (5, 5)):
+        app = create_app(Settings(checkpoints=tmp_path, max_ensemble_size=most))
+        with serve(app) as address, httpx.Client(base_url=address) as client:
+            assert client.get("/v1/models/seven").json()["sampler"]["ensemble_size"] == 7
+            answer = client.post("/v1/models/seven/predict", files={"images": PICTURES[0]}).json()
+            assert answer["ensemble"]["size"] == size
 
 
 def test_networks_that_overflow_are_an_error_not_an_answer(tmp_path: Path) -> None:

@@ -87,19 +87,22 @@ def interrupt_at_step_17(run: FittingRun) -> StepReport:
     return STEP(run)
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"), [(40, "interrupted after 18 of 40 steps"), (18, "`hyperdraw-train evaluate` measures them")]
+)
 def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, said: str
 ) -> None:
-    assert train(make_session(tmp_path / "straight", steps=40))
+    assert train(make_session(tmp_path / "straight", steps=steps))
     monkeypatch.setattr(FittingRun, "step", interrupt_at_step_17)
-    assert not train(make_session(tmp_path / "halted", steps=40))
+    assert not train(make_session(tmp_path / "halted", steps=steps))
     halted = load_checkpoint(tmp_path / "halted")
     assert halted.config.training.steps == 18
     assert halted.calibration is not None
     assert halted.metrics is None
-    assert "interrupted after 18 of 40 steps" in (tmp_path / "halted" / "README.md").read_text()
+    assert said in (tmp_path / "halted" / "README.md").read_text()
     monkeypatch.setattr(FittingRun, "step", STEP)
-    assert train(replace(make_session(tmp_path / "halted", steps=40, resume=True), steps=None))
+    assert train(replace(make_session(tmp_path / "halted", steps=steps, resume=True), steps=None))
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
         assert (tmp_path / "halted" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
 

@@ -8,7 +8,7 @@ from models.input import ImageSpec, VectorSpec
 from models.prediction import JITTER, ScoreName
 from models.task import Classification, Regression
 from training.attack import JUDGES, RATES, Report, load_report
-from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics, Spread
+from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
@@ -136,7 +136,7 @@ validation images to the averaged probabilities:
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {ensembles}
 
-{spread}{_describe_outliers(metrics)}{_describe_norms(metrics.layer_norms)}"""
+{spread}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
 
 
 def _describe_outliers(metrics: ClassificationMetrics) -> str:
@@ -201,7 +201,7 @@ On {metrics.test_inputs:,} test examples of {config.training.dataset}, with memb
 | within three predictive standard deviations | {metrics.covered:.2%} |
 | standard deviation of the networks | {metrics.deviation:.3f} |{beyond}
 
-{_describe_norms(metrics.layer_norms)}"""
+{_describe_norms(metrics)}"""
 
 
 def _describe_density(metrics: DensityMetrics) -> str:
@@ -219,11 +219,16 @@ def _describe_density(metrics: DensityMetrics) -> str:
 {rows}"""
 
 
-def _describe_norms(layer_norms: dict[str, Spread]) -> str:
-    rows = "\n".join(f"| {layer} | {n.mean:.2f} ± {n.std:.2f} |" for layer, n in layer_norms.items())
-    return f"""2-norms of the layers over sampled networks (Table 1 of HyperGAN's paper):
+def _describe_norms(metrics: ClassificationMetrics | RegressionMetrics) -> str:
+    several = metrics.networks > 1
+    figures = {
+        layer: f"{norm.mean:.2f} ± {norm.std:.2f}" if several else f"{norm.mean:.2f}"
+        for layer, norm in metrics.layer_norms.items()
+    }
+    rows = "\n".join(f"| {layer} | {figure} |" for layer, figure in figures.items())
+    return f"""2-norms of the layers{" over sampled networks" if several else ""} (Table 1 of HyperGAN's paper):
 
-| layer | mean ± σ |
+| layer | {"mean ± σ" if several else "2-norm"} |
 | --- | --- |
 {rows}"""
 

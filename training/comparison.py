@@ -24,6 +24,9 @@ from training.metrics import measure_accuracy, measure_auroc, measure_ece, ood_m
 from training.progress import track
 
 RESAMPLES = 1000
+ROUNDING = 1e-6
+"""Of an NLL, in nats: an ensemble is worth itself, though its figure and its curve are summed in other ways."""
+
 SUBSETS = 20
 """Random ensembles of each size from the pool of separately trained networks."""
 
@@ -268,11 +271,11 @@ def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[f
 def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equivalent:
     """The number of networks at which a reference's NLL, made to fall monotonously, first is as small as this one."""
     lowest = curve[0]
-    if nll >= lowest:
-        return Equivalent(reference, 1.0, sign="<" if nll > lowest else "=")
+    if nll >= lowest - ROUNDING:
+        return Equivalent(reference, 1.0, sign="<" if nll > lowest + ROUNDING else "=")
     for size, value in enumerate(curve[1:], start=2):
-        if value <= nll:
-            return Equivalent(reference, size - (nll - value) / (lowest - value), sign="=")
+        if value <= nll + ROUNDING:
+            return Equivalent(reference, size - max(0.0, nll - value) / (lowest - value), sign="=")
         lowest = min(lowest, value)
     return Equivalent(reference, float(len(curve)), sign=">")
 

@@ -604,6 +604,8 @@ def vary(
     if accuracy_weight is not None:
         if Part.DIVERSITY in without:
             raise ValueError("a weight of accuracy against diversity makes no sense without diversity")
+        if recipe.networks_per_step == 1:
+            raise ValueError(f"{recipe.name} trains a single network, which has no diversity")
         start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
         changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
         options.append(f" --accuracy-weight {_write(accuracy_weight)}")

@@ -123,7 +123,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     outliers = load_outliers(session.recipe.dataset, session.data)
     run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
-        _run_steps(session, run)
+        complete = _run_steps(session, run)
     except TrainingError as error:
         if not run.return_to_good():
             raise TrainingError(f"{error}. There is no good step to write a checkpoint of.") from error
@@ -132,7 +132,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
             f"{error}. {session.out} holds the checkpoint of step {run.steps}, which was good."
         ) from error
     checkpoint = _export(session, run)
-    if not run.finished:
+    if not complete:
         save_card(session.out, checkpoint, None)
         return False
     _measure(session.out, checkpoint, run.dataset, outliers)
@@ -266,8 +266,8 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
     return checkpoint, load_training_data(checkpoint.config, data)
 
 
-def _run_steps(session: Session, run: TrainingRun) -> None:
-    """Steps until the run is finished or the user interrupts it."""
+def _run_steps(session: Session, run: TrainingRun) -> bool:
+    """Steps until the run is finished or the user interrupts it, be it in the last step; whether nobody did."""
     validate_every = max(1, run.planned_steps // VALIDATIONS)
     saved = started = time.monotonic()
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
@@ -295,7 +295,9 @@ def _run_steps(session: Session, run: TrainingRun) -> None:
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
                 run.save(session.state_file)
                 saved = time.monotonic()
+        complete = not interrupted()
     run.save(session.state_file)
+    return complete
 
 
 def _warn_of_contention(cores: float, threads: int) -> None:

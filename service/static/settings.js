@@ -7,8 +7,9 @@ const element = (id) => document.getElementById(id);
 
 export const createSettings = (onChange) => {
   const [size, slider, seed] = ["size", "size-slider", "seed"].map(element);
-  const used = { size: Number(size.value), seed: "" }; // the last valid ones
+  const used = { size: null, seed: "" }; // the last valid ones; no size until one is chosen
   let most = MOST;
+  let usual = Number(size.value);
 
   const say = (field, text, valid = true) => {
     field.setAttribute("aria-invalid", !valid);
@@ -42,7 +43,7 @@ export const createSettings = (onChange) => {
     onChange();
   };
 
-  const read = () => ({ ...used, size: Math.min(used.size, most) });
+  const read = () => ({ ...used, size: Math.min(used.size ?? usual, most) });
 
   size.addEventListener("input", checkSize);
   seed.addEventListener("input", checkSeed);
@@ -56,8 +57,9 @@ export const createSettings = (onChange) => {
   return {
     /** In effect: { size, seed }; a seed is text, empty for fresh networks. */
     read,
-    /** Offers as many networks as a model has. */
-    offer: ({ sampler: { num_networks: held } }) => {
+    /** Offers as many networks as a model has, and as many as it was evaluated with until another number is chosen. */
+    offer: ({ sampler: { num_networks: held, ensemble_size: evaluated } }) => {
+      usual = evaluated;
       most = Math.min(MOST, held ?? MOST);
       size.max = slider.max = most;
       element("size-limit").textContent = held ? `of the ${held} that there are` : `up to ${MOST}`;
