@@ -1,5 +1,9 @@
 """`python -m benchmarks`: one table, its JSON and a figure; with `--check`, whether anything got worse."""
 
+import service  # noqa: F401  # before PyTorch, so that the engine's threads wait here as the service's do
+
+# isort: split
+
 import json
 from collections.abc import Callable, Iterable
 from enum import StrEnum

@@ -26,6 +26,7 @@ from models.checkpoint import load_checkpoint
 from models.images import decode_image
 from models.input import ImageSpec
 from models.prediction import split_members
+from service import SPIN_COUNT
 from service.engine import Engine
 
 ROOT = Path(__file__).parent.parent
@@ -150,10 +151,11 @@ def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
+    inherited = {name: value for name, value in os.environ.items() if name != SPIN_COUNT}  # which each sets as it likes
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [str(port) if word == "PORT" else word for word in command],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            env={**inherited, "PYTHONPATH": str(ROOT), **variables},
             cwd=ROOT,
             stdout=output,
             stderr=output,
