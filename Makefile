@@ -29,7 +29,7 @@ serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
 
 test: .venv/dev.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 train: .venv/train.installed
 	$(BIN)/hyperdraw-train $(RECIPE) --out $(OUT) $(ARGS)

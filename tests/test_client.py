@@ -782,8 +782,11 @@ class TestCommandLine:
         shown = json.loads(self.run(*arguments, "--json"))
         np.testing.assert_allclose(shown["standard_deviation"], answer.standard_deviation, rtol=1e-4)
 
-    def test_the_terminal_is_not_steered_by_names(self, address: str, tmp_path: Path) -> None:
-        path = tmp_path / "\x1b[31m[bold]x.png"
+    def test_the_terminal_is_not_steered_by_names(
+        self, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)  # a long path is broken over lines
+        path = Path("\x1b[31m[bold]x.png")
         path.write_bytes(PICTURE)
         assert "�[31m[bold]x.png" in self.run("predict", str(path), "--url", address)
 

@@ -523,5 +523,5 @@ def test_what_was_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         for page in PAGES:
             counts = ", ".join(f"{outcomes[page.name, outcome]} {outcome}" for outcome in (RUN, CHECKED, SKIPPED))
-            print(f"\n{page.name}: {counts}", end="")
-        print()
+            print(f"\n{page.name}: {counts}", end="", file=sys.stderr)  # as processes of pytest-xdist have no stdout
+        print(file=sys.stderr)

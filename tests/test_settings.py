@@ -26,7 +26,8 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`hyperdraw-serve`, to its end."""
+    """`hyperdraw-serve`, to its end; the logs of other tests stay where they go."""
+    monkeypatch.setattr("service.__main__.configure_logs", lambda *_: None)
 
     def call(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["hyperdraw-serve", *arguments])
