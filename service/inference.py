@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +37,19 @@ _IMAGE_ERRORS = {
 }
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Of an answer, from now on."""
+
+    seconds: float
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds."""
+        return max(0.0, self.start + self.seconds - time.monotonic())
 
 
 def choose_ensemble_size(checkpoint: Checkpoint, asked: int | None, settings: Settings) -> int:
@@ -157,7 +172,7 @@ async def infer(
     inputs: Tensor,
     seed: int | None,
     ensemble_size: int,
-    seconds: float,
+    deadline: Deadline,
 ) -> Answer:
     """What an ensemble says of the inputs of a request that has been read to its end.
 
@@ -168,14 +183,14 @@ async def infer(
         inputs: [B, …], as the checkpoint's input takes them.
         seed: of the networks, or None for fresh ones.
         ensemble_size: S, from `choose_ensemble_size`.
-        seconds: that the answer may take.
+        deadline: of the answer.
 
     Raises:
         ServiceError: 429 if too much waits, 500 for outputs that are not finite, 503 if the service ends, 504 if it
             takes longer.
     """
     with _explained(checkpoint):
-        answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, seconds)
+        answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, deadline)
     metrics: Metrics = request.app.state.metrics
     metrics.count_answer(checkpoint, answer.prediction)
     return answer
@@ -187,7 +202,7 @@ async def compute(
     checkpoint: Checkpoint,
     steps: Generator[None, None, Result],
     cost: int,
-    seconds: float,
+    deadline: Deadline,
 ) -> Result:
     """What a computation of several steps returns, for a request that has been read to its end.
 
@@ -197,13 +212,13 @@ async def compute(
         checkpoint: of the engine's, that it computes with.
         steps: the computation.
         cost: of all of it, in inputs × networks.
-        seconds: that it may take.
+        deadline: of the result.
 
     Raises:
         ServiceError: as `infer` does.
     """
     with _explained(checkpoint):
-        return await _wait_for(engine.compute(checkpoint, steps, cost), request, seconds)
+        return await _wait_for(engine.compute(checkpoint, steps, cost), request, deadline)
 
 
 @contextmanager
@@ -222,13 +237,13 @@ def _explained(checkpoint: Checkpoint) -> Iterator[None]:
         raise ServiceError(503, "closing", "The service ends.", "Ask another instance, or again in a while.") from error
 
 
-async def _wait_for(future: Future[Result], request: Request, seconds: float) -> Result:
+async def _wait_for(future: Future[Result], request: Request, deadline: Deadline) -> Result:
     """The engine's result, unless it takes too long or the client leaves: then the engine drops the work."""
     result = asyncio.wrap_future(future)
     leaving = asyncio.create_task(_wait_for_leaving(request))
     try:
         awaited: list[asyncio.Future[Any]] = [result, leaving]
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(awaited, timeout=deadline.remaining, return_when=asyncio.FIRST_COMPLETED)
         if future.cancelled():
             raise CancelledError
         if result.done():
@@ -236,7 +251,7 @@ async def _wait_for(future: Future[Result], request: Request, seconds: float) ->
         if leaving.done():
             raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
         hint = "Ask for less, ask later, or allow more with X-Request-Timeout (under /v2: the parameter timeout)."
-        raise ServiceError(504, "deadline_exceeded", f"There was no answer within {seconds:g} s.", hint)
+        raise ServiceError(504, "deadline_exceeded", f"There was no answer within {deadline.seconds:g} s.", hint)
     finally:
         result.cancel()
         leaving.cancel()

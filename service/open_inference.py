@@ -33,7 +33,7 @@ from service.dependencies import (
     check_readiness,
 )
 from service.errors import InferenceErrorResponse, ServiceError
-from service.inference import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer
+from service.inference import FEW_INPUTS, Deadline, check_calibration, check_room, choose_ensemble_size, infer
 from service.messages import (
     HEADER_LENGTH,
     InferenceAnswer,
@@ -282,8 +282,8 @@ async def infer_tensors(
         convert = partial(convert_input, array, checkpoint.config.input, settings)
         with metrics.time("decode", checkpoint.name):
             inputs = await to_thread.run_sync(convert) if array.dtype == object else convert()
-        seconds = asked.timeout / 1e6 if asked.timeout else settings.request_timeout
-        answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, seconds)
+        deadline = Deadline(asked.timeout / 1e6 if asked.timeout else settings.request_timeout)
+        answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, deadline)
         write = partial(_write, message, outputs, checkpoint, answer)
         few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
         with metrics.time("serialise", checkpoint.name):

@@ -1,7 +1,6 @@
 """The routes of the service's own API, and the page for people."""
 
 import base64
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +45,7 @@ from service.ensembles import choose_seed
 from service.errors import ServiceError
 from service.inference import (
     FEW_INPUTS,
+    Deadline,
     check_calibration,
     check_count,
     check_members,
@@ -202,8 +202,8 @@ async def predict(
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
     check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
     inputs = await _read_inputs(request, checkpoint, settings, engine, metrics, ensemble_size)
-    seconds = timeout or settings.request_timeout
-    answer = await infer(request, engine, checkpoint, inputs, parameters.seed, ensemble_size, seconds)
+    deadline = Deadline(timeout or settings.request_timeout)
+    answer = await infer(request, engine, checkpoint, inputs, parameters.seed, ensemble_size, deadline)
 
     def encode() -> bytes:
         if parameters.format == "safetensors":
@@ -259,7 +259,6 @@ async def attack(
     if not isinstance(spec, ImageSpec) or not isinstance(checkpoint.config.task, Classification):
         message, hint = f"{checkpoint.name} is no classifier of images.", "Only such models can be attacked here."
         raise ServiceError(422, "not_attackable", message, hint)
-    start, seconds = time.monotonic(), timeout or settings.request_timeout
     size = min(choose_ensemble_size(checkpoint, parameters.ensemble_size, settings), MOST_ATTACKED)
     check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
     seed = choose_seed() if parameters.seed is None else parameters.seed
@@ -267,9 +266,10 @@ async def attack(
     single = settings.model_copy(update={"max_inputs": 1})
     pixels = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
     steps = perturb(checkpoint.sampler, spec, pixels, seed, size, parameters.epsilon, parameters.steps)
-    found = await compute(request, engine, checkpoint, steps, cost, seconds)
+    deadline = Deadline(timeout or settings.request_timeout)
+    found = await compute(request, engine, checkpoint, steps, cost, deadline)
     both = torch.cat([pixels, found])
-    answer = await infer(request, engine, checkpoint, both, seed, size, seconds - (time.monotonic() - start))
+    answer = await infer(request, engine, checkpoint, both, seed, size, deadline)
     return answer_attack(checkpoint, answer, both, parameters)
 
 
@@ -297,7 +297,8 @@ async def walk(
     single = settings.model_copy(update={"max_inputs": 1})
     inputs = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
     steps = follow_paths(checkpoint.sampler, config.input, config.task, inputs, seed, ends, parameters.points)
-    paths = await compute(request, engine, checkpoint, steps, cost, timeout or settings.request_timeout)
+    deadline = Deadline(timeout or settings.request_timeout)
+    paths = await compute(request, engine, checkpoint, steps, cost, deadline)
     return answer_walk(checkpoint, seed, ends, paths)
 
 

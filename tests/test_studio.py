@@ -28,6 +28,7 @@ from models.target import TargetNetwork
 from models.task import Regression
 from service.app import create_app
 from service.engine import Call
+from service.inference import Deadline
 from service.settings import Settings
 from tests.conftest import SMALL_TARGET, serve
 from tests.pictures import draw_image, encode
@@ -190,6 +191,7 @@ def test_clients_that_are_late_or_leave_are_not_worked_for(app: FastAPI, client:
     headers = {"Content-Type": "image/png", "X-Request-Timeout": "0.02"}
     late = client.post(f"{MODEL}/attack", content=PICTURE, headers=headers, params=long)
     assert late.status_code == 504
+    assert late.json()["error"]["message"] == "There was no answer within 0.02 s."
     await_idle(app.state.engine)
     with pytest.raises(httpx.ReadTimeout):
         client.post(
@@ -256,3 +258,8 @@ def test_nonsense_is_an_error_and_no_answer(others: httpx.Client) -> None:
         response = others.post(f"/wild/{what}", files={"images": encode(draw_image())})
         assert response.status_code == 500
         assert response.json()["error"]["code"] == "not_finite"
+
+
+def test_what_comes_second_has_what_is_left_of_the_time() -> None:
+    assert 1700 < Deadline(3600, start=time.monotonic() - 1800).remaining <= 1800
+    assert Deadline(5, start=time.monotonic() - 6).remaining == 0
