@@ -41,14 +41,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Deadline:
-    """Of an answer, from now on."""
+    """So many seconds from now, by when a request is to be answered, however many computations that takes."""
 
     seconds: float
     start: float = field(default_factory=time.monotonic)
 
     @property
     def remaining(self) -> float:
-        """Seconds."""
+        """Seconds; 0 once it has passed."""
         return max(0.0, self.start + self.seconds - time.monotonic())
 
 
