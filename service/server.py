@@ -20,7 +20,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 2**16
-"""Of a request's first line and headers."""
+"""Of a request's first line and headers, and likewise of what follows a body in chunks."""
 
 
 class Server(uvicorn.Server):
@@ -41,6 +41,8 @@ class Server(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
             timeout_keep_alive=settings.keep_alive,
             timeout_graceful_shutdown=settings.drain_timeout,
         )
@@ -103,7 +105,7 @@ class Protocol(HttpToolsProtocol):
         settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]  # an app, never its name
         self._header_seconds = settings.header_timeout
         self._header_bytes = 0
-        """Of a request that has not begun."""
+        """That arrived since the last byte of a body, or since the connection was made: of headers or of trailers."""
         self._receives_body = False
         self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
         self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
@@ -122,17 +124,28 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """A part of a request, or several of them."""
-        if self.transport.is_closing():
-            return
-        if not self._receives_body:
-            self._header_bytes += len(data)
-            if self._answered and not self._headers.runs:
+        """A part of a request, or several of them. What is beyond the limit of headers is not parsed."""
+        rest = memoryview(data)
+        while rest and not self.transport.is_closing():
+            part = rest[: MAX_HEADER_BYTES + 1 - self._header_bytes]
+            rest = rest[len(part) :]
+            self._header_bytes += len(part)
+            if not self._receives_body and self._answered and not self._headers.runs:
                 self._headers.start()
-        super().data_received(data)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            hint = f"Send at most {MAX_HEADER_BYTES} bytes."
-            self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
+            super().data_received(bytes(part))
+            if self._header_bytes > MAX_HEADER_BYTES:
+                hint = f"Send at most {MAX_HEADER_BYTES} bytes."
+                self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, for which nothing here has a use."""
+        if not self._receives_body:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._header_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """The request begins, but for its body."""
@@ -144,6 +157,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request has arrived, be it that it was answered before."""
         self._receives_body = False
+        self._header_bytes = 0
         self._rest.stop()
         super().on_message_complete()
 

@@ -76,30 +76,61 @@ def read_error(answer: bytes) -> tuple[int, str]:
 
 def test_headers_must_arrive_in_time(address: tuple[str, int]) -> None:
     begin = time.monotonic()
-    slow = exchange(address, *[bytes([byte]) for byte in b"GET /healthz HTTP/1.1\r\nHost: a\r\n" * 3], pause=0.01)
+    slow = exchange(
+        address, *[bytes([byte]) for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" * 3], pause=0.01
+    )
     assert read_error(slow) == (408, "headers_too_slow")
     assert exchange(address) == b""  # says nothing, and is sent away
     assert time.monotonic() < begin + 5
 
 
 def test_headers_of_a_second_request_must_arrive_in_time(address: tuple[str, int]) -> None:
-    first = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = exchange(address, first, *[bytes([byte]) for byte in first * 2], pause=0.02)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"headers_too_slow" in answer
 
 
 def test_headers_must_not_be_large(address: tuple[str, int]) -> None:
-    line = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    line = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
     for endless in (b"X-A: " + b"a" * 2**20, b"X: a\r\n" * 2**16, b"a" * 2**20):
         assert read_error(exchange(address, line, endless)) == (431, "headers_too_large")
+    at_once = b"X-A: " + b"a" * (MAX_HEADER_BYTES + 100) + b"\r\n\r\n"
+    assert read_error(exchange(address, line + at_once)) == (431, "headers_too_large")
     fitting = b"X-A: " + b"a" * (MAX_HEADER_BYTES - 100) + b"\r\nConnection: close\r\n\r\n"
     assert exchange(address, line, fitting).startswith(b"HTTP/1.1 200")
 
 
+CHUNKED = b"POST /v1/models/digits/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\n" + b"a: b\r\n" * 2**18, b"0\r\na: " + b"b" * 2**20, b"1;" + b"x" * 2**20],
+    ids=["trailers", "a trailer", "an extension of a chunk"],
+)
+def test_what_surrounds_chunks_must_not_be_large(strict: FastAPI, address: tuple[str, int], endless: bytes) -> None:
+    """It counts as headers do, and is not kept."""
+    assert read_error(exchange(address, CHUNKED, endless)) == (431, "headers_too_large")
+
+
+def test_trailers_are_dropped(address: tuple[str, int]) -> None:
+    picture = PICTURE["content"]
+    body = b"%x\r\n%b\r\n0\r\nX-Request-ID: trailer\r\nExpect: 100-continue\r\n\r\n" % (len(picture), picture)
+    second = b"GET /healthz HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n"
+    answer = exchange(address, CHUNKED, body, second)
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert b"trailer" not in answer
+
+
+def test_many_small_chunks_are_no_headers(address: tuple[str, int]) -> None:
+    chunks = b"1\r\na\r\n" * 2**15  # more framing than headers may have
+    assert read_error(exchange(address, CHUNKED, chunks, b"0\r\n\r\n", b"", pause=0.1)) == (422, "invalid_image")
+
+
 def test_what_nobody_reads_must_end(address: tuple[str, int]) -> None:
     """An upload that was answered before its end; its client has the time to see why."""
-    head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n"
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
     begin = time.monotonic()
     assert read_error(exchange(address, head, pause=0.1))[0] == 404
     assert 0.3 < time.monotonic() - begin < 5
@@ -113,9 +144,9 @@ def test_what_nobody_reads_must_end(address: tuple[str, int]) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",  # smuggling
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
 def test_what_is_not_http_is_answered_in_the_one_shape(address: tuple[str, int], request_bytes: bytes) -> None:
@@ -126,7 +157,7 @@ def test_what_is_not_http_is_answered_in_the_one_shape(address: tuple[str, int],
 
 def test_clients_that_do_not_read_are_sent_away(strict: FastAPI, address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=10) as connection:
-        connection.sendall(b"GET /v1/models/digits/weights?count=1000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.sendall(b"GET /v1/models/digits/weights?count=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while strict.state.streams == 0:
             pass
         begin = time.monotonic()
@@ -160,7 +191,7 @@ def test_downloads_may_only_be_so_large(checkpoints: Path) -> None:
 
 
 def test_only_so_many_clients_are_connected(address: tuple[str, int], http: str) -> None:
-    line = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    line = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             connection = stack.enter_context(socket.create_connection(address, timeout=10))
@@ -237,6 +268,22 @@ def test_drains_under_load_without_a_failed_request(checkpoints: Path) -> None:
         assert before > 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(address)
+
+
+def test_what_is_cancelled_at_the_end_is_told_so(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the time to drain does not suffice for is answered in the one shape, and logs no traceback."""
+    app = create_app(Settings(checkpoints=checkpoints, drain_timeout=1))
+    head = b"POST /v1/models/digits/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"
+    with contextlib.ExitStack() as stack:
+        with serve(app) as url:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30))
+            connection.sendall(head)
+            time.sleep(0.2)
+        answer = b""
+        while part := connection.recv(2**16):
+            answer += part
+    assert read_error(answer) == (503, "closing")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_drains_within_its_time(checkpoints: Path) -> None:
