@@ -1,9 +1,11 @@
 """The command line of the service: `hyperdraw-serve`, also `python -m service`."""
 
 import errno
+import logging
 import socket
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import get_args
 
 from pydantic import ValidationError
@@ -20,6 +22,11 @@ from service.settings import Settings, read_settings
 FAULT = 70
 """The exit status when the device computes no more: an internal error, by sysexits.h."""
 
+OTHER_DESCRIPTORS = 256
+"""Open files beside clients' connections: checkpoints that are loaded, decoders' pipes, logs, traces."""
+
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Serves until it is stopped, or does what its first argument says."""
@@ -33,7 +40,7 @@ def main() -> None:
             case _:
                 serve(read_settings(arguments))
     except ValidationError as error:
-        sys.exit(f"hyperdraw-serve: invalid settings: {error}")
+        sys.exit("\n".join(f"hyperdraw-serve: invalid settings: {problem}" for problem in _describe(error)))
     except (ConfigurationError, DeviceError, KeyFileError) as error:
         sys.exit(f"hyperdraw-serve: {error}")
 
@@ -47,10 +54,43 @@ def serve(settings: Settings) -> None:
     check_address(settings.host, settings.port)
     keep_freed_memory()
     configure_logs(settings.log_format, settings.log_level)
+    settings = limit_connections(settings)
     app = create_app(settings)
     Server(app, settings).run()
     if app.state.engine.fault:
         sys.exit(FAULT)
+
+
+def _describe(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        where = ".".join(map(str, problem["loc"]))
+        yield f"{where}: {problem['msg']} (got {str(problem['input'])[:100]!r})"
+
+
+def limit_connections(settings: Settings) -> Settings:
+    """Settings with no more connections than descriptors suffice for. The soft limit of `ulimit -n` is raised for them
+    as far as it may be.
+
+    Raises:
+        ConfigurationError: if they suffice for none.
+    """
+    if sys.platform == "win32":  # which has no such limit
+        return settings
+    import resource
+
+    wanted = settings.max_connections + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= wanted:
+        return settings
+    most = soft - OTHER_DESCRIPTORS
+    if most < 1:
+        raise ConfigurationError(f"a process may have {soft} open files, and needs {wanted}: raise ulimit -n")
+    message = "at most %d clients can be connected, not %d, as a process may have %d open files: raise ulimit -n to %d"
+    logger.warning(message, most, settings.max_connections, soft, wanted)
+    return settings.model_copy(update={"max_connections": most})
 
 
 def check_address(host: str, port: int) -> None:
@@ -78,6 +118,7 @@ def check(settings: Settings) -> None:
     print(settings.describe(), flush=True)
     app = create_app(settings)
     app.state.engine.close()
+    app.state.decoder.close()
     names = ", ".join(checkpoint.name for checkpoint in app.state.catalog)
     print(f"# device {choose_device(settings.device)}, models {names}")
     for name, reason in app.state.catalog.refused.items():

@@ -7,14 +7,18 @@ import socket
 import tomllib
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -31,7 +35,42 @@ def _check_origin(origin: str) -> str:
     scheme, separator, host = origin.partition("://")
     if origin != "*" and (scheme not in ("http", "https") or not separator or not host or "/" in host):
         raise ValueError("an origin is like https://example.org, without a path")
-    return origin
+    return origin.lower()
+
+
+def _check_host(host: str) -> str:
+    if not host or any(character in host for character in "/:@ ") or host != host.strip():
+        raise ValueError("a host is like example.org, without scheme and port, or * for any")
+    return host.lower()
+
+
+def _check_network(network: str) -> str:
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"a proxy is an address or a network like 10.0.0.0/8: {error}") from error
+
+
+def _split(value: Any) -> Any:
+    """A list from text: JSON, or elements between commas; flags, variables and files may all give it so."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+
+
+Origins = Annotated[list[Annotated[str, AfterValidator(_check_origin)]], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[list[Annotated[str, AfterValidator(_check_host)]], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[list[Annotated[str, AfterValidator(_check_network)]], NoDecode, BeforeValidator(_split)]
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, without the HYPERDRAW_PORT that Kubernetes sets beside a Service named hyperdraw, an address."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if field_name == "port" and str(value).startswith(("tcp://", "udp://", "sctp://")):
+            value = None
+        return value, key, is_complex
 
 
 class Settings(BaseSettings):
@@ -97,8 +136,17 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")
     open_health: bool = Field(default=True, description="Answer /healthz and /readyz without a key.")
     open_metrics: bool = Field(default=False, description="Answer /metrics without a key.")
-    cors_origins: list[Annotated[str, AfterValidator(_check_origin)]] = Field(
+    cors_origins: Origins = Field(
         default=[], description="Origins whose pages may use the API from a browser, like https://example.org; none."
+    )
+    hosts: Hosts = Field(
+        default=[],
+        description="Names by which clients may call a service without keys, besides those of this machine and "
+        "addresses; * for any name.",
+    )
+    trusted_proxies: Networks = Field(
+        default=[],
+        description="Addresses and networks of proxies, whose X-Forwarded-For says who the client is; none.",
     )
 
     max_connections: Count = Field(default=4096, description="Most clients that are connected.")
@@ -107,19 +155,29 @@ class Settings(BaseSettings):
         default=75, description="Seconds that a connection may be idle between two requests."
     )
     max_body_bytes: Count = Field(default=32 * 2**20, description="Largest request body.")
+    max_held_bytes: Count = Field(default=2**29, description="Bytes of bodies that all requests together may hold.")
     body_timeout: Seconds = Field(default=30.0, description="Seconds within which a request body must arrive.")
     max_decompressed_bytes: Count = Field(
         default=64 * 2**20, description="Largest request body after decompression, where bodies may be compressed."
     )
     max_inputs: Count = Field(default=256, description="Most images, or vectors, in a request.")
     max_image_pixels: Count = Field(default=16_000_000, description="Most pixels of an image, by its header.")
+    max_request_pixels: Count = Field(
+        default=256_000_000, description="Most pixels of all images of a request together."
+    )
+    max_queue_pixels: Count = Field(
+        default=1_024_000_000,
+        description="Most pixels that may wait to be decoded; what comes on top is told when to come again.",
+    )
+    decoders: Count = Field(default=2, description="Processes that decode images.")
+    image_timeout: Seconds = Field(default=5.0, description="Seconds that decoding an image may take.")
     max_ensemble_size: Count = Field(default=1000, description="Most networks in an ensemble or a download.")
     max_queue: Count = Field(
         default=QUEUE_COST,
         description="Most images × networks that may wait; what comes on top is told when to come again.",
     )
     request_timeout: Seconds = Field(
-        default=60.0, description="Seconds that a prediction may take, if the request does not say."
+        default=60.0, description="Seconds that a prediction may take; a request may ask for fewer."
     )
     max_weights_bytes: Count = Field(default=16 * 2**30, description="Largest download of weights.")
     max_streams: Count = Field(default=16, description="Most downloads of weights at a time.")
@@ -155,7 +213,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What goes before what, apart from flags, which go before all."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     def check_exposure(self) -> None:
         """Whether the service may be reached by whoever will reach it.
@@ -201,7 +259,10 @@ def read_settings(arguments: list[str]) -> Settings:
         __doc__ = Settings.__doc__
         model_config = SettingsConfigDict(toml_file=path)
 
-    return CliApp.run(ConfiguredSettings, cli_args=arguments)
+    try:
+        return CliApp.run(ConfiguredSettings, cli_args=arguments)
+    except SettingsError as error:
+        raise ConfigurationError(f"invalid settings: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,6 @@
+import re
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.__main__ import FAULT, main
+from service.__main__ import FAULT, OTHER_DESCRIPTORS, main
 from service.access import KeyFile
 from service.catalog import ConfigurationError
 from service.server import Server
 from service.settings import Settings, read_settings
+from tests.processes import ROOT
 
 
 @dataclass
@@ -97,6 +100,78 @@ def test_settings_that_are_not_valid(tmp_path: Path, content: str, message: str)
     path.write_text(content)
     with pytest.raises(ValidationError, match=message):
         read_settings(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("https://a.org", ["https://a.org"]),
+        ("https://a.org,http://B.org:1", ["https://a.org", "http://b.org:1"]),
+        ('["https://a.org", "http://b.org:1"]', ["https://a.org", "http://b.org:1"]),
+    ],
+)
+def test_lists_have_the_same_forms_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, expected: list[str]
+) -> None:
+    path = tmp_path / "hyperdraw.toml"
+    path.write_text(f"cors_origins = {form!r}\n")
+    assert read_settings(["--config", str(path)]).cors_origins == expected
+    assert read_settings(["--cors-origins", form]).cors_origins == expected
+    monkeypatch.setenv("HYPERDRAW_CORS_ORIGINS", form)
+    assert read_settings([]).cors_origins == expected
+
+
+def test_lists_that_are_not_valid(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends with what was wrong, and no traceback."""
+    for variable, value, message in (
+        ("CORS_ORIGINS", '["https://a.org"', "cors_origins: "),
+        ("CORS_ORIGINS", "a.org", "an origin is like"),
+        ("HOSTS", "https://a.org", "a host is like"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "a proxy is an address or a network"),
+        ("MAX_INPUTS", "many", "max_inputs: .*got 'many'"),
+    ):
+        with monkeypatch.context() as environment:
+            environment.setenv(f"HYPERDRAW_{variable}", value)
+            done = run()
+        assert done.status == 1
+        assert re.search(f"^hyperdraw-serve: invalid settings: .*{message}", done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["tcp://10.3.4.5:8000", "udp://10.3.4.5:8000"])
+def test_what_kubernetes_sets_beside_a_service_of_this_name(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    for name, value in (
+        ("PORT", address),
+        ("SERVICE_HOST", "10.3.4.5"),
+        ("SERVICE_PORT", "8000"),
+        ("PORT_8000_TCP", address),
+        ("PORT_8000_TCP_ADDR", "10.3.4.5"),
+        ("PORT_8000_TCP_PROTO", "tcp"),
+    ):
+        monkeypatch.setenv(f"HYPERDRAW_{name}", value)
+    assert read_settings([]).port == 8000
+    assert read_settings(["--port", "9"]).port == 9
+    monkeypatch.setenv("HYPERDRAW_PORT", "http://10.3.4.5")
+    with pytest.raises(ValidationError, match="port"):
+        read_settings([])
+
+
+def test_connections_that_descriptors_do_not_suffice_for(caplog: pytest.LogCaptureFixture) -> None:
+    """The soft limit is raised; what the hard one forbids is said at start."""
+    script = (
+        "import logging, resource, sys; from service.__main__ import limit_connections, Settings;"
+        "logging.basicConfig(); resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])));"
+        "print(limit_connections(Settings(max_connections=1000)).max_connections)"
+    )
+    done = [
+        subprocess.run([sys.executable, "-c", script, hard], capture_output=True, text=True, cwd=ROOT, check=False)
+        for hard in ("2000", "600", "200")
+    ]
+    assert (done[0].stdout, done[0].stderr) == ("1000\n", "")
+    assert done[1].stdout == f"{600 - OTHER_DESCRIPTORS}\n"
+    assert "at most 344 clients can be connected, not 1000" in done[1].stderr
+    assert "raise ulimit -n to 1256" in done[1].stderr
+    assert "ConfigurationError: a process may have 200 open files" in done[2].stderr
 
 
 def test_check_prints_the_settings_and_loads_the_models(run: Run, checkpoints: Path, tmp_path: Path) -> None:
