@@ -23,6 +23,7 @@ from models.prediction import (
     join_outputs,
 )
 from models.uncertainty import NotFiniteError
+from service.admission import Reservation
 from service.ensembles import Ensemble
 from service.observer import Observer, Origin
 
@@ -47,6 +48,8 @@ class Request:
     """S."""
     origin: Origin = field(default_factory=Origin)
     future: Future[Answer] = field(default_factory=Future)
+    reservation: Reservation | None = None
+    """Of its cost, which shrinks as networks have been asked."""
     outputs: list[Outputs] = field(default_factory=list)
     """Of the first members, so far."""
 
@@ -149,6 +152,8 @@ class Batch:
             own = slice(position, position + len(request.inputs))
             position = own.stop
             request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
+            if request.reservation:
+                request.reservation.shrink(len(request.inputs) * (min(request.size, stop) - start))
             if request.size <= stop:
                 try:
                     prediction = interpret(self.ensemble.checkpoint.config.task, join_outputs(request.outputs, dim=0))

@@ -11,8 +11,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.device import is_out_of_memory, works
 from models.target import Weights
+from service.admission import Admission, OverloadedError, Reservation
 from service.batches import Answer, Batch, Request
 from service.ensembles import Ensemble, Ensembles, Freshness
 from service.observer import Observer
@@ -44,15 +46,6 @@ QUEUE_COST = 500_000
 """Inputs × networks that may wait."""
 
 Result = TypeVar("Result")
-
-
-class OverloadedError(Exception):
-    """As much as may wait is waiting."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"there is room in about {seconds:.1f} seconds")
-        self.seconds = seconds
-        """After which there is room, at the pace that was measured."""
 
 
 @dataclass
@@ -102,10 +95,9 @@ class Engine:
         observer: Observer | None = None,
     ) -> None:
         self.device = device
-        self.queue_cost = queue_cost
-        """Inputs × networks that may wait."""
+        self.admission = Admission(queue_cost)
+        """Of inputs × networks that are still to be asked."""
         self._observer = observer or Observer()
-        self._cost = 0
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._most_costs: WeakKeyDictionary[Checkpoint, int] = WeakKeyDictionary()
         """Inputs × networks of a step."""
@@ -125,7 +117,9 @@ class Engine:
         self._thread.start()
         atexit.register(self.close)
 
-    def predict(self, checkpoint: Checkpoint, inputs: Tensor, seed: int | None, ensemble_size: int) -> Future[Answer]:
+    def predict(
+        self, checkpoint: Checkpoint, inputs: Tensor, seed: int | None, ensemble_size: int, client: str = ""
+    ) -> Future[Answer]:
         """What members 0 … ensemble_size−1 say of inputs [B, …], as the checkpoint's input takes them.
 
         An input's answer does not depend on what else runs (to rounding). To cancel the future ends the work.
@@ -135,16 +129,19 @@ class Engine:
             inputs: on the CPU.
             seed: of the members; if None, that of an ensemble as fresh as the engine's policy has it.
             ensemble_size: S.
+            client: that asks, for its share of what may wait.
 
         Raises:
             OverloadedError: as `check_room` does.
         """
         request = Request(checkpoint, inputs, seed, ensemble_size)
-        self._reserve(checkpoint, request.cost, request.future)
+        request.reservation = self._reserve(checkpoint, request.cost, client, request.future)
         self._submit(self._waiting, request)
         return request.future
 
-    def compute(self, checkpoint: Checkpoint, steps: Generator[None, None, Result], cost: int) -> Future[Result]:
+    def compute(
+        self, checkpoint: Checkpoint, steps: Generator[None, None, Result], cost: int, client: str = ""
+    ) -> Future[Result]:
         """What a generator returns. Each of its steps should take about as long as the engine's own.
 
         To cancel the future ends the work.
@@ -153,45 +150,43 @@ class Engine:
             checkpoint: that it computes with.
             steps: the computation, which yields to let others have their turn.
             cost: of all of it, in inputs × networks.
+            client: that asks, for its share of what may wait.
 
         Raises:
             OverloadedError: as `check_room` does.
         """
         call = Call(steps)
-        self._reserve(checkpoint, cost, call.future)
+        self._reserve(checkpoint, cost, client, call.future)
         self._submit(self._calls, call)
         return call.future
 
-    @property
-    def waiting_cost(self) -> int:
-        """Inputs × networks of requests that are not answered."""
-        return self._cost
-
-    def check_room(self, checkpoint: Checkpoint, cost: int) -> None:
-        """Whether inputs × networks may wait for an answer; the largest request may, if nothing else does.
+    def check_room(self, checkpoint: Checkpoint, cost: int, client: str = "") -> None:
+        """Whether a client's inputs × networks may wait for an answer; the largest request may, if nothing else does.
 
         Raises:
             OverloadedError: if not.
         """
-        excess = self._cost + cost - self.queue_cost
-        if self._cost and excess > 0:
-            self._observer.refuse(checkpoint.name)
-            raise OverloadedError(min(excess, self._cost) * STEP_SECONDS / self._limit_cost(checkpoint))
+        with self._counting_refusals(checkpoint):
+            self.admission.check(client, cost)
 
-    def _reserve(self, checkpoint: Checkpoint, cost: int, future: Future[Any]) -> None:
+    def _reserve(self, checkpoint: Checkpoint, cost: int, client: str, future: Future[Any]) -> Reservation:
         """Counts a cost as waiting until a future is done.
 
         Raises:
             OverloadedError: as `check_room` does.
         """
-        with self._changed:
-            self.check_room(checkpoint, cost)
-            self._cost += cost
-        future.add_done_callback(lambda _: self._release(cost))
+        with self._counting_refusals(checkpoint):
+            reservation = self.admission.reserve(client, cost, STEP_SECONDS / self._limit_cost(checkpoint))
+        future.add_done_callback(lambda _: reservation.release())
+        return reservation
 
-    def _release(self, cost: int) -> None:
-        with self._changed:
-            self._cost -= cost
+    @contextmanager
+    def _counting_refusals(self, checkpoint: Checkpoint) -> Iterator[None]:
+        try:
+            yield
+        except OverloadedError:
+            self._observer.refuse(checkpoint.name)
+            raise
 
     def sample(
         self,

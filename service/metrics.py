@@ -205,8 +205,8 @@ class _State:
         engine, device = self._engine, self._engine.device
         gauges = {
             "hyperdraw_ready": ("Whether the device computes.", engine.fault is None),
-            "hyperdraw_waiting_cost": ("Cost of the requests that are not answered.", engine.waiting_cost),
-            "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.queue_cost),
+            "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
+            "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
         }
         if device.type == "cuda":
             gauges |= {

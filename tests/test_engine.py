@@ -24,8 +24,9 @@ from models.sampler import WeightSampler
 from models.target import TargetNetwork
 from models.task import Classification, Task
 from models.uncertainty import NotFiniteError, Uncertainty
+from service.admission import OverloadedError
 from service.batches import Answer
-from service.engine import Engine, OverloadedError
+from service.engine import Engine
 from service.ensembles import Ensembles, Freshness, Policy
 
 
@@ -179,9 +180,9 @@ def test_no_more_may_wait_than_the_queue_holds(checkpoint: Checkpoint) -> None:
             engine.predict(checkpoint, images[:1], 1, 1)
         assert caught.value.seconds > 0
         assert largest.cancel()
-        futures = [engine.predict(checkpoint, images, 1, size) for size in (10, 15)]
+        futures = [engine.predict(checkpoint, images, 1, size) for size in (10, 12)]
         with pytest.raises(OverloadedError):
-            engine.predict(checkpoint, images[:1], 1, 1)
+            engine.predict(checkpoint, images, 1, 1)
     for future in futures:
         future.result(60)
     engine.predict(checkpoint, images, 1, 25).result(60)
@@ -333,7 +334,7 @@ def test_a_computation_takes_turns_until_it_ends_fails_or_is_cancelled(engine: E
     with hold(engine):
         first, second = (engine.compute(checkpoint, count(name, 3), cost=5) for name in "ab")
         failing = engine.compute(checkpoint, fail(), cost=5)
-        assert engine.waiting_cost == 15
+        assert engine.admission.amount == 15
     assert (first.result(), second.result()) == ("a", "b")
     assert said == ["a", "b"] * 3
     with pytest.raises(ValueError, match="no"):
@@ -344,7 +345,7 @@ def test_a_computation_takes_turns_until_it_ends_fails_or_is_cancelled(engine: E
         steps = len(said)
     assert engine.compute(checkpoint, count("d", 1), cost=5).result() == "d"
     assert said[steps:] == ["d"]
-    assert engine.waiting_cost == 0
+    assert engine.admission.amount == 0
 
 
 def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:

@@ -134,7 +134,7 @@ def test_what_waits_together_is_one_batch(app: FastAPI, client: httpx.Client) ->
     with ThreadPoolExecutor() as pool:
         with hold(engine):
             futures = [pool.submit(post, client, ensemble_size=10) for _ in range(4)]
-            await_true(lambda: engine.waiting_cost == 80)
+            await_true(lambda: engine.admission.amount == 80)
             assert value(client, "waiting_cost") == 80
             assert value(client, "waiting_cost_limit") == 500_000
             assert value(client, "active_requests") == 5  # one of which asks for this
@@ -164,8 +164,8 @@ def test_who_gets_no_answer(app: FastAPI, client: httpx.Client, monkeypatch: pyt
         await_true(lambda: grown("requests_total", route=ROUTE, status="499") == 1)
         late = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": "0.05"})
         assert late.status_code == 504
-        monkeypatch.setattr(engine, "queue_cost", 100)
-        await_true(lambda: engine.waiting_cost == 0)
+        monkeypatch.setattr(engine.admission, "limit", 100)
+        await_true(lambda: engine.admission.amount == 0)
         checkpoint = next(iter(app.state.catalog))
         waiting = engine.predict(checkpoint, draw_images(checkpoint, 1), None, 100)
         assert post(client).status_code == 429

@@ -211,7 +211,7 @@ def test_predictions_take_turns_with_an_attack(app: FastAPI, client: httpx.Clien
     with hold(app.state.engine):
         thread = threading.Thread(target=attack)
         thread.start()
-        while not app.state.engine.waiting_cost:
+        while not app.state.engine.admission.amount:
             time.sleep(0.01)
     assert post(client, "predict", ensemble_size=2).status_code == 200
     order.append("predict")
@@ -222,12 +222,12 @@ def test_predictions_take_turns_with_an_attack(app: FastAPI, client: httpx.Clien
 def test_as_much_as_may_wait_is_waiting(checkpoints: Path) -> None:
     app = create_app(Settings(checkpoints=checkpoints, max_queue=100))
     with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client, hold(app.state.engine):
-        app.state.engine._cost += 90
+        waiting = app.state.engine.admission.reserve("somebody", 90)
         for what in ("attack", "walk"):
             response = post(client, what)
             assert response.status_code == 429
             assert int(response.headers["retry-after"]) >= 1
-        app.state.engine._cost -= 90
+        waiting.release()
 
 
 def test_keys_need_the_scope_predict(checkpoints: Path, tmp_path: Path) -> None:
