@@ -2,14 +2,15 @@
 
 import io
 import warnings
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from models.input import ImageSpec
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.input import ImageSpec
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _REFUSED_MODES = {
@@ -33,7 +34,16 @@ class ImageError(Exception):
         self.hint = hint
 
 
-def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) -> Tensor:
+def decode_image(content: bytes, spec: "ImageSpec", max_pixels: int, name: str) -> "Tensor":
+    """As `decode_pixels`, as uint8 [C, H, W]."""
+    import torch
+
+    pixels = bytearray(decode_pixels(content, spec.shape, max_pixels, name))
+    channels, height, width = spec.shape
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def decode_pixels(content: bytes, shape: Sequence[int], max_pixels: int, name: str) -> bytes:
     """Decodes one image and fits it to a model's input.
 
     An image of the right size is taken as it is; another one is resized, antialiased, without regard to its aspect.
@@ -41,12 +51,12 @@ def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) ->
 
     Args:
         content: a PNG, JPEG or WebP file.
-        spec: the model's input.
+        shape: of the model's input, C, H and W.
         max_pixels: limit on width × height, checked on the header before anything is decoded.
         name: of the image, for messages.
 
     Returns:
-        uint8 [C, H, W].
+        the pixels' bytes, [H, W, C].
 
     Raises:
         ImageError: for too many pixels, and for anything that is no plain 8-bit image.
@@ -57,7 +67,7 @@ def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) ->
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_header(image, max_pixels, name)
                 image.load()
-                return _fit(image, spec, name)
+                return _fit(image, shape, name)
     except Image.DecompressionBombWarning as error:
         raise _too_large(name, str(error), max_pixels) from error
     except Image.DecompressionBombError as error:
@@ -68,7 +78,7 @@ def decode_image(content: bytes, spec: ImageSpec, max_pixels: int, name: str) ->
         raise _undecodable(name, str(error)) from error
 
 
-def encode_image(pixels: Tensor) -> bytes:
+def encode_image(pixels: "Tensor") -> bytes:
     """A PNG file from uint8 [C, H, W] with 1 or 3 channels; `decode_image` gives the same pixels back."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "PNG")
@@ -84,15 +94,15 @@ def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
         raise _ambiguous(name, _REFUSED_MODES[image.mode])
 
 
-def _fit(image: Image.Image, spec: ImageSpec, name: str) -> Tensor:
+def _fit(image: Image.Image, shape: Sequence[int], name: str) -> bytes:
+    channels, height, width = shape
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
+    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255):
         raise _ambiguous(name, "has transparent pixels")
-    image = image.convert("L" if spec.channels == 1 else "RGB")
-    if image.size != (spec.width, spec.height):
-        image = image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image).reshape(spec.height, spec.width, spec.channels)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.tobytes()
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
