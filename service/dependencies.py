@@ -49,13 +49,16 @@ MetricsDependency = Annotated[Metrics, Depends(_metrics)]
 StatisticsDependency = Annotated[Statistics, Depends(_statistics)]
 
 
-async def _checkpoint(model: str, catalog: CatalogDependency) -> Checkpoint:
+ANY_KEY = Depends(require(None))
+
+
+async def _checkpoint(model: str, catalog: CatalogDependency, _: Annotated[None, ANY_KEY]) -> Checkpoint:
+    """A key comes before any word about models."""
     return catalog.find(model)
 
 
 CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
 
-ANY_KEY = Depends(require(None))
 HEALTH = Depends(require(None, unless="open_health"))
 METRICS = Depends(require(None, unless="open_metrics"))
 
@@ -66,14 +69,14 @@ TimeoutHeader = Annotated[
         gt=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds within which the answer is of use; then the work is dropped.",
+        description="Seconds within which the answer is of use, if fewer than usual; then the work is dropped.",
     ),
 ]
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of answers other than success."""
-    return {status: {"model": ErrorResponse} for status in statuses}
+    """The OpenAPI description of answers other than success; the first two, which the gate gives, are everywhere."""
+    return {status: {"model": ErrorResponse} for status in sorted({400, 403, *statuses})}
 
 
 def check_health(engine: Engine) -> None:

@@ -3,7 +3,9 @@
 Under /v2 it is the Open Inference Protocol's: {"error": "<message> <hint>"}.
 """
 
+import asyncio
 import logging
+import math
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -13,6 +15,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.admission import OverloadedError
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +49,25 @@ class ServiceError(Exception):
         self.detail = ErrorDetail(code=code, message=message, hint=hint)
 
 
+CLOSING = ErrorDetail(code="closing", message="The service ends.", hint="Ask another instance, or again in a while.")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Makes every error of the app, expected or not, answer in the one shape."""
     app.add_exception_handler(ServiceError, _answer_service_error)
+    app.add_exception_handler(OverloadedError, _answer_overloaded)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_client_disconnect)
     app.add_middleware(_UnexpectedErrors)
 
 
-def _respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
+MOST_PROBLEMS = 5
+"""Of a request's parameters, that are told at a time."""
+
+
+def respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer with an error, in the shape that its path has."""
     if not f"{scope['path']}/".startswith("/v2/"):
         return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
     answer = InferenceErrorResponse(error=f"{detail.message.removesuffix('.')}. {detail.hint}")
@@ -63,17 +76,26 @@ def _respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, 
 
 async def _answer_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return _respond(request.scope, error.status, error.detail, error.headers)
+    return respond(request.scope, error.status, error.detail, error.headers)
+
+
+async def _answer_overloaded(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OverloadedError)
+    seconds = math.ceil(error.seconds)
+    hint = f"Ask again in {seconds} s, or for less."
+    detail = ErrorDetail(code="overloaded", message="As much as may wait is waiting.", hint=hint)
+    return respond(request.scope, 429, detail, {"Retry-After": str(seconds)})
 
 
 async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [
-        f"{problem['loc'][-1]}: {problem['msg']} (got {str(problem['input'])[:50]!r})" for problem in error.errors()
+        f"{str(problem['loc'][-1])[:50]}: {problem['msg']} (got {str(problem['input'])[:50]!r})"
+        for problem in error.errors()[:MOST_PROBLEMS]
     ]
     hint = f"The parameters of {request.method} {request.url.path} are described at /docs."
     detail = ErrorDetail(code="invalid_parameter", message="; ".join(problems), hint=hint)
-    return _respond(request.scope, 422, detail)
+    return respond(request.scope, 422, detail)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -81,17 +103,17 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path}: {error.detail}"
     detail = ErrorDetail(code=code, message=message, hint="The paths and methods are described at /docs.")
-    return _respond(request.scope, error.status_code, detail, dict(error.headers or {}))
+    return respond(request.scope, error.status_code, detail, dict(error.headers or {}))
 
 
 async def _answer_client_disconnect(request: Request, error: Exception) -> JSONResponse:
     """To a client that left while it sent its body, for the log's sake."""
     detail = ErrorDetail(code="client_left", message="The client closed the connection.", hint="")
-    return _respond(request.scope, 499, detail)
+    return respond(request.scope, 499, detail)
 
 
 class _UnexpectedErrors:
-    """Answers 500 to exceptions that nothing else caught, and logs them.
+    """Answers 500 to exceptions that nothing else caught, and logs them; and 503 to what the server's end cancels.
 
     Starlette's own handler raises them again after it has answered, upon which uvicorn cuts the connection under the
     client's next request.
@@ -110,6 +132,9 @@ class _UnexpectedErrors:
 
         try:
             await self._app(scope, receive, watch_start)
+        except asyncio.CancelledError:  # as the time to drain is over; what has begun to be answered is cut off
+            if scope["type"] == "http" and not started:
+                await respond(scope, 503, CLOSING)(scope, receive, send)
         except Exception:
             if started or scope["type"] != "http":
                 raise
@@ -117,4 +142,4 @@ class _UnexpectedErrors:
             detail = ErrorDetail(
                 code="internal_error", message="The service failed.", hint="The server's log says more."
             )
-            await _respond(scope, 500, detail)(scope, receive, send)
+            await respond(scope, 500, detail)(scope, receive, send)

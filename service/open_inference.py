@@ -7,9 +7,10 @@ extensions.
 import base64
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version as distribution_version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -33,7 +34,7 @@ from service.dependencies import (
     check_readiness,
 )
 from service.errors import InferenceErrorResponse, ServiceError
-from service.inference import FEW_INPUTS, Deadline, check_calibration, check_room, choose_ensemble_size, infer
+from service.inference import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer, set_deadline
 from service.messages import (
     HEADER_LENGTH,
     InferenceAnswer,
@@ -65,7 +66,7 @@ from service.signatures import (
     read_raw,
 )
 from service.tensors import Array
-from service.uploads import decompress, read_body, read_encoding, validate_json
+from service.uploads import OTHER_VALUES, SMALL_BODY, decompress, read_body, read_encoding, validate_json
 
 PLATFORM = "hyperdraw_safetensors"
 
@@ -78,12 +79,6 @@ EXTENSIONS = [
     "statistics",
 ]
 """Triton's names for those that are here in full or, of statistics and the repository, in part."""
-
-SMALL_BODY = 2**16
-"""Bytes that are read faster than handed to a thread."""
-
-OTHER_VALUES = 1_000
-"""That the JSON of a request may hold beside the elements of tensors."""
 
 
 def _describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -117,8 +112,20 @@ async def _check_version(checkpoint: CheckpointDependency, version: str) -> None
 
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-models = APIRouter()
-"""The routes of a model, with and without a version."""
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Handler], Handler]:
+    """Routes to a model's path, with and without its version; a key comes before any word about models."""
+
+    def add(handler: Handler) -> Handler:
+        router.add_api_route(f"/models/{{model}}{path}", handler, methods=[method], dependencies=[key], **details)
+        dependencies = [key, Depends(_check_version)]
+        with_version = f"/models/{{model}}/versions/{{version}}{path}"
+        router.add_api_route(with_version, handler, methods=[method], dependencies=dependencies, **details)
+        return handler
+
+    return add
 
 
 @router.get("/", include_in_schema=False)
@@ -159,9 +166,9 @@ async def get_index(
     request: Request, catalog: CatalogDependency, settings: SettingsDependency
 ) -> list[RepositoryModel]:
     """The models here, and those that could not be loaded."""
-    body = await read_body(request, settings)
+    body = await read_body(request, settings, set_deadline(request, None, settings))
     hint = 'Send nothing, or {"ready": true} for the models that are ready.'
-    asked = validate_json(body, RepositoryIndexRequest, hint) if body else RepositoryIndexRequest()
+    asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
     ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in catalog]
     refused = [
         RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in catalog.refused.items()
@@ -180,7 +187,7 @@ async def load_model(model: str, catalog: CatalogDependency) -> dict[str, str]:
     return {}
 
 
-@models.get("", responses=_describe_errors(401, 404, 503), dependencies=[ANY_KEY])
+@_on_model("GET", "", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_metadata(checkpoint: CheckpointDependency) -> ModelMetadata:
     """A model's version, and the tensors that it takes and gives."""
     return ModelMetadata(
@@ -192,16 +199,14 @@ async def get_metadata(checkpoint: CheckpointDependency) -> ModelMetadata:
     )
 
 
-@models.get("/ready", responses=_describe_errors(401, 404, 503), dependencies=[HEALTH])
+@_on_model("GET", "/ready", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_model_ready(request: Request, checkpoint: CheckpointDependency, engine: EngineDependency) -> ModelReady:
     """Whether a model was loaded and warmed, and the service is not about to end."""
     check_readiness(request, engine)
     return ModelReady(name=checkpoint.name, ready=True)
 
 
-@models.get(
-    "/config", responses=_describe_errors(401, 404, 503), dependencies=[ANY_KEY], response_model_exclude_none=True
-)
+@_on_model("GET", "/config", ANY_KEY, responses=_describe_errors(401, 404, 503), response_model_exclude_none=True)
 async def get_config(checkpoint: CheckpointDependency, settings: SettingsDependency) -> ModelConfig:
     """A model's tensors by Triton's model configuration."""
     inputs = describe_inputs(checkpoint.config.input)
@@ -219,7 +224,7 @@ def _configure(tensor: TensorMetadata, optional: bool | None = None) -> TensorCo
     return TensorConfig(name=tensor.name, data_type=f"TYPE_{name}", dims=tensor.shape[1:], optional=optional)
 
 
-@models.get("/stats", responses=_describe_errors(401, 404, 503), dependencies=[ANY_KEY])
+@_on_model("GET", "/stats", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_statistics(checkpoint: CheckpointDependency, statistics: StatisticsDependency) -> StatisticsAnswer:
     """What was asked of a model."""
     return StatisticsAnswer(model_stats=[statistics.report(checkpoint)])
@@ -239,15 +244,16 @@ def _describe_inference() -> dict[str, Any]:
     return body
 
 
-@models.post(
+@_on_model(
+    "POST",
     "/infer",
+    Depends(require("predict")),
     response_model=InferenceAnswer,
     responses={
         200: {"content": {BINARY: BINARY_SCHEMA}},
         **_describe_errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504),
     },
     openapi_extra={"requestBody": _describe_inference()},
-    dependencies=[Depends(require("predict"))],
 )
 async def infer_tensors(
     request: Request,
@@ -270,19 +276,19 @@ async def infer_tensors(
     """
     start, answered = time.perf_counter_ns(), 0
     try:
-        body, encoding = await read_body(request, settings), read_encoding(request)
+        deadline = set_deadline(request, None, settings)
+        body, encoding = await read_body(request, settings, deadline), read_encoding(request)
         read = partial(_read, body, encoding, header_length, checkpoint.config.input, settings)
         small = len(body) <= SMALL_BODY and encoding == "identity"
         message, array = read() if small else await to_thread.run_sync(read)
         asked = message.parameters
+        deadline = set_deadline(request, asked.timeout / 1e6 if asked.timeout else None, settings)
         ensemble_size = choose_ensemble_size(checkpoint, asked.ensemble_size, settings)
         check_calibration(checkpoint, asked.false_alarm_rate, asked.coverage)
         outputs = choose_outputs(message.outputs, checkpoint, asked.coverage)
-        check_room(engine, checkpoint, len(array) * ensemble_size)
-        convert = partial(convert_input, array, checkpoint.config.input, settings)
+        check_room(request, engine, checkpoint, len(array) * ensemble_size)
         with metrics.time("decode", checkpoint.name):
-            inputs = await to_thread.run_sync(convert) if array.dtype == object else convert()
-        deadline = Deadline(asked.timeout / 1e6 if asked.timeout else settings.request_timeout)
+            inputs = await convert_input(request, array, checkpoint.config.input, deadline)
         answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, deadline)
         write = partial(_write, message, outputs, checkpoint, answer)
         few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
@@ -341,7 +347,3 @@ def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:
             "false_alarm_rate": judgement.false_alarm_rate,
         }
     return parameters
-
-
-router.include_router(models, prefix="/models/{model}")
-router.include_router(models, prefix="/models/{model}/versions/{version}", dependencies=[Depends(_check_version)])
