@@ -13,14 +13,18 @@ from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
 
 from models.device import choose_device
 from service import open_inference, routes
 from service.access import KeyFile
+from service.admission import Admission
 from service.catalog import Catalog
+from service.decoding import Decoder
 from service.engine import Engine
 from service.ensembles import Freshness
 from service.errors import add_error_handlers
+from service.gate import Gate
 from service.headers import SecurityHeaders
 from service.metrics import Metrics
 from service.middleware import Accounting, Follow
@@ -47,10 +51,12 @@ def create_app(settings: Settings) -> FastAPI:
     traces = _open_traces(settings)
     metrics = Metrics(traces.add_stage if traces else None)
     engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics)
+    decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
     except BaseException:
         engine.close()
+        decoder.close()
         raise
     metrics.watch(engine, catalog)
 
@@ -61,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         if watching:
             watching.cancel()
         await to_thread.run_sync(engine.close)
+        await to_thread.run_sync(decoder.close)
         if traces:
             await to_thread.run_sync(traces.close)
 
@@ -73,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.keys = keys
     app.state.engine = engine
+    app.state.decoder = decoder
     app.state.metrics = metrics
     app.state.catalog = catalog
     app.state.draining = False
@@ -95,8 +103,10 @@ def create_app(settings: Settings) -> FastAPI:
                 "X-Request-ID",
             ],
         )
+    app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
-    app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow)  # last, so that it is the outermost
+    bodies = Admission(settings.max_held_bytes)
+    app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
     app.include_router(routes.router)
     app.include_router(open_inference.router)
     app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
@@ -127,6 +137,10 @@ async def _watch(catalog: Catalog, seconds: float) -> None:
 
 class _RevalidatedFiles(StaticFiles):
     """Files that browsers check before each use, so that the parts of a page always fit together."""
+
+    def is_not_modified(self, response_headers: Headers, request_headers: Headers) -> bool:
+        any_will_do = request_headers.get("if-none-match", "").strip() == "*"
+        return any_will_do or super().is_not_modified(response_headers, request_headers)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

@@ -41,6 +41,10 @@ class Download(StreamingResponse):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["hyperdraw.exchange"].method == "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body"})
+            return
         if self._state.streams >= self._most:
             message, hint = f"{self._most} downloads run, as many as may.", "Ask again in a while."
             raise ServiceError(429, "too_many_downloads", message, hint, {"Retry-After": "1"})

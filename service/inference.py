@@ -1,27 +1,27 @@
 """From a request's inputs to the engine's answer, whatever protocol the request came by."""
 
 import asyncio
-import math
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from fastapi import Request
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
-from models.images import ImageError, decode_image
+from models.images import ImageError
 from models.input import ImageSpec, VectorSpec
 from models.noise import MEMBER_LIMIT
 from models.uncertainty import NotFiniteError
 from service.batches import Answer
-from service.engine import Engine, OverloadedError
-from service.errors import ServiceError
+from service.decoding import Decoder
+from service.engine import Engine
+from service.errors import CLOSING, ServiceError
 from service.metrics import Metrics
+from service.middleware import Exchange
 from service.settings import Settings
 
 MAX_DEVIATIONS = 1e6
@@ -41,15 +41,33 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Deadline:
-    """So many seconds from now, by when a request is to be answered, however many computations that takes."""
+    """So many seconds from a request's arrival, by when it is to be answered, whatever that takes."""
 
     seconds: float
-    start: float = field(default_factory=time.monotonic)
+    start: float
+    """In seconds of `time.perf_counter`."""
 
     @property
     def remaining(self) -> float:
         """Seconds; 0 once it has passed."""
-        return max(0.0, self.start + self.seconds - time.monotonic())
+        return max(0.0, self.start + self.seconds - time.perf_counter())
+
+    @property
+    def exceeded(self) -> ServiceError:
+        """What is answered then."""
+        message, hint = f"There was no answer within {self.seconds:g} s.", "Ask for less, or ask later."
+        return ServiceError(504, "deadline_exceeded", message, hint)
+
+
+def set_deadline(request: Request, asked: float | None, settings: Settings) -> Deadline:
+    """The deadline of a request, which may ask for fewer seconds than are usual."""
+    return Deadline(min(asked or settings.request_timeout, settings.request_timeout), find_exchange(request).start)
+
+
+def find_exchange(request: Request) -> Exchange:
+    """The request's entry in the accounts."""
+    exchange: Exchange = request.scope["hyperdraw.exchange"]
+    return exchange
 
 
 def choose_ensemble_size(checkpoint: Checkpoint, asked: int | None, settings: Settings) -> int:
@@ -127,25 +145,30 @@ def check_number(number: int, kind: str, settings: Settings) -> None:
         raise ServiceError(413, f"too_many_{kind}", f"{number} {kind} in one request.", f"Send at most {limit}.")
 
 
-def check_room(engine: Engine, checkpoint: Checkpoint, cost: int) -> None:
+def check_room(request: Request, engine: Engine, checkpoint: Checkpoint, cost: int) -> None:
     """Whether inputs × networks may wait for an answer; to be asked before the inputs are decoded.
 
     Raises:
-        ServiceError: 429 if not.
+        OverloadedError: if not.
     """
-    with _explained(checkpoint):
-        engine.check_room(checkpoint, cost)
+    engine.check_room(checkpoint, cost, find_exchange(request).client)
 
 
-def decode_images(encoded: dict[str, bytes], spec: ImageSpec, settings: Settings) -> Tensor:
+async def decode_images(request: Request, encoded: dict[str, bytes], spec: ImageSpec, deadline: Deadline) -> Tensor:
     """Images as the model takes them, uint8 [B, C, H, W], from files by their names in messages.
 
     Raises:
-        ServiceError: 413 or 422, as `decode_image` finds.
+        ServiceError: 413 or 422, as `decode_pixels` finds, 413 for too many pixels together, 504 if it takes longer.
+        OverloadedError: if as many pixels wait as may.
     """
-    limit = settings.max_image_pixels
+    decoder: Decoder = request.app.state.decoder
+    settings: Settings = request.app.state.settings
+    pixels, most = sum(decoder.count_pixels(encoded)), settings.max_request_pixels
+    if pixels > most:
+        hint = f"Send at most {most:,} at a time; images are resized to the model's input anyway."
+        raise ServiceError(413, "too_many_pixels", f"The images have {pixels:,} pixels together.", hint)
     try:
-        return torch.stack([decode_image(content, spec, limit, name) for name, content in encoded.items()])
+        return await _wait_for(decoder.decode(encoded, spec.shape, find_exchange(request).client), request, deadline)
     except ImageError as error:
         status, code = _IMAGE_ERRORS[error.kind]
         raise ServiceError(status, code, error.message, error.hint) from error
@@ -186,11 +209,12 @@ async def infer(
         deadline: of the answer.
 
     Raises:
-        ServiceError: 429 if too much waits, 500 for outputs that are not finite, 503 if the service ends, 504 if it
-            takes longer.
+        ServiceError: 500 for outputs that are not finite, 503 if the service ends, 504 if it takes longer.
+        OverloadedError: if too much waits.
     """
-    with _explained(checkpoint):
-        answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size), request, deadline)
+    client = find_exchange(request).client
+    with _explaining_nonsense(checkpoint):
+        answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size, client), request, deadline)
     metrics: Metrics = request.app.state.metrics
     metrics.count_answer(checkpoint, answer.prediction)
     return answer
@@ -215,43 +239,36 @@ async def compute(
         deadline: of the result.
 
     Raises:
-        ServiceError: as `infer` does.
+        ServiceError, OverloadedError: as `infer` does.
     """
-    with _explained(checkpoint):
-        return await _wait_for(engine.compute(checkpoint, steps, cost), request, deadline)
+    client = find_exchange(request).client
+    with _explaining_nonsense(checkpoint):
+        return await _wait_for(engine.compute(checkpoint, steps, cost, client), request, deadline)
 
 
 @contextmanager
-def _explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turns what the engine raises into what clients read."""
+def _explaining_nonsense(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
-    except OverloadedError as error:
-        seconds = math.ceil(error.seconds)
-        message, hint = "As much as may wait is waiting.", f"Ask again in {seconds} s, or for less."
-        raise ServiceError(429, "overloaded", message, hint, {"Retry-After": str(seconds)}) from error
     except NotFiniteError as error:
         hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
         raise ServiceError(500, "not_finite", f"{checkpoint.name}: {error}.", hint) from error
-    except CancelledError as error:
-        raise ServiceError(503, "closing", "The service ends.", "Ask another instance, or again in a while.") from error
 
 
 async def _wait_for(future: Future[Result], request: Request, deadline: Deadline) -> Result:
-    """The engine's result, unless it takes too long or the client leaves: then the engine drops the work."""
+    """What is computed elsewhere, unless it takes too long or the client leaves: then the work is dropped."""
     result = asyncio.wrap_future(future)
     leaving = asyncio.create_task(_wait_for_leaving(request))
     try:
         awaited: list[asyncio.Future[Any]] = [result, leaving]
         await asyncio.wait(awaited, timeout=deadline.remaining, return_when=asyncio.FIRST_COMPLETED)
         if future.cancelled():
-            raise CancelledError
+            raise ServiceError(503, **CLOSING.model_dump())
         if result.done():
             return result.result()
         if leaving.done():
             raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
-        hint = "Ask for less, ask later, or allow more with X-Request-Timeout (under /v2: the parameter timeout)."
-        raise ServiceError(504, "deadline_exceeded", f"There was no answer within {deadline.seconds:g} s.", hint)
+        raise deadline.exceeded
     finally:
         result.cancel()
         leaving.cancel()

@@ -1,5 +1,6 @@
 """What happens to every request, whatever its route: it gets a name, and is accounted for when it ends."""
 
+import ipaddress
 import logging
 import re
 import secrets
@@ -12,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from service.admission import Admission, Reservation
 from service.catalog import Catalog
 from service.metrics import Metrics
 
@@ -26,7 +28,10 @@ class Exchange:
     """A request and what has been answered so far."""
 
     scope: Scope
+    method: str
+    """That was asked with; routes see GET for HEAD."""
     start: float = field(default_factory=time.perf_counter)
+    """When the request's head had been read."""
     status: int = 500
     """As the server answers for an app that does not."""
     bytes_in: int = 0
@@ -42,23 +47,26 @@ class Exchange:
         return Headers(scope=self.scope)
 
     @property
-    def method(self) -> str:
-        """One of those that are known, or "other"."""
-        method: str = self.scope["method"]
-        return method if method in METHODS else "other"
-
-    @property
     def route(self) -> str:
-        """The path with parameters' names for their values, or "unmatched"; known once the app has been called.
-
-        A route does not know the prefix that its router is included with, so its own template would not do.
-        """
+        """The path with parameters' names for their values, or "unmatched"; known once the app has been called."""
         if "endpoint" not in self.scope:
             return "unmatched"
-        path: str = self.scope["root_path"] or self.scope["path"]  # the first where files are mounted
-        names = {str(value): f"{{{name}}}" for name, value in self.scope["path_params"].items()}
-        names |= {f"{value}:reload": f"{name}:reload" for value, name in names.items()}
-        return "/".join(names.get(segment, segment) for segment in path.split("/"))
+        route = self.scope.get("route")
+        return str(self.scope["root_path"] if route is None else route.path)  # the first where files are mounted
+
+    @property
+    def client(self) -> str:
+        """Who asks, for shares of what there is: by the key, or else by the address."""
+        if (key := self.scope.get("hyperdraw.key")) is not None:
+            return f"key {key}"
+        host = self.scope["client"][0] if self.scope.get("client") else ""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return str(host)
+        if address.version == 6:  # of which everybody has as many as there are in such a network
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        return str(address)
 
     @property
     def client_left(self) -> bool:
@@ -78,7 +86,9 @@ Follow = Callable[[Exchange], AbstractContextManager[None]]
 class Accounting:
     """Gives each request an id, or keeps that of its X-Request-ID, and puts the request into log, metrics and trace.
 
-    It is pure ASGI, so that routes hear when clients leave, and the outermost, so that no answer goes without an id.
+    It holds what all requests together hold of bodies within a limit, and lets GET answer HEAD, of which the server
+    sends the head alone. It is pure ASGI, so that routes hear when clients leave, and the outermost, so that no answer
+    goes without an id.
     """
 
     def __init__(
@@ -87,24 +97,34 @@ class Accounting:
         metrics: Metrics,
         catalog: Catalog,
         follow: Follow,
+        bodies: Admission,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._catalog = catalog
         self._follow = follow
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope)
+        method = scope["method"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
+        exchange = scope["hyperdraw.exchange"] = Exchange(scope, method if method in METHODS else "other")
         request_id = exchange.headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
+        held: Reservation | None = None
 
         async def count_in() -> Message:
+            nonlocal held
             message = await receive()
-            exchange.bytes_in += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            exchange.bytes_in += size
+            if size:
+                held = held or self._bodies.reserve(exchange.client, 0)
+                held.grow(size)
             return message
 
         async def count_out(message: Message) -> None:
@@ -113,7 +133,7 @@ class Accounting:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
             if message["type"] == "http.response.body":
-                exchange.bytes_out += len(message.get("body", b""))
+                exchange.bytes_out += len(message.get("body", b"")) if method != "HEAD" else 0
                 exchange.ended = not message.get("more_body", False)
 
         active = self._metrics.active_requests.track_inprogress()
@@ -124,6 +144,8 @@ class Accounting:
                 exchange.ended = True
                 raise
             finally:
+                if held:
+                    held.release()
                 self._record(exchange)
 
     def _record(self, exchange: Exchange) -> None:
@@ -133,7 +155,7 @@ class Accounting:
             return
         client, model = scope.get("client"), scope.get("path_params", {}).get("model")
         entry = {
-            "method": scope["method"],
+            "method": exchange.method,
             "route": exchange.route,
             "path": scope["path"],
             "status": exchange.status,

@@ -54,6 +54,7 @@ from service.inference import (
     compute,
     decode_images,
     infer,
+    set_deadline,
 )
 from service.metrics import Metrics
 from service.schemas import (
@@ -72,7 +73,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.uploads import ImagesBody, VectorsBody, read_images, read_vectors
-from service.weights import WeightsFile, parse_range
+from service.weights import WeightsFile, is_named, parse_range
 
 STATIC = Path(__file__).parent / "static"
 EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
@@ -201,8 +202,8 @@ async def predict(
     """
     ensemble_size = choose_ensemble_size(checkpoint, parameters.ensemble_size, settings)
     check_calibration(checkpoint, parameters.false_alarm_rate, parameters.coverage)
-    inputs = await _read_inputs(request, checkpoint, settings, engine, metrics, ensemble_size)
-    deadline = Deadline(timeout or settings.request_timeout)
+    deadline = set_deadline(request, timeout, settings)
+    inputs = await _read_inputs(request, checkpoint, settings, engine, metrics, ensemble_size, deadline)
     answer = await infer(request, engine, checkpoint, inputs, parameters.seed, ensemble_size, deadline)
 
     def encode() -> bytes:
@@ -217,20 +218,26 @@ async def predict(
 
 
 async def _read_inputs(
-    request: Request, checkpoint: Checkpoint, settings: Settings, engine: Engine, metrics: Metrics, networks: int
+    request: Request,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics,
+    networks: int,
+    deadline: Deadline,
 ) -> Tensor:
     """The inputs of a request, [B, …], as its model takes them, if there is room for so many networks to see them.
 
     Raises:
-        ServiceError: as `read_images`, `read_vectors`, `check_room` and `decode_images` do.
+        ServiceError, OverloadedError: as `read_images`, `read_vectors`, `check_room` and `decode_images` do.
     """
     spec = checkpoint.config.input
     if not isinstance(spec, ImageSpec):
-        return await read_vectors(request, settings, spec)
-    encoded = await read_images(request, settings)
-    check_room(engine, checkpoint, len(encoded) * networks)
+        return await read_vectors(request, settings, spec, deadline)
+    encoded = await read_images(request, settings, deadline)
+    check_room(request, engine, checkpoint, len(encoded) * networks)
     with metrics.time("decode", checkpoint.name):
-        return await to_thread.run_sync(decode_images, encoded, spec, settings)
+        return await decode_images(request, encoded, spec, deadline)
 
 
 @router.post(
@@ -264,9 +271,9 @@ async def attack(
     seed = choose_seed() if parameters.seed is None else parameters.seed
     cost = GRADIENT_COST * parameters.steps * size
     single = settings.model_copy(update={"max_inputs": 1})
-    pixels = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
+    deadline = set_deadline(request, timeout, settings)
+    pixels = await _read_inputs(request, checkpoint, single, engine, metrics, cost, deadline)
     steps = perturb(checkpoint.sampler, spec, pixels, seed, size, parameters.epsilon, parameters.steps)
-    deadline = Deadline(timeout or settings.request_timeout)
     found = await compute(request, engine, checkpoint, steps, cost, deadline)
     both = torch.cat([pixels, found])
     answer = await infer(request, engine, checkpoint, both, seed, size, deadline)
@@ -295,9 +302,9 @@ async def walk(
     seed = choose_seed() if parameters.seed is None else parameters.seed
     config, cost = checkpoint.config, 2 * parameters.points
     single = settings.model_copy(update={"max_inputs": 1})
-    inputs = await _read_inputs(request, checkpoint, single, engine, metrics, cost)
+    deadline = set_deadline(request, timeout, settings)
+    inputs = await _read_inputs(request, checkpoint, single, engine, metrics, cost, deadline)
     steps = follow_paths(checkpoint.sampler, config.input, config.task, inputs, seed, ends, parameters.points)
-    deadline = Deadline(timeout or settings.request_timeout)
     paths = await compute(request, engine, checkpoint, steps, cost, deadline)
     return answer_walk(checkpoint, seed, ends, paths)
 
@@ -309,7 +316,6 @@ async def walk(
     responses=describe_errors(401, 403, 404, 416, 422, 429, 503) | {200: {"content": {BINARY: BINARY_SCHEMA}}},
     dependencies=[Depends(require("weights"))],
 )
-@router.head("/v1/models/{model}/weights", include_in_schema=False, dependencies=[Depends(require("weights"))])
 async def get_weights(
     request: Request,
     checkpoint: CheckpointDependency,
@@ -353,7 +359,7 @@ async def get_weights(
         pinned = parameters.version is not None
         lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a model may be replaced under its name
         headers |= {"Cache-Control": f"private, {lifetime}", "ETag": etag, "Accept-Ranges": "bytes"}
-        if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+        if is_named(etag, request.headers.get("if-none-match")):
             return Response(status_code=304, headers=headers)
     else:
         fresh = request.url.include_query_params(seed=file.seed, version=checkpoint.version)
@@ -372,7 +378,5 @@ async def get_weights(
             status, (start, stop) = 206, asked
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers)
     chunks = metrics.follow_download(checkpoint.name, file.stream(engine, start, stop))
     return Download(chunks, status, headers, request.app.state, settings.max_streams, timeout)

@@ -9,6 +9,7 @@ from dataclasses import fields
 
 import numpy as np
 import torch
+from fastapi import Request
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from models.uncertainty import Uncertainty
 from service.answers import Findings
 from service.batches import Answer
 from service.errors import ServiceError
-from service.inference import check_number, convert_vectors, decode_images
+from service.inference import Deadline, check_number, convert_vectors, decode_images
 from service.messages import (
     InferenceParameters,
     InferenceRequest,
@@ -127,15 +128,16 @@ def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputS
     return array
 
 
-def convert_input(array: Array, spec: InputSpec, settings: Settings) -> Tensor:
+async def convert_input(request: Request, array: Array, spec: InputSpec, deadline: Deadline) -> Tensor:
     """The inputs [B, …] as the model takes them.
 
     Raises:
-        ServiceError: as `decode_images` and `convert_vectors` do.
+        ServiceError, OverloadedError: as `decode_images` and `convert_vectors` do.
     """
     if array.dtype == object:
         assert isinstance(spec, ImageSpec)
-        return decode_images({f"image {index}": content for index, content in enumerate(array)}, spec, settings)
+        files = {f"image {index}": content for index, content in enumerate(array)}
+        return await decode_images(request, files, spec, deadline)
     tensor = torch.tensor(array)
     return tensor if isinstance(spec, ImageSpec) else convert_vectors(tensor, spec)
 

@@ -1,22 +1,26 @@
-"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON."""
+"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON.
+
+What grows with a body is bounded before it is built, and done in a thread unless the body is small.
+"""
 
 import asyncio
 import base64
 import binascii
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, TypeVar
 
 import torch
+from anyio import to_thread
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from torch import Tensor
 
 from models.input import VectorSpec
 from service.errors import ServiceError
-from service.inference import check_number, convert_vectors
+from service.inference import Deadline, check_number, convert_vectors
+from service.multipart import MultipartError, count_parts, read_boundary, split_parts
 from service.settings import Settings
 
 _BODY_HINT = (
@@ -28,7 +32,14 @@ _BODY_HINT = (
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 """That zlib tells the formats by; deflate is zlib's own, by RFC 9110."""
 
+SMALL_BODY = 2**16
+"""Bytes that are read faster than handed to a thread."""
+
+OTHER_VALUES = 1_000
+"""That JSON may hold beside inputs; so many fields, too."""
+
 Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
 
 
 class ImagesBody(BaseModel):
@@ -36,8 +47,11 @@ class ImagesBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(min_length=1)
+    images: Annotated[list[str], FailFast(), Field(min_length=1)]
     """Base64 of a PNG, JPEG or WebP file each."""
+
+
+Row = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
 
 
 class VectorsBody(BaseModel):
@@ -45,16 +59,16 @@ class VectorsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: list[list[Annotated[float, Field(allow_inf_nan=False)]]] = Field(min_length=1)
+    inputs: Annotated[list[Row], FailFast(), Field(min_length=1)]
     """One row for each vector, with the model's input numbers in order."""
 
 
-async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -> Tensor:
+async def read_vectors(request: Request, settings: Settings, spec: VectorSpec, deadline: Deadline) -> Tensor:
     """The vectors of a request, float32 [B, numbers].
 
     Raises:
         ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
-            such vectors.
+            such vectors, 504 if the deadline passes.
     """
     names = ", ".join(spec.names)
     hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {len(spec.names)} number(s).'
@@ -62,26 +76,23 @@ async def read_vectors(request: Request, settings: Settings, spec: VectorSpec) -
     if content_type not in ("application/json", ""):
         message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
         raise ServiceError(415, "unsupported_media_type", message, hint)
-    rows = validate_json(await _read_plain_body(request, settings), VectorsBody, hint).inputs
-    check_number(len(rows), "vectors", settings)
-    if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
-        raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
-    return convert_vectors(torch.tensor(rows, dtype=torch.float64), spec)
+    body = await _read_plain_body(request, settings, deadline)
+    return await _do(body, partial(_parse_vectors, body, settings, spec, hint))
 
 
-async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
+async def read_images(request: Request, settings: Settings, deadline: Deadline) -> dict[str, bytes]:
     """The encoded images of a request, in order, by a name for messages.
 
     Raises:
         ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
-            images.
+            images, 504 if the deadline passes.
     """
     content_type = _read_content_type(request)
-    body = await _read_plain_body(request, settings)
+    body = await _read_plain_body(request, settings, deadline)
     if content_type == "multipart/form-data":
-        images = await _parse_multipart(request, body, settings)
+        images = await _do(body, partial(_parse_multipart, request.headers["content-type"], body, settings))
     elif content_type == "application/json":
-        images = _parse_json(body)
+        images = await _do(body, partial(_parse_json, body, settings))
     elif content_type.startswith("image/") or content_type in ("application/octet-stream", ""):
         images = {"the body": body}
     else:
@@ -94,20 +105,28 @@ async def read_images(request: Request, settings: Settings) -> dict[str, bytes]:
     return images
 
 
+async def _do(body: bytes, parse: Callable[[], Result]) -> Result:
+    """Parses a body, not on the event loop if it is large."""
+    return parse() if len(body) <= SMALL_BODY else await to_thread.run_sync(parse)
+
+
 def _read_content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
     """The body as it arrives, compressed or not.
 
     Raises:
-        ServiceError: 408 for a slow one, 413 for a large one.
+        ServiceError: 408 for a slow one, 413 for a large one, 504 if the deadline passes before it has arrived.
     """
+    left = deadline.remaining
     try:
-        async with asyncio.timeout(settings.body_timeout):
+        async with asyncio.timeout(min(settings.body_timeout, left)):
             return await _read_limited(request, settings.max_body_bytes)
     except TimeoutError as error:
+        if left < settings.body_timeout:
+            raise deadline.exceeded from error
         message = f"The body had not arrived after {settings.body_timeout:g} s."
         raise ServiceError(408, "body_too_slow", message, "Send it faster, or in parts.") from error
 
@@ -144,11 +163,11 @@ def read_encoding(request: Request) -> str:
     return request.headers.get("content-encoding", "identity").strip().lower()
 
 
-async def _read_plain_body(request: Request, settings: Settings) -> bytes:
+async def _read_plain_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
     if (encoding := read_encoding(request)) != "identity":
         message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
         raise ServiceError(415, "unsupported_encoding", message, hint)
-    return await read_body(request, settings)
+    return await read_body(request, settings, deadline)
 
 
 async def _read_limited(request: Request, limit: int) -> bytes:
@@ -164,41 +183,38 @@ async def _read_limited(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _parse_multipart(request: Request, body: bytes, settings: Settings) -> dict[str, bytes]:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+def _parse_vectors(body: bytes, settings: Settings, spec: VectorSpec, hint: str) -> Tensor:
+    most_values = 2 * settings.max_inputs * len(spec.names) + OTHER_VALUES
+    rows = validate_json(body, VectorsBody, hint, most_values).inputs
+    check_number(len(rows), "vectors", settings)
+    if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
+        raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
+    return convert_vectors(torch.tensor(rows, dtype=torch.float64), spec)
 
-    parser = MultiPartParser(
-        request.headers,
-        stream(),
-        max_files=settings.max_inputs + 1,
-        max_fields=settings.max_inputs + 1,  # each is refused below, by its name
-        max_part_size=settings.max_body_bytes,
-    )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        reason = error.message if isinstance(error, MultiPartException) else "it names no boundary"
-        raise ServiceError(
-            422, "invalid_multipart", f"The multipart body is not valid: {reason}", _BODY_HINT
-        ) from error
+
+def _parse_multipart(content_type: str, body: bytes, settings: Settings) -> dict[str, bytes]:
     images: dict[str, bytes] = {}
     try:
-        for index, (name, part) in enumerate(form.multi_items()):
-            if not isinstance(part, UploadFile):
-                raise ServiceError(422, "unknown_part", f"Part {index}, {name!r}, is text and no file.", _BODY_HINT)
-            if name != "images":
-                raise ServiceError(422, "unknown_part", f"Part {index} is named {name!r}.", _BODY_HINT)
-            images[f"image {index} ({part.filename})"] = await part.read()
-    finally:
-        await form.close()
+        boundary = read_boundary(content_type)
+        check_number(count_parts(body, boundary), "images", settings)
+        for index, part in enumerate(split_parts(body, boundary)):
+            if part.filename is None:
+                message = f"Part {index}, {part.name[:100]!r}, is text and no file."
+                raise ServiceError(422, "unknown_part", message, _BODY_HINT)
+            if part.name != "images":
+                raise ServiceError(422, "unknown_part", f"Part {index} is named {part.name[:100]!r}.", _BODY_HINT)
+            images[f"image {index} ({part.filename[:100]})"] = part.content
+    except MultipartError as error:
+        message = f"The multipart body is not valid: {error}."
+        raise ServiceError(422, "invalid_multipart", message, _BODY_HINT) from error
     if not images:
         raise ServiceError(422, "no_images", "The multipart body holds no images.", _BODY_HINT)
     return images
 
 
-def _parse_json(body: bytes) -> dict[str, bytes]:
-    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT).images)
+def _parse_json(body: bytes, settings: Settings) -> dict[str, bytes]:
+    most_values = 2 * settings.max_inputs + OTHER_VALUES
+    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT, most_values).images)
 
 
 def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
@@ -217,15 +233,24 @@ def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
     return images
 
 
-def validate_json(body: bytes, schema: type[Body], hint: str) -> Body:
+def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) -> Body:
     """JSON that a schema describes.
 
+    Args:
+        body: the text.
+        schema: of it, whose lists fail fast: each wrong element's error would take two kilobytes.
+        hint: at what would be right.
+        most_values: that it may hold. A value in memory may be forty times its text.
+
     Raises:
-        ServiceError: 422 for other JSON, or none.
+        ServiceError: 413 for too many values, 422 for other JSON, or none.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > most_values or body.count(b":") > OTHER_VALUES:
+        message = f"The JSON holds more than {most_values} values, or more than {OTHER_VALUES} fields."
+        raise ServiceError(413, "too_many_values", message, "Send fewer inputs at a time, or as files or in binary.")
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100] or "the body"
         raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", hint) from error

@@ -116,6 +116,12 @@ class WeightsFile:
         return torch.Size(shape).numel() * DTYPES[self.dtype].itemsize
 
 
+def is_named(etag: str, header: str | None) -> bool:
+    """Whether an If-None-Match header names a strong entity tag; tags are compared weakly (RFC 9110, 13.1.2)."""
+    tags = [tag.strip() for tag in (header or "").split(",")]
+    return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]
+
+
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The single byte range that a Range header asks for, as (start, stop), within a file of `size` bytes.
 

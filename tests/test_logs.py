@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.admission import Admission
 from service.logs import make_formatter
 from service.middleware import Accounting
 from tests.pictures import draw_image, encode
@@ -118,7 +119,8 @@ def test_who_checks_keys_may_name_one(app: FastAPI, log: io.StringIO) -> None:
         scope["hyperdraw.key"] = "laboratory"
         await Response()(scope, receive, send)
 
-    accounting = Accounting(check, app.state.metrics, app.state.catalog, lambda _: nullcontext())
+    bodies = Admission(2**20)
+    accounting = Accounting(check, app.state.metrics, app.state.catalog, lambda _: nullcontext(), bodies)
     transport = httpx.ASGITransport(accounting)
 
     async def ask() -> None:

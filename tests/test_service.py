@@ -47,7 +47,7 @@ def post_parts(client: httpx.Client, pictures: list[bytes], **parameters: Any) -
 def await_idle(engine: Engine) -> None:
     """Until nothing waits for the engine, which must be soon."""
     start = time.monotonic()
-    while engine.waiting_cost:
+    while engine.admission.amount:
         assert time.monotonic() < start + 10
 
 
@@ -290,7 +290,7 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
         "'images', is text",
     ),
     "too many": (PREDICT, parts(*[("images", PICTURES[0])] * 9), 413, "too_many_images", "9 images"),
-    "far too many": (PREDICT, parts(*[("images", PICTURES[0])] * 99), 422, "invalid_multipart", "Too many files"),
+    "far too many": (PREDICT, parts(*[("images", PICTURES[0])] * 99), 413, "too_many_images", "99 images"),
     "no boundary": (
         PREDICT,
         {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
@@ -597,3 +597,21 @@ def test_networks_that_overflow_are_an_error_not_an_answer(tmp_path: Path) -> No
         assert "wild: a sampled network gave logits that are not finite" in error["message"]
         black = encode(Image.new("L", (12, 12)))
         assert client.post("/v1/models/wild/predict", files={"images": black}).status_code == 200
+
+
+def test_head_is_answered_where_get_is(app: FastAPI, client: httpx.Client) -> None:
+    """With the same headers, and nothing else; no network is drawn for it."""
+    paths = [path for path, methods in client.get("/openapi.json").json()["paths"].items() if "get" in methods]
+    version = next(iter(app.state.catalog)).version
+    for path in [*paths, "/", "/docs", "/openapi.json", "/static/app.js", "/v1/models/nothing", "/nowhere"]:
+        url = path.replace("{model}", "digits").replace("{version}", version)
+        got, asked = (
+            client.request(method, url, params={"seed": "1"} if "weights" in url else None)
+            for method in ("GET", "HEAD")
+        )
+        assert asked.status_code == got.status_code, url
+        assert asked.content == b""
+        assert asked.headers.get("content-type") == got.headers.get("content-type")
+        if url not in ("/metrics", "/nowhere"):
+            assert asked.headers.get("content-length") == got.headers.get("content-length")
+    assert client.head("/v1/models/digits/predict").status_code == 405

@@ -243,3 +243,14 @@ def test_a_download_that_is_too_late_is_broken_off(app: FastAPI, client: httpx.C
     while app.state.streams:
         assert time.monotonic() < start + 10
     assert client.get(WEIGHTS, headers={"X-Request-Timeout": "60"}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["*", "{etag}", "W/{etag}", '"other", W/{etag}', '"other",*'])
+def test_tags_are_compared_weakly(client: httpx.Client, header: str) -> None:
+    etag = client.head(WEIGHTS, params={"seed": 1}).headers["etag"]
+    response = client.get(WEIGHTS, params={"seed": 1}, headers={"If-None-Match": header.format(etag=etag)})
+    assert (response.status_code, response.content) == (304, b"")
+    for other in ('"other"', f"x{etag}", etag.strip('"')):
+        response = client.get(WEIGHTS, params={"seed": 1}, headers={"If-None-Match": other})
+        assert response.status_code == 200
+    assert client.get("/static/app.js", headers={"If-None-Match": "*"}).status_code == 304

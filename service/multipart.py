@@ -1,0 +1,89 @@
+"""Bodies of several parts, multipart/form-data (RFC 7578), taken apart where they are: in memory, within their limit.
+
+Libraries that read such bodies from a stream look at each byte, spool to disk, and decode by whatever character set the
+client names.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import HeaderParser
+
+LONGEST_BOUNDARY = 70
+"""By RFC 2046, section 5.1.1."""
+
+MOST_HEADER_BYTES = 2**13
+"""Of a part."""
+
+
+class MultipartError(ValueError):
+    """A body that is not of several parts; the message says why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a body."""
+
+    name: str
+    filename: str | None
+    """Only files have one."""
+    content: bytes
+
+
+def read_boundary(content_type: str) -> bytes:
+    """What separates the parts, by the Content-Type.
+
+    Raises:
+        MultipartError: if it is missing, or none that RFC 2046 allows.
+    """
+    message = Message()
+    try:
+        message["Content-Type"] = content_type
+        boundary = (message.get_boundary() or "").encode("ascii")
+    except (ValueError, LookupError) as error:
+        raise MultipartError("its Content-Type cannot be read") from error
+    if not boundary:
+        raise MultipartError("its Content-Type names no boundary")
+    if len(boundary) > LONGEST_BOUNDARY:
+        raise MultipartError(f"its boundary is longer than {LONGEST_BOUNDARY} characters")
+    return boundary
+
+
+def count_parts(body: bytes, boundary: bytes) -> int:
+    """How many there are at most."""
+    return max(0, body.count(b"--" + boundary) - 1)
+
+
+def split_parts(body: bytes, boundary: bytes) -> Iterator[Part]:
+    """The parts in order.
+
+    Raises:
+        MultipartError: where the body is malformed.
+    """
+    delimiter = b"\r\n--" + boundary
+    if not body.startswith(delimiter[2:]):
+        raise MultipartError("it does not begin with its boundary")
+    position = len(delimiter) - 2
+    while not body.startswith(b"--", position):
+        begin = body.find(b"\r\n", position)
+        if begin < 0 or body[position:begin].strip(b" \t"):
+            raise MultipartError("a boundary is followed by something else than the end of its line")
+        head_end = body.find(b"\r\n\r\n", begin, begin + MOST_HEADER_BYTES)
+        if head_end < 0:
+            raise MultipartError("a part has no headers that end in an empty line, or more of them than it may")
+        end = body.find(delimiter, head_end + 2)
+        if end < 0:
+            raise MultipartError("it does not end with its boundary")
+        yield _read_part(body[begin + 2 : head_end], body[head_end + 4 : end])
+        position = end + len(delimiter)
+
+
+def _read_part(head: bytes, content: bytes) -> Part:
+    headers = HeaderParser().parsestr(head.decode(errors="replace"))
+    try:
+        name, filename = headers.get_param("name", header="Content-Disposition"), headers.get_filename()
+    except (ValueError, LookupError) as error:
+        raise MultipartError("the Content-Disposition of a part cannot be read") from error
+    if not isinstance(name, str):
+        raise MultipartError("a part has no name in its Content-Disposition")
+    return Part(name, filename, content)
