@@ -24,11 +24,14 @@ class HyperdrawError(Exception):
     """Any failure of a call."""
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(f"{message.rstrip('.')}. {hint}")
+        super().__init__(message, hint)
         self.message = message
         """What was wrong."""
         self.hint = hint
         """What would be right."""
+
+    def __str__(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.hint}"
 
 
 class ConnectionFailed(HyperdrawError):  # noqa: N818 — reads as what happened
@@ -48,6 +51,7 @@ class ServiceError(HyperdrawError):
 
     def __init__(self, status: int, code: str, message: str, hint: str, retry_after: float | None = None) -> None:
         super().__init__(message, hint)
+        self.args = (status, code, message, hint, retry_after)  # all that it takes, for copies
         self.status = status
         """Of HTTP."""
         self.code = code

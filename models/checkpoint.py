@@ -72,9 +72,12 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be loaded; the message names the file and the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(path, reason)  # all that it takes, for copies
         self.path = path
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -28,10 +28,13 @@ class ImageError(Exception):
     """An image that cannot be taken; the message says why."""
 
     def __init__(self, kind: Literal["too_large", "unsupported", "invalid"], message: str, hint: str) -> None:
-        super().__init__(f"{message} {hint}")
+        super().__init__(kind, message, hint)  # all that it takes, for copies
         self.kind = kind
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}"
 
 
 def decode_image(content: bytes, spec: "ImageSpec", max_pixels: int, name: str) -> "Tensor":

@@ -43,10 +43,13 @@ class ServiceError(Exception):
     """An answer other than success."""
 
     def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(status, code, message, hint, headers)  # all that it takes, for copies
         self.status = status
         self.headers = headers
         self.detail = ErrorDetail(code=code, message=message, hint=hint)
+
+    def __str__(self) -> str:
+        return self.detail.message
 
 
 CLOSING = ErrorDetail(code="closing", message="The service ends.", hint="Ask another instance, or again in a while.")
