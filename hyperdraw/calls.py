@@ -1,10 +1,11 @@
 """What the service can be asked. `Client` and `AsyncClient` have each of these functions as a method."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from numpy.typing import NDArray
@@ -23,13 +24,15 @@ from hyperdraw.answers import (
     read_reload,
     read_sample,
 )
-from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, Overloaded
+from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, Overloaded, ServiceError
 from hyperdraw.exchange import Call, Deadline, Exchange, Parameters, Progress, Request, Sink
 from hyperdraw.inputs import Inputs, encode_inputs
 from hyperdraw.tensors import DType, TensorFile
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 SEED_LIMIT = 2**63
 """Seeds lie in [0, SEED_LIMIT)."""
@@ -44,7 +47,7 @@ class Connection:
     """Seconds that a call may take, if it does not say."""
     retries: int
     default_model: str | None = None
-    """Once it has been asked for."""
+    """Once it has been asked for, and for as long as it is served."""
 
 
 def ready(client: Connection, *, timeout: float | None = None) -> Call[bool]:
@@ -69,8 +72,10 @@ def model(client: Connection, name: str | None = None, *, timeout: float | None 
         NotFound: if there is none of that name.
     """
     deadline = _set_deadline(client, timeout)
-    name = name or (yield from _find_default(client, deadline))
-    return read_model((yield from _ask(client, Request("GET", _path(name)), deadline)))
+    _, content = yield from _ask_model(
+        client, name, deadline, lambda name: _ask(client, Request("GET", _path(name)), deadline)
+    )
+    return read_model(content)
 
 
 def reload(client: Connection, model: str, *, timeout: float | None = None) -> Call[Reload]:
@@ -119,7 +124,6 @@ def predict(
     """
     deadline = _set_deadline(client, timeout)
     content, content_type = encode_inputs(inputs)
-    name = model or (yield from _find_default(client, deadline))
     parameters = {
         "ensemble_size": ensemble_size,
         "seed": seed,
@@ -129,8 +133,12 @@ def predict(
         "format": "safetensors",
     }
     file = TensorFile()
-    request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
-    yield from Exchange(request, file, client.address, deadline, client.retries).attempts()
+
+    def ask(name: str) -> Call[None]:
+        request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
+        return Exchange(request, file, client.address, deadline, client.retries).attempts()
+
+    yield from _ask_model(client, model, deadline, ask)
     return read_prediction(file)
 
 
@@ -289,6 +297,30 @@ def _find_default(client: Connection, deadline: Deadline) -> Call[str]:
     return client.default_model
 
 
+def _ask_model(
+    client: Connection, name: str | None, deadline: Deadline, ask: Callable[[str], Call[T]]
+) -> Call[tuple[str, T]]:
+    """Asks about a model, or about the default one, which is looked up anew if it is not served any more.
+
+    Returns:
+        the model's name, and the answer.
+    """
+    if name:
+        return name, (yield from ask(name))
+    known = client.default_model
+    name = yield from _find_default(client, deadline)
+    try:
+        return name, (yield from ask(name))
+    except ServiceError as error:
+        if error.code not in ("unknown_model", "model_refused"):
+            raise
+        client.default_model = None
+        if known is None:  # it was looked up just now
+            raise
+    name = yield from _find_default(client, deadline)
+    return name, (yield from ask(name))
+
+
 def _name_networks(seed: int | None, member: int, count: int | None, dtype: DType, version: str | None) -> Parameters:
     """The parameters of a download; the seed is chosen here, as only what has one can be resumed."""
     seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
@@ -305,8 +337,11 @@ def _fetch(
 ) -> Call[tuple[str, Exchange]]:
     """Downloads networks; returns the model's name, and the exchange."""
     deadline = _set_deadline(client, timeout)
-    name = model or (yield from _find_default(client, deadline))
-    request = Request("GET", f"{_path(name)}/weights", networks)
-    exchange = Exchange(request, sink, client.address, deadline, client.retries, progress, renewing=True)
-    yield from exchange.attempts()
-    return name, exchange
+
+    def ask(name: str) -> Call[Exchange]:
+        request = Request("GET", f"{_path(name)}/weights", networks)
+        exchange = Exchange(request, sink, client.address, deadline, client.retries, progress, renewing=True)
+        yield from exchange.attempts()
+        return exchange
+
+    return (yield from _ask_model(client, model, deadline, ask))

@@ -73,10 +73,12 @@ class NotFound(ServiceError):  # noqa: N818
 
 
 class Overloaded(ServiceError):  # noqa: N818
-    """The service has too much to do, or is about to start or to end (429, 503)."""
+    """The service has too much to do, or is about to start or to end (429, 503 but for what only people can mend)."""
 
 
 _KINDS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 429: Overloaded, 503: Overloaded}
+_LASTING = ("model_refused", "device_fault")
+"""Codes of 503 that waiting does not help: somebody must mend the checkpoint, or start the service anew."""
 
 
 def read_error(status: int, headers: httpx.Headers, content: bytes) -> HyperdrawError:
@@ -91,6 +93,8 @@ def read_error(status: int, headers: httpx.Headers, content: bytes) -> Hyperdraw
     if status == httpx.codes.GATEWAY_TIMEOUT:
         return DeadlineExceeded(message, hint)
     kind = _KINDS.get(status, InvalidRequest if 400 <= status < 500 else ServiceError)
+    if code in _LASTING:
+        kind = ServiceError
     return kind(status, code, message, hint, _read_retry_after(headers.get("Retry-After")))
 
 

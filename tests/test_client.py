@@ -489,6 +489,49 @@ def test_retries_are_bounded(ask: Ask, client: httpx.Client) -> None:
     assert len(gateway.requests) == 1
 
 
+@pytest.mark.parametrize("code", ["model_refused", "device_fault"])
+def test_what_only_people_can_mend_is_not_waited_for(ask: Ask, client: httpx.Client, code: str) -> None:
+    with (
+        stand_before(client, refuse(503, code, "Retry-After: 0")) as gateway,
+        pytest.raises(hyperdraw.ServiceError) as caught,
+    ):
+        ask(gateway.address, "predict", PICTURE, model="digits")
+    assert len(gateway.requests) == 1
+    assert (type(caught.value), caught.value.status, caught.value.code) == (hyperdraw.ServiceError, 503, code)
+
+
+@pytest.mark.parametrize("gone", [refuse(404, "unknown_model"), refuse(503, "model_refused")])
+def test_a_default_that_is_gone_is_looked_up_anew(client: httpx.Client, tmp_path: Path, gone: bytes) -> None:
+    former = respond(200, body=MODELS.replace(b"digits", b"former"))
+    calls: dict[str, Callable[[hyperdraw.Client], Any]] = {
+        "": lambda asking: asking.model(),
+        "/predict": lambda asking: asking.predict(PICTURE),
+        "/weights": lambda asking: asking.download(tmp_path / "net", seed=7),
+    }
+    for path, call in calls.items():
+        with stand_before(client, former) as gateway, hyperdraw.Client(gateway.address) as asking:
+            gateway.script += [refuse(500)]
+            with pytest.raises(hyperdraw.ServiceError, match="It was so"):
+                call(asking)
+            gateway.script += [gone]
+            call(asking)
+            call(asking)
+        asked = [head.split(" ")[1].partition("?")[0] for head in gateway.requests]
+        one, other = f"/v1/models/former{path}", f"/v1/models/digits{path}"
+        assert asked == ["/v1/models", one, one, "/v1/models", other, other]
+
+
+def test_a_default_that_was_never_there_is_said(client: httpx.Client) -> None:
+    former = respond(200, body=MODELS.replace(b"digits", b"former"))
+    with stand_before(client, former) as gateway, hyperdraw.Client(gateway.address) as asking:
+        with pytest.raises(hyperdraw.NotFound, match="no model 'former'"):
+            asking.model()
+        assert len(gateway.requests) == 2
+        with pytest.raises(hyperdraw.NotFound, match="no model 'other'"):
+            asking.model("other")
+        assert asking.model().name == "digits"
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
