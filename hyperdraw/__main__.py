@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,7 +24,20 @@ from hyperdraw.inputs import Inputs
 from hyperdraw.tensors import DType
 from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
 
-app = typer.Typer(
+
+class CommandLine(typer.Typer):
+    """Commands that end as those of other programs do."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Runs a command. Terminated, it clears away what it has begun, as when it is interrupted."""
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # else nohup, say, ignores it
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
+        return super().__call__(*arguments, **options)
+
+
+app = CommandLine(
     name="hyperdraw",
     no_args_is_help=True,
     add_completion=False,
@@ -106,7 +121,7 @@ def predict_command(
 
 @app.command("sample")
 def sample_command(
-    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The safetensors file to write; - is standard output.")],
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     model: ModelOption = None,
@@ -123,13 +138,14 @@ def sample_command(
 ) -> None:
     """Download sampled networks, which PyTorch loads without hyperdraw."""
     columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
+    mixed = out == "-" or _is_stdout(out)
     with (
         _open_client(url, api_key, timeout) as client,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)
         file = client.download(
-            out,
+            sys.stdout.buffer if out == "-" else out,
             model,
             seed=seed,
             member=member,
@@ -139,7 +155,9 @@ def sample_command(
         )
     first, last = file.members[0], file.members[-1]
     networks = f"member {first}" if first == last else f"members {first} to {last}"
-    typer.echo(printable(f"Wrote {out}: {networks} of seed {file.seed}, {file.model} at version {file.version}."))
+    place = "standard output" if out == "-" else out
+    text = f"Wrote {place}: {networks} of seed {file.seed}, {file.model} at version {file.version}."
+    typer.echo(printable(text), err=mixed)
 
 
 @app.command("models")
@@ -171,9 +189,24 @@ def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Clie
             yield client
     except ValueError as error:  # arguments that are wrong whatever the service says
         raise typer.BadParameter(str(error)) from error
+    except BrokenPipeError as error:  # whoever reads the output has had enough
+        _abandon_output()
+        raise typer.Exit(1) from error
     except (HyperdrawError, OSError) as error:
         Console(stderr=True).print(Text(printable(f"Error: {error}"), "red"), soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _is_stdout(path: str) -> bool:
+    """Whether what is written there and what is printed would mix."""
+    with suppress(OSError):
+        return os.path.samestat(Path(path).stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
+def _abandon_output() -> None:
+    """Drops what could not be written, which would be tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read_row(text: str) -> list[float]:

@@ -222,7 +222,8 @@ class Sample(Generic[Array]):
 class Download:
     """A file of sampled networks, and where they come from."""
 
-    path: Path
+    path: Path | None
+    """None of a file that was open."""
     size: int
     """Bytes."""
     model: str

@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from os import PathLike
+from errno import ESPIPE
+from os import SEEK_CUR, PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote
@@ -26,6 +28,7 @@ from hyperdraw.answers import (
 )
 from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, Overloaded, ServiceError
 from hyperdraw.exchange import Call, Deadline, Exchange, Parameters, Progress, Request, Sink
+from hyperdraw.files import replace_file
 from hyperdraw.inputs import Inputs, encode_inputs
 from hyperdraw.tensors import DType, TensorFile
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+_ORIGIN = ("X-Hyperdraw-Seed", "X-Hyperdraw-Version")
+"""Headers of networks."""
 
 SEED_LIMIT = 2**63
 """Seeds lie in [0, SEED_LIMIT)."""
@@ -199,7 +205,7 @@ def sample_tensors(
 
 def download(
     client: Connection,
-    path: str | PathLike[str],
+    path: str | PathLike[str] | BinaryIO,
     model: str | None = None,
     *,
     seed: int | None = None,
@@ -214,7 +220,8 @@ def download(
 
     Args:
         client: that asks.
-        path: of the file; one that is there already is replaced.
+        path: of the file; one that is there already is replaced, at the end of a link, and keeps its permissions.
+            Devices and pipes are written into as the networks arrive, and so is a binary file that is open.
         model: as for `sample`, as is all that follows up to `timeout`.
         seed: likewise.
         member: likewise.
@@ -228,19 +235,16 @@ def download(
         OSError: if the file cannot be written.
         HyperdrawError: as `sample` does.
     """
-    path, networks = Path(path), _name_networks(seed, member, count, dtype, version)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            name, exchange = yield from _fetch(client, _File(file), model, networks, timeout, progress)
-            size = file.tell()
-        with explain_answers():  # before anything is replaced, as it may come from another server
+    networks = _name_networks(seed, member, count, dtype, version)
+    opened = replace_file(Path(path)) if isinstance(path, str | PathLike) else nullcontext(path)
+    with opened as file:
+        sink = _File(file)
+        name, exchange = yield from _fetch(client, sink, model, networks, timeout, progress)
+        with explain_answers():  # before anything is replaced
             drawn = int(exchange.headers["X-Hyperdraw-Seed"])
-            version = exchange.headers["X-Hyperdraw-Version"]
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return Download(path, size, name, version, drawn, range(member, member + (count or 1)))
+    version = exchange.headers["X-Hyperdraw-Version"]
+    place = Path(path) if isinstance(path, str | PathLike) else None
+    return Download(place, sink.size, name, version, drawn, range(member, member + (count or 1)))
 
 
 class _Text:
@@ -257,20 +261,33 @@ class _Text:
 
 
 class _File:
-    """An answer that goes to a file."""
+    """An answer that goes to a file, from where that stands."""
 
     def __init__(self, file: BinaryIO) -> None:
+        self.size = 0
+        """Bytes that were written."""
         self._file = file
 
     def start(self, size: int | None) -> None:
-        self._file.seek(0)
-        self._file.truncate()
+        if not self.size:
+            return
+        try:
+            self._file.seek(-self.size, SEEK_CUR)
+            self._file.truncate()
+        except OSError as error:
+            message = "The download had to begin again, but what was written cannot be taken back"
+            raise OSError(error.errno or ESPIPE, message) from error
+        self.size = 0
 
     def write(self, content: bytes) -> None:
-        self._file.write(content)
+        self.size += len(content)
+        rest = memoryview(content)
+        while rest:
+            written = self._file.write(rest)
+            rest = rest[len(rest) if written is None else written :]  # less, if it has no buffer
 
     def finish(self) -> None:
-        pass
+        self._file.flush()
 
 
 def _set_deadline(client: Connection, timeout: float | None) -> Deadline:
@@ -339,7 +356,7 @@ def _fetch(
     deadline = _set_deadline(client, timeout)
 
     def ask(name: str) -> Call[Exchange]:
-        request = Request("GET", f"{_path(name)}/weights", networks)
+        request = Request("GET", f"{_path(name)}/weights", networks, expected=_ORIGIN)
         exchange = Exchange(request, sink, client.address, deadline, client.retries, progress, renewing=True)
         yield from exchange.attempts()
         return exchange

@@ -67,6 +67,8 @@ class Request:
     content_type: str = ""
     repeatable: bool = True
     """Whether it may be sent again when nobody knows if it arrived."""
+    expected: tuple[str, ...] = ()
+    """Headers without which an answer is not taken."""
 
 
 class Exchange:
@@ -136,13 +138,20 @@ class Exchange:
         }
 
     def start(self, response: httpx.Response) -> None:
-        """Takes the head of an answer."""
+        """Takes the head of an answer.
+
+        Raises:
+            InvalidAnswer: if it is not one to the request.
+        """
         self._status, self._refusal = response.status_code, None
         if response.status_code == 206 and self._resumable:
             begin, found = f"bytes {self._received}-", response.headers.get("Content-Range", "")
             if response.headers.get("ETag") != self.headers["ETag"] or not found.startswith(begin):
                 raise InvalidAnswer("The answer is another part than was asked for.", "Is a proxy in between?")
         elif response.status_code == 200:
+            if missing := [name for name in self._request.expected if name not in response.headers]:
+                message = f"The answer has no header {missing[0]}."
+                raise InvalidAnswer(message, "Is the address right, and is the service of the client's version?")
             self.headers = response.headers
             length = response.headers.get("Content-Length", "")
             self._received, self._size = 0, int(length) if length.isdecimal() else None

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +27,7 @@ from models.apd import APDConfig
 from models.deep_ensemble import DeepEnsembleConfig
 from models.detection import Calibration, check_calibration
 from models.deutsch import DeutschConfig
+from models.files import replace_file
 from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
 from models.input import InputSpec
@@ -263,18 +263,8 @@ def dump_json(value: Any) -> bytes:
 
 def write_file(path: Path, content: bytes) -> None:
     """Replaces a file atomically: its readers see the old content or all of the new, also after a crash."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replace_file(path) as file:
+        file.write(content)
 
 
 def _split_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
