@@ -22,6 +22,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
+_BELOW_ONE = 1 - 2.0**-24
+"""The largest float32 below 1."""
 
 
 def philox(counter: NDArray[np.uint64], key: tuple[int, int], rounds: int = 10) -> NDArray[np.uint64]:
@@ -64,8 +66,9 @@ def standard_normal(seed: int, members: Sequence[int], size: int, stream: int = 
 
 
 def uniform(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
-    """Independent numbers that are uniform on (−1, 1); otherwise as `standard_normal`."""
-    return _arrange(2.0 * _draw_shares(seed, members, size, stream) - 1.0, size)
+    """Independent numbers that are uniform on (−1, 1), the ends excluded; otherwise as `standard_normal`."""
+    numbers = _arrange(2.0 * _draw_shares(seed, members, size, stream) - 1.0, size)
+    return numbers.clamp(-_BELOW_ONE, _BELOW_ONE)  # what is nearer to 1 than float32 can tell was rounded to it
 
 
 def permutations(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:

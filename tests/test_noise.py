@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.noise import MEMBER_LIMIT, SEED_LIMIT, philox, standard_normal
+from models.noise import MEMBER_LIMIT, SEED_LIMIT, philox, standard_normal, uniform
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,16 @@ def test_numbers_are_standard_normal() -> None:
     for bound in (-2.0, -0.5, 0.0, 1.0):
         share = 0.5 * (1 + math.erf(bound / math.sqrt(2)))
         assert abs((numbers < bound).double().mean() - share) < 6 * math.sqrt(share * (1 - share) / n)
+
+
+@pytest.mark.parametrize("word", [0, 2**32 - 1])
+def test_extreme_words_give_numbers_within_range(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, 1 − 2⁻³³ is 1."""
+    monkeypatch.setattr("models.noise.philox", lambda counter, _: np.full_like(counter, word))
+    assert 0.999999 < uniform(0, [0], 4).abs().max() < 1
+    numbers = standard_normal(0, [0], 4)
+    assert numbers.isfinite().all()
+    assert numbers.abs().max() < 7
 
 
 def test_global_generators_are_untouched() -> None:

@@ -116,12 +116,18 @@ def test_another_seed_is_another_run() -> None:
     assert not torch.equal(first, other)
 
 
-def test_training_leaves_the_global_generator_alone() -> None:
+def test_training_leaves_the_global_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other devices, too, which `fork_rng` without devices does not bring back."""
+    seeded: list[int] = []
+    for device in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(device, name, seeded.append, raising=False)
     before = torch.get_rng_state()
     run = make_run()
     run.step()
     run.validate()
     assert torch.equal(before, torch.get_rng_state())
+    assert seeded == []
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5)])

@@ -69,7 +69,7 @@ class TrainingRun(ABC):
         self._good: tuple[int, dict[str, Tensor]] | None = None
         self.problem = _pose_problem(recipe, dataset, seed, device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
             self.sampler: WeightSampler = recipe.method.build(recipe.target)
             self._modules = {"sampler": self.sampler, **self._build_helpers()}
         for module in self._modules.values():
