@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import training.objectives
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.sampler import Hypernetwork
+from models.target import TargetNetwork
 from tests.conftest import make_session
 from training.__main__ import app
 from training.datasets import load_dataset
@@ -284,6 +285,36 @@ def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_pat
     assert checkpoint.version == version
     assert checkpoint.metrics is None
     assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate"],
+        ["evaluate"],
+        ["attack", "--images", "1", "--steps", "1", "--restarts", "1", "--linf", "0.1", "--networks", "2"],
+        ["compare", "--out", "compared"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_networks_are_evaluated_as_in_training(
+    arguments: list[str], checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Denormal numbers count as zero in every command."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoints / "digits", "digits", ignore=shutil.ignore_patterns("training"))
+    flushed: set[bool] = set()
+    forward, denormal = TargetNetwork.forward, torch.tensor(1e-310, dtype=torch.float64)
+
+    def look(*given: Any) -> torch.Tensor:
+        flushed.add((denormal * 1).item() == 0)
+        return forward(*given)
+
+    monkeypatch.setattr(TargetNetwork, "forward", look)
+    name, *options = arguments
+    result = CliRunner().invoke(app, [name, "digits", *options, "--data", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert flushed == {True}
 
 
 def test_a_training_that_others_slow_down_says_so(

@@ -16,6 +16,7 @@ from models.detection import apply_temperature
 from models.task import Classification
 from training.calibration import fit_temperature
 from training.datasets import Dataset, load_outliers
+from training.denormals import flush_denormals
 from training.evaluation import Spread, evaluate_sets
 from training.evidence import Evidence, gather_evidence, load_evidence, name_method, save_evidence, trace_origin
 from training.figures import draw_curves
@@ -85,6 +86,7 @@ Figure = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
 """From evidence, labels [B], and the inputs of each set that count."""
 
 
+@flush_denormals()
 def compare_directories(
     directories: Sequence[Path],
     out: Path,

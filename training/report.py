@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint import Checkpoint
 from models.prediction import interpret
+from training.denormals import flush_denormals
 from training.evaluation import ClassificationMetrics, evaluate_split
 from training.image_folders import LISTED, ImageFolder
 
@@ -90,6 +91,7 @@ def measure_share(share: float, count: int) -> Share:
     return Share(share, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
+@flush_denormals()
 def make_report(
     out: Path, folder: Path, images: ImageFolder, checkpoint: Checkpoint, metrics: ClassificationMetrics
 ) -> Report:

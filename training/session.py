@@ -31,6 +31,7 @@ from training.attack import EPSILONS, FILE, Budget, Report, attack, list_attempt
 from training.calibration import calibrate
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.denormals import flush_denormals
 from training.distillation import DistillationRun
 from training.evaluation import (
     Metrics,
@@ -87,20 +88,7 @@ class Session:
         return self.out / STATE_FILE
 
 
-@contextmanager
-def _flush_denormals() -> Iterator[None]:
-    """Treats denormal numbers as zero, here and in threads that are started from here.
-
-    Once a model fits its images, gradients become denormal, on which processors are several times slower.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@_flush_denormals()
+@flush_denormals()
 def train(session: Session, dataset: Dataset | None = None) -> bool:
     """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
 
@@ -148,6 +136,7 @@ def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
     return f"hyperdraw-train {recipe.name} --out DIR{options}"
 
 
+@flush_denormals()
 def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
     """Measures a checkpoint's thresholds anew, which makes another version of it; its figures are dropped.
 
@@ -163,6 +152,7 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
     save_card(directory, checkpoint, None)
 
 
+@flush_denormals()
 def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
     """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
 
@@ -200,6 +190,7 @@ def _measure(
     return metrics
 
 
+@flush_denormals()
 def attack_directory(
     directory: Path,
     data: Path,
@@ -232,6 +223,7 @@ def attack_directory(
     return found
 
 
+@flush_denormals()
 def draw_figures(
     directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
 ) -> None:
