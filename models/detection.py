@@ -12,7 +12,6 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -150,9 +149,9 @@ class Calibration:
         """The temperature of an ensemble's mean probabilities."""
         return self._classes(ensemble_size).temperature
 
-    def temper(self, probabilities: Tensor, ensemble_size: int) -> Tensor:
-        """Mean probabilities [B, K] at that temperature."""
-        return apply_temperature(probabilities, self.temperature_for(ensemble_size))
+    def temper(self, log_probabilities: Tensor, ensemble_size: int) -> Tensor:
+        """ln of the mean probabilities, [B, K], at that temperature."""
+        return apply_temperature(log_probabilities, self.temperature_for(ensemble_size))
 
     def choose_sets(self, probabilities: Tensor, ensemble_size: int, coverage: float) -> "PredictionSets":
         """Sets of classes that hold the label of a share of inputs like those of the calibration (Sadinle, Lei &
@@ -251,14 +250,9 @@ def conformal_quantile(scores: Tensor, rate: float) -> float:
     return float(scores.sort().values[rank - 1])
 
 
-def apply_temperature(probabilities: Tensor, temperature: float) -> Tensor:
-    """p^(1/T), normalised, of [B, K]; in double precision."""
-    return (log_probabilities(probabilities) / temperature).softmax(-1)
-
-
-def log_probabilities(probabilities: Tensor) -> Tensor:
-    """Their logarithms, finite."""
-    return probabilities.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:
+    """ln of p^(1/T), normalised, from ln p, [B, K]; in double precision."""
+    return (log_probabilities.double() / temperature).log_softmax(-1)
 
 
 def _grows(numbers: tuple[float, ...] | list[int]) -> bool:

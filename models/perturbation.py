@@ -16,7 +16,7 @@ from torch import Tensor
 from models.input import ImageSpec
 from models.noise import uniform
 from models.sampler import WeightSampler
-from models.uncertainty import NotFiniteError
+from models.uncertainty import NotFiniteError, average_logits
 
 ATTACK_STREAM = 13
 MOMENTUM = 0.75
@@ -102,11 +102,6 @@ def perturb(
         descent.step(gradient)
         yield
     return (255 * descent.current).round().to(torch.uint8)
-
-
-def average_logits(logits: Tensor) -> Tensor:
-    """ln of the mean probabilities of K networks, [n, C], from their logits, [K, n, C]."""
-    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:

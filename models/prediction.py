@@ -16,7 +16,7 @@ from models.noise import uniform
 from models.sampler import WeightSampler
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Task
-from models.uncertainty import RegressionUncertainty, Uncertainty, normalize_logits
+from models.uncertainty import RegressionUncertainty, Uncertainty, average_logits, normalize_logits
 
 ScoreName = Literal[
     "predictive_entropy",
@@ -61,6 +61,8 @@ class Prediction:
 
     members: Tensor
     """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
+    log_mean: Tensor | None
+    """ln of the mean class probabilities, if there are classes: float64 [B, K]."""
     uncertainty: Uncertainty | RegressionUncertainty
     fragility: Tensor | None
     """How much of the chosen class's probability, by the J networks, small noise takes away, [B]. An answer that they
@@ -71,6 +73,12 @@ class Prediction:
         """Mean class probabilities, [B, K]."""
         assert isinstance(self.uncertainty, Uncertainty)
         return self.uncertainty.probabilities
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Their logarithms, finite however small they are, [B, K]."""
+        assert self.log_mean is not None
+        return self.log_mean
 
     def score(self, name: ScoreName) -> Tensor:
         """A score by name, larger for what is less to be trusted, [B]."""
@@ -85,6 +93,7 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
         NotFiniteError: if one is not finite.
     """
     uncertainty, fragility = task.measure(outputs.plain), None
+    logs = average_logits(outputs.plain.double()) if isinstance(uncertainty, Uncertainty) else None
     if outputs.jittered is not None:
         assert isinstance(uncertainty, Uncertainty)
         chosen = uncertainty.probabilities.argmax(-1, keepdim=True)
@@ -93,7 +102,7 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
             for logits in (outputs.plain[: len(outputs.jittered)], outputs.jittered)
         )
         fragility = (before - after).squeeze(-1)
-    return Prediction(task.predict(outputs.plain), uncertainty, fragility)
+    return Prediction(task.predict(outputs.plain), logs, uncertainty, fragility)
 
 
 @dataclass(frozen=True)

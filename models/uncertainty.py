@@ -1,8 +1,12 @@
 """Predictive uncertainty of an ensemble: of classes in nats, of numbers as variances.
 
+A probability may be too small for a floating-point number; its logarithm is not. What takes logarithms is made of
+logits, never of probabilities.
+
 Shapes: S members, B inputs, K classes or numbers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +64,11 @@ class RegressionUncertainty:
 def entropy(probabilities: Tensor) -> Tensor:
     """−Σ p ln p over the last axis, with 0 ln 0 = 0."""
     return -torch.xlogy(probabilities, probabilities).sum(-1)
+
+
+def average_logits(logits: Tensor) -> Tensor:
+    """ln of the mean probabilities of S networks, [B, K], from their logits, or any logarithms, [S, B, K]."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def normalize_logits(logits: Tensor) -> Tensor:

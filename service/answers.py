@@ -113,7 +113,7 @@ def apply_calibration(
         tensors["standard_deviation"] = uncertainty.variance.sqrt()
     elif calibration:
         ensemble.temperature = calibration.temperature_for(size)
-        tensors["probabilities"] = calibration.temper(uncertainty.probabilities, size)
+        tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
         if coverage is not None:
             sets = calibration.choose_sets(tensors["probabilities"], size, coverage)
     return Findings(ensemble, tensors, judgements, sets)

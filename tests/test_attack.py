@@ -75,6 +75,16 @@ def test_the_joint_loss_knows_both_scores() -> None:
     assert loss(agreeing, "mutual_information") == 0
 
 
+def test_the_joint_loss_knows_thresholds_however_small() -> None:
+    """An entropy of 3 · 10⁻¹⁵ exceeds a threshold of 10⁻¹⁸, and the loss falls with it."""
+    logits = torch.tensor([[[0.0, 36.9, 0.0]]], requires_grad=True)
+    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), "predictive_entropy", 1e-18, 1.0)
+    loss.sum().backward()
+    assert loss.item() > 1
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 2] > 0.1
+
+
 @pytest.mark.parametrize("epsilon", [0.05, 0.7])
 def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
+import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from models.checkpoint import load_checkpoint
@@ -112,7 +113,7 @@ def test_evidence_survives_its_file(evidences: list[Evidence], tmp_path: Path) -
     assert loaded
     for name in ("origin", "method", "seed", "networks", "curves"):
         assert getattr(loaded, name) == getattr(evidences[0], name)
-    assert torch.equal(loaded.probabilities, evidences[0].probabilities)
+    assert torch.equal(loaded.log_probabilities, evidences[0].log_probabilities)
     for name in ("test", "noise"):
         assert torch.equal(loaded.entropies[name], evidences[0].entropies[name])
     assert torch.equal(loaded.members["validation"], evidences[0].members["validation"])
@@ -165,3 +166,16 @@ def test_equivalents_known_answers() -> None:
         assert found.networks == pytest.approx(networks)
         assert found.sign == sign
     assert find_equivalent("method", curve, 0.25).networks == pytest.approx(3.5)  # from the lowest so far, .3, to .2
+
+
+def test_confident_errors_are_not_flattered(evidences: list[Evidence]) -> None:
+    """A tenth of the answers is wrong by a thousand nats, in one method and in the pool of separate networks."""
+    wrong = F.one_hot((DIGITS.test.labels + 1) % 10, 10).double()
+    right = F.one_hot(DIGITS.test.labels, 10).double()
+    chosen = (torch.arange(len(wrong)) % 10 == 0)[:, None]
+    logs = (1000 * torch.where(chosen, wrong, right)).log_softmax(-1)
+    whole = {"test": torch.arange(len(wrong))}
+    sure = replace(evidences[0], log_probabilities=logs)
+    assert list_figures([])["NLL"](sure, DIGITS.test.labels, whole) == pytest.approx(100)
+    pool = replace(evidences[0], members=evidences[0].members | {"test": logs.float().expand(4, -1, -1)})
+    assert measure_reference([pool], DIGITS)[-1] > 50  # at the temperature of the true validation set

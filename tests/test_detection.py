@@ -118,18 +118,18 @@ def test_few_inputs_calibrate_few_rates() -> None:
 def test_temperature_is_found_again() -> None:
     """Labels drawn at a temperature of 2 are fitted best there, to six standard errors of 20,000 labels."""
     generator = torch.Generator().manual_seed(0)
-    probabilities = (3 * torch.randn(20_000, 5, generator=generator)).double().softmax(-1)
-    labels = apply_temperature(probabilities, 2.0).multinomial(1, generator=generator)[:, 0]
-    assert fit_temperature(probabilities, labels) == pytest.approx(2, abs=0.15)
-    torch.testing.assert_close(apply_temperature(probabilities, 1.0), probabilities)
+    logs = (3 * torch.randn(20_000, 5, generator=generator)).double().log_softmax(-1)
+    labels = apply_temperature(logs, 2.0).exp().multinomial(1, generator=generator)[:, 0]
+    assert fit_temperature(logs, labels) == pytest.approx(2, abs=0.15)
+    torch.testing.assert_close(apply_temperature(logs, 1.0), logs)
 
 
 def test_a_few_labels_that_are_all_right_do_not_make_answers_certain() -> None:
     """Of 100, each answered with 90 %, the least temperature fits best; one error more would refute it."""
     probabilities = torch.full((100, 10), 0.1 / 9).double()
     probabilities[:, 3] = 0.9
-    temperature = fit_temperature(probabilities, torch.full((100,), 3))
-    assert 0.97 < apply_temperature(probabilities, temperature)[0, 3] < 0.995
+    temperature = fit_temperature(probabilities.log(), torch.full((100,), 3))
+    assert 0.97 < apply_temperature(probabilities.log(), temperature)[0, 3].exp() < 0.995
 
 
 def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> None:
@@ -138,21 +138,27 @@ def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> No
     labels = (logits / 2).softmax(-1).mean(0).multinomial(1, generator=generator)[:, 0]
     assert fit_member_temperature(logits, labels) == pytest.approx(2, abs=0.15)
     alone = logits[:1]
-    assert fit_member_temperature(alone, labels) == pytest.approx(fit_temperature(alone[0].softmax(-1), labels), 1e-3)
+    assert fit_member_temperature(alone, labels) == pytest.approx(fit_temperature(alone[0], labels), 1e-3)
 
 
-def test_temperature_survives_probabilities_of_zero() -> None:
-    tempered = apply_temperature(torch.tensor([[1.0, 0.0]]), 2.0)
-    assert torch.isfinite(tempered).all()
-    assert tempered.sum().item() == pytest.approx(1)
+@pytest.mark.parametrize("gap", [600.0, 800.0, 2000.0])
+def test_temperature_knows_probabilities_that_are_too_small_for_a_number(gap: float) -> None:
+    """One label in a hundred contradicts logits that are `gap` apart: the best temperature says so."""
+    logits = torch.tensor([[gap, 0.0]]).expand(4000, 2)[None]
+    labels = (torch.arange(4000) % 100 == 0).long()
+    logs = interpret(Classification(("a", "b")), Outputs(logits, None)).log_probabilities
+    torch.testing.assert_close(logs[0], torch.tensor([0.0, -gap]).double())
+    assert apply_temperature(logs, 2.0)[0, 1].item() == pytest.approx(-gap / 2)
+    scaled = apply_temperature(logs, gap / 40)  # so that the best temperature lies within its bounds
+    assert fit_temperature(scaled, labels) == pytest.approx(40 / math.log(99), rel=0.01)
 
 
 def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> None:
     """On fresh inputs like the calibration's, to six standard errors of 5,000 of them and of the quantile of 999."""
     logits = draw_logits(10, 5_000, seed=7)
-    probabilities = interpret(TASK, Outputs(logits, None)).probabilities
+    logs = interpret(TASK, Outputs(logits, None)).log_probabilities
     labels = logits.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(8))[:, 0]
-    tempered = calibration.temper(probabilities, 10)
+    tempered = calibration.temper(logs, 10).exp()
     for coverage in (0.8, 0.9, 0.95, 0.99):
         sets = calibration.choose_sets(tempered, 10, coverage)
         covered = sets.members.gather(1, labels[:, None]).double().mean().item()
@@ -163,7 +169,8 @@ def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> No
 
 
 def test_larger_coverage_means_larger_sets(calibration: Calibration) -> None:
-    tempered = calibration.temper(interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None)).probabilities, 10)
+    logs = interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None)).log_probabilities
+    tempered = calibration.temper(logs, 10).exp()
     sets = [calibration.choose_sets(tempered, 10, coverage).members for coverage in (0.8, 0.95, 0.999)]
     assert (sets[0] <= sets[1]).all()
     assert (sets[1] <= sets[2]).all()

@@ -27,9 +27,9 @@ def test_the_largest_ensemble_that_is_evaluated_is_the_checkpoints_own(checkpoin
     assert len(evaluate_split(limited, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).plain) == 3
 
 
-def test_ensembles_known_answers() -> None:
-    members = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 1e-9]]])
-    calibration = Calibration(
+@pytest.fixture
+def halving() -> Calibration:
+    return Calibration(
         checkpoint="0" * 64,
         split="test/calibration",
         n=9,
@@ -45,7 +45,11 @@ def test_ensembles_known_answers() -> None:
             ),
         ),
     )
-    metrics = measure_ensembles(members.log(), torch.tensor([0]), 2, calibration)
+
+
+def test_ensembles_known_answers(halving: Calibration) -> None:
+    members = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]], [[0.2, 0.8]], [[0.6, 0.4]], [[1.0, 1e-9]]])
+    metrics = measure_ensembles(members.log(), torch.tensor([0]), 2, halving)
     assert metrics.ensembles == 2  # the fifth member is left over
     assert metrics.accuracy == 0.5  # means (.6, .4) and (.4, .6)
     assert metrics.aurc == 0.5
@@ -55,6 +59,14 @@ def test_ensembles_known_answers() -> None:
     assert metrics.plain.adaptive_ece == pytest.approx((0.4 + 0.6) / 2)
     sharper = 0.36 / 0.52  # .6 at half the temperature
     assert metrics.tempered.nll == pytest.approx(-(math.log(sharper) + math.log(1 - sharper)) / 2)
+
+
+def test_confident_errors_are_not_flattered(halving: Calibration) -> None:
+    """The error of one network in two costs ln 2; an error of both costs what their logits say, at any temperature."""
+    logits = torch.tensor([[[900.0, 0.0]], [[0.0, 900.0]], [[900.0, 0.0]], [[900.0, 0.0]]])
+    metrics = measure_ensembles(logits, torch.tensor([1]), 2, halving)
+    assert metrics.plain.nll == pytest.approx((math.log(2) + 900) / 2)
+    assert metrics.tempered.nll == pytest.approx((math.log(2) + 1800) / 2)  # at half the temperature
 
 
 def test_diversity_known_answers() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training.metrics import (
@@ -25,7 +25,7 @@ LABELS = torch.tensor([0, 0, 0])
 
 def test_known_answers() -> None:
     assert measure_accuracy(PROBABILITIES, LABELS) == pytest.approx(2 / 3)
-    assert measure_nll(PROBABILITIES, LABELS) == pytest.approx(-math.log(0.7 * 0.4 * 0.9) / 3)
+    assert measure_nll(PROBABILITIES.log(), LABELS) == pytest.approx(-math.log(0.7 * 0.4 * 0.9) / 3)
     assert measure_brier(PROBABILITIES, LABELS) == pytest.approx((2 * 0.3**2 + 2 * 0.6**2 + 2 * 0.1**2) / 3)
     assert measure_ece(PROBABILITIES, LABELS) == pytest.approx((0.3 + 0.6 + 0.1) / 3)
 
@@ -46,6 +46,23 @@ def test_calibration_error_is_that_of_torchmetrics(seed: int, classes: int, shar
     labels = torch.randint(classes, (50,), generator=generator)
     theirs = multiclass_calibration_error(probabilities, labels, classes, n_bins=15)
     assert measure_ece(probabilities, labels) == pytest.approx(theirs.item(), abs=1e-5)
+
+
+@given(seed=st.integers(0, 2**32), classes=st.integers(2, 6), sharpness=st.floats(0, 5))
+def test_nll_is_that_of_scikit_learn(seed: int, classes: int, sharpness: float) -> None:
+    """Where theirs does not clip, which it does below 2 · 10⁻¹⁶."""
+    generator = torch.Generator().manual_seed(seed)
+    logs = (sharpness * torch.randn(50, classes, generator=generator).double().clamp(-3, 3)).log_softmax(-1)
+    labels = torch.randint(classes, (50,), generator=generator)
+    theirs = log_loss(labels.numpy(), logs.exp().numpy(), labels=range(classes))
+    assert measure_nll(logs, labels) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("nll", [36.0, 69.1, 708.0, 745.0, 1e4])
+def test_nll_has_no_limit(nll: float) -> None:
+    """Of an error that is made with all confidence: e⁻⁷⁴⁵ is the smallest number there is, and e⁻¹⁰⁰⁰⁰ is none."""
+    logs = torch.tensor([[0.0, -nll]]).double()
+    assert measure_nll(logs, torch.tensor([1])) == pytest.approx(nll)
 
 
 @given(

@@ -107,7 +107,7 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     task, calibration = checkpoint.config.task, checkpoint.calibration
     said = interpret(task, evaluate(checkpoint.sampler, spec, task, images, seed=7, size=20))
     assert calibration is not None
-    probabilities = calibration.temper(said.probabilities, 20)
+    probabilities = calibration.temper(said.log_probabilities, 20).exp()
     judgements = calibration.judge(said)
     for i, prediction in enumerate(answer["predictions"]):
         assert prediction["probabilities"] == pytest.approx(probabilities[i].tolist(), abs=1e-6)

@@ -28,8 +28,9 @@ from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.detection import DEFAULT_RATE, Flag
 from models.input import ImageSpec
 from models.noise import permutations, uniform
-from models.perturbation import ATTACK_STREAM, Descent, Norm, average_logits, measure_margin
+from models.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
 from models.prediction import JITTERED_NETWORKS, ScoreName, draw_noise, evaluate, interpret
+from models.uncertainty import average_logits
 from training.datasets import Examples
 from training.metrics import measure_auroc
 from training.progress import track
@@ -375,7 +376,9 @@ def measure_joint_loss(
         uncertainty = uncertainty - _measure_entropy(logits.log_softmax(-1)).mean(0)
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
-    excess = F.relu(uncertainty.clamp(min=1e-12).log() - math.log(max(most_score, 1e-12)) + 0.5)
+    most_score = max(most_score, 1e-30)
+    # Far below its threshold, a score costs nothing, and its logarithm has no gradient to give.
+    excess = F.relu(uncertainty.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
     return loss

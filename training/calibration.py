@@ -19,10 +19,10 @@ from models.detection import (
     apply_temperature,
     conformal_quantile,
     list_sizes,
-    log_probabilities,
 )
 from models.prediction import Outputs, Prediction, ScoreName, interpret
 from models.task import Task
+from models.uncertainty import average_logits
 from training.metrics import measure_auroc
 
 FEW_LABELS = 1000
@@ -33,10 +33,9 @@ CLEARLY = 0.01
 """By how much another AUROC must be larger for a flag to be raised by that score."""
 
 
-def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
-    """The temperature between 1/10 and 10 at which mean probabilities [n, K] fit labels [n] best."""
-    logs = log_probabilities(probabilities)
-    return _minimize(lambda temperature: _measure_misfit((logs / temperature).log_softmax(-1), labels))
+def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The temperature between 1/10 and 10 at which mean probabilities fit labels [n] best, from their ln, [n, K]."""
+    return _minimize(lambda temperature: _measure_misfit(apply_temperature(log_probabilities, temperature), labels))
 
 
 def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -46,10 +45,7 @@ def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
         logits: [S, n, K].
         labels: [n].
     """
-    shift = math.log(len(logits))
-    return _minimize(
-        lambda temperature: _measure_misfit((logits / temperature).log_softmax(-1).logsumexp(0) - shift, labels)
-    )
+    return _minimize(lambda temperature: _measure_misfit(average_logits(logits / temperature), labels))
 
 
 def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
@@ -131,10 +127,10 @@ def calibrate(
         classes = None
         if validation is not None:
             _, other_outputs, other_labels = validation
-            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).probabilities, other_labels)
-            tempered = apply_temperature(prediction.probabilities, temperature)
-            misses = 1 - tempered.gather(1, labels[:, None])[:, 0]
-            least = tuple(1 - conformal_quantile(misses, rate) for rate in rates)
+            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).log_probabilities, other_labels)
+            tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
+            found = tempered.gather(1, labels[:, None])[:, 0]
+            least = tuple(-conformal_quantile(-found, rate) for rate in rates)
             classes = ClassCalibration(temperature, least)
         sizes.append(SizeCalibration(size, chosen, thresholds, classes))
     return Calibration(

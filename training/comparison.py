@@ -14,6 +14,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
 from models.detection import apply_temperature
 from models.task import Classification
+from models.uncertainty import average_logits
 from training.calibration import fit_temperature
 from training.datasets import Dataset, load_outliers
 from training.denormals import flush_denormals
@@ -21,7 +22,7 @@ from training.evaluation import Spread, evaluate_sets
 from training.evidence import Evidence, gather_evidence, load_evidence, name_method, save_evidence, trace_origin
 from training.figures import draw_curves
 from training.image_folders import load_training_data
-from training.metrics import measure_accuracy, measure_auroc, measure_ece, ood_missed_at_5_id
+from training.metrics import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
 from training.progress import track
 
 RESAMPLES = 1000
@@ -157,9 +158,9 @@ def _find_evidence(
 def list_figures(outliers: Sequence[str]) -> dict[str, Figure]:
     """Figures by name; NLL and ECE are after temperature."""
     figures: dict[str, Figure] = {
-        "accuracy": lambda e, labels, i: measure_accuracy(e.probabilities[i["test"]], labels[i["test"]]),
-        "NLL": lambda e, labels, i: _measure_mean_nll(e.probabilities[i["test"]], labels[i["test"]]),
-        "ECE": lambda e, labels, i: measure_ece(e.probabilities[i["test"]], labels[i["test"]]),
+        "accuracy": lambda e, labels, i: measure_accuracy(e.log_probabilities[i["test"]], labels[i["test"]]),
+        "NLL": lambda e, labels, i: measure_nll(e.log_probabilities[i["test"]], labels[i["test"]]),
+        "ECE": lambda e, labels, i: measure_ece(e.log_probabilities[i["test"]].exp(), labels[i["test"]]),
     }
     for name in outliers:
         figures[f"{name} AUROC"] = _separate(measure_auroc, name)
@@ -263,9 +264,9 @@ def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[f
         losses = []
         for _ in range(SUBSETS if size < len(test) else 1):
             chosen = torch.randperm(len(test), generator=generator)[:size]
-            temperature = fit_temperature(validation[chosen].mean(0), dataset.validation.labels)
-            tempered = apply_temperature(test[chosen].mean(0), temperature)
-            losses.append(_measure_mean_nll(tempered, dataset.test.labels))
+            temperature = fit_temperature(average_logits(validation[chosen]), dataset.validation.labels)
+            tempered = apply_temperature(average_logits(test[chosen]), temperature)
+            losses.append(measure_nll(tempered, dataset.test.labels))
         curve.append(sum(losses) / len(losses))
     return curve
 
@@ -280,10 +281,6 @@ def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equiv
             return Equivalent(reference, size - max(0.0, nll - value) / (lowest - value), sign="=")
         lowest = min(lowest, value)
     return Equivalent(reference, float(len(curve)), sign=">")
-
-
-def _measure_mean_nll(probabilities: Tensor, labels: Tensor) -> float:
-    return float(-probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(torch.float64).tiny).log().mean())
 
 
 def describe(comparison: Comparison) -> str:

@@ -18,7 +18,7 @@ from models.detection import Calibration, Flag, list_sizes
 from models.prediction import Outputs, Prediction, ScoreName, evaluate, interpret, join_outputs
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression
-from models.uncertainty import RegressionUncertainty, measure_uncertainty
+from models.uncertainty import RegressionUncertainty, average_logits, measure_uncertainty
 from training.datasets import Dataset, Examples, Mixture
 from training.metrics import (
     id_flagged_at_95_ood,
@@ -267,16 +267,16 @@ def measure_spread(weights: Weights) -> float:
 def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Calibration) -> EnsembleMetrics:
     """Metrics of the S // size disjoint ensembles among the members, [S, B, K], on labels [B]."""
     parts = [measure_uncertainty(part) for part in logits.split(size) if len(part) == size]
-    tempered = [calibration.temper(part.probabilities, size) for part in parts]
+    logs = [average_logits(part.double()) for part in logits.split(size) if len(part) == size]
     wrong = [part.probabilities.argmax(-1) != labels for part in parts]
     return EnsembleMetrics(
         size=size,
         ensembles=len(parts),
         accuracy=_mean([measure_accuracy(part.probabilities, labels) for part in parts]),
         aurc=_mean([measure_aurc(p.predictive_entropy, w) for p, w in zip(parts, wrong, strict=True)]),
-        plain=_measure_probabilities([part.probabilities for part in parts], labels),
+        plain=_measure_probabilities(logs, labels),
         temperature=calibration.temperature_for(size),
-        tempered=_measure_probabilities(tempered, labels),
+        tempered=_measure_probabilities([calibration.temper(part, size) for part in logs], labels),
     )
 
 
@@ -365,7 +365,7 @@ def _measure_classification(
     networks = len(prediction.members)
     accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
     answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
-    tempered = calibration.temper(answers.probabilities, networks)
+    tempered = calibration.temper(answers.log_probabilities, networks).exp()
     return ClassificationMetrics(
         test_inputs=len(test),
         networks=networks,
@@ -375,7 +375,7 @@ def _measure_classification(
             accuracy_std=summarize(accuracies).std,
             accuracy_min=float(accuracies.min()),
             accuracy_max=float(accuracies.max()),
-            nll=_mean([measure_nll(member, test.labels) for member in prediction.members]),
+            nll=_mean([measure_nll(logits.double().log_softmax(-1), test.labels) for logits in inside.plain]),
         ),
         ensembles=tuple(
             measure_ensembles(inside.plain, test.labels, size, calibration) for size in list_sizes(networks)
@@ -430,9 +430,11 @@ def _measure_sets(
     return SetMetrics(sets.coverage, _share(covered), float(sets.members.double().sum(1).mean()))
 
 
-def _measure_probabilities(ensembles: list[Tensor], labels: Tensor) -> ProbabilityMetrics:
+def _measure_probabilities(logs: list[Tensor], labels: Tensor) -> ProbabilityMetrics:
+    """Means over ensembles, each of which gives ln p, [B, K]."""
+    ensembles = [part.exp() for part in logs]
     return ProbabilityMetrics(
-        nll=_mean([measure_nll(probabilities, labels) for probabilities in ensembles]),
+        nll=_mean([measure_nll(part, labels) for part in logs]),
         brier=_mean([measure_brier(probabilities, labels) for probabilities in ensembles]),
         ece=_mean([measure_ece(probabilities, labels) for probabilities in ensembles]),
         adaptive_ece=_mean([measure_ece(probabilities, labels, adaptive=True) for probabilities in ensembles]),

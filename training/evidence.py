@@ -49,12 +49,12 @@ class Evidence:
     """Of the largest ensemble."""
     curves: dict[str, dict[int, float]]
     """Figures by the number of networks."""
-    probabilities: Tensor
+    log_probabilities: Tensor
     """On the test set, of the largest ensemble, at its temperature: [B, K]."""
     entropies: dict[str, Tensor]
     """Predictive entropy by set, [B]."""
     members: dict[str, Tensor]
-    """Of separately trained networks: probabilities by split, [M, B, K]."""
+    """Of separately trained networks: ln of probabilities by split, [M, B, K]."""
 
 
 def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Origin:
@@ -77,7 +77,7 @@ def gather_evidence(
     predictions: dict[str, Prediction] = {}
     for size in list_sizes(len(outputs["test"].plain)):
         predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
-        tempered = calibration.temper(predictions["test"].probabilities, size)
+        tempered = calibration.temper(predictions["test"].log_probabilities, size)
         curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)
         inside = predictions["test"].score("predictive_entropy")
         for name in outliers:
@@ -87,8 +87,8 @@ def gather_evidence(
         validation = config.input.normalize(dataset.validation.inputs)
         held = checkpoint.sampler.num_networks
         members = {
-            "test": predictions["test"].members,
-            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).softmax(-1),
+            "test": outputs["test"].plain.log_softmax(-1),
+            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).log_softmax(-1),
         }
     return Evidence(
         origin=origin,
@@ -96,7 +96,7 @@ def gather_evidence(
         seed=config.training.seed,
         networks=len(outputs["test"].plain),
         curves=curves,
-        probabilities=tempered,
+        log_probabilities=tempered,
         entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
         members=members,
     )
@@ -112,7 +112,7 @@ def save_evidence(directory: Path, evidence: Evidence) -> None:
     """Writes what `load_evidence` reads."""
     known = asdict(evidence)
     groups = {name: known.pop(name) for name in ("entropies", "members")}
-    tensors = {"probabilities": known.pop("probabilities")}
+    tensors = {"log_probabilities": known.pop("log_probabilities")}
     tensors |= {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
     (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -120,16 +120,18 @@ def save_evidence(directory: Path, evidence: Evidence) -> None:
 
 
 def load_evidence(directory: Path) -> Evidence | None:
-    """What was written last, if anything."""
+    """What was written last, if anything, and in today's form."""
     if not (directory / FILE).exists():
         return None
     tensors, metadata = read_tensors(directory / FILE)
+    if "log_probabilities" not in tensors:
+        return None
     known = json.loads(metadata["evidence"])
     curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
     return Evidence(
         **known | {"origin": Origin(**known["origin"])},
         curves=curves,
-        probabilities=tensors["probabilities"],
+        log_probabilities=tensors["log_probabilities"],
         entropies=select_below("entropies", tensors),
         members=select_below("members", tensors),
     )

@@ -6,7 +6,7 @@ Shapes: B inputs, K classes, n inputs inside the distribution, m outside of it.
 import math
 
 import torch
-from sklearn.metrics import average_precision_score, log_loss
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 BINS = 15
@@ -17,11 +17,13 @@ def measure_accuracy(probabilities: Tensor, labels: Tensor) -> float:
     return float((probabilities.argmax(-1) == labels).double().mean())
 
 
-def measure_nll(probabilities: Tensor, labels: Tensor) -> float:
-    """Mean −ln p of the label, in nats; from [B, K], which need not add up to 1 exactly, and [B]."""
-    probabilities = probabilities.double()
-    probabilities = probabilities / probabilities.sum(-1, keepdim=True)  # members' probabilities are float32
-    return float(log_loss(labels.numpy(), probabilities.numpy(), labels=range(probabilities.shape[1])))
+def measure_nll(log_probabilities: Tensor, labels: Tensor) -> float:
+    """Mean −ln p of the label, in nats; from ln p, [B, K], and [B].
+
+    It takes logarithms, as probabilities that are too small for a number would have to be clipped, which flatters
+    errors that are made with confidence.
+    """
+    return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
 
 
 def measure_brier(probabilities: Tensor, labels: Tensor) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor
 from models.gauge import GaugeStep, fix_gauge
 from models.target import TargetNetwork, Weights
 from models.task import Classification, Regression, Task
+from models.uncertainty import average_logits
 
 Measure = Literal["entropy", "variance"]
 
@@ -101,8 +102,7 @@ def outlier_loss(logits: Tensor, group_size: int | None = None) -> Tensor:
         group_size: most networks of a group, if not all; the groups are as equal as can be.
     """
     groups = logits.tensor_split(math.ceil(len(logits) / (group_size or len(logits))))
-    parts = [group.log_softmax(-1).logsumexp(0) - math.log(len(group)) for group in groups]
-    log_means = torch.stack(parts)
+    log_means = torch.stack([average_logits(group) for group in groups])
     loss: Tensor = math.log(logits.shape[-1]) + (log_means.exp() * log_means).sum(-1).mean()
     return loss
 
