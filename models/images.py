@@ -1,33 +1,48 @@
 """Decoding of image files that strangers made."""
 
 import io
-import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-if TYPE_CHECKING:
+from models.image_files import FileError, Format, ImageFile, Kind, ambiguous, damaged, read_image_file
+
+if TYPE_CHECKING:  # as a process that decodes images needs no tensors
     from torch import Tensor
 
     from models.input import ImageSpec
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-_REFUSED_MODES = {
-    "P": "has a palette",
-    "PA": "has a palette",
-    "CMYK": "is CMYK",
-    "I": "has 16 or 32 bits a channel",
-    "I;16": "has 16 bits a channel",
-    "I;16B": "has 16 bits a channel",
-    "F": "has floating-point pixels",
+# Pillow's decoder of WebP refuses what exceeds this limit of the whole process. `max_pixels` holds in its place, and it
+# is kept before Pillow sees a file.
+Image.MAX_IMAGE_PIXELS = None
+
+_DECODERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "WEBP": WebPImageFile,
 }
+"""Called directly, as `Image.open` warns, which is a matter of the whole process, too."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its orientation."""
 
 
 class ImageError(Exception):
     """An image that cannot be taken; the message says why."""
 
-    def __init__(self, kind: Literal["too_large", "unsupported", "invalid"], message: str, hint: str) -> None:
+    def __init__(self, kind: Kind, message: str, hint: str) -> None:
         super().__init__(kind, message, hint)  # all that it takes, for copies
         self.kind = kind
         self.message = message
@@ -38,11 +53,11 @@ class ImageError(Exception):
 
 
 def decode_image(content: bytes, spec: "ImageSpec", max_pixels: int, name: str) -> "Tensor":
-    """As `decode_pixels`, as uint8 [C, H, W]."""
+    """As `decode_pixels`, for a model's input, as uint8 [C, H, W]."""
     import torch
 
-    pixels = bytearray(decode_pixels(content, spec.shape, max_pixels, name))
     channels, height, width = spec.shape
+    pixels = bytearray(decode_pixels(content, spec.shape, max_pixels, name))
     return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
@@ -50,35 +65,31 @@ def decode_pixels(content: bytes, shape: Sequence[int], max_pixels: int, name: s
     """Decodes one image and fits it to a model's input.
 
     An image of the right size is taken as it is; another one is resized, antialiased, without regard to its aspect.
-    Colours become grey by luma where the model wants grey. What could be read in several ways is refused.
+    Colours become grey by luma where the model wants grey. What could be read in several ways is refused: an image is
+    a single picture in grey or RGB, opaque, of 8 bits a channel (in grey also of 1, 2 or 4), and without a palette. A
+    channel, or a colour, for transparency may be there as long as no pixel is transparent. Of the pictures in a
+    camera's JPEG the first counts. Metadata, damaged or not, decides nothing but what is up.
+
+    The verdict depends on the arguments alone, in any thread or process.
 
     Args:
         content: a PNG, JPEG or WebP file.
         shape: of the model's input, C, H and W.
-        max_pixels: limit on width × height, checked on the header before anything is decoded.
+        max_pixels: limit on width × height, checked on the header before anything is decoded; three quarters of it
+            for WebP.
         name: of the image, for messages.
 
     Returns:
-        the pixels' bytes, [H, W, C].
+        the pixels, a byte for each of their channels, [H, W, C].
 
     Raises:
         ImageError: for too many pixels, and for anything that is no plain 8-bit image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of decompression bombs and of damaged metadata
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check_header(image, max_pixels, name)
-                image.load()
-                return _fit(image, shape, name)
-    except Image.DecompressionBombWarning as error:
-        raise _too_large(name, str(error), max_pixels) from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error), max_pixels) from error
-    except UnidentifiedImageError as error:
-        raise _undecodable(name, "it is no PNG, JPEG or WebP file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Warning) as error:
-        raise _undecodable(name, str(error)) from error
+        file = read_image_file(content, max_pixels)
+        return _fit(_decode(file), file, shape)
+    except FileError as error:
+        raise ImageError(error.kind, f"{name} {error.reason}.", error.hint) from error
 
 
 def encode_image(pixels: "Tensor") -> bytes:
@@ -88,35 +99,39 @@ def encode_image(pixels: "Tensor") -> bytes:
     return file.getvalue()
 
 
-def _check_header(image: Image.Image, max_pixels: int, name: str) -> None:
-    if image.width * image.height > max_pixels:
-        raise _too_large(name, f"{image.width:,} × {image.height:,} pixels", max_pixels)
-    if getattr(image, "n_frames", 1) > 1:
-        raise _ambiguous(name, "is animated")
-    if image.mode in _REFUSED_MODES:
-        raise _ambiguous(name, _REFUSED_MODES[image.mode])
+def _decode(file: ImageFile) -> Image.Image:
+    """The image as it is stored, opaque."""
+    try:
+        image = _DECODERS[file.format](io.BytesIO(file.content))
+        if image.size != (file.width, file.height):
+            raise damaged("its parts contradict each other about its size")
+        image.load()
+    except FileError:
+        raise
+    except Exception as error:  # whatever Pillow raises, it is for the bytes that somebody sent
+        raise damaged(f"{error}" or type(error).__name__) from error
+    if image.mode in ("LA", "RGBA") and any(image.getchannel("A").histogram()[:255]):
+        raise ambiguous("has transparent pixels")
+    if file.transparent is not None and _has_colour(image, file.transparent):
+        raise ambiguous("has transparent pixels")
+    return image
 
 
-def _fit(image: Image.Image, shape: Sequence[int], name: str) -> bytes:
+def _has_colour(image: Image.Image, colour: tuple[int, ...]) -> bool:
+    """Whether some pixel of a greyscale or RGB image has a colour of 8 bits a channel."""
+    channels = (image.convert("L") if image.mode == "1" else image).split()
+    found = Image.new("L", image.size, 255)
+    for channel, value in zip(channels, colour, strict=True):
+        found = ImageChops.darker(found, channel.point([255 * (level == value) for level in range(256)]))
+    return found.getbbox() is not None
+
+
+def _fit(image: Image.Image, file: ImageFile, shape: Sequence[int]) -> bytes:
     channels, height, width = shape
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255):
-        raise _ambiguous(name, "has transparent pixels")
-    image = image.convert("L" if channels == 1 else "RGB")
+    if image.mode != (mode := "L" if channels == 1 else "RGB"):
+        image = image.convert(mode)
+    if file.orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[file.orientation])
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image.tobytes()
-
-
-def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
-    hint = f"Send images of at most {max_pixels:,} pixels; they are resized to the model's input anyway."
-    return ImageError("too_large", f"{name} is too large: {size}.", hint)
-
-
-def _ambiguous(name: str, reason: str) -> ImageError:
-    hint = "Convert it to a single opaque 8-bit greyscale or RGB image, so that no pixel is open to interpretation."
-    return ImageError("unsupported", f"{name} {reason}.", hint)
-
-
-def _undecodable(name: str, reason: str) -> ImageError:
-    return ImageError("invalid", f"{name} cannot be decoded: {reason}.", "Send a complete PNG, JPEG or WebP file.")

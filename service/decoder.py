@@ -9,8 +9,6 @@ import json
 import sys
 from typing import IO, Any
 
-from PIL import Image, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 — in time
-
 from models.images import ImageError, decode_pixels
 
 BYTES_PER_PIXEL = 32
@@ -41,7 +39,6 @@ def main() -> None:
     """Decodes until there is nothing more to read; the argument is the number of pixels of the largest image."""
     _limit_memory(OWN_BYTES + BYTES_PER_PIXEL * int(sys.argv[1]))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    Image.preinit()  # which the first image would wait for
     write_message(answers, {})  # that it is there
     while (message := read_message(requests)) is not None:
         head, content = message

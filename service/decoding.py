@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.image_sizes import read_size
+from models.image_files import read_size
 from models.images import ImageError
 from models.layers import Shape
 from service.admission import Admission, Reservation
@@ -157,7 +157,7 @@ class Decoder:
         while (task := self._take()) is not None:
             job, index = task
             name, content = job.files[index]
-            request = {"name": name, "shape": job.shape, "max_pixels": job.sizes[index]}
+            request = {"name": name, "shape": job.shape, "max_pixels": self._max_pixels}
             start = time.perf_counter()
             try:
                 outcome: bytes | Exception = worker.decode(job, request, content)

@@ -28,10 +28,55 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def forge_png(width: int, height: int, depth: int = 8, color: int = 0) -> bytes:
     """A PNG whose header claims a size, and whose few pixels do not fill it."""
+    return write_png(width, height, bytes(64), depth, color)
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+def write_png(
+    width: int, height: int, rows: bytes, depth: int = 8, color: int = 0, *before: bytes, interlaced: bool = False
+) -> bytes:
+    """A PNG of rows as they are stored, each after its filter, with chunks before its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced))
+    chunks = [header, *before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def write_webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A WebP of chunks, by kinds and contents."""
+    padded = b"".join(k + struct.pack("<I", len(body)) + body + bytes(len(body) % 2) for k, body in chunks)
+    return b"RIFF" + struct.pack("<I", 4 + len(padded)) + b"WEBP" + padded
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def repeat_scan(times: int, size: tuple[int, int] = (40, 40)) -> bytes:
+    """A progressive JPEG whose last scan, of 31 bytes, comes again and again."""
+    content = encode(Image.new("RGB", size, "brown"), "JPEG", progressive=True, subsampling=0)
+    return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * times + content[-2:]
+
+
+def add_exif(content: bytes, exif: bytes) -> bytes:
+    """A PNG, JPEG or WebP with EXIF just so, where encoders would correct it."""
+    if content.startswith(b"\x89PNG"):
+        return content[:33] + chunk(b"eXIf", exif) + content[33:]
+    if content.startswith(b"\xff\xd8"):
+        return content[:2] + segment(0xE1, b"Exif\0\0" + exif) + content[2:]
+    return write_webp(*list_webp(content), (b"EXIF", exif))
+
+
+def list_webp(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Kinds and contents of a WebP's chunks."""
+    chunks, position = [], 12
+    while position < len(content):
+        (length,) = struct.unpack("<I", content[position + 4 : position + 8])
+        chunks.append((content[position : position + 4], content[position + 8 : position + 8 + length]))
+        position += 8 + length + length % 2
+    return chunks

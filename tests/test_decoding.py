@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import service.decoding
-from models.image_sizes import read_size
+from models.image_files import read_size
 from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from service.admission import OverloadedError

@@ -256,7 +256,7 @@ def test_a_deadline_begins_with_the_request(roomy: FastAPI, roomy_client: httpx.
 
     late = roomy_client.post(PREDICT, content=send_slowly(), headers={"X-Request-Timeout": "0.2"})
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
-    bomb = encode(Image.new("RGB", (4000, 4000)), "WEBP", lossless=True)
+    bomb = encode(Image.new("RGB", (3400, 3400)), "WEBP", lossless=True)
     start = time.monotonic()
     files = [("images", bomb)] * 16
     late = roomy_client.post(PREDICT, files=files, headers={"X-Request-Timeout": "0.5"})
@@ -290,7 +290,7 @@ def test_pixels_of_a_request_are_bounded(checkpoints: Path) -> None:
 
 
 def test_images_that_take_too_long_say_so(checkpoints: Path) -> None:
-    bomb = encode(Image.new("RGB", (4000, 4000)), "WEBP", lossless=True)
+    bomb = encode(Image.new("RGB", (3400, 3400)), "WEBP", lossless=True)
     with serve(create_app(Settings(checkpoints=checkpoints, image_timeout=0.1))) as address:
         answer = httpx.post(address + PREDICT, files={"images": bomb}, timeout=30)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")

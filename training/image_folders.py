@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.checkpoint import CheckpointConfig
 from models.detection import DEFAULT_RATE
-from models.images import FORMATS, ImageError, decode_image
+from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from models.layers import Shape
 from models.task import Classification
@@ -43,6 +43,7 @@ UNREADABLE = 0.1
 """Share of the files that may be left out; more of them mean that something else is wrong."""
 
 LISTED = 5
+FORMATS = ("PNG", "JPEG", "WEBP")
 GREY_MODES = ("1", "L", "LA")
 _VALIDATION = ("val", "valid", "validation")
 _PARTS = ("", "test", *_VALIDATION, "train")
