@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
@@ -28,6 +28,7 @@ from models.deep_ensemble import DeepEnsembleConfig
 from models.detection import Calibration, check_calibration
 from models.deutsch import DeutschConfig
 from models.files import replace_file
+from models.foreign_files import read_file
 from models.hyperdraw import HyperDrawConfig
 from models.hypergan import HyperGANConfig
 from models.input import InputSpec
@@ -40,16 +41,26 @@ from models.static_hypernetwork import StaticHypernetworkConfig
 from models.target import TargetNetwork
 from models.task import Task
 
+CONVERTED_LINE_ENDS = (
+    "its line ends were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "
+    "check out again"
+)
+"""Of a text whose digest fits but for its line ends."""
+
 SAMPLER_FILE = "model.safetensors"
 """Or model-00001-of-00003.safetensors and so on, where the weights are large."""
 
-SHARD_BYTES = 2**30
-"""Of a weight file, unless a single tensor is larger."""
+SHARD_BYTES = 2**27
+"""Of a weight file, unless a single tensor is larger. To parse one stops all of a process's threads, 0.5 ms a MB."""
 
 MEASURED = ("metrics.json", "attack.json", "report.json", "README.md", "figures")
 """What belongs to one version of a checkpoint, beside its weights and its calibration."""
 
 MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_MEMBERS = 100_000
+
+HEADER_BYTES = 2**20, 1024
+"""Of weight files beside the weights: at most so many, and so many for each tensor."""
 
 Storage = Literal["float32", "bfloat16", "int8"]
 """How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
@@ -92,7 +103,7 @@ class Training:
     seed: int
     failure: str | None = None
     """Why the training ended before its last step, unless it was interrupted."""
-    largest_ensemble: Annotated[int, Field(ge=1)] = 100
+    largest_ensemble: Annotated[int, Field(ge=1, le=10_000)] = 100
     """That is calibrated and evaluated, if there are as many networks."""
 
 
@@ -167,42 +178,52 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
 
 
 def load_checkpoint(
-    directory: Path, device: torch.device | str = "cpu", *, with_measurements: bool = True
+    directory: Path,
+    device: torch.device | str = "cpu",
+    *,
+    with_measurements: bool = True,
+    most_bytes: int | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint, checks every part of it, and returns its sampler in evaluation mode.
+
+    The reading is done by the calling thread alone, so that it leaves the processor's other cores to others.
 
     Args:
         directory: of the checkpoint.
         device: that the sampler is put on.
         with_measurements: whether calibration and metrics are read; else they count as missing.
+        most_bytes: that the weights may take.
 
     Raises:
         CheckpointError: if a file is missing, damaged, foreign, or does not fit the others.
     """
-    config_bytes = _read_json(directory / "config.json")
-    config: CheckpointConfig = _parse(directory / "config.json", config_bytes, CheckpointConfig)
+    path = directory / "config.json"
+    config_bytes = _read(path, MAX_JSON_BYTES)
+    config: CheckpointConfig = _parse(path, config_bytes, CheckpointConfig)
     try:
         with torch.device("meta"):
             sampler: WeightSampler = config.method.build(config.target)
-    except ValueError as error:
-        raise CheckpointError(directory / "config.json", str(error)) from error
-    shapes = {name: tensor.shape for name, tensor in sampler.state_dict().items()}
-    sampler.load_state_dict(_read_weights(directory, config.files, shapes), assign=True)
+    except Exception as error:  # PyTorch's, of sizes that no tensor has, are of many types
+        raise CheckpointError(path, f"describes no sampler: {error}") from error
+    tensors = sampler.state_dict()
+    if most_bytes is not None and (size := sum(tensor.nbytes for tensor in tensors.values())) > most_bytes:
+        reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
+        raise CheckpointError(path, reason)
+    sampler.load_state_dict(_read_weights(directory, config.files, tensors), assign=True)
 
     calibration_bytes, calibration = b"", None
     path = directory / "calibration.json"
-    if with_measurements and path.exists():
-        calibration_bytes = _read_json(path)
+    if with_measurements and _is_there(path):
+        calibration_bytes = _read(path, MAX_JSON_BYTES)
         calibration = _parse(path, calibration_bytes, Calibration)
-        if calibration.checkpoint != hashlib.sha256(config_bytes).hexdigest():
-            raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
+        _check_digest(path, calibration, config_bytes)
         try:
             check_calibration(calibration, config.task, config.input, sampler.num_networks)
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
-    metrics = None
-    if with_measurements and (directory / "metrics.json").exists():
-        metrics = _parse(directory / "metrics.json", _read_json(directory / "metrics.json"), dict[str, Any])
+    metrics, path = None, directory / "metrics.json"
+    if with_measurements and _is_there(path):
+        metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
     return Checkpoint(
         name=name_checkpoint(directory),
         version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
@@ -242,17 +263,23 @@ def encode_tensors(tensors: Mapping[str, Tensor], storage: Storage) -> dict[str,
 def decode_tensors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `encode_tensors`, to rounding: float32 (integers stay what they are).
 
+    It uses NumPy, which computes in the calling thread, where PyTorch would start a pool of threads for it.
+
     Raises:
         ValueError: if an int8 matrix has no scale that fits.
     """
     decoded: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if tensor.dtype == torch.int8:
-            if tensor.dim() != 2 or name + ".scale" not in stored or stored[name + ".scale"].shape != (len(tensor), 1):
-                raise ValueError(f"{name} is int8 and wants {name}.scale with one number a row")
-            decoded[name] = tensor.float() * stored[f"{name}.scale"]
+            scale = stored.get(f"{name}.scale")
+            if tensor.dim() != 2 or scale is None or scale.shape != (len(tensor), 1) or scale.dtype != torch.float32:
+                raise ValueError(f"{name} is int8 and wants {name}.scale with one float32 number a row")
+            decoded[name] = torch.from_numpy(tensor.numpy().astype(np.float32) * scale.numpy())
+        elif tensor.dtype == torch.bfloat16:  # the upper half of a float32
+            wide = np.asarray(tensor.view(torch.uint16).numpy().astype(np.uint32) << 16)
+            decoded[name] = torch.from_numpy(wide.view(np.float32))
         elif not name.endswith(".scale"):
-            decoded[name] = tensor.float() if tensor.is_floating_point() else tensor
+            decoded[name] = tensor
     return decoded
 
 
@@ -287,49 +314,82 @@ def _drop(directory: Path, *names: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> bytes:
+def _is_there(path: Path) -> bool:
+    """Also if it cannot be read, as a link that leads nowhere."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(path, f"larger than {MAX_JSON_BYTES} bytes, so it is no file of ours")
-        return path.read_bytes()
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise CheckpointError(path, error.strerror or str(error)) from error
+    return True
+
+
+def _read(path: Path, most_bytes: int) -> bytes:
+    try:
+        return read_file(path, most_bytes)
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from error
 
 
 def _parse(path: Path, content: bytes, schema: Any) -> Any:
+    if content.count(b":") > MAX_JSON_MEMBERS:  # each of which may be an error
+        raise CheckpointError(path, f"more than {MAX_JSON_MEMBERS} members, so it is no file of ours")
     try:
         return TypeAdapter(schema).validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise CheckpointError(path, f"{where}: {first['msg']}") from error
+    except Exception as error:  # PyTorch's, of sizes that no tensor has, are of many types
+        raise CheckpointError(path, str(error)) from error
 
 
-def _read_weights(directory: Path, files: Mapping[str, str], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
+    """Whether a calibration belongs to a config.json."""
+    if calibration.checkpoint == hashlib.sha256(config).hexdigest():
+        return
+    if calibration.checkpoint == hashlib.sha256(config.replace(b"\r\n", b"\n")).hexdigest():
+        raise CheckpointError(path.parent / "config.json", CONVERTED_LINE_ENDS)
+    raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
+
+
+def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name, of the shapes and types of those that are expected."""
     stored: dict[str, Tensor] = {}
-    for name, expected in files.items():
+    room = _bound_bytes(expected)
+    for name, digest in files.items():
         path = directory / name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(path, error.strerror or str(error)) from error
-        if hashlib.sha256(content).hexdigest() != expected:
+        content = _read(path, room)
+        room -= len(content)
+        if hashlib.sha256(content).hexdigest() != digest:
             raise CheckpointError(path, "its SHA-256 is not the one in config.json: damaged, cut short or foreign")
         try:
             stored |= parse_tensors(content)
-        except SafetensorError as error:
+        except Exception as error:  # beside those of safetensors, what types raise that PyTorch does not know
             raise CheckpointError(path, f"no valid safetensors file: {error}") from error
     try:
         weights = decode_tensors(stored)
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
-    if missing := sorted(shapes.keys() - weights.keys()):
+    if missing := sorted(expected.keys() - weights.keys()):
         raise CheckpointError(directory, f"weights are missing: {', '.join(missing)}")
-    if unknown := sorted(weights.keys() - shapes.keys()):
+    if unknown := sorted(weights.keys() - expected.keys()):
         raise CheckpointError(directory, f"weights that the method does not know: {', '.join(unknown)}")
     for name, tensor in weights.items():
-        if tensor.shape != shapes[name]:
-            raise CheckpointError(directory, f"{name} has shape {tuple(tensor.shape)}, not {tuple(shapes[name])}")
-        if not torch.isfinite(tensor).all():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(directory, f"{name} has shape {tuple(tensor.shape)}, not {tuple(wanted.shape)}")
+        if tensor.dtype != wanted.dtype:
+            kinds = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted.dtype))
+            raise CheckpointError(directory, "{} is of {}, not of {}".format(name, *kinds))
+        if not np.isfinite(tensor.numpy()).all():
             raise CheckpointError(directory, f"{name} holds numbers that are not finite")
     return weights
+
+
+def _bound_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """The most that the weight files of some tensors may have together, however they are stored."""
+    scales = sum(4 * len(tensor) for tensor in tensors.values() if tensor.dim() == 2)
+    common, each = HEADER_BYTES
+    return sum(tensor.nbytes for tensor in tensors.values()) + scales + common + each * len(tensors)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -40,7 +40,7 @@ class ClassCalibration:
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Of the mean probabilities."""
-    least_probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    least_probabilities: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast()]
     """Of the classes in a prediction set, after temperature, for each rate of sets that miss."""
 
 
@@ -51,7 +51,7 @@ class SizeCalibration:
     ensemble_size: Annotated[int, Field(ge=1)]
     scores: dict[Flag, ScoreName]
     """What each flag is raised by."""
-    thresholds: dict[Flag, tuple[Finite, ...]]
+    thresholds: dict[Flag, Annotated[tuple[Finite, ...], FailFast()]]
     """For each rate of false alarms."""
     classes: ClassCalibration | None
 
@@ -68,13 +68,13 @@ class Calibration:
     """SHA-256 of the `config.json` that this was measured for."""
     split: str
     n: Annotated[int, Field(ge=1)]
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[int, ...], FailFast()]
     """Of the draws, whose prefixes are the ensembles. The inputs are judged in as many equal parts, each by a draw of
     its own, so that thresholds are for the draws of all seeds, not for one."""
     temperature_split: str | None
     """That the temperature was fitted on, by least negative log-likelihood."""
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
-    sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1)]
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1), FailFast()]
+    sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1), FailFast()]
 
     def __post_init__(self) -> None:
         sizes = [size.ensemble_size for size in self.sizes]

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ class DeutschConfig:
     latent_size: Size = 300
     code_size: Size = 15
     extractor_hidden_size: Size = 300
-    generator_hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = (40, 100, 100, 60)
+    generator_hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1), FailFast()] = (40, 100, 100, 60)
     """Of the weight generator of each layer of the target."""
     method: Literal["deutsch"] = "deutsch"
 

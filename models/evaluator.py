@@ -113,6 +113,11 @@ class Evaluator:
         else:
             self._common_numbers = max(self._common_numbers, numbers)
 
+    @property
+    def most_numbers(self) -> int:
+        """In a tensor, for one input and one network."""
+        return max(self._common_numbers, self._own_numbers)
+
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `TargetNetwork.forward`."""
         shared = inputs.dim() == self._rank + 1
@@ -136,7 +141,7 @@ class Evaluator:
     def _choose_block(self, inputs: int, shared: bool) -> tuple[int, int]:
         """How many inputs, and how many networks, are evaluated at once."""
         numbers = NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE
-        largest = max(self._own_numbers, self._common_numbers)
+        largest = self.most_numbers
         inputs = min(inputs, INPUTS_PER_BLOCK) if self._on_cpu and shared else inputs
         inputs = max(1, min(inputs, numbers // largest))
         return inputs, max(1, numbers // inputs // (self._own_numbers if shared else largest))

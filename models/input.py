@@ -6,14 +6,14 @@ Shapes: B inputs.
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.layers import STRICT, Shape, Size
 
-Means = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
-Deviations = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+Means = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], FailFast()]
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], FailFast()]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,7 +54,7 @@ class ImageSpec:
 class VectorSpec:
     """Vectors of named numbers: each minus its `mean`, divided by its `std`."""
 
-    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
     mean: Means
     std: Deviations
     kind: Literal["vector"] = "vector"

@@ -8,6 +8,7 @@ follow the other's, as if they were the channels of one image, which is what gro
 Shapes: S sampled networks, B inputs.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import reduce
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -240,7 +241,7 @@ class Residual:
     Where these shrink the image or add channels, so does the shortcut, without parameters (`ResidualBlock`).
     """
 
-    layers: "Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100)]"
+    layers: "Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100), FailFast()]"
     kind: Literal["residual"] = "residual"
     rank: ClassVar[int] = 3
 
@@ -289,6 +290,33 @@ def name_layers(layers: Iterable[Layer]) -> dict[str, Layer]:
         counts[layer.kind] = counts.get(layer.kind, 0) + 1
         named[f"{layer.kind}{counts[layer.kind]}"] = layer
     return named
+
+
+def count_layers(layers: Iterable[Layer]) -> int:
+    """Layers in a row, and those within residual blocks."""
+    waiting, number = list(layers), 0
+    while waiting:
+        layer = waiting.pop()
+        number += 1
+        if isinstance(layer, Residual):
+            waiting += layer.layers
+    return number
+
+
+def count_multiplications(layers: Iterable[Layer], shape: Shape) -> int:
+    """Of layers in a row, for one network and one input; other numbers that a layer takes count as one each."""
+    layers, number = tuple(layers), 0
+    for (_, given, made), layer in zip(trace_shapes(layers, shape), layers, strict=True):
+        match layer:
+            case Convolution():
+                number += layer.count_patches(given) * made[0]
+            case Linear():
+                number += given[0] * made[0]
+            case Residual():
+                number += count_multiplications(layer.layers, given)
+            case _:
+                number += math.prod(given)
+    return number
 
 
 def trace_shapes(layers: Iterable[Layer], shape: Shape) -> list[tuple[str, Shape, Shape]]:

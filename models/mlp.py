@@ -9,7 +9,7 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class MLPConfig:
     """Sizes of Deutsch's toy problem."""
 
     latent_size: Size = 1
-    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1)] = (30, 10, 10)
+    hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=100), FailFast()] = (30, 10, 10)
     method: Literal["mlp"] = "mlp"
 
     def build(self, target: TargetNetwork) -> "MLPHypernetwork":

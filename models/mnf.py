@@ -18,10 +18,11 @@ Shapes: S sampled networks, Z latent numbers, z factors of a layer, W weights of
 import dataclasses
 import math
 from collections.abc import Collection, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ INITIAL_GATE_BIAS = 2.0
 class MNFConfig:
     """Sizes of the authors' MNIST experiment."""
 
-    flows: Size = 2
+    flows: Annotated[int, Field(ge=1, le=4)] = 2
     """Of z, and of the auxiliary distribution."""
     flow_hidden_size: Size = 50
     method: Literal["mnf"] = "mnf"

@@ -145,11 +145,13 @@ class NetworkStack(nn.Module):
     def __init__(self, target: TargetNetwork, networks: int, without: Collection[str] = ()) -> None:
         """Of the target's parameters all but those named."""
         super().__init__()
-        states = [target.module().state_dict() for _ in range(networks)]
-        for name in target.parameter_shapes:
+        abstract = torch.get_default_device().type == "meta"  # whose tensors have shapes and no numbers
+        states = [target.module().state_dict() for _ in range(0 if abstract else networks)]
+        for name, shape in target.parameter_shapes.items():
             if name not in without:
                 path, _, leaf = name.rpartition(".")
-                parameter = nn.Parameter(torch.stack([state[name] for state in states]))
+                stack = torch.empty(networks, *shape) if abstract else torch.stack([state[name] for state in states])
+                parameter = nn.Parameter(stack)
                 self._find_module(path).register_parameter(leaf, parameter)
 
     def _find_module(self, path: str) -> nn.Module:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -26,10 +26,14 @@ from models.layers import (
     Shape,
     Size,
     build_modules,
+    count_layers,
+    count_multiplications,
     list_weighted,
     numel,
     trace_shapes,
 )
+
+MAX_LAYERS = 250
 
 Weights = dict[str, Tensor]
 """S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
@@ -40,13 +44,16 @@ class TargetNetwork:
     """A feed-forward network: images [B, C, H, W] or vectors [B, numbers] → outputs [B, K].
 
     Raises:
-        ValueError: if a layer does not fit the shape that reaches it, or the last one is not linear.
+        ValueError: if there are too many layers, one does not fit the shape that reaches it, or the last one is not
+            linear.
     """
 
     input_shape: tuple[Size, Size, Size] | tuple[Size]
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=MAX_LAYERS), FailFast()]
 
     def __post_init__(self) -> None:
+        if (number := count_layers(self.layers)) > MAX_LAYERS:
+            raise ValueError(f"{number} layers, those within residual blocks included; there may be {MAX_LAYERS}")
         trace_shapes(self.layers, self.input_shape)
         if not isinstance(self.layers[-1], Linear):
             raise ValueError(f"the last layer must be linear, to give outputs, not {self.layers[-1].kind}")
@@ -96,6 +103,15 @@ class TargetNetwork:
     def num_weights(self) -> int:
         """Number of weights of one network, biases included."""
         return sum(map(numel, self.parameter_shapes.values()))
+
+    @property
+    def num_multiplications(self) -> int:
+        """That one network takes for one input, about."""
+        return count_multiplications(self.layers, self.input_shape)
+
+    def count_numbers(self, device: torch.device) -> int:
+        """The most that are in a tensor while one network is evaluated on one input."""
+        return self._choose_evaluator(device).most_numbers
 
     @property
     def num_outputs(self) -> int:

@@ -6,7 +6,7 @@ Shapes: S members, B inputs, K outputs of the target network.
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from models.uncertainty import (
 class Classification:
     """Outputs are logits of `classes`."""
 
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2), FailFast()]
     kind: Literal["classification"] = "classification"
 
     @property
@@ -44,10 +44,10 @@ class Classification:
 class Regression:
     """Outputs times `std` plus `mean` are the expectations of named numbers, whose noise is normal."""
 
-    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
     mean: Means
     std: Deviations
-    noise_std: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
+    noise_std: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], FailFast()]
     """Of the observations around their expectation, known beforehand, in the numbers' own units."""
     kind: Literal["regression"] = "regression"
 
