@@ -121,12 +121,7 @@ class Batch:
     def fail(self, error: Exception) -> None:
         """Answers what is still open with an error."""
         for request in self._requests:
-            _answer(request, error)
-
-    def cancel(self) -> None:
-        """Answers nothing further."""
-        for request in self._requests:
-            request.future.cancel()
+            answer(request, error)
 
     def _begin(self, most_cost: int) -> None:
         """Turns to the next networks, for the requests that are open yet."""
@@ -157,17 +152,17 @@ class Batch:
             if request.size <= stop:
                 try:
                     prediction = interpret(self.ensemble.checkpoint.config.task, join_outputs(request.outputs, dim=0))
-                    _answer(request, Answer(self.ensemble.seed, prediction))
+                    answer(request, Answer(self.ensemble.seed, prediction))
                 except NotFiniteError as error:
-                    _answer(request, error)
+                    answer(request, error)
         self._networks, self._start, self._parts = None, stop, []
 
 
-def _answer(request: Request, answer: Answer | Exception) -> None:
+def answer(request: Request, outcome: Answer | Exception) -> None:
     """Unless it was answered, or its client has cancelled it, be it in this very moment."""
     if request.future.done() or not request.future.set_running_or_notify_cancel():
         return
-    if isinstance(answer, Exception):
-        request.future.set_exception(answer)
+    if isinstance(outcome, Exception):
+        request.future.set_exception(outcome)
     else:
-        request.future.set_result(answer)
+        request.future.set_result(outcome)

@@ -96,5 +96,7 @@ def check_readiness(request: Request, engine: Engine) -> None:
         ServiceError: 503 if not.
     """
     check_health(engine)
+    if engine.stall:
+        raise ServiceError(503, "stalled", f"Nothing is computed: {engine.stall}.", "Ask another instance, or wait.")
     if request.app.state.draining:
         raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,15 +21,15 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.device import is_out_of_memory, works
 from models.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
-from service.batches import Answer, Batch, Request
+from service.batches import Answer, Batch, Request, answer
 from service.ensembles import Ensemble, Ensembles, Freshness
-from service.observer import Observer
+from service.observer import GuardedObserver, Observer
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,15 @@ INITIAL_COST = 3_200
 
 QUEUE_COST = 500_000
 """Inputs × networks that may wait."""
+
+STALL_SECONDS = 30.0
+"""That no step takes, on whatever device: one that runs for longer does not end."""
+
+CLOSE_SECONDS = 5.0
+"""That the end waits for a step."""
+
+NUMBERS_PER_COPY = 2**23
+"""Of weights that are moved to a device."""
 
 Result = TypeVar("Result")
 
@@ -77,6 +86,21 @@ def _do_at_once(function: Callable[[], Result]) -> Generator[None, None, Result]
     yield
 
 
+def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None]:
+    """Puts a module on a device."""
+    start = time.monotonic()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == device.type == "cpu":
+            continue
+        moved = torch.empty_like(tensor, device=device)
+        for source, target in zip(*(t.data.view(-1).split(NUMBERS_PER_COPY) for t in (tensor, moved)), strict=True):
+            if time.monotonic() - start > STEP_SECONDS / 2:
+                yield
+                start = time.monotonic()
+            target.copy_(source)
+        tensor.data = moved
+
+
 Job = TypeVar("Job", Call[Any], Request)
 
 
@@ -85,6 +109,8 @@ class Engine:
 
     All of it happens in one thread. OpenMP keeps a pool of workers for each thread that computes, and with more
     workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
+
+    Whatever ends the thread before `close` does is a `fault`. Then, as after `close`, all that waits is cancelled.
     """
 
     def __init__(
@@ -97,7 +123,7 @@ class Engine:
         self.device = device
         self.admission = Admission(queue_cost)
         """Of inputs × networks that are still to be asked."""
-        self._observer = observer or Observer()
+        self._observer = GuardedObserver(observer or Observer())
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._most_costs: WeakKeyDictionary[Checkpoint, int] = WeakKeyDictionary()
         """Inputs × networks of a step."""
@@ -111,9 +137,12 @@ class Engine:
         self._lacking = False
         """Whether networks may be drawn ahead."""
         self._closing = False
-        self.fault: str | None = None
-        """Why the device computes no more; then the engine has closed itself, and only a new process can help."""
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._open: set[Future[Any]] = set()
+        """All that were promised and are not done, whatever has become of their jobs."""
+        self._step_start: float | None = None
+        """Of the step that is being done, on the monotonic clock."""
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
@@ -157,8 +186,7 @@ class Engine:
         """
         call = Call(steps)
         self._reserve(checkpoint, cost, client, call.future)
-        self._submit(self._calls, call)
-        return call.future
+        return self._submit_call(call)
 
     def check_room(self, checkpoint: Checkpoint, cost: int, client: str = "") -> None:
         """Whether a client's inputs × networks may wait for an answer; the largest request may, if nothing else does.
@@ -204,61 +232,110 @@ class Engine:
 
         return self._call(draw)
 
-    def load(self, directory: Path) -> Checkpoint:
-        """A checkpoint from its directory, on this device.
+    def load(self, directory: Path, most_bytes: int | None = None) -> Checkpoint:
+        """A checkpoint from its directory, on this device. It is read and checked in the thread that calls.
 
         Raises:
             CheckpointError: as `load_checkpoint` does.
         """
-        return self._call(lambda: load_checkpoint(directory, self.device)).result()
+        checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
+        self._submit_call(Call(_move(checkpoint.sampler, self.device))).result()
+        return checkpoint
 
     def unload(self, checkpoint: Checkpoint) -> None:
         """Frees what is kept for a checkpoint that is to be served no more. Requests that it has yet are answered."""
         self._call(lambda: self._ensembles.forget(checkpoint)).result()
 
     def warm_up(self, checkpoint: Checkpoint) -> None:
-        """A real forward pass, so that the first request finds everything in place.
+        """A real forward pass, so that the first request finds everything in place. However much waits, it may, too.
 
         Raises:
             NotFiniteError: if the checkpoint's networks give outputs that are not finite.
         """
         spec = checkpoint.config.input
         inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
-        self.predict(checkpoint, inputs, seed=0, ensemble_size=checkpoint.default_size).result()
+        request = Request(checkpoint, inputs, seed=0, size=checkpoint.default_size)
+        self._submit(self._waiting, request)
+        request.future.result()
         self._call(lambda: self._expect(checkpoint)).result()
 
-    def close(self) -> None:
-        """Cancels what is not done, and waits for the step that is being done."""
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be computed any more; then only a new process can help."""
+        if self._fault is None and not self._closing and not self._thread.is_alive():
+            return "the engine's thread has ended"
+        return self._fault
+
+    @property
+    def step_seconds(self) -> float:
+        """For which the current step has run; 0 if there is none."""
+        start = self._step_start
+        return 0.0 if start is None else time.monotonic() - start
+
+    @property
+    def stall(self) -> str | None:
+        """Why nothing is computed now, though it may be again."""
+        seconds = self.step_seconds
+        return f"a step of the engine has run for {seconds:.0f} s" if seconds > STALL_SECONDS else None
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Cancels what is not done, and waits for the step that is being done, but not for one that does not end."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
         atexit.unregister(self.close)
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            logger.error("a step of the engine has not ended within %g s, and is not waited for", seconds)
+            self._cancel_open()
 
     def _call(self, function: Callable[[], Result]) -> Future[Result]:
-        call = Call(_do_at_once(function))
+        return self._submit_call(Call(_do_at_once(function)))
+
+    def _submit_call(self, call: Call[Result]) -> Future[Result]:
         self._submit(self._calls, call)
         return call.future
 
     def _submit(self, queue: deque[Job], job: Job) -> None:
         with self._changed:
-            if self._closing:
-                job.future.cancel()
-            else:
+            taken = not self._closing
+            if taken:
+                self._open.add(job.future)
                 queue.append(job)
                 self._changed.notify()
+        if taken:
+            job.future.add_done_callback(self._open.discard)
+        else:
+            job.future.cancel()
 
-    def _work(self) -> None:
-        while (step := self._choose()) is not None:
-            step()
-        with self._changed:
+    def _run(self) -> None:
+        """All of the thread's life."""
+        try:
+            while (step := self._choose()) is not None:
+                self._step_start = time.monotonic()
+                step()
+                self._step_start = None
+        except BaseException as error:
+            self._break(f"the engine's thread was ended by {type(error).__name__}", error)
+        finally:
+            self._step_start = None
             self._closing = True
-        for call in self._calls:
-            call.future.cancel()
-        for request in self._waiting:
-            request.future.cancel()
-        for batch in (*self._short, *self._large):
-            batch.cancel()
+            self._cancel_open()
+
+    def _break(self, fault: str, error: BaseException | None = None) -> None:
+        """Ends the engine."""
+        self._fault = fault  # before anything that may fail as well
+        self._closing = True
+        logger.critical("%s; the process must end", fault, exc_info=error)
+
+    def _cancel_open(self) -> None:
+        with self._changed:
+            futures = list(self._open)
+        for future in futures:
+            if not future.cancel() and not future.done():  # what ended the thread did so amid an answer
+                future.set_exception(CancelledError())
 
     def _choose(self) -> Callable[[], None] | None:
         """What to do next: calls, batches to begin, short batches and large ones take turns; None to end."""
@@ -307,15 +384,27 @@ class Engine:
     def _begin(self, requests: list[Request], large: bool) -> None:
         """Starts a batch of what is not cancelled by now."""
         requests = [request for request in requests if not request.future.done()]
-        if requests:
-            checkpoint, seed = requests[0].checkpoint, requests[0].seed
-            if seed is None:
-                ensemble = self._ensembles.take(checkpoint, sum(len(request.inputs) for request in requests))
-                self._lacking = True
-            else:
-                ensemble = Ensemble(checkpoint, seed, keeps=False)
-            self._observer.begin(checkpoint.name, [request.origin for request in requests])
-            self._advance(Batch(ensemble, requests, large, self._observer))
+        if not requests:
+            return
+        try:
+            batch = Batch(self._choose_ensemble(requests), requests, large, self._observer)
+            self._observer.begin(batch.ensemble.checkpoint.name, [request.origin for request in requests])
+        except Exception as error:
+            logger.exception("a batch of %s could not begin", requests[0].checkpoint.name)
+            if self._check_device():
+                for request in requests:
+                    answer(request, error)
+            return
+        self._advance(batch)
+
+    def _choose_ensemble(self, requests: list[Request]) -> Ensemble:
+        """That answers a batch."""
+        checkpoint, seed = requests[0].checkpoint, requests[0].seed
+        if seed is not None:
+            return Ensemble(checkpoint, seed, keeps=False)
+        ensemble = self._ensembles.take(checkpoint, sum(len(request.inputs) for request in requests))
+        self._lacking = True
+        return ensemble
 
     def _advance(self, batch: Batch) -> None:
         """Does a step of a batch, if anybody still wants it, and puts it back if it is not the last."""
@@ -343,7 +432,8 @@ class Engine:
 
     def _answer(self, call: Call[Any]) -> None:
         if call.run():
-            self._submit(self._calls, call)
+            with self._changed:
+                self._calls.append(call)
         elif not call.future.cancelled() and call.future.exception() is not None:
             self._check_device()
 
@@ -361,17 +451,12 @@ class Engine:
         logger.error("a batch of %s failed", checkpoint.name, exc_info=error)
         if self._check_device():
             batch.fail(error)
-        else:
-            batch.cancel()
 
     def _check_device(self) -> bool:
         """Whether the device still computes. If not, the engine closes itself."""
         if not works(self.device):
-            self.fault = f"the device {self.device} computes no more"
-            logger.critical("%s; the process must end", self.fault)
-            with self._changed:
-                self._closing = True
-        return self.fault is None
+            self._break(f"the device {self.device} computes no more")
+        return self._fault is None
 
     def _limit_cost(self, checkpoint: Checkpoint) -> int:
         """Inputs × networks of a step."""

@@ -204,7 +204,8 @@ class _State:
     def collect(self) -> Iterable[GaugeMetricFamily]:
         engine, device = self._engine, self._engine.device
         gauges = {
-            "hyperdraw_ready": ("Whether the device computes.", engine.fault is None),
+            "hyperdraw_ready": ("Whether the device computes.", engine.fault is None and engine.stall is None),
+            "hyperdraw_current_step_seconds": ("That the step being done has taken by now.", engine.step_seconds),
             "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
         }

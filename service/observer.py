@@ -1,9 +1,13 @@
 """What an engine tells of its work to whoever wants to know: metrics, traces, or nobody."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Origin:
 
 
 class Observer:
-    """Hears of an engine's work, in the engine's thread, so it must be quick and must not raise; this one ignores it.
+    """Hears of an engine's work, in the engine's thread, so it must be quick; this one ignores it.
 
     Evaluation ends with its results on the CPU, so its end is the end of all that the device was asked before. The end
     of a draw is not, on CUDA: kernels of it that still run then are waited for by the evaluation that follows.
@@ -34,3 +38,32 @@ class Observer:
 
     def refuse(self, model: str) -> None:
         """A request was refused, as too much waits."""
+
+
+class GuardedObserver(Observer):
+    """Tells another observer. What that raises costs nobody an answer; it is logged, once for each of the methods."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failed: set[str] = set()
+        """Methods that have raised."""
+
+    def begin(self, model: str, origins: Sequence[Origin]) -> None:
+        self._tell("begin", partial(self._observer.begin, model, origins))
+
+    def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
+        self._tell("draw", partial(self._observer.draw, model, networks, start, origins))
+
+    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
+        self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
+
+    def refuse(self, model: str) -> None:
+        self._tell("refuse", partial(self._observer.refuse, model))
+
+    def _tell(self, method: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            if method not in self._failed:
+                self._failed.add(method)
+                logger.exception("the observer's %s failed; further failures of it are not logged", method)

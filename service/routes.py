@@ -330,6 +330,7 @@ async def get_weights(
     One network has exactly the target's `state_dict` keys; with `count`, that many are stacked on a leading axis.
     With a seed the answer can be cached, revalidated and resumed; without one, a fresh draw is sent and its seed named.
     """
+    check_health(engine)  # as an answer that has begun cannot say so
     count = parameters.count or 1
     check_count("count", count, settings.max_ensemble_size)
     check_members(checkpoint, parameters.member + count)
