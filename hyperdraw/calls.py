@@ -1,9 +1,9 @@
 """What the service can be asked. `Client` and `AsyncClient` have each of these functions as a method."""
 
+import json
 import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from errno import ESPIPE
 from os import SEEK_CUR, PathLike
 from pathlib import Path
@@ -26,8 +26,8 @@ from hyperdraw.answers import (
     read_reload,
     read_sample,
 )
-from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, Overloaded, ServiceError
-from hyperdraw.exchange import Call, Deadline, Exchange, Parameters, Progress, Request, Sink
+from hyperdraw.errors import HyperdrawError, ServiceError, Unauthorized
+from hyperdraw.exchange import Call, Connection, Deadline, Exchange, Parameters, Progress, Request, Sink
 from hyperdraw.files import replace_file
 from hyperdraw.inputs import Inputs, encode_inputs
 from hyperdraw.tensors import DType, TensorFile
@@ -44,26 +44,23 @@ SEED_LIMIT = 2**63
 """Seeds lie in [0, SEED_LIMIT)."""
 
 
-@dataclass
-class Connection:
-    """What a client knows of its service."""
-
-    address: str
-    timeout: float
-    """Seconds that a call may take, if it does not say."""
-    retries: int
-    default_model: str | None = None
-    """Once it has been asked for, and for as long as it is served."""
-
-
 def ready(client: Connection, *, timeout: float | None = None) -> Call[bool]:
-    """Whether the service is there and ready to answer; asked once, without retries."""
-    exchange = Exchange(Request("GET", "/readyz"), _Text(), client.address, _set_deadline(client, timeout), retries=0)
+    """Whether the service is there and ready to answer; asked once, without retries.
+
+    False for whatever else answers there, too: a gateway that does not reach the service, or another server.
+
+    Raises:
+        Unauthorized: if an API key is missing or wrong, as waiting would not help.
+    """
+    text = _Text()
+    exchange = Exchange(Request("GET", "/readyz"), text, client, _set_deadline(client, timeout), retries=0)
     try:
         yield from exchange.attempts()
-    except (ConnectionFailed, DeadlineExceeded, Overloaded):
+        return bool(json.loads(text.content)["status"] == "ready")
+    except Unauthorized:
+        raise
+    except (HyperdrawError, ValueError, LookupError, TypeError):
         return False
-    return True
 
 
 def models(client: Connection, *, timeout: float | None = None) -> Call[ModelList]:
@@ -142,7 +139,7 @@ def predict(
 
     def ask(name: str) -> Call[None]:
         request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
-        return Exchange(request, file, client.address, deadline, client.retries).attempts()
+        return Exchange(request, file, client, deadline).attempts()
 
     yield from _ask_model(client, model, deadline, ask)
     return read_prediction(file)
@@ -300,7 +297,7 @@ def _path(model: str) -> str:
 
 def _ask(client: Connection, request: Request, deadline: Deadline) -> Call[bytes]:
     text = _Text()
-    yield from Exchange(request, text, client.address, deadline, client.retries).attempts()
+    yield from Exchange(request, text, client, deadline).attempts()
     return bytes(text.content)
 
 
@@ -357,7 +354,7 @@ def _fetch(
 
     def ask(name: str) -> Call[Exchange]:
         request = Request("GET", f"{_path(name)}/weights", networks, expected=_ORIGIN)
-        exchange = Exchange(request, sink, client.address, deadline, client.retries, progress, renewing=True)
+        exchange = Exchange(request, sink, client, deadline, progress, renewing=True)
         yield from exchange.attempts()
         return exchange
 

@@ -2,18 +2,20 @@
 
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import closing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
 import httpx
+from anyio.lowlevel import RunVar
 
 from hyperdraw import calls
-from hyperdraw.calls import Connection
 from hyperdraw.errors import HyperdrawError
-from hyperdraw.exchange import Call
+from hyperdraw.exchange import Call, Connection
+from hyperdraw.route import find_route
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,11 +66,15 @@ class Client(Connection):
             retries: how often a request is sent again that met no service, or one with too much to do. The pause
                 before is what the service asks for, or doubles from a tenth of a second.
 
+        Proxies and certificates are those of the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY,
+        SSL_CERT_FILE and SSL_CERT_DIR.
+
         Raises:
-            ValueError: if the address is no URL of http or https, or the key holds what no key does.
+            ValueError: if the address is no URL of http or https, the key holds what no key does, the timeout is no
+                number of seconds, or a variable of the environment is wrong.
         """
-        super().__init__(_check_address(base_url), timeout, retries)
-        self._http = httpx.Client(base_url=base_url, headers=_make_headers(api_key))
+        super().__init__(find_route(base_url, api_key), timeout, retries)
+        self._http = httpx.Client(**self.route.make_options())
 
     def __enter__(self) -> Self:
         return self
@@ -109,15 +115,28 @@ class Client(Connection):
             return result
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """Connections, and what closes them."""
+
+    http: httpx.AsyncClient
+    holder: AsyncGenerator[httpx.AsyncClient, None]
+
+
 class AsyncClient(Connection):
-    """The asynchronous client, for asyncio and trio: the methods of `Client`, to be awaited."""
+    """The asynchronous client, for asyncio and trio: the methods of `Client`, to be awaited.
+
+    Event loops may follow one another, as with several `asyncio.run`. Each has connections of its own, which are closed
+    at its end if nobody has closed them before.
+    """
 
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout: float = TIMEOUT, retries: int = RETRIES
     ) -> None:
         """As for `Client`."""
-        super().__init__(_check_address(base_url), timeout, retries)
-        self._http = httpx.AsyncClient(base_url=base_url, headers=_make_headers(api_key))
+        super().__init__(find_route(base_url, api_key), timeout, retries)
+        self._options = self.route.make_options()
+        self._opened: RunVar[_Opened] = RunVar("opened")
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,8 +147,9 @@ class AsyncClient(Connection):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._http.aclose()
+        """Closes the connections of this event loop."""
+        if opened := self._opened.get(None):
+            await opened.holder.aclose()
 
     ready = _awaited(calls.ready)
     models = _awaited(calls.models)
@@ -140,13 +160,27 @@ class AsyncClient(Connection):
     download = _awaited(calls.download)
     reload = _awaited(calls.reload)
 
+    async def _open(self) -> httpx.AsyncClient:
+        """The connections of this event loop, where they must stay."""
+        opened = self._opened.get(None)
+        if opened is None:
+            holder = self._hold()  # event loops close such generators at their end
+            opened = _Opened(await anext(holder), holder)
+            self._opened.set(opened)
+        return opened.http
+
+    async def _hold(self) -> AsyncGenerator[httpx.AsyncClient, None]:
+        async with httpx.AsyncClient(**self._options) as http:
+            yield http
+
     async def _carry_out(self, attempts: Call[T]) -> T:
+        http = await self._open()
         try:
             while True:
                 exchange = next(attempts)
                 await anyio.sleep(exchange.pause)
                 try:
-                    async with self._http.stream(**exchange.next_request()) as response:
+                    async with http.stream(**exchange.next_request()) as response:
                         exchange.start(response)
                         async for content in response.aiter_raw():
                             exchange.receive(content)
@@ -156,22 +190,3 @@ class AsyncClient(Connection):
         except StopIteration as end:
             result: T = end.value
             return result
-
-
-def _check_address(base_url: str) -> str:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{base_url} is no URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"{base_url} is no URL that begins with http:// or https://")
-    return base_url
-
-
-def _make_headers(api_key: str | None) -> dict[str, str]:
-    headers = {"Accept-Encoding": "identity"}  # so that bytes are counted as they are sent
-    if api_key is None:
-        return headers
-    if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
-        raise ValueError("the API key must be printable ASCII without spaces; a line's end may have come with it")
-    return {**headers, "Authorization": f"Bearer {api_key}"}

@@ -2,7 +2,7 @@
 
     HyperdrawError
     ├── ConnectionFailed    nobody answers at the address, or the connection broke
-    ├── DeadlineExceeded    no answer in time, by this side's clock or by the service's
+    ├── DeadlineExceeded    no answer in time, by the clock of this side, the service or a gateway
     ├── InvalidAnswer       what answers is no hyperdraw service
     └── ServiceError        the service refused
         ├── InvalidRequest  ask for something else
@@ -14,6 +14,7 @@ Arguments that are wrong whatever the service says raise ValueError, files that 
 """
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -39,7 +40,7 @@ class ConnectionFailed(HyperdrawError):  # noqa: N818 — reads as what happened
 
 
 class DeadlineExceeded(HyperdrawError):  # noqa: N818
-    """There was no answer within the timeout."""
+    """There was no answer within the timeout, or within that of a gateway."""
 
 
 class InvalidAnswer(HyperdrawError):  # noqa: N818
@@ -81,21 +82,32 @@ _LASTING = ("model_refused", "device_fault")
 """Codes of 503 that waiting does not help: somebody must mend the checkpoint, or start the service anew."""
 
 
-def read_error(status: int, headers: httpx.Headers, content: bytes) -> HyperdrawError:
-    """The exception that an answer other than success amounts to."""
+@dataclass(frozen=True)
+class ErrorDetail:
+    """What a refusal says."""
+
+    code: str
+    message: str
+    hint: str
+
+
+def read_detail(content: bytes) -> ErrorDetail | None:
+    """What an answer other than success says, if it comes from a hyperdraw service."""
     try:
         detail = json.loads(content)["error"]
-        code, message, hint = (str(detail[key]) for key in ("code", "message", "hint"))
-    except (ValueError, LookupError, TypeError):  # of a proxy, say
-        phrase = httpx.codes.get_reason_phrase(status)
-        code, message = phrase.lower().replace(" ", "_"), f"The answer was {status} {phrase}".rstrip() + "."
-        hint = "It has no explanation, so it may not come from a hyperdraw service."
+        return ErrorDetail(*(str(detail[key]) for key in ("code", "message", "hint")))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def make_error(status: int, headers: httpx.Headers, detail: ErrorDetail) -> HyperdrawError:
+    """The exception that an answer other than success amounts to."""
     if status == httpx.codes.GATEWAY_TIMEOUT:
-        return DeadlineExceeded(message, hint)
+        return DeadlineExceeded(detail.message, detail.hint)
     kind = _KINDS.get(status, InvalidRequest if 400 <= status < 500 else ServiceError)
-    if code in _LASTING:
+    if detail.code in _LASTING:
         kind = ServiceError
-    return kind(status, code, message, hint, _read_retry_after(headers.get("Retry-After")))
+    return kind(status, detail.code, detail.message, detail.hint, _read_retry_after(headers.get("Retry-After")))
 
 
 def _read_retry_after(header: str | None) -> float | None:

@@ -5,6 +5,7 @@ hands over what arrives, and leaves what went wrong in `failure`.
 """
 
 import random
+import ssl
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,18 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from hyperdraw.errors import ConnectionFailed, DeadlineExceeded, HyperdrawError, InvalidAnswer, Overloaded, read_error
+from hyperdraw.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    ErrorDetail,
+    HyperdrawError,
+    InvalidAnswer,
+    Overloaded,
+    ServiceError,
+    make_error,
+    read_detail,
+)
+from hyperdraw.route import Route, explain_certificate, hide_credentials
 
 Progress = Callable[[int, int | None], None]
 """Is told the bytes that have arrived, and how many there will be, if that is known."""
@@ -23,7 +35,7 @@ Parameters = Mapping[str, str | int | float | bool | None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 86400.0
-"""Seconds that the service accepts as X-Request-Timeout."""
+"""Seconds that the service accepts as X-Request-Timeout, and that an attempt may be silent."""
 
 
 class Sink(Protocol):
@@ -43,6 +55,8 @@ class Deadline:
     """The moment up to which an answer is of use."""
 
     def __init__(self, seconds: float) -> None:
+        if not seconds >= 0:  # nor is NaN
+            raise ValueError(f"the timeout is {seconds}; it must be a number of seconds, or infinite")
         self.seconds = seconds
         self.renew()
 
@@ -71,6 +85,21 @@ class Request:
     """Headers without which an answer is not taken."""
 
 
+@dataclass
+class Connection:
+    """What a client knows of its service."""
+
+    route: Route
+    timeout: float
+    """Seconds that a call may take, if it does not say."""
+    retries: int
+    default_model: str | None = None
+    """Once it has been asked for, and for as long as it is served."""
+
+    def __post_init__(self) -> None:
+        Deadline(self.timeout)
+
+
 class Exchange:
     """A request, its attempts, and its answer.
 
@@ -81,13 +110,14 @@ class Exchange:
         self,
         request: Request,
         sink: Sink,
-        address: str,
+        client: Connection,
         deadline: Deadline,
-        retries: int,
         progress: Progress | None = None,
+        *,
         renewing: bool = False,
+        retries: int | None = None,
     ) -> None:
-        """`renewing` puts the deadline off whenever something arrives."""
+        """`renewing` puts the deadline off whenever something arrives; `retries` are the client's unless given."""
         self.headers = httpx.Headers()
         """Of the answer."""
         self.pause = 0.0
@@ -96,16 +126,18 @@ class Exchange:
         """Of the attempt."""
         self._request = request
         self._sink = sink
-        self._address = address
+        self._route = client.route
         self._deadline = deadline
-        self._retries = retries
+        self._retries = client.retries if retries is None else retries
         self._progress = progress
         self._renewing = renewing
         self._failures = 0
         self._received = self._furthest = 0
         self._size: int | None = None
         self._refusal: bytearray | None = None
+        self._redirection: str | None = None
         self._status = 0
+        self._gateway_failed = False
 
     def attempts(self) -> "Call[None]":
         """Yields the exchange for each attempt that is to be carried out.
@@ -122,8 +154,8 @@ class Exchange:
 
     def next_request(self) -> dict[str, Any]:
         """The arguments of `httpx.Client.stream` for the next attempt."""
-        left = max(self._deadline.left, 0.001)
-        headers = {} if self._renewing else {"X-Request-Timeout": f"{min(left, _LONGEST_TIMEOUT):.3f}"}
+        left = min(max(self._deadline.left, 0.001), _LONGEST_TIMEOUT)
+        headers = {} if self._renewing else {"X-Request-Timeout": f"{left:.3f}"}
         if self._request.content is not None:
             headers["Content-Type"] = self._request.content_type
         if self._resumable:
@@ -143,7 +175,8 @@ class Exchange:
         Raises:
             InvalidAnswer: if it is not one to the request.
         """
-        self._status, self._refusal = response.status_code, None
+        self._status, self._refusal, self._redirection = response.status_code, None, None
+        self._gateway_failed = False
         if response.status_code == 206 and self._resumable:
             begin, found = f"bytes {self._received}-", response.headers.get("Content-Range", "")
             if response.headers.get("ETag") != self.headers["ETag"] or not found.startswith(begin):
@@ -159,6 +192,7 @@ class Exchange:
         else:
             self._refusal = bytearray()
             self._refusal_headers = response.headers
+            self._redirection = hide_credentials(response.next_request.url) if response.next_request else None
 
     def receive(self, content: bytes) -> None:
         """Takes the next bytes of an answer.
@@ -185,8 +219,10 @@ class Exchange:
             HyperdrawError: if it is a refusal, or no answer of this service.
             httpx.TransportError: if something is missing.
         """
+        if self._redirection is not None:
+            raise self._explain_redirection(self._redirection)
         if self._refusal is not None:
-            raise read_error(self._status, self._refusal_headers, bytes(self._refusal))
+            raise self._explain_refusal(bytes(self._refusal))
         if self._size not in (None, self._received):
             raise httpx.RemoteProtocolError(f"the answer ended after {self._received} of {self._size} bytes")
         self._sink.finish()
@@ -196,19 +232,18 @@ class Exchange:
         if self._received > self._furthest:  # so that what gets on, however often it breaks, comes to its end
             self._furthest, self._failures = self._received, 0
         self._failures += 1
-        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._failures - 1))
+        longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
         pause = random.uniform(0.5, 1) * longest  # noqa: S311 — no secret; it keeps many clients from coming at once
-        if isinstance(failure, Overloaded):
+        if isinstance(failure, ServiceError):
             pause += failure.retry_after or 0
-        if self._may_repeat(failure) and self._failures <= self._retries and pause < self._deadline.left:
+        in_time = pause < min(self._deadline.left, _LONGEST_TIMEOUT)
+        if self._may_repeat(failure) and self._failures <= self._retries and in_time:
             return pause
         if isinstance(failure, HyperdrawError):
             raise failure
-        if isinstance(failure, httpx.TimeoutException) and pause >= self._deadline.left:
+        if isinstance(failure, httpx.TimeoutException) and not in_time:
             raise self._give_up() from failure
-        reason = str(failure) or type(failure).__name__
-        hint = "Is a hyperdraw service running there? `hyperdraw-serve` starts one."
-        raise ConnectionFailed(f"{self._address} does not answer: {reason}.", hint) from failure
+        raise self._explain_failure(failure) from failure
 
     @property
     def _resumable(self) -> bool:
@@ -216,14 +251,63 @@ class Exchange:
 
     def _may_repeat(self, failure: httpx.TransportError | HyperdrawError) -> bool:
         if isinstance(failure, HyperdrawError):
-            return isinstance(failure, Overloaded)
+            return isinstance(failure, Overloaded) or (self._gateway_failed and self._request.repeatable)
         if isinstance(failure, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            return False
+        if _find_tls_error(failure) is not None:
             return False
         return self._request.repeatable or isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout)
 
     def _give_up(self) -> DeadlineExceeded:
-        message = f"{self._address} gave no answer within {self._deadline.seconds:g} s."
+        message = f"{self._peer} gave no answer within {self._deadline.seconds:g} s."
         return DeadlineExceeded(message, "Ask for less, ask later, or allow a longer timeout.")
+
+    @property
+    def _peer(self) -> str:
+        """Who is asked."""
+        way = f", by way of the {self._route.proxy}," if self._route.proxy else ""
+        return f"{self._route.address}{way}"
+
+    def _explain_failure(self, failure: httpx.TransportError) -> ConnectionFailed:
+        """What callers see of a connection that was not made, or broke."""
+        reason = str(failure) or type(failure).__name__
+        proxy = self._route.proxy
+        tls = _find_tls_error(failure)
+        if isinstance(tls, ssl.SSLCertVerificationError):
+            return ConnectionFailed(f"{self._peer} is not trusted: {reason}.", explain_certificate())
+        if tls is not None:
+            hint = "Is it http:// rather than https://?"
+            return ConnectionFailed(f"{self._peer} does not speak TLS as expected: {reason}.", hint)
+        if proxy and isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+            says = "refuses" if isinstance(failure, httpx.ProxyError) else "does not answer"
+            hint = f"Correct or unset {proxy.variable}, or set NO_PROXY={self._route.url.host} to do without."
+            return ConnectionFailed(f"The {proxy}, {says}: {reason}.", hint)
+        hint = "Is a hyperdraw service running there? `hyperdraw-serve` starts one."
+        return ConnectionFailed(f"{self._peer} does not answer: {reason}.", hint)
+
+    def _explain_refusal(self, content: bytes) -> HyperdrawError:
+        """What callers see of an answer other than success."""
+        detail = read_detail(content)
+        self._gateway_failed = detail is None and self._status in (502, 504)
+        if detail is None:  # of a proxy, say
+            phrase = httpx.codes.get_reason_phrase(self._status)
+            message = f"{self._peer} answered {self._status} {phrase}".rstrip() + "."
+            hint = "It has no explanation, so it may not come from a hyperdraw service."
+            detail = ErrorDetail(phrase.lower().replace(" ", "_"), message, hint)
+        return make_error(self._status, self._refusal_headers, detail)
+
+    def _explain_redirection(self, target: str) -> InvalidAnswer:
+        base, found, _ = target.partition(self._request.path)
+        hint = f"If that is the service, give {base} as its address." if found else "Is the address right?"
+        return InvalidAnswer(f"{self._peer} redirects to {target}.", hint)
+
+
+def _find_tls_error(failure: httpx.TransportError) -> ssl.SSLError | None:
+    """The failure of TLS that one to connect comes from, if it is the same the next time."""
+    cause: BaseException | None = failure if isinstance(failure, httpx.ConnectError) else None
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return None if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) else cause
 
 
 T = TypeVar("T")

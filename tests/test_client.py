@@ -576,7 +576,7 @@ def test_the_service_s_own_refusals(ask: Ask, address: str) -> None:
         respond(200, body=b"[]"),
         respond(200, body=b'{"default": "digits", "models": [{}], "refused": []}'),
         respond(302, "Location: http://elsewhere"),
-        respond(502, body=b"<html>Bad Gateway"),
+        respond(500, body=b"<html>Internal Server Error"),
         respond(206, "Content-Range: bytes 0-0/5", body=b"x"),
     ],
 )

@@ -1,0 +1,169 @@
+"""The way to a service: its address, and what the environment says of proxies and certificates.
+
+httpx reads the same variables; here they are read so that a failure can name the one that is to blame, and only where
+they matter: a proxy that is not used may be wrong.
+"""
+
+import os
+import re
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables, the first of which holds."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy between the client and its service."""
+
+    url: httpx.URL
+    variable: str
+    """That names it."""
+
+    def __str__(self) -> str:
+        return f"proxy {hide_credentials(self.url)}, which {self.variable} names"
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a service is reached."""
+
+    url: httpx.URL
+    """Of the service, which may hold a user and a password."""
+    proxy: Proxy | None
+    headers: dict[str, str] = field(repr=False)
+    """Of each request, a key among them."""
+
+    @property
+    def address(self) -> str:
+        """Of the service, for messages."""
+        return hide_credentials(self.url)
+
+    def make_options(self) -> dict[str, Any]:
+        """The arguments of `httpx.Client`.
+
+        Raises:
+            ValueError: if there are no certificates where the environment says.
+        """
+        proxy, schemes = None, [self.url.scheme]
+        if self.proxy:
+            proxy = httpx.Proxy(self.proxy.url)
+            schemes.append(self.proxy.url.scheme)
+        certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
+        if "https" in schemes:
+            certificates = _load_certificates()
+        if proxy and proxy.url.scheme == "https":
+            proxy.ssl_context = certificates
+        return {
+            "base_url": self.url,
+            "headers": self.headers,
+            "proxy": proxy,
+            "verify": certificates,
+            "trust_env": False,
+        }
+
+
+def find_route(base_url: str, api_key: str | None) -> Route:
+    """The way to a service by its address, with the proxy that the environment names for it.
+
+    Raises:
+        ValueError: for an address, a key or a proxy that cannot be right.
+    """
+    url = _read_url(base_url, ("http", "https"))
+    if "?" in base_url or "#" in base_url:
+        raise ValueError(f"{hide_credentials(url)} is no address of a service: it may have a path, but no query")
+    headers = {"Accept-Encoding": "identity"}  # so that bytes are counted as they are sent
+    if api_key is not None:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
+            raise ValueError("the API key must be printable ASCII without spaces; a line's end may have come with it")
+        if url.userinfo:
+            raise ValueError("give either an API key or a user in the address, as one would take the other's place")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return Route(url, _find_proxy(url), headers)
+
+
+def explain_certificate() -> str:
+    """What to do about a service's certificate that is not trusted."""
+    for variable in _CERTIFICATES:
+        if value := os.environ.get(variable):
+            return f"{variable}={value} says which certificates are trusted: correct or unset it."
+    return "If it is the right service, set SSL_CERT_FILE to the certificate of its authority, in PEM."
+
+
+def hide_credentials(url: httpx.URL) -> str:
+    """The address without user and password, nor the slash that every address has."""
+    return str(url.copy_with(userinfo=b"")).removesuffix("/")
+
+
+def _read_url(text: str, schemes: tuple[str, ...]) -> httpx.URL:
+    """A URL that can be connected to."""
+    shown = re.sub(r"(?<=//)[^/]*@", "", text)  # without a password
+    try:
+        url = httpx.URL(text)
+        url.raw_host.decode().encode("idna")  # as the resolver will
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{shown} is no URL: {error}") from error
+    if url.scheme not in schemes or not url.host:
+        expected = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"{shown} is no URL that begins with {expected}")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError(f"{shown} is no URL: a port lies between 1 and 65535")
+    return url
+
+
+def _find_proxy(url: httpx.URL) -> Proxy | None:
+    found = getproxies()
+    kind = next((kind for kind in (url.scheme, "all") if found.get(kind)), None)
+    if kind is None or _is_exempt(url, found.get("no", "")):
+        return None
+    text = found[kind]
+    names = [name for name, value in os.environ.items() if name.lower() == f"{kind}_proxy" and value == text]
+    variable = names[0] if names else "the system's settings"
+    advice = f"correct or unset it, or set NO_PROXY={url.host} to do without"
+    try:
+        proxy = _read_url(text if "://" in text else f"http://{text}", ("http", "https", "socks5", "socks5h"))
+    except ValueError as error:
+        raise ValueError(f"{variable} names no proxy: {error}; {advice}") from error
+    if proxy.scheme.startswith("socks") and find_spec("socksio") is None:
+        message = f"{variable} names a SOCKS proxy, for which the package socksio is missing"
+        raise ValueError(f"{message}: pip install 'httpx[socks]', or {advice}")
+    return Proxy(proxy, variable)
+
+
+def _is_exempt(url: httpx.URL, exempt: str) -> bool:
+    """Whether no proxy is used by the rules of NO_PROXY: names and their subdomains, addresses and networks, or *."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    if proxy_bypass(f"{host}:{port}") or proxy_bypass(url.host):
+        return True
+    with suppress(ValueError):
+        address = ip_address(url.host)
+        for entry in exempt.split(","):
+            with suppress(ValueError):
+                if address in ip_network(entry.strip(), strict=False):
+                    return True
+    return False
+
+
+def _load_certificates() -> ssl.SSLContext:
+    variable = next((name for name in _CERTIFICATES if os.environ.get(name)), None)
+    try:
+        if variable == "SSL_CERT_DIR":
+            next(Path(os.environ[variable]).iterdir(), None)
+        return httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        if error.filename and error.filename == os.environ.get("SSLKEYLOGFILE"):
+            variable = "SSLKEYLOGFILE"
+        if variable is None:
+            raise
+        reason = error.strerror or str(error)
+        raise ValueError(f"{variable}={os.environ[variable]} cannot be used: {reason}; correct or unset it") from error
