@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         if watching:
             watching.cancel()
+        catalog.close()
         await to_thread.run_sync(engine.close)
         await to_thread.run_sync(decoder.close)
         if traces:
@@ -128,9 +128,7 @@ async def _watch(catalog: Catalog, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
-            await to_thread.run_sync(catalog.refresh)
-        except CancelledError:  # by the engine, which closes
-            return
+            await asyncio.wrap_future(catalog.request_refresh())
         except Exception:
             logger.exception("the checkpoints could not be looked through")
 

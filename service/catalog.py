@@ -1,27 +1,56 @@
 """The models that a service offers: one for each checkpoint in a directory, replaced while it serves."""
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.checkpoint import Checkpoint, CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
+from models.foreign_files import may_pass, take_stamp
 from models.uncertainty import NotFiniteError
 from service.engine import Engine
 from service.ensembles import count_kept
 from service.errors import ServiceError
+from service.names import check_name, escape
 
 logger = logging.getLogger(__name__)
 
 MODEL_BYTES = 4 * 2**30
 """Memory that all models together may take."""
 
-BYTES_PER_WEIGHT = 4
+MOST_MULTIPLICATIONS = 5 * 10**10
+"""Of one network for one input, as no step can be shorter than that."""
+
+BYTES_PER_NUMBER = 4
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
+"""After which files that could not be loaded for a reason that may pass are tried again: twice as long each time."""
+
+
+MAX_REASON = 500
+"""Characters of why a model is refused."""
 
 
 class ConfigurationError(Exception):
     """Settings that the service cannot start with; the message says which and why."""
+
+
+@dataclass
+class _Attempt:
+    """To load a model."""
+
+    stamp: object
+    """Of its files, before they were read."""
+    retry: float | None = None
+    """When the same files are to be tried again, on the monotonic clock, if at all."""
+    delay: float = FIRST_RETRY_SECONDS / 2
+    """Seconds until then."""
 
 
 class Catalog:
@@ -29,7 +58,7 @@ class Catalog:
 
     A checkpoint is loaded beside the one that it replaces, verified and warmed, and only then takes its place; one that
     cannot be loaded changes nothing. Requests keep the checkpoint that they began with. All methods may be called from
-    any thread; those that load block until they are done, one after the other.
+    any thread. One thread loads, one model after the other.
     """
 
     def __init__(self, directory: Path, engine: Engine, default: str | None, max_bytes: int = MODEL_BYTES) -> None:
@@ -53,16 +82,31 @@ class Catalog:
         self._default = default
         self._max_bytes = max_bytes
         self._models: dict[str, Checkpoint] = {}
-        self._stamps: dict[str, object] = {}
-        """Of the files that were loaded, or refused, last."""
-        self._changing = threading.Lock()
-        self.refresh()
+        self._attempts: dict[str, _Attempt] = {}
+        """The last one of each name that is there."""
+        self._lock = threading.Lock()
+        self._wanted: dict[str | None, Future[Any]] = {}
+        """What is to be loaded, and has not begun: a model by its name, or, by None, all that has changed."""
+        self._loads = False
+        """Whether there is a thread that loads."""
+        self._load_start: float | None = None
+        """Of what is being loaded, on the monotonic clock."""
+        self._closed = False
+        try:
+            self.refresh()
+        except OSError as error:
+            raise ConfigurationError(f"{directory} cannot be read: {error.strerror}") from error
+        except ServiceError as error:
+            raise ConfigurationError(f"nothing can be loaded: {engine.fault or error}") from error
         if not self._models:
             reasons = "; ".join(self.refused.values()) or "it holds no checkpoint"
             raise ConfigurationError(f"nothing to serve in {directory}: {reasons}")
-        if default is not None and default not in self._models:
+        if default is None:
+            self._default = next(iter(self._models))  # whatever comes later
+        elif default in self.refused:
+            logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._models)))
+        elif default not in self._models:
             raise ConfigurationError(f"the default model {default!r} is none of {', '.join(self._models)}")
-        self._default = next(iter(self._models))  # whatever comes later
 
     def __iter__(self) -> Iterator[Checkpoint]:
         return iter(self._models.values())
@@ -86,41 +130,126 @@ class Catalog:
             the model as it is served now, and whether that is another version than before.
 
         Raises:
-            ServiceError: 404 if there is no checkpoint by that name, 409 if it cannot be loaded.
+            ServiceError: 404 if there is no checkpoint by that name, 409 if it cannot be loaded, 503 if it may be
+                another time.
         """
-        with self._changing:
-            path = self._list().get(name)
-            if path is None:
-                raise self._unknown(name)
-            try:
-                changed = self._load(name, path)
-            except CheckpointError as error:
-                hint = "What was served before is served still. Mend the checkpoint's files, then reload it again."
-                raise ServiceError(409, "reload_failed", f"{name} was not loaded: {_explain(error)}", hint) from error
-            return self._models[name], changed
+        return self.request_reload(name).result()
+
+    def request_reload(self, name: str) -> "Future[tuple[Checkpoint, bool]]":
+        """As `reload`, for whom it wants no thread to wait in. It cannot be cancelled.
+
+        Who asks before it has begun shares it, so that a model that is being loaded is loaded once more, however many
+        ask for that.
+        """
+        return self._want(name)
 
     def refresh(self) -> None:
         """Loads what is new or has changed, and stops to serve what is gone, unless everything is.
 
-        A checkpoint that is damaged is refused and logged; the others are served.
+        A checkpoint that cannot be loaded is refused and logged; the others are served. It is tried again when its
+        files change, and if the reason may pass.
+
+        Raises:
+            OSError: if the directory cannot be listed, upon which nothing has changed.
+            ServiceError: 503 if the service ends.
         """
-        with self._changing:
-            paths = self._list()
-            if not paths and self._models:
-                logger.error("%s holds no checkpoint any more; what was served is served still", self._directory)
-                return
-            for name in self._stamps.keys() - paths.keys():
-                del self._stamps[name]
-                self._refuse(name, None)
-                if name in self._models:
-                    logger.info("%s is gone, and served no more", name)
-                    self._replace(name, None)
-            for name, path in paths.items():
-                if self._stamps.get(name) != _stamp(path):
-                    try:
-                        self._load(name, path)
-                    except CheckpointError as error:
-                        logger.error("refused: %s", error)
+        self.request_refresh().result()
+
+    def request_refresh(self) -> "Future[None]":
+        """As `refresh`, for whom it wants no thread to wait in. It cannot be cancelled."""
+        return self._want(None)
+
+    @property
+    def load_seconds(self) -> float:
+        """For which the current load has run; 0 if there is none."""
+        start = self._load_start
+        return 0.0 if start is None else time.monotonic() - start
+
+    def close(self) -> None:
+        """Loads nothing further. What is being loaded ends with the engine."""
+        with self._lock:
+            self._closed = True
+            futures = list(self._wanted.values())
+            self._wanted.clear()
+        for future in futures:
+            future.set_exception(_say_closing())
+
+    def _want(self, name: str | None) -> "Future[Any]":
+        with self._lock:
+            if (future := self._wanted.get(name)) is not None:
+                return future
+            future = Future()
+            future.set_running_or_notify_cancel()  # as it is shared, nobody is to cancel it
+            if self._closed:
+                future.set_exception(_say_closing())
+                return future
+            if not self._loads:
+                threading.Thread(target=self._work, name="loading", daemon=True).start()
+                self._loads = True
+            self._wanted[name] = future
+            return future
+
+    def _work(self) -> None:
+        """Loads until nothing is wanted. At the end of the process it is not waited for, whatever it reads."""
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._loads = False
+                    return
+                name = next(iter(self._wanted))
+                future = self._wanted.pop(name)
+            self._load_start = time.monotonic()
+            try:
+                if name is None:
+                    self._refresh_all()
+                    future.set_result(None)
+                else:
+                    future.set_result(self._load_again(name))
+            except CancelledError:  # by the engine, which is closed
+                future.set_exception(_say_closing())
+            except Exception as error:
+                future.set_exception(error)
+            except BaseException as error:  # which is to end no other thread
+                logger.critical("what loads models failed", exc_info=error)
+                message = f"What loads models was ended by {type(error).__name__}."
+                future.set_exception(ServiceError(503, "reload_failed", message, "Ask again in a while."))
+            finally:
+                self._load_start = None
+
+    def _load_again(self, name: str) -> tuple[Checkpoint, bool]:
+        try:
+            path = self._list().get(name)
+        except OSError as error:
+            message = f"The models cannot be listed: {error.strerror}."
+            raise ServiceError(503, "reload_failed", message, "Ask again in a while.") from error
+        if path is None:
+            raise self._unknown(name)
+        before = self._models.get(name)
+        if (failure := self._try(name, path)) is not None:
+            message = f"{name} was not loaded: {_explain(failure, path)}"
+            status, hint = 409, "Mend the checkpoint's files, then reload it again."
+            if _passes(failure):
+                status, hint = 503, "Ask again in a while."
+            hint = f"What was served before is served still. {hint}"
+            raise ServiceError(status, "reload_failed", message, hint) from failure
+        return self._models[name], self._models[name] is not before
+
+    def _refresh_all(self) -> None:
+        paths = self._list()
+        if not paths and self._models:
+            logger.error("%s holds no checkpoint any more; what was served is served still", self._directory)
+            return
+        for name in self._attempts.keys() - paths.keys():
+            del self._attempts[name]
+            self._refuse(name, None)
+            if name in self._models:
+                logger.info("%s is gone, and served no more", name)
+                self._replace(name, None)
+        for name, path in paths.items():
+            attempt = self._attempts.get(name)
+            again = attempt is not None and attempt.retry is not None and time.monotonic() >= attempt.retry
+            if attempt is None or again or attempt.stamp != _stamp(path):
+                self._try(name, path)
 
     @property
     def _hint(self) -> str:
@@ -130,52 +259,81 @@ class Catalog:
         return ServiceError(404, "unknown_model", f"There is no model {name[:100]!r}.", self._hint)
 
     def _list(self) -> dict[str, Path]:
-        """Directories of checkpoints by name, the default first."""
-        if (self._directory / "config.json").exists():
-            return {name_checkpoint(self._directory): self._directory}
-        paths = [path.parent for path in self._directory.glob("*/config.json") if not path.parent.name.startswith(".")]
-        return {path.name: path for path in sorted(paths, key=lambda path: (path.name != self._default, path.name))}
-
-    def _load(self, name: str, path: Path) -> bool:
-        """Whether the model is another one now.
+        """Directories of checkpoints by name, the default first.
 
         Raises:
-            CheckpointError: if it cannot be loaded, upon which nothing has changed.
+            OSError: if they cannot be listed.
         """
-        self._stamps[name] = _stamp(path)  # before they are read, so that later changes are seen
+        if _is_there(self._directory / "config.json"):
+            return {name_checkpoint(self._directory): self._directory}
+        with os.scandir(self._directory) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        paths = {name: self._directory / name for name in names if self._holds_checkpoint(name)}
+        return {name: paths[name] for name in sorted(paths, key=lambda name: (name != self._default, name))}
+
+    def _holds_checkpoint(self, name: str) -> bool:
+        """Also if it cannot be read, for which it is refused then."""
         try:
-            checkpoint = self._engine.load(path)
-            served = self._models.get(name)
-            if served is not None and served.version == checkpoint.version:
-                return False
-            self._check_memory(path, checkpoint)
-            self._engine.warm_up(checkpoint)
+            return _is_there(self._directory / name / "config.json")
+        except OSError:
+            return True
+
+    def _try(self, name: str, path: Path) -> Exception | None:
+        """Loads a model, unless it is the one that is served; what kept it from being loaded, upon which nothing else
+        has changed."""
+        last = self._attempts.get(name)
+        attempt = _Attempt(_stamp(path))  # before they are read, so that later changes are seen
+        try:
+            self._load(name, path)
+        except CancelledError:
+            raise
         except Exception as error:
-            if isinstance(error, CheckpointError):
-                refusal = error
-            elif isinstance(error, NotFiniteError):
-                refusal = CheckpointError(path, str(error))
-            elif is_out_of_memory(error):
-                refusal = CheckpointError(path, "memory does not suffice for it")
-            else:
-                raise
+            reason = _explain(error, path)
+            if _passes(error):
+                if last is not None and last.stamp == attempt.stamp:
+                    attempt.delay = last.delay
+                attempt.delay = min(2 * attempt.delay, LAST_RETRY_SECONDS)
+                attempt.retry = time.monotonic() + attempt.delay
+            expected = isinstance(error, CheckpointError | NotFiniteError) or _passes(error)
+            logger.error("%s is refused: %s", escape(name), reason, exc_info=None if expected else error)
             if name not in self._models:
-                self._refuse(name, _explain(refusal))
-            raise refusal from error
+                self._refuse(name, reason)
+            return error
+        finally:
+            self._attempts[name] = attempt
         self._refuse(name, None)
+        return None
+
+    def _load(self, name: str, path: Path) -> None:
+        if (reason := check_name(name)) is not None:
+            raise CheckpointError(path, f"its name {reason}")
+        checkpoint = self._engine.load(path, self._max_bytes)
+        served = self._models.get(name)
+        if served is not None and served.version == checkpoint.version:
+            return
+        self._check_size(path, checkpoint)
+        self._engine.warm_up(checkpoint)
         self._replace(name, checkpoint)
         logger.info("serving %s at version %s", name, checkpoint.version)
-        return True
 
-    def _check_memory(self, path: Path, checkpoint: Checkpoint) -> None:
+    def _check_size(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Whether a model can be run beside the others, before that is tried."""
+        target = checkpoint.config.target
+        if (number := target.num_multiplications) > MOST_MULTIPLICATIONS:
+            reason = f"a network takes {number:.1e} multiplications for an input, more than {MOST_MULTIPLICATIONS:.0e}"
+            raise CheckpointError(path, reason)
+        if (work := 2 * BYTES_PER_NUMBER * target.count_numbers(self._engine.device)) > self._max_bytes:
+            reason = f"a network takes {work / 2**20:.0f} MiB for an input"
+            raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
         others = sum(count_bytes(model) for model in self if model.name != checkpoint.name)
         if others + (own := count_bytes(checkpoint)) > self._max_bytes:
             reason = f"it takes {own / 2**20:.0f} MiB beside {others / 2**20:.0f} MiB of other models"
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
 
     def _refuse(self, name: str, reason: str | None) -> None:
-        others = {other: why for other, why in self.refused.items() if other != name}
-        self.refused = others if reason is None else {**others, name: reason}
+        shown = escape(name)
+        others = {other: why for other, why in self.refused.items() if other != shown}
+        self.refused = others if reason is None else {**others, shown: reason}
 
     def _replace(self, name: str, checkpoint: Checkpoint | None) -> None:
         models = {**self._models, name: checkpoint}
@@ -190,19 +348,48 @@ def count_bytes(checkpoint: Checkpoint) -> int:
     """Memory that a model takes while it is served: its sampler, and the networks that are kept of two ensembles, the
     one that answers and the next."""
     sampler: int = sum(tensor.nbytes for tensor in checkpoint.sampler.state_dict().values())
-    return sampler + 2 * count_kept(checkpoint) * checkpoint.config.target.num_weights * BYTES_PER_WEIGHT
+    return sampler + 2 * count_kept(checkpoint) * checkpoint.config.target.num_weights * BYTES_PER_NUMBER
+
+
+def _is_there(path: Path) -> bool:
+    """Also a link that leads nowhere.
+
+    Raises:
+        OSError: if that cannot be said.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _stamp(directory: Path) -> object:
-    """Differs when a file of a checkpoint was replaced, or written again; None if they are being removed."""
+    """Differs when a file of a checkpoint was replaced, or written again."""
     try:
-        paths = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors")]
-        stats = {path.name: path.stat() for path in paths}
-    except OSError:
-        return None
-    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+        paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors"))
+    except OSError as error:
+        return error.errno
+    return {path.name: take_stamp(path) for path in paths}
 
 
-def _explain(error: CheckpointError) -> str:
-    """For clients, who learn no path of the server's."""
-    return f"{error.path.name}: {error.reason}"
+def _passes(error: Exception) -> bool:
+    """Whether the same files may be loaded another time."""
+    return is_out_of_memory(error) or may_pass(error) or may_pass(error.__cause__)
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """For clients, who learn no path of the server's, and get no control characters from files."""
+    if isinstance(error, CheckpointError):
+        reason = f"{error.path.name}: {error.reason}"
+    elif isinstance(error, NotFiniteError):
+        reason = f"{path.name}: {error}"
+    elif is_out_of_memory(error):
+        reason = f"{path.name}: memory does not suffice for it"
+    else:
+        reason = f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name)
+    return escape(reason[:MAX_REASON] + "…" * (len(reason) > MAX_REASON))
+
+
+def _say_closing() -> ServiceError:
+    return ServiceError(503, "closing", "The service ends.", "Ask another instance, or again in a while.")

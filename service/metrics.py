@@ -206,6 +206,10 @@ class _State:
         gauges = {
             "hyperdraw_ready": ("Whether the device computes.", engine.fault is None and engine.stall is None),
             "hyperdraw_current_step_seconds": ("That the step being done has taken by now.", engine.step_seconds),
+            "hyperdraw_current_load_seconds": (
+                "That the model being loaded has taken by now.",
+                self._catalog.load_seconds,
+            ),
             "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
         }

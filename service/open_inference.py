@@ -4,6 +4,7 @@ Sources: KServe's "Open Inference Protocol (V2 Inference Protocol)", and Triton'
 extensions.
 """
 
+import asyncio
 import base64
 import math
 import time
@@ -183,7 +184,7 @@ async def get_index(
 )
 async def load_model(model: str, catalog: CatalogDependency) -> dict[str, str]:
     """Load a model again from its files, or one that is new there; parameters of Triton's client are not looked at."""
-    await to_thread.run_sync(catalog.reload, model)
+    await asyncio.wrap_future(catalog.request_reload(model))
     return {}
 
 

@@ -1,5 +1,6 @@
 """The routes of the service's own API, and the page for people."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,7 @@ from service.inference import (
     set_deadline,
 )
 from service.metrics import Metrics
+from service.names import write_disposition, write_location
 from service.schemas import (
     MOST_ATTACKED,
     AttackAnswer,
@@ -173,7 +175,7 @@ async def reload_model(model: str, catalog: CatalogDependency) -> ReloadAnswer:
     It is loaded beside the version that is served, verified and warmed, and then takes its place. Requests that have
     begun are answered by the version that they began with. If it cannot be loaded, nothing changes.
     """
-    checkpoint, changed = await to_thread.run_sync(catalog.reload, model)
+    checkpoint, changed = await asyncio.wrap_future(catalog.request_reload(model))
     return ReloadAnswer(model=identify(checkpoint), changed=changed)
 
 
@@ -351,7 +353,7 @@ async def get_weights(
     etag = file.etag(engine.device)
     headers = {
         "Content-Type": BINARY,
-        "Content-Disposition": f'attachment; filename="{file.filename}"',
+        "Content-Disposition": write_disposition(file.filename),
         "X-Hyperdraw-Seed": str(file.seed),
         "X-Hyperdraw-Version": checkpoint.version,
         "Cache-Control": "no-store",
@@ -364,7 +366,7 @@ async def get_weights(
             return Response(status_code=304, headers=headers)
     else:
         fresh = request.url.include_query_params(seed=file.seed, version=checkpoint.version)
-        headers["Content-Location"] = f"{fresh.path}?{fresh.query}"
+        headers["Content-Location"] = write_location(request.scope["path"], fresh.query)
 
     status, start, stop = 200, 0, file.size
     if seeded and request.headers.get("if-range", etag) == etag:

@@ -36,6 +36,7 @@ class WeightsFile:
 
     @property
     def filename(self) -> str:
+        """For who saves it."""
         members = str(self.members[0]) if len(self.members) == 1 else f"{self.members[0]}-{self.members[-1]}"
         return f"{self.checkpoint.name}-seed{self.seed}-member{members}.safetensors"
 

@@ -1,9 +1,15 @@
+import errno
+import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -11,8 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+import service.catalog
 import service.engine
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from models.device import is_out_of_memory
 from service.app import create_app
 from service.catalog import Catalog, ConfigurationError, count_bytes
@@ -42,7 +49,6 @@ def engine() -> Iterator[Engine]:
 def change(directory: Path) -> str:
     """Writes another version of a checkpoint, as training does; its version."""
     checkpoint = load_checkpoint(directory)
-    assert checkpoint.calibration is not None
     for parameter in checkpoint.sampler.parameters():
         parameter.mul_(1.001)
     save_checkpoint(directory, checkpoint.config, checkpoint.sampler, "float32")
@@ -277,21 +283,209 @@ def test_a_storm_of_reloads_fails_no_request(store: Path) -> None:
     assert len(answers) == 2
 
 
-def test_models_are_loaded_one_after_the_other(store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_loaded_one_after_the_other_and_once_for_all_who_wait(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store / "digits", store / "other")
     catalog = Catalog(store, engine, None)
-    change(store / "digits")
-    running, most = 0, 0
+    begun, go_on, loads = threading.Semaphore(0), threading.Event(), []
 
-    def load_slowly(directory: Path, device: torch.device) -> Any:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        time.sleep(0.05)
-        running -= 1
-        return load_checkpoint(directory, device)
+    def load_slowly(directory: Path, **options: Any) -> Any:
+        loads.append(directory.name)
+        begun.release()
+        assert go_on.wait(20)
+        return load_checkpoint(directory, **options)
 
     monkeypatch.setattr(service.engine, "load_checkpoint", load_slowly)
-    with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(lambda _: catalog.reload("digits")[1], range(4)))
-    assert sorted(outcomes) == [False, False, False, True]
-    assert most == 1
+    first = catalog.request_reload("digits")
+    assert begun.acquire(timeout=20)
+    version = change(store / "digits")  # after that has begun, so that it may not be what it gives
+    later = [catalog.request_reload("digits") for _ in range(100)]
+    other = catalog.request_reload("other")
+    assert not later[0].cancel()
+    assert loads == ["digits"]
+    go_on.set()
+    first.result(20)
+    assert {future.result(20)[0].version for future in later} == {version}
+    assert other.result(20)[1] is False
+    assert loads == ["digits", "digits", "other"]
+
+
+def test_what_is_watched_for_is_loaded_though_the_queue_is_full(store: Path) -> None:
+    app = create_app(Settings(checkpoints=store, watch=0.05, max_queue=1))
+    catalog: Catalog = app.state.catalog
+    images = torch.zeros(256, 1, 8, 8, dtype=torch.uint8)
+    with serve(app) as address:
+        endless = app.state.engine.predict(catalog.find("digits"), images, 7, 100_000)
+        assert httpx.post(f"{address}/v1/models/digits/predict", **PICTURE).status_code == 429
+        version = change(store / "digits")
+        shutil.copytree(store / "digits", store / "second")
+        wait_until(lambda: catalog.find("digits").version == version and len(list(catalog)) == 2)
+        assert httpx.post(f"{address}/v1/models/digits:reload").status_code == 200
+        assert endless.cancel()
+
+
+class Refusals:
+    """Lets some loads of a model fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.error: Exception | None = None
+        self.tried = 0
+        load = Engine.load
+
+        def load_or_fail(engine: Engine, directory: Path, *arguments: Any) -> Any:
+            if directory.name == name:
+                self.tried += 1
+                if self.error is not None:
+                    raise self.error
+            return load(engine, directory, *arguments)
+
+        monkeypatch.setattr(Engine, "load", load_or_fail)
+
+
+def read_error(number: int) -> CheckpointError:
+    error = CheckpointError(Path("model.safetensors"), os.strerror(number))
+    error.__cause__ = OSError(number, os.strerror(number))
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError(), read_error(errno.EMFILE), OSError(errno.EIO, "Input/output error")],
+)
+def test_what_could_not_be_loaded_for_a_passing_reason_is_tried_again(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shutil.copytree(store / "digits", store / "other")
+    now = 0.0
+    monkeypatch.setattr(service.catalog, "time", SimpleNamespace(monotonic=lambda: now))
+    refusals = Refusals(monkeypatch, "digits")
+    catalog = Catalog(store, engine, None)
+    version = change(store / "digits")
+    refusals.error = error
+    with pytest.raises(ServiceError) as caught:
+        catalog.reload("digits")
+    assert caught.value.status == 503
+    refusals.tried = 0
+    tries = []
+    for now in range(1, 400):
+        catalog.refresh()
+        if refusals.tried:
+            tries.append(now)
+            refusals.tried = 0
+    assert tries == [1, 3, 7, 15, 31, 63, 127, 255]
+    other = change(store / "other")
+    catalog.refresh()
+    assert catalog.find("other").version == other
+    refusals.error = None
+    now = 600
+    catalog.refresh()
+    assert catalog.find("digits").version == version
+    refusals.tried = 0
+    catalog.refresh()
+    assert refusals.tried == 0
+
+
+@pytest.mark.parametrize("error", [CheckpointError(Path("x"), "odd"), TypeError("odd"), read_error(errno.ENOENT)])
+def test_what_lies_in_the_files_is_tried_once_and_keeps_no_other_model_away(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shutil.copytree(store / "digits", store / "other")
+    refusals = Refusals(monkeypatch, "digits")
+    catalog = Catalog(store, engine, None)
+    refusals.error = error
+    change(store / "digits")
+    other = change(store / "other")
+    refusals.tried = 0
+    for _ in range(3):
+        catalog.refresh()
+    assert refusals.tried == 1
+    assert catalog.find("other").version == other
+    with pytest.raises(ServiceError) as caught:
+        catalog.reload("digits")
+    assert caught.value.status == 409
+    refusals.error = None
+    version = change(store / "digits")
+    catalog.refresh()
+    assert catalog.find("digits").version == version
+
+
+def test_files_that_change_while_they_are_read_are_read_again(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog(store, engine, None)
+    shutil.copytree(store / "digits", store / ".later")
+    change(store / ".later")
+    version = change(store / ".later")
+    load = Engine.load
+
+    def load_late(engine: Engine, directory: Path, *arguments: Any) -> Any:
+        checkpoint = load(engine, directory, *arguments)
+        monkeypatch.undo()
+        for name in ("model.safetensors", "config.json"):
+            shutil.copy(store / ".later" / name, store / "digits" / name)
+        return checkpoint
+
+    change(store / "digits")
+    monkeypatch.setattr(Engine, "load", load_late)
+    catalog.refresh()
+    assert catalog.find("digits").version != version
+    catalog.refresh()
+    assert catalog.find("digits").version == version
+
+
+@pytest.mark.parametrize("where", ["scandir", "lstat"])
+@pytest.mark.parametrize("act", [Catalog.refresh, lambda catalog: catalog.reload("digits")])
+def test_models_do_not_vanish_because_the_system_has_no_room(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str, act: Callable[[Catalog], object]
+) -> None:
+    shutil.copytree(store / "digits", store / "other")
+    catalog = Catalog(store, engine, None)
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch, suppress(OSError, ServiceError):
+        patch.setattr(os if where == "scandir" else Path, where, fail)
+        act(catalog)
+    assert [model.name for model in catalog] == ["digits", "other"]
+    assert catalog.refused == {}
+
+
+def test_many_reloads_take_no_threads_from_others(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(checkpoints=store))
+    go_on, load = threading.Event(), Engine.load
+
+    def load_late(engine: Engine, *arguments: Any) -> Any:
+        assert go_on.wait(30)
+        return load(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "load", load_late)
+    with serve(app) as address, ThreadPoolExecutor(60) as pool:
+        reload = partial(httpx.post, f"{address}/v1/models/digits:reload", timeout=60)
+        reloads = [pool.submit(reload) for _ in range(60)]
+        wait_until(lambda: app.state.catalog.load_seconds > 0)
+        time.sleep(0.3)
+        assert not any(future.done() for future in reloads)
+        assert threading.active_count() < 60 + 40
+        answers = [httpx.post(f"{address}/v1/models/digits/predict", timeout=20, **PICTURE) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        go_on.set()
+        assert {future.result(30).status_code for future in reloads} == {200}
+
+
+def test_a_load_that_does_not_end_is_told_and_keeps_nobody_from_stopping(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings(checkpoints=store, drain_timeout=1))
+    go_on = threading.Event()
+    monkeypatch.setattr(Engine, "load", lambda *_: go_on.wait(60))
+    with serve(app) as address, ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(httpx.post, f"{address}/v1/models/{name}:reload") for name in ("digits", "other")]
+        wait_until(lambda: app.state.catalog.load_seconds > 0.1)
+        metrics = httpx.get(f"{address}/metrics").text
+        assert re.search(r"^hyperdraw_current_load_seconds 0\.[1-9]", metrics, re.MULTILINE)
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    go_on.set()
+    assert all(future.exception() or future.result().status_code >= 500 for future in waiting)
