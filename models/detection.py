@@ -1,7 +1,11 @@
 """What an answer's numbers are worth: flags, calibrated probabilities and prediction sets.
 
 All of it is measured once, by split conformal prediction on inputs that served for nothing else, for ensembles of
-several sizes, and kept beside the checkpoint as `calibration.json`.
+many sizes, and kept beside the checkpoint as `calibration.json`.
+
+The quantile of one size says nothing of another size's scores: these change their distribution with every network. So
+an ensemble between two calibrated sizes, or larger than all of them, is judged by what its first networks say, as many
+as were calibrated. Their score is exchangeable with those that the threshold is a quantile of, whatever the size.
 
 Shapes: S members, n calibration inputs, B inputs, K outputs.
 """
@@ -9,20 +13,25 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field
+from pydantic import BeforeValidator, FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.input import ImageSpec, InputSpec
 from models.layers import STRICT
+from models.noise import SEED_LIMIT
 from models.prediction import Prediction, ScoreName
 from models.task import Regression, Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
-"""Of ensembles that are calibrated and evaluated, besides the largest."""
+"""Ensembles that are evaluated, besides the largest."""
+
+CALIBRATED_SIZES = (*range(1, 21), *range(25, 51, 5), *range(60, 101, 10))
+"""Ensembles that are calibrated, besides the largest."""
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Of false alarms, and of prediction sets that miss, that are calibrated where the inputs suffice."""
@@ -32,6 +41,22 @@ DEFAULT_RATE = 0.05
 Flag = Literal["out_of_distribution", "suspect_adversarial"]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Seeds:
+    """Successive seeds."""
+
+    first: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+    count: Annotated[int, Field(ge=1)]
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def _read_list(seeds: Any) -> Any:
+    """Seeds from what files of earlier versions hold, all of them in a list."""
+    return Seeds(seeds[0], len(seeds)) if isinstance(seeds, list) and seeds else seeds
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,19 +85,21 @@ class SizeCalibration:
 class Calibration:
     """What `calibration.json` holds.
 
-    A threshold is the conformal quantile of the scores of n inputs that served for nothing else: of further inputs like
-    them, at most the rate is expected to be flagged, or to have a prediction set without their label.
+    A threshold is the conformal quantile of the scores of n inputs that served for nothing else. Where each of them was
+    judged by networks of a seed that no other shares, pairs of an input and a seed are exchangeable: a further input
+    like them, judged by networks of a fresh seed, is flagged with a probability of at most the rate, and has a
+    prediction set without its label with a probability of at most the rate. That is on average over inputs and seeds.
     """
 
     checkpoint: str
     """SHA-256 of the `config.json` that this was measured for."""
     split: str
     n: Annotated[int, Field(ge=1)]
-    seeds: Annotated[tuple[int, ...], FailFast()]
-    """Of the draws, whose prefixes are the ensembles. The inputs are judged in as many equal parts, each by a draw of
-    its own, so that thresholds are for the draws of all seeds, not for one."""
+    seeds: Annotated[Seeds, BeforeValidator(_read_list)]
+    """Draws that the inputs are judged by, in as many equal parts; prefixes of a draw are the ensembles. There are n of
+    them; in files of earlier versions there are ten, which inputs share."""
     temperature_split: str | None
-    """That the temperature was fitted on, by least negative log-likelihood."""
+    """Where the temperature was fitted, by least negative log-likelihood, and scores were chosen."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), FailFast()]
     sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1), FailFast()]
 
@@ -128,6 +155,8 @@ class Calibration:
     def judge(self, prediction: Prediction, rate: float | None = None) -> dict[Flag, "Judgement"]:
         """Flags the inputs whose scores exceed what the budget of false alarms allows.
 
+        Scores are those of the first networks, the largest calibrated number of them.
+
         Args:
             prediction: of an ensemble of some size.
             rate: the budget, for each flag, if not the default.
@@ -136,7 +165,8 @@ class Calibration:
             ValueError: as for `find_rate`.
         """
         index = self.find_rate(self.default_rate if rate is None else rate)
-        size = self.for_size(len(prediction.members))
+        size = self.for_size(prediction.size)
+        prediction = prediction.prefix(size.ensemble_size)
         judgements: dict[Flag, Judgement] = {}
         for flag, name in size.scores.items():
             scores, threshold = prediction.score(name), size.thresholds[flag][index]
@@ -153,21 +183,25 @@ class Calibration:
         """ln of the mean probabilities, [B, K], at that temperature."""
         return apply_temperature(log_probabilities, self.temperature_for(ensemble_size))
 
-    def choose_sets(self, probabilities: Tensor, ensemble_size: int, coverage: float) -> "PredictionSets":
+    def choose_sets(self, prediction: Prediction, coverage: float) -> "PredictionSets":
         """Sets of classes that hold the label of a share of inputs like those of the calibration (Sadinle, Lei &
-        Wasserman, "Least Ambiguous Set-Valued Classifiers", 2019); the most probable class is always in them.
+        Wasserman, "Least Ambiguous Set-Valued Classifiers", 2019).
+
+        The first networks choose them, the largest calibrated number; the class that all networks together find most
+        probable is always in them.
 
         Args:
-            probabilities: tempered, [B, K].
-            ensemble_size: S.
+            prediction: of an ensemble of some size.
             coverage: that share; the smallest calibrated one that is no smaller is used.
 
         Raises:
             ValueError: if that was not calibrated.
         """
-        index, least = self.find_coverage(coverage), self._classes(ensemble_size).least_probabilities
-        members = (probabilities >= least[index]) | (probabilities == probabilities.amax(-1, keepdim=True))
-        return PredictionSets(members, 1 - self.rates[index])
+        index, size = self.find_coverage(coverage), self.for_size(prediction.size).ensemble_size
+        probabilities = self.temper(prediction.prefix(size).log_probabilities, size).exp()
+        members = probabilities >= self._classes(size).least_probabilities[index]
+        best = prediction.log_probabilities == prediction.log_probabilities.amax(-1, keepdim=True)
+        return PredictionSets(members | best, 1 - self.rates[index])
 
     def _classes(self, ensemble_size: int) -> ClassCalibration:
         classes = self.for_size(ensemble_size).classes
@@ -188,7 +222,7 @@ class Judgement:
     false_alarm_rate: float
     """That the threshold was calibrated for."""
     ensemble_size: int
-    """Likewise."""
+    """Likewise, and of the networks that the scores are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,9 +235,9 @@ class PredictionSets:
     """That they were calibrated for."""
 
 
-def list_sizes(networks: int) -> list[int]:
-    """Sizes of ensembles that are calibrated and evaluated, up to the largest."""
-    return sorted({*(size for size in SIZES if size <= networks), networks})
+def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
+    """Sizes of ensembles that are evaluated, up to the largest."""
+    return sorted({*(size for size in sizes if size <= networks), networks})
 
 
 def list_scores(task: Task, spec: InputSpec) -> dict[Flag, tuple[ScoreName, ...]]:

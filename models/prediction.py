@@ -59,6 +59,9 @@ class Outputs:
 class Prediction:
     """What an ensemble says of some inputs."""
 
+    task: Task
+    outputs: Outputs
+    """What it was made of."""
     members: Tensor
     """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
     log_mean: Tensor | None
@@ -67,6 +70,15 @@ class Prediction:
     fragility: Tensor | None
     """How much of the chosen class's probability, by the J networks, small noise takes away, [B]. An answer that they
     do not repeat, each with noise of its own, depends on details that the noise hides."""
+
+    @property
+    def size(self) -> int:
+        """Number of networks."""
+        return len(self.outputs.plain)
+
+    def prefix(self, size: int) -> "Prediction":
+        """What the first networks say, or all of them if there are no more."""
+        return self if size >= self.size else interpret(self.task, self.outputs.prefix(size))
 
     @property
     def probabilities(self) -> Tensor:
@@ -102,7 +114,7 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
             for logits in (outputs.plain[: len(outputs.jittered)], outputs.jittered)
         )
         fragility = (before - after).squeeze(-1)
-    return Prediction(task.predict(outputs.plain), logs, uncertainty, fragility)
+    return Prediction(task, outputs, task.predict(outputs.plain), logs, uncertainty, fragility)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def apply_calibration(
         ensemble.temperature = calibration.temperature_for(size)
         tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
         if coverage is not None:
-            sets = calibration.choose_sets(tensors["probabilities"], size, coverage)
+            sets = calibration.choose_sets(prediction, coverage)
     return Findings(ensemble, tensors, judgements, sets)
 
 

@@ -23,7 +23,7 @@ from models.checkpoint import (
     write_file,
 )
 from models.deep_ensemble import DeepEnsembleConfig
-from models.detection import Calibration, ClassCalibration, SizeCalibration
+from models.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
 from models.hypergan import HyperGAN
 from models.sampler import WeightSampler
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
@@ -33,7 +33,7 @@ CALIBRATION = Calibration(
     checkpoint="0" * 64,
     split="test/calibration",
     n=9,
-    seeds=(0,),
+    seeds=Seeds(0, 1),
     temperature_split="test/validation",
     rates=(0.1, 0.2),
     sizes=tuple(

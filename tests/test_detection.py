@@ -1,15 +1,20 @@
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from models.checkpoint import dump_json
 from models.detection import (
+    CALIBRATED_SIZES,
     Calibration,
     ClassCalibration,
+    Flag,
+    Seeds,
     SizeCalibration,
     apply_temperature,
     check_calibration,
@@ -17,7 +22,7 @@ from models.detection import (
     list_scores,
 )
 from models.input import ImageSpec
-from models.prediction import Outputs, interpret
+from models.prediction import Outputs, ScoreName, interpret
 from models.task import Classification, Regression
 from training.calibration import calibrate, fit_member_temperature, fit_temperature
 
@@ -32,7 +37,7 @@ def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
     return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
 
 
-def make_calibration(n: int = 999, networks: int = 12, outliers: Outputs | None = None) -> Calibration:
+def make_calibration(n: int = 999, networks: int = 25, foreign: Outputs | None = None) -> Calibration:
     """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
     plain = draw_logits(networks, n)
     labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
@@ -40,12 +45,12 @@ def make_calibration(n: int = 999, networks: int = 12, outliers: Outputs | None 
     return calibrate(
         checkpoint="0" * 64,
         split="test/calibration",
-        seeds=[1],
+        seeds=range(1, n + 1),
         scores=list_scores(TASK, SPEC),
         task=TASK,
         outputs=outputs,
         labels=labels,
-        outliers=outliers,
+        foreign=foreign,
         validation=("test/validation", outputs, labels),
     )
 
@@ -74,11 +79,11 @@ def test_realised_false_alarms_do_not_exceed_the_budget() -> None:
 
 
 def test_thresholds_flag_their_share_of_the_calibration_inputs(calibration: Calibration) -> None:
-    assert [size.ensemble_size for size in calibration.sizes] == [1, 2, 5, 10, 12]
+    assert [size.ensemble_size for size in calibration.sizes] == [*range(1, 21), 25]
     assert calibration.rates == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     assert calibration.n == 999
-    outputs = Outputs(draw_logits(12, 999), draw_logits(12, 999, seed=2))
-    for size in (1, 2, 5, 10, 12):
+    outputs = Outputs(draw_logits(25, 999), draw_logits(25, 999, seed=2))
+    for size in (1, 2, 5, 10, 25):
         prediction = interpret(TASK, outputs.prefix(size))
         for rate in calibration.rates:
             for judgement in calibration.judge(prediction, rate).values():
@@ -88,8 +93,107 @@ def test_thresholds_flag_their_share_of_the_calibration_inputs(calibration: Cali
 
 
 def test_the_largest_size_that_fits_is_used(calibration: Calibration) -> None:
-    sizes = [calibration.for_size(size).ensemble_size for size in (1, 4, 5, 9, 11, 12, 1000)]
-    assert sizes == [1, 2, 5, 5, 10, 12, 12]
+    sizes = [calibration.for_size(size).ensemble_size for size in (1, 4, 20, 21, 24, 25, 1000)]
+    assert sizes == [1, 4, 20, 20, 20, 25, 25]
+    alone = make_calibration(networks=1)
+    assert [size.ensemble_size for size in alone.sizes] == [1]
+    assert [size.ensemble_size for size in make_calibration(n=9, networks=103).sizes] == [*CALIBRATED_SIZES, 103]
+
+
+def test_between_and_beyond_calibrated_sizes_the_first_networks_judge() -> None:
+    """Of every size up to 104: flags and sets are those of the largest calibrated number of networks."""
+    calibration = make_calibration(n=199, networks=100)
+    outputs = Outputs(draw_logits(104, 50, seed=5), draw_logits(20, 50, seed=6))
+    for networks in range(1, 105):
+        prediction = interpret(TASK, outputs.prefix(networks))
+        judging = max(size for size in CALIBRATED_SIZES if size <= networks)
+        first = interpret(TASK, outputs.prefix(judging))
+        own = {size.ensemble_size: size for size in calibration.sizes}[judging]
+        for flag, judgement in calibration.judge(prediction, 0.2).items():
+            assert judgement.ensemble_size == judging
+            assert judgement.threshold == own.thresholds[flag][-1]
+            assert judgement.scores.equal(first.score(judgement.score_name))
+            assert judgement.flagged.equal(judgement.scores > judgement.threshold)
+        sets, of_first = (calibration.choose_sets(p, 0.8).members for p in (prediction, first))
+        best = F.one_hot(prediction.probabilities.argmax(-1), 4).bool()
+        assert (sets | of_first).equal(sets)
+        assert sets.equal(of_first | best)
+
+
+def draw_exchangeable(inputs: int, networks: int, generator: torch.Generator) -> Tensor:
+    """Logits of inputs that are each judged by a seed of their own: what inputs, seeds and networks add is random."""
+    of_inputs = torch.randn(1, inputs, 3, generator=generator) * torch.rand(1, inputs, 1, generator=generator) * 4
+    of_seeds = 0.5 * torch.randn(1, inputs, 3, generator=generator)
+    return of_inputs + of_seeds + 1.5 * torch.randn(networks, inputs, 3, generator=generator)
+
+
+def test_every_ensemble_size_keeps_its_budget() -> None:
+    """Realised false alarms of both scores, and misses of sets, for each calibrated size; others are judged by these.
+
+    The mean over the calibrations is bounded by 5 standard errors around the budget. 87 means that keep it exactly
+    leave these bounds in fewer than one of 10,000 implementations that are right.
+    """
+    task, generator = Classification(("a", "b", "c")), torch.Generator().manual_seed(0)
+    n, fresh, trials = 399, 400, 24
+    names: dict[Flag, tuple[ScoreName, ...]] = {
+        "out_of_distribution": ("predictive_entropy",),
+        "suspect_adversarial": ("mutual_information",),
+    }
+
+    def draw(count: int) -> tuple[Outputs, Tensor]:
+        logits = draw_exchangeable(count, 100, generator)
+        labels = logits.mean(0).softmax(-1).multinomial(1, generator=generator)[:, 0]
+        return Outputs(logits, None), labels
+
+    validation = "validation", *draw(200)
+    shares = {name: torch.zeros(len(CALIBRATED_SIZES)) for name in (*names, "missed")}
+    for _ in range(trials):
+        outputs, labels = draw(n)
+        calibration = calibrate(
+            checkpoint="0" * 64,
+            split="test/calibration",
+            seeds=range(n),
+            scores=names,
+            task=task,
+            outputs=outputs,
+            labels=labels,
+            foreign=None,
+            validation=validation,
+        )
+        outputs, labels = draw(fresh)
+        for number, size in enumerate(CALIBRATED_SIZES):
+            prediction = interpret(task, outputs.prefix(size))
+            for flag, judgement in calibration.judge(prediction, 0.05).items():
+                shares[flag][number] += judgement.flagged.float().mean() / trials
+            covered = calibration.choose_sets(prediction, 0.95).members.gather(1, labels[:, None])
+            shares["missed"][number] += (~covered).float().mean() / trials
+    error = math.sqrt(0.05 * 0.95 * (1 / n + 1 / fresh) / trials)
+    for name, realised in shares.items():
+        assert realised.max() <= 0.05 + 5 * error, (name, realised)
+    assert shares["out_of_distribution"].min() > 0.05 - 5 * error
+    assert shares["suspect_adversarial"][1:].min() > 0.05 - 5 * error
+    assert shares["suspect_adversarial"][0] == 0  # one network has nobody to disagree with
+
+
+def test_files_of_earlier_versions_are_read(calibration: Calibration) -> None:
+    """Theirs list the seeds, and hold few sizes; ensembles in between are judged by their first networks, too."""
+    content = json.loads(dump_json(calibration))
+    assert content["seeds"] == {"first": 1, "count": 999}
+    content["seeds"] = list(range(1, 11))
+    content["sizes"] = [size for size in content["sizes"] if size["ensemble_size"] in (1, 2, 5)]
+    old = TypeAdapter(Calibration).validate_json(json.dumps(content))
+    assert old.seeds == Seeds(1, 10)
+    for wrong in ([], ["x"], [-1]):
+        with pytest.raises(ValidationError, match="seeds"):
+            TypeAdapter(Calibration).validate_json(json.dumps(content | {"seeds": wrong}))
+    prediction = interpret(TASK, Outputs(draw_logits(4, 50), draw_logits(4, 50)))
+    for flag, judgement in old.judge(prediction).items():
+        assert judgement.ensemble_size == 2
+        assert judgement.scores.equal(prediction.prefix(2).score(judgement.score_name))
+        assert judgement.threshold == calibration.sizes[1].thresholds[flag][5]
+    new = TypeAdapter(Calibration).validate_json(dump_json(calibration))
+    assert new == calibration
+    assert new.seeds == Seeds(1, 999)
 
 
 def test_rates_between_the_calibrated_ones_are_kept(calibration: Calibration) -> None:
@@ -156,11 +260,10 @@ def test_temperature_knows_probabilities_that_are_too_small_for_a_number(gap: fl
 def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> None:
     """On fresh inputs like the calibration's, to six standard errors of 5,000 of them and of the quantile of 999."""
     logits = draw_logits(10, 5_000, seed=7)
-    logs = interpret(TASK, Outputs(logits, None)).log_probabilities
+    prediction = interpret(TASK, Outputs(logits, None))
     labels = logits.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(8))[:, 0]
-    tempered = calibration.temper(logs, 10).exp()
     for coverage in (0.8, 0.9, 0.95, 0.99):
-        sets = calibration.choose_sets(tempered, 10, coverage)
+        sets = calibration.choose_sets(prediction, coverage)
         covered = sets.members.gather(1, labels[:, None]).double().mean().item()
         error = math.sqrt(coverage * (1 - coverage) * (1 / 5_000 + 1 / 999))
         assert covered == pytest.approx(coverage, abs=6 * error)
@@ -169,9 +272,8 @@ def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> No
 
 
 def test_larger_coverage_means_larger_sets(calibration: Calibration) -> None:
-    logs = interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None)).log_probabilities
-    tempered = calibration.temper(logs, 10).exp()
-    sets = [calibration.choose_sets(tempered, 10, coverage).members for coverage in (0.8, 0.95, 0.999)]
+    prediction = interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None))
+    sets = [calibration.choose_sets(prediction, coverage).members for coverage in (0.8, 0.95, 0.999)]
     assert (sets[0] <= sets[1]).all()
     assert (sets[1] <= sets[2]).all()
     assert sets[2].sum() > sets[0].sum()
@@ -196,8 +298,8 @@ def test_a_calibration_must_be_whole(calibration: Calibration) -> None:
 
 def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
     check_calibration(calibration, TASK, SPEC, None)
-    check_calibration(calibration, TASK, SPEC, 12)
-    with pytest.raises(ValueError, match="calibrates ensembles of 12 of a sampler that has 9 networks"):
+    check_calibration(calibration, TASK, SPEC, 25)
+    with pytest.raises(ValueError, match="calibrates ensembles of 25 of a sampler that has 9 networks"):
         check_calibration(calibration, TASK, SPEC, 9)
     regression = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(1.0,))
     with pytest.raises(
@@ -212,19 +314,45 @@ def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
         check_calibration(replace(calibration, sizes=without_classes), TASK, SPEC, None)
 
 
-def test_a_flag_is_raised_by_what_tells_synthetic_outliers_best() -> None:
-    """Networks that are each sure of another class disagree; networks that are all undecided agree."""
-    chosen = torch.randint(4, (12, 300), generator=torch.Generator().manual_seed(3))
-    disagreeing = F.one_hot(chosen, 4) * 3.0
-    undecided = torch.zeros(12, 300, 4)
-    expected = {"disagreeing": "mutual_information", "undecided": "predictive_entropy"}
-    for outside, score in zip((disagreeing, undecided), expected.values(), strict=True):
-        sizes = make_calibration(outliers=Outputs(outside, outside)).sizes
-        assert (
-            sizes[0].scores["out_of_distribution"] == "predictive_entropy"
-        )  # one network has nothing to disagree with
-        assert sizes[-1].scores == {"out_of_distribution": score, "suspect_adversarial": "fragility"}
+DISAGREEING = F.one_hot(torch.randint(4, (25, 300), generator=torch.Generator().manual_seed(3)), 4) * 3.0
+"""Each network is sure of another class."""
+
+UNDECIDED = torch.zeros(25, 300, 4)
+"""All networks agree that they do not know."""
+
+
+@pytest.mark.parametrize(("foreign", "score"), [(DISAGREEING, "mutual_information"), (UNDECIDED, "predictive_entropy")])
+def test_a_flag_is_raised_by_what_tells_foreign_images_best(foreign: Tensor, score: ScoreName) -> None:
+    """One score for all sizes, but for 1: a network alone has nobody to disagree with."""
+    first, *others = (size.scores for size in make_calibration(foreign=Outputs(foreign, foreign)).sizes)
+    assert first == {"out_of_distribution": "predictive_entropy", "suspect_adversarial": "fragility"}
+    assert all(scores == {"out_of_distribution": score, "suspect_adversarial": "fragility"} for scores in others)
+
+
+def test_without_foreign_images_a_flag_is_raised_by_the_first_score() -> None:
     assert {*(size.scores["out_of_distribution"] for size in make_calibration().sizes)} == {"predictive_entropy"}
+
+
+def test_the_calibration_split_has_no_say_in_the_score() -> None:
+    """Its networks disagree, and so mutual information would not tell it from what is foreign."""
+    usual, foreign = draw_logits(25, 300, seed=4), Outputs(DISAGREEING, DISAGREEING)
+    validation = "test/validation", Outputs(usual, usual), torch.zeros(300).long()
+    chosen = []
+    for plain in (usual, UNDECIDED, DISAGREEING):
+        calibration = calibrate(
+            checkpoint="0" * 64,
+            split="test/calibration",
+            seeds=range(300),
+            scores=list_scores(TASK, SPEC),
+            task=TASK,
+            outputs=Outputs(plain, plain),
+            labels=torch.zeros(300).long(),
+            foreign=foreign,
+            validation=validation,
+        )
+        chosen.append(calibration.sizes[-1].scores)
+    assert chosen[0]["out_of_distribution"] == "mutual_information"
+    assert chosen == chosen[:1] * 3
 
 
 def test_flags_are_judged_by_the_score_of_their_ensemble_size(calibration: Calibration) -> None:
@@ -235,7 +363,7 @@ def test_flags_are_judged_by_the_score_of_their_ensemble_size(calibration: Calib
     prediction = interpret(TASK, Outputs(draw_logits(12, 50), draw_logits(12, 50)))
     judgement = mixed.judge(prediction)["out_of_distribution"]
     assert judgement.score_name == "mutual_information"
-    assert judgement.scores.equal(prediction.score("mutual_information"))
+    assert judgement.scores.equal(prediction.prefix(10).score("mutual_information"))
 
 
 def test_fragility_is_what_noise_takes_from_the_answer() -> None:
@@ -264,12 +392,12 @@ def test_calibration_of_a_regression() -> None:
     calibration = calibrate(
         checkpoint="0" * 64,
         split="test/calibration",
-        seeds=[1],
+        seeds=range(100),
         scores={"out_of_distribution": ("relative_deviation",)},
         task=task,
         outputs=outputs,
         labels=torch.zeros(100, 1),
-        outliers=None,
+        foreign=None,
         validation=None,
     )
     assert [size.ensemble_size for size in calibration.sizes] == [1, 2]

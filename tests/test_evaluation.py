@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.checkpoint import Checkpoint
-from models.detection import Calibration, ClassCalibration, SizeCalibration
+from models.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
 from training.evaluation import evaluate_split, measure_disagreement, measure_ensembles, measure_spread
 
 
@@ -33,7 +33,7 @@ def halving() -> Calibration:
         checkpoint="0" * 64,
         split="test/calibration",
         n=9,
-        seeds=(0,),
+        seeds=Seeds(0, 9),
         temperature_split="test/validation",
         rates=(0.1,),
         sizes=(

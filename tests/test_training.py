@@ -13,16 +13,18 @@ from typer.testing import CliRunner
 
 import training.objectives
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.prediction import evaluate
 from models.sampler import Hypernetwork
 from models.target import TargetNetwork
 from tests.conftest import make_session
 from training.__main__ import app
-from training.datasets import load_dataset
+from training.datasets import Dataset, load_dataset
+from training.evaluation import PROMISE_SEEDS
 from training.fitting import FittingRun
 from training.objectives import moment_distance
 from training.recipes import RECIPES, digits_hypergan
 from training.run import KEEP_EVERY, StepReport, TrainingError
-from training.session import train
+from training.session import calibrate_checkpoint, train
 
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
 STEP = FittingRun.step
@@ -272,6 +274,32 @@ def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: P
     result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (checkpoints / "digits" / "metrics.json").read_bytes() == before
+
+
+def test_every_calibration_input_is_judged_by_networks_of_its_own(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else inputs that share networks would not be exchangeable with one that is judged by fresh networks."""
+    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
+    calls: list[tuple[int, torch.Tensor]] = []
+
+    def look(sampler: Any, spec: Any, task: Any, inputs: torch.Tensor, seed: int, size: int) -> Any:
+        calls.append((seed, inputs))
+        return evaluate(sampler, spec, task, inputs, seed, size)
+
+    monkeypatch.setattr("training.evaluation.evaluate", look)
+    calibrate_checkpoint(tmp_path / "digits", tmp_path, torch.device("cpu"))
+    checkpoint, dataset = load_checkpoint(tmp_path / "digits"), load_dataset("digits", Path())
+    assert isinstance(dataset, Dataset)
+    assert checkpoint.calibration is not None
+    seeds, count = checkpoint.calibration.seeds, len(dataset.calibration)
+    first = seeds.first
+    own = {seed: inputs for seed, inputs in calls if first <= seed < first + count}
+    assert torch.equal(torch.cat([own[seed] for seed in sorted(own)]), dataset.calibration.inputs)
+    assert len(own) == len(seeds) == count
+    others = [seed for seed, _ in calls if seed not in own]  # that fit temperatures, and choose scores
+    assert len(others) == 2 * len({*others}) == 100
+    assert not {*own} & {*PROMISE_SEEDS}
 
 
 def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_path: Path) -> None:

@@ -324,10 +324,11 @@ def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequenc
         outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks)
         prediction = interpret(config.task, outputs)
         wrong.append(prediction.probabilities.argmax(-1) != labels)
-        scores.append(prediction.score(calibration.for_size(networks).scores["out_of_distribution"]))
         for rate in RATES:
-            for flag, judgement in calibration.judge(prediction, rate).items():
+            judgements = calibration.judge(prediction, rate)
+            for flag, judgement in judgements.items():
                 flagged.setdefault((flag, rate), []).append(judgement.flagged)
+        scores.append(judgements["out_of_distribution"].scores)
     return Verdicts(torch.stack(wrong), torch.stack(scores), {k: torch.stack(v) for k, v in flagged.items()})
 
 

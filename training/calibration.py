@@ -11,10 +11,12 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from models.detection import (
+    CALIBRATED_SIZES,
     RATES,
     Calibration,
     ClassCalibration,
     Flag,
+    Seeds,
     SizeCalibration,
     apply_temperature,
     conformal_quantile,
@@ -61,21 +63,19 @@ def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
     return float(math.exp(found.x))
 
 
-def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction | None) -> ScoreName:
-    """The score that tells outliers from usual inputs best; an earlier one unless a later one is clearly better.
+def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction) -> ScoreName:
+    """The score that tells foreign from usual inputs best; an earlier one unless a later one is clearly better.
 
     Networks that learned to be uncertain on outliers agree there, so that their mutual information is small; others
-    disagree most on what is foreign, and their predictive entropy is that of a hard image. Only synthetic outliers
-    have a say, so that figures on real ones stay honest.
+    disagree most on what is foreign, and their predictive entropy is that of a hard image. Only images that were made
+    for it have a say, so that figures on real ones stay honest.
 
     Args:
-        names: of the scores.
-        inside: of usual inputs.
-        outside: of outliers; the first score is taken without them.
+        names: the scores, the first by default.
+        inside: usual inputs, not those of the calibration: a score that was chosen by their ranks has other quantiles.
+        outside: foreign inputs.
     """
     best = names[0]
-    if outside is None:
-        return best
     for name in names[1:]:
         known, other = (measure_auroc(inside.score(n), outside.score(n)) for n in (best, name))
         if other > max(known, 0.5) + CLEARLY:
@@ -87,25 +87,28 @@ def calibrate(
     *,
     checkpoint: str,
     split: str,
-    seeds: Sequence[int],
+    seeds: range,
     scores: Mapping[Flag, Sequence[ScoreName]],
     task: Task,
     outputs: Outputs,
     labels: Tensor,
-    outliers: Outputs | None,
+    foreign: Outputs | None,
     validation: tuple[str, Outputs, Tensor] | None,
 ) -> Calibration:
     """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
 
+    What raises a flag is chosen once, by the largest ensemble, for all sizes but 1: a network alone has nobody to
+    disagree with, and keeps the first score.
+
     Args:
         checkpoint: digest of its `config.json`.
         split: name of the calibration split.
-        seeds: of the draws.
+        seeds: of the draws, one for each input.
         scores: what each flag may be raised by, the first by default.
         task: what outputs mean.
-        outputs: of members 0 … S−1 of each seed on its part of the calibration split.
+        outputs: of members 0 … S−1 of each seed on its input of the calibration split.
         labels: of that split, [n].
-        outliers: of the same draws on synthetic outliers, which tell what flags are raised by.
+        foreign: of other draws on foreign images, which tell from validation inputs what flags are raised by.
         validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
 
     Raises:
@@ -115,11 +118,14 @@ def calibrate(
     rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
     if not rates:
         raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
+    first = best = {flag: names[0] for flag, names in scores.items()}
+    if foreign is not None and validation is not None:
+        inside, outside = interpret(task, validation[1]), interpret(task, foreign)
+        best = {flag: choose_score(names, inside, outside) for flag, names in scores.items()}
     sizes = []
-    for size in list_sizes(len(outputs.plain)):
+    for size in list_sizes(len(outputs.plain), CALIBRATED_SIZES):
         prediction = interpret(task, outputs.prefix(size))
-        outside = interpret(task, outliers.prefix(size)) if outliers is not None else None
-        chosen = {flag: choose_score(names, prediction, outside) for flag, names in scores.items()}
+        chosen = first if size == 1 else best
         thresholds = {
             flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
             for flag, name in chosen.items()
@@ -137,7 +143,7 @@ def calibrate(
         checkpoint=checkpoint,
         split=split,
         n=n,
-        seeds=tuple(seeds),
+        seeds=Seeds(seeds.start, len(seeds)),
         temperature_split=validation[0] if validation else None,
         rates=rates,
         sizes=tuple(sizes),

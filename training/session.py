@@ -45,18 +45,24 @@ from training.evaluation import (
 from training.evidence import gather_evidence, save_evidence, trace_origin
 from training.figures import draw_mixture, draw_regression, draw_study
 from training.fitting import FittingRun
+from training.foreign import make_foreign_images
 from training.image_folders import load_training_data
-from training.outliers import synthesize_outliers
 from training.progress import announce, open_bar, warn
 from training.recipes import Recipe
 from training.run import StepReport, TrainingError, TrainingRun, read_identity
 from training.study import study
 
-CALIBRATION_SEEDS = range(1, 11)
-CALIBRATION_OUTLIERS = 1000
-"""Synthetic ones, that tell which score raises a flag."""
+CALIBRATION_SEED = 10**15
+"""Seed of the first calibration input; each has one of its own, far from those that people choose."""
 
-OUTLIER_SEED = 11
+VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
+"""Draws, each for a fiftieth of the inputs, that temperatures are fitted and scores chosen with; nothing is promised of
+these, so inputs may share networks."""
+
+FOREIGN_IMAGES = 1000
+"""Made-up images that tell which score raises a flag."""
+
+FOREIGN_SEED = 11
 LOG_EVERY = 20
 SAVE_EVERY_SECONDS = 120
 TIMED_STEPS = 20
@@ -416,23 +422,24 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
 
 def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads it all again."""
-    config, validation, outliers = checkpoint.config, None, None
+    config, validation, foreign = checkpoint.config, None, None
     if isinstance(config.task, Classification):
-        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, CALIBRATION_SEEDS, "fitting temperatures")
+        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
         if isinstance(config.input, ImageSpec):
-            images = synthesize_outliers(dataset.validation.inputs, CALIBRATION_OUTLIERS, OUTLIER_SEED)
-            outliers = evaluate_parts(checkpoint, images, CALIBRATION_SEEDS, "choosing scores")
+            images = make_foreign_images(dataset.validation.inputs, FOREIGN_IMAGES, FOREIGN_SEED)
+            foreign = evaluate_parts(checkpoint, images, VALIDATION_SEEDS, "choosing scores")
+    seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
             split=f"{config.training.dataset}/calibration",
-            seeds=CALIBRATION_SEEDS,
+            seeds=seeds,
             scores=list_scores(config.task, config.input),
             task=config.task,
-            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, CALIBRATION_SEEDS, "calibrating"),
+            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
             labels=dataset.calibration.labels,
-            outliers=outliers,
+            foreign=foreign,
             validation=validation,
         )
     except ValueError as error:
