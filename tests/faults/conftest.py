@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,35 @@ class Service:
         return int(self.address.rpartition(":")[2])
 
     def read_memory(self) -> float:
-        """Resident memory, MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        """Resident memory, with that of the processes that decode, MiB."""
+        return sum(_read_status(pid, "VmRSS") for pid in self._list_pids()) / 1024
 
     def read_cpu_seconds(self) -> float:
-        """That the process has computed for."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """That the process has computed for, with those that decode, also those that have ended."""
+        ticks = [int(tick) for tick in self._read_stat(self.process.pid)[11:15]]
+        for pid in self._list_pids()[1:]:
+            ticks += [int(tick) for tick in self._read_stat(pid)[11:13]]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    def _list_pids(self) -> list[int]:
+        """Its own, and its children's."""
+        children = []
+        for path in Path("/proc").iterdir():
+            with suppress(OSError):
+                if path.name.isdecimal() and int(self._read_stat(int(path.name))[1]) == self.process.pid:
+                    children.append(int(path.name))
+        return [self.process.pid, *children]
+
+    @staticmethod
+    def _read_stat(pid: int) -> list[str]:
+        """Fields of the process's stat from the third on."""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _read_status(pid: int, field: str) -> int:
+    with suppress(OSError, IndexError):  # it may have ended, and then has no memory
+        return int(Path(f"/proc/{pid}/status").read_text().split(f"{field}:")[1].split()[0])
+    return 0
 
 
 @contextmanager
