@@ -81,6 +81,11 @@ class ImageFile:
     transparent: tuple[int, ...] | None = None
     """The colour that a PNG without an alpha channel declares transparent, by channels of 8 bits."""
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height as the image is seen."""
+        return (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
+
 
 def read_image_file(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure.

@@ -349,7 +349,9 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(folder: Path, tmp_p
 def test_copies_that_a_class_lacks_are_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "ring", tmp_path / "own" / "ring")
     shutil.copytree(folder / "ring", tmp_path / "own" / "copied")
-    with pytest.raises(DatasetError, match=r"ring holds 0 images .* 41 equal others, as ring/0.png does copied/0.png"):
+    with pytest.raises(
+        DatasetError, match=r"copied holds 0 images .* 41 equal others, as copied/0.png does ring/0.png"
+    ):
         load_image_folder(tmp_path / "own")
 
 

@@ -162,9 +162,9 @@ def images_command(
 ) -> None:
     """Your own images, in a folder for each class: train, calibrate, evaluate, and report; minutes on 2 cores.
 
-    PNG, JPEG and WebP files, DIR/cat/1.jpg and so on; hidden files are ignored. Of each class 60 % are trained on, 10 %
-    choose the temperature, 15 % calibrate flags and 15 % test. DIR may hold `train`, and `test` or `val`, in place of
-    the classes, which are in them then; what is to be tested on is the former, or the latter if it is alone.
+    PNG, JPEG and WebP files, DIR/cat/1.jpg and so on. Of each class 60 % are trained on, 10 % choose the temperature,
+    15 % calibrate flags and 15 % test. DIR may hold `train`, with `test`, `val` or both, in place of the classes, which
+    are in them then; what is to be tested on is the former, or the latter if it is alone.
     """
     _check_length(steps, minutes, resume)
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):

@@ -17,12 +17,12 @@ from models.images import ImageError, decode_image
 from models.input import ImageSpec, InputSpec, VectorSpec
 from models.noise import standard_normal, uniform
 from models.task import Classification, Regression, Task
+from training.image_tree import USUAL_SUFFIXES, search, show
 
 DIGITS = tuple("0123456789")
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CUBIC_SEED, CUBIC_NOISE = 4, 3.0
 MIXTURE_SEED = 0
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_IMAGE_PIXELS = 100_000_000
 
 
@@ -302,14 +302,15 @@ def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
         DatasetError: if there are none, or one cannot be read.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is no folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise DatasetError(f"{folder} holds no images; they must end in {', '.join(IMAGE_SUFFIXES)}")
+        raise DatasetError(f"{show(folder)} is no folder")
     try:
-        return torch.stack([decode_image(path.read_bytes(), spec, MAX_IMAGE_PIXELS, str(path)) for path in paths])
+        paths = search(folder).images
+        images = [decode_image(path.read_bytes(), spec, MAX_IMAGE_PIXELS, show(path)) for path in paths]
     except (ImageError, OSError) as error:
-        raise DatasetError(f"a file in {folder} is no image that can be taken. {error}") from error
+        raise DatasetError(f"a file in {show(folder)} is no image that can be taken. {error}") from error
+    if not images:
+        raise DatasetError(f"{show(folder)} holds no images; they must end in {', '.join(USUAL_SUFFIXES)}")
+    return torch.stack(images)
 
 
 def load_mnist(data: Path) -> Dataset:

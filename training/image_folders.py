@@ -1,7 +1,7 @@
 """Images of a user's own, in a folder for each class: `DIR/cat/1.jpg`, `DIR/dog/2.jpg`, …
 
-They are read exactly as the service reads the images that it is sent. Below `DIR` there may be `train` with `test`,
-`val`, or both, each with a folder for each class.
+They are read exactly as the service reads the images that it is sent. How `DIR` may be laid out is said in
+`training.image_layout`.
 
 Shapes: N images.
 """
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from models.checkpoint import CheckpointConfig
 from models.detection import DEFAULT_RATE
+from models.image_files import FileError, read_image_file
 from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from models.layers import Shape
 from models.task import Classification
 from training.datasets import MAX_IMAGE_PIXELS, Dataset, DatasetError, Examples, Mixture, load_dataset
+from training.image_layout import File, Layout, Part, read_layout
+from training.image_tree import show
 from training.progress import track
 
 Split = Literal["train", "validation", "calibration", "test"]
@@ -43,11 +45,6 @@ UNREADABLE = 0.1
 """Share of the files that may be left out; more of them mean that something else is wrong."""
 
 LISTED = 5
-FORMATS = ("PNG", "JPEG", "WEBP")
-GREY_MODES = ("1", "L", "LA")
-_VALIDATION = ("val", "valid", "validation")
-_PARTS = ("", "test", *_VALIDATION, "train")
-"""Folders that divide, or none."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,11 @@ class ImageFolder:
     paths: Mapping[Split, Sequence[Path]]
     """Of each split's examples, in their order, relative to the folder."""
     unreadable: Mapping[str, str]
-    """Why a file was left out, by its path."""
+    """Why a file that is meant as an image was left out, by its path."""
+    left_out: Mapping[str, Sequence[str]]
+    """Paths of all other files that were left out, by what they are."""
+    contradictory: Mapping[str, str]
+    """Files that equal one of another class byte for byte, and that one; all of them were left out."""
     copies: Mapping[str, str]
     """Files that equal another one byte for byte, and that one; they were left out, as a network that was trained on
     one of them would know the answer to the other."""
@@ -73,30 +74,23 @@ class ImageFolder:
         return {name: {split: counts[split][label] for split in SHARES} for label, name in names}
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    part: str
-    """The folder that divides: train, val, test, or none."""
-    label: str
-
-
 def load_image_folder(folder: Path, size: int | None = None, grey: bool | None = None) -> ImageFolder:
     """Reads all images below a folder, and divides them among the splits, class by class.
 
-    Files whose names begin with a dot count as absent; others that are no images are left out and listed.
+    What is no image by its name is left out and listed, and so are images that cannot be taken, which must be few.
 
     Args:
-        folder: with a folder for each class, or with `train`, and `test` or `val`, that have them.
+        folder: with a folder for each class, or with `train`, and `test`, `val` or both, that have them.
         size: of the images that the networks see, width and height; if none is given, the images' own if all have the
             same, of at most 64 × 64 pixels, else 32 × 32.
         grey: whether colours are dropped; if not given, where all images are stored without.
 
     Raises:
-        DatasetError: if there are no classes or only one, a class has too few images, or too many files are no images.
+        DatasetError: if the layout is unknown, there are no classes or only one, a class has too few images, or too
+            many images cannot be taken.
     """
-    files, classes = _list_files(folder)
-    return _load(folder, files, classes, _choose_shape([file.path for file in files], size, grey))
+    layout = read_layout(folder)
+    return _load(folder, layout, _choose_shape([file.path for file in layout.files], size, grey))
 
 
 def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
@@ -110,7 +104,7 @@ def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixtur
         return load_dataset(name, data)
     folder, _ = name.rsplit("@", 1)
     try:
-        found = _load(data, *_list_files(data), config.input.shape)
+        found = _load(data, read_layout(data), config.input.shape)
     except DatasetError as error:
         raise DatasetError(f"{error}. The model was trained on the folder {folder}, which --data must name") from error
     if found.name.rsplit("@", 1)[1] != name.rsplit("@", 1)[1]:
@@ -145,55 +139,27 @@ def divide(count: int, classes: int, splits: Collection[Split]) -> dict[Split, i
     return {first: rest, **sizes}
 
 
-def _plan(parts: Collection[str]) -> dict[str, tuple[Split, ...]]:
+def _plan(parts: Collection[Part]) -> dict[Part, tuple[Split, ...]]:
     """Which splits each dividing folder holds. What users call validation is what others call test, if it is alone."""
-    validation = [part for part in parts if part in _VALIDATION]
-    if validation and "test" in parts:
-        return {"train": ("train",), validation[0]: ("validation", "calibration"), "test": ("test",)}
-    if validation or "test" in parts:
-        return {"train": ("train", "validation", "calibration"), (validation or ["test"])[0]: ("test",)}
+    if {"validation", "test"} <= set(parts):
+        return {"train": ("train",), "validation": ("validation", "calibration"), "test": ("test",)}
+    for part in ("validation", "test"):
+        if part in parts:
+            return {"train": ("train", "validation", "calibration"), part: ("test",)}
     return dict.fromkeys(parts, tuple(SHARES))
 
 
-def _list_files(folder: Path) -> tuple[list[_File], tuple[str, ...]]:
-    """All files that may be images, and the names of the classes."""
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder {folder}")
-    parts = [path.name for path in _list_folders(folder)]
-    if not parts:
-        raise DatasetError(f"{folder} holds no folders; it must hold one for each class, as in {folder}/cat/1.jpg")
-    if "train" not in parts or not set(parts) <= {*_PARTS}:
-        parts = [""]
-    files = []
-    # What is to be tested on comes first, so that of copies it is the training's that are left out.
-    for part in sorted(parts, key=_PARTS.index):
-        for kind in _list_folders(folder / part):
-            paths = sorted(path for path in kind.rglob("*") if path.is_file())
-            shown = (path for path in paths if not any(p.startswith(".") for p in path.relative_to(kind).parts))
-            files += [_File(path, part, kind.name) for path in shown]
-    classes = tuple(sorted({kind.name for part in parts for kind in _list_folders(folder / part)}))
-    if not files:
-        raise DatasetError(f"{folder} holds no images; it must hold a folder of them for each class, as cat/1.jpg")
-    if len(classes) == 1:
-        raise DatasetError(f"{folder} holds one class alone, {classes[0]}; it takes two or more to tell apart")
-    return files, classes
-
-
-def _list_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) -> Shape:
-    sizes, modes = set(), set()
+    sizes, colours = set(), False
     for path in track(paths, "looking at images", "image"):
         try:
-            with Image.open(path, formats=FORMATS) as image:  # reads no more than the header
-                sizes.add(image.size)
-                modes.add(image.mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            file = read_image_file(path.read_bytes(), MAX_IMAGE_PIXELS)
+        except (OSError, FileError):
             continue  # it will be listed when it is decoded
+        sizes.add(file.upright_size)
+        colours |= not file.grey
     if grey is None:
-        grey = modes <= set(GREY_MODES)
+        grey = not colours
     width, height = size or USUAL_SIZE, size or USUAL_SIZE
     if size is None and len(sizes) == 1:
         (own,) = sizes
@@ -202,70 +168,87 @@ def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) ->
     return 1 if grey else 3, height, width
 
 
-def _load(folder: Path, files: Sequence[_File], classes: tuple[str, ...], shape: Shape) -> ImageFolder:
+def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
     channels, height, width = shape
     colours: Literal[1, 3] = 1 if channels == 1 else 3
     plain = ImageSpec(channels=colours, height=height, width=width, mean=(0.0,) * colours, std=(1.0,) * colours)
-    images: dict[_File, Tensor] = {}
+    names = {file: show(file.path.relative_to(folder)) for file in layout.files}
+    decoded: dict[str, Tensor] = {}
+    holders: dict[str, list[File]] = {}
     unreadable: dict[str, str] = {}
-    copies: dict[str, str] = {}
-    digests: dict[str, _File] = {}
-    for file in track(files, "reading images", "image"):
-        name = str(file.path.relative_to(folder))
+    for file in track(layout.files, "reading images", "image"):
         try:
             content = file.path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            if digest in digests:
-                copies[name] = str(digests[digest].path.relative_to(folder))
-                continue
-            images[file] = decode_image(content, plain, MAX_IMAGE_PIXELS, name)
-            digests[digest] = file
+            if digest not in decoded:
+                decoded[digest] = decode_image(content, plain, MAX_IMAGE_PIXELS, names[file])
+            holders.setdefault(digest, []).append(file)
         except ImageError as error:
-            unreadable[name] = error.message
+            unreadable[names[file]] = error.message
         except OSError as error:
-            unreadable[name] = f"{name} cannot be read: {error.strerror}."
-    if len(unreadable) > UNREADABLE * len(files):
+            unreadable[names[file]] = f"{names[file]} cannot be read: {error.strerror}."
+    if len(unreadable) > UNREADABLE * len(layout.files):
         listed = " ".join(list(unreadable.values())[:LISTED])
         raise DatasetError(
-            f"{len(unreadable)} of {len(files)} files in {folder} are no images that can be taken. {listed} "
-            "PNG, JPEG and WebP files can, with 8 bits a channel, opaque, not animated and without a palette"
+            f"{len(unreadable)} of {len(layout.files)} files in {show(folder)} are no images that can be taken. "
+            f"{listed} PNG, JPEG and WebP files can, with 8 bits a channel, opaque, not animated and without a palette"
         )
-    splits = _split(folder, list(images), classes, copies)
-    names = {file: digest for digest, file in digests.items()}
-    lines = sorted(f"{split} {f.path.relative_to(folder)} {names[f]}" for split, own in splits.items() for f in own)
+    digests: dict[File, str] = {}
+    copies: dict[str, str] = {}
+    contradictory: dict[str, str] = {}
+    for digest, (first, *others) in holders.items():
+        if all(file.label == first.label for file in others):
+            digests[first] = digest
+            copies |= {names[file]: names[first] for file in others}
+            continue
+        for file in (first, *others):
+            contradictory[names[file]] = next(names[o] for o in (first, *others) if o.label != file.label)
+    splits = _split(layout, list(digests), {names[file]: file for file in layout.files}, copies | contradictory)
+    lines = sorted(f"{split} {names[file]} {digests[file]}" for split, own in splits.items() for file in own)
     examples = {
         split: Examples(
-            torch.stack([images[file] for file in own]), torch.tensor([classes.index(file.label) for file in own])
+            torch.stack([decoded[digests[file]] for file in own]),
+            torch.tensor([layout.classes.index(file.label) for file in own]),
         )
         for split, own in splits.items()
     }
     return ImageFolder(
-        name=f"{folder.resolve().name}@{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}",
-        dataset=Dataset(_normalize(plain, examples["train"].inputs), Classification(classes), **examples),
+        name=f"{show(folder.resolve().name)}@{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}",
+        dataset=Dataset(_normalize(plain, examples["train"].inputs), Classification(layout.classes), **examples),
         paths={split: [file.path.relative_to(folder) for file in own] for split, own in splits.items()},
         unreadable=unreadable,
         copies=copies,
+        contradictory=contradictory,
+        left_out={
+            kind: [show(path.relative_to(folder)) for path in sorted(paths)] for kind, paths in layout.left_out.items()
+        },
     )
 
 
 def _split(
-    folder: Path, files: Sequence[_File], classes: Sequence[str], copies: Mapping[str, str]
-) -> dict[Split, list[_File]]:
-    """Random parts of each class, the same in every run, whatever its seed."""
-    generator = torch.Generator().manual_seed(0)
-    chosen: dict[Split, list[_File]] = {split: [] for split in SHARES}
-    grouped: dict[tuple[str, str], list[_File]] = {}
+    layout: Layout, files: Sequence[File], named: Mapping[str, File], others: Mapping[str, str]
+) -> dict[Split, list[File]]:
+    """Random parts of each class, the same in every run, whatever its seed.
+
+    Args:
+        layout: of the folder.
+        files: that can be taken.
+        named: all files, by their names.
+        others: files that were left out as they equal another one, which is named, too.
+    """
+    generator, classes = torch.Generator().manual_seed(0), layout.classes
+    chosen: dict[Split, list[File]] = {split: [] for split in SHARES}
+    grouped: dict[tuple[str, str], list[File]] = {}
     for file in files:
         grouped.setdefault((file.part, file.label), []).append(file)
-    parts = {part for part, _ in grouped}
-    for part, splits in _plan(parts if parts == {""} else parts | {"train"}).items():
+    for part, splits in _plan(layout.parts).items():
         for label in classes:
             own = grouped.get((part, label), [])
             sizes = divide(len(own), len(classes), splits)
             if sizes is None:
-                lack = _explain_lack(folder / part / label, len(own), len(classes), splits)
-                left = [name for name in copies if Path(name).is_relative_to(Path(part, label))]
-                hint = f". {len(left)} equal others, as {left[0]} does {copies[left[0]]}" if left else ""
+                lack = _explain_lack(layout.parts[part] / label, len(own), len(classes), splits)
+                left = [name for name in others if (named[name].part, named[name].label) == (part, label)]
+                hint = f". {len(left)} equal others, as {left[0]} does {others[left[0]]}" if left else ""
                 raise DatasetError(lack + hint)
             order = iter(torch.randperm(len(own), generator=generator).tolist())
             for split, size in sizes.items():
@@ -297,4 +280,4 @@ def _explain_lack(folder: Path, count: int, classes: int, splits: Sequence[Split
     listed = ", ".join(f"{size} {purposes[split]}" for split, size in sizes.items())
     plural = "image" if count == 1 else "images"
     held = f"holds {count} {plural} that can be taken" if folder.is_dir() else "is missing"
-    return f"{folder} {held}; with {classes} classes it must hold {needed}: {listed}"
+    return f"{show(folder)} {held}; with {classes} classes it must hold {needed}: {listed}"

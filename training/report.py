@@ -16,6 +16,7 @@ from models.prediction import interpret
 from training.denormals import flush_denormals
 from training.evaluation import ClassificationMetrics, evaluate_split
 from training.image_folders import LISTED, ImageFolder
+from training.image_tree import show
 
 FILE = "report.json"
 LEAST_DISPUTE = 0.001
@@ -64,6 +65,9 @@ class Report:
     images: dict[str, dict[str, int]]
     """By class and split."""
     unreadable: dict[str, str]
+    left_out: dict[str, tuple[str, ...]]
+    """Files that are no images, or lie outside the classes' folders, by what they are."""
+    contradictory: dict[str, str]
     copies: dict[str, str]
     networks: int
     single_accuracy: Share
@@ -114,7 +118,7 @@ def make_report(
     information = prediction.score("mutual_information")
     disputed = tuple(
         DisputedImage(
-            path=str(folder / images.paths["test"][index]),
+            path=show(folder / images.paths["test"][index]),
             label=classes[test.labels[index]],
             answer=classes[answers[index]],
             mutual_information=float(information[index]),
@@ -123,13 +127,17 @@ def make_report(
         if information[index] > LEAST_DISPUTE
     )
     rate = calibration.default_rate
-    path, name = shlex.quote(str(folder / images.paths["test"][0])), shlex.quote(checkpoint.name)
+    printable = [path for path in images.paths["test"] if show(path) == str(path)]
+    path = shlex.quote(show(folder / (printable or images.paths["test"])[0]))
+    name = shlex.quote(checkpoint.name)
     return Report(
         checkpoint=str(out),
         version=checkpoint.version,
         dataset=images.name,
         images={name: {str(split): n for split, n in counts.items()} for name, counts in images.count().items()},
         unreadable=dict(images.unreadable),
+        left_out={kind: tuple(paths) for kind, paths in images.left_out.items()},
+        contradictory=dict(images.contradictory),
         copies=dict(images.copies),
         networks=metrics.networks,
         single_accuracy=measure_share(metrics.single.accuracy_mean, len(test)),
@@ -156,10 +164,15 @@ def describe_images(images: ImageFolder) -> str:
 
 def describe_omissions(images: ImageFolder) -> list[str]:
     """What was left out, and why; nothing if nothing was."""
-    copies = {name: f"{name} equals {other}." for name, other in images.copies.items()}
+    groups: dict[str, list[str]] = {
+        "no images that can be taken": list(images.unreadable.values()),
+        "contradictory": [f"{name} equals {other}." for name, other in images.contradictory.items()],
+        "copies of others": [f"{name} equals {other}." for name, other in images.copies.items()],
+        **{kind: list(paths) for kind, paths in images.left_out.items()},
+    }
     return [
-        f"left out as {what}, {len(left)}: {' '.join(list(left.values())[:LISTED])}{' …' if len(left) > LISTED else ''}"
-        for what, left in (("no images that can be taken", images.unreadable), ("copies of others", copies))
+        f"left out as {what}, {len(left)}: {' '.join(left[:LISTED])}{' …' if len(left) > LISTED else ''}"
+        for what, left in groups.items()
         if left
     ]
 
