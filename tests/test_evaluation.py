@@ -1,12 +1,22 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from models.checkpoint import Checkpoint
 from models.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
-from training.evaluation import evaluate_split, measure_disagreement, measure_ensembles, measure_spread
+from training.evaluation import (
+    ClassificationMetrics,
+    evaluate_split,
+    measure_classes,
+    measure_disagreement,
+    measure_ensembles,
+    measure_spread,
+)
+from training.report import list_cautions
 
 
 def one_hot(votes: list[list[int]], classes: int) -> torch.Tensor:
@@ -67,6 +77,39 @@ def test_confident_errors_are_not_flattered(halving: Calibration) -> None:
     metrics = measure_ensembles(logits, torch.tensor([1]), 2, halving)
     assert metrics.plain.nll == pytest.approx((math.log(2) + 900) / 2)
     assert metrics.tempered.nll == pytest.approx((math.log(2) + 1800) / 2)  # at half the temperature
+
+
+def test_a_rare_class_that_is_never_right_is_seen() -> None:
+    """Nine of ten answers are right, as are those of whoever always answers the frequent class."""
+    labels = torch.tensor([0] * 36 + [1] * 4)
+    classes = measure_classes(("usual", "rare", "absent"), torch.zeros(40, dtype=torch.int64), labels)
+    usual, rare, absent = (c.recall for c in classes)
+    assert usual is not None
+    assert rare is not None
+    assert (usual.share, usual.images, rare.share, rare.images, absent) == (1, 36, 0, 4, None)
+    assert (round(rare.low, 3), round(rare.high, 3)) == (0, 0.490)  # Wilson's, of 0 of 4
+    metrics = load_shipped("mnist-hyperdraw")
+    whole = replace(metrics.whole, accuracy=0.9)
+    metrics = replace(
+        metrics, test_inputs=40, ensembles=(whole,), classes=classes, majority_accuracy=0.9, balanced_accuracy=0.5
+    )
+    assert list_cautions(metrics) == [
+        "Not one of the 4 test images of rare was answered rightly.",
+        "No image of absent was there to test.",
+        "The accuracy is no better than that of always answering the most frequent class, 90.0%.",
+        "The accuracy was measured on 40 images: 95 % sure that it is between 76.9% and 96.0%.",
+    ]
+
+
+def test_metrics_older_than_figures_of_classes_still_load() -> None:
+    metrics = load_shipped("mnist-hypergan")
+    older = {k: v for k, v in asdict(metrics).items() if k not in ("classes", "majority_accuracy", "balanced_accuracy")}
+    assert TypeAdapter(ClassificationMetrics).validate_python(older).classes == ()
+
+
+def load_shipped(name: str) -> ClassificationMetrics:
+    content = (Path(__file__).parent.parent / "checkpoints" / name / "metrics.json").read_bytes()
+    return TypeAdapter(ClassificationMetrics).validate_json(content)
 
 
 def test_diversity_known_answers() -> None:

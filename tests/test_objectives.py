@@ -12,6 +12,7 @@ from training.objectives import (
     Diversity,
     Measure,
     adversarial_loss,
+    balance_classes,
     cross_entropy,
     discriminator_loss,
     entropy,
@@ -88,6 +89,23 @@ def test_the_fit_of_a_regression_is_its_likelihood() -> None:
 def test_the_fit_of_a_classification_is_cross_entropy() -> None:
     logits, labels = torch.tensor([[[math.log(3), 0.0]]]), torch.tensor([[0]])
     assert measure_fit(Classification(("a", "b")), logits, labels).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_balanced_classes_weigh_the_same() -> None:
+    """Each weighs a third; one that is absent weighs nothing, and the best constant answer is the uniform one."""
+    labels = torch.tensor([0] * 90 + [1] * 9 + [2])
+    weights = balance_classes(labels, 3)
+    assert (weights * labels.bincount()).tolist() == pytest.approx([100 / 3] * 3)
+    assert weights[labels].mean().item() == pytest.approx(1)
+    assert balance_classes(torch.tensor([0, 0, 2]), 3).isfinite().all()
+    logits = torch.zeros(3, requires_grad=True)
+    task = Classification(("a", "b", "c"))
+    measure_fit(task, logits.expand(2, 100, 3), labels.expand(2, 100), weights).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-6
+    logits = torch.randn(2, 100, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([-logits.log_softmax(-1)[:, labels == c, c].mean() for c in range(3)]).mean()
+    assert measure_fit(task, logits, labels.expand(2, 100), weights).item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])

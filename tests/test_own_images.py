@@ -25,8 +25,9 @@ from training.fitting import FittingRun
 from training.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.progress import announce, be_quiet, track, warn
 from training.recipes import choose_target
-from training.report import LEAST_DISPUTE, measure_share
+from training.report import LEAST_DISPUTE
 from training.run import StepReport
+from training.shares import measure_share
 
 CLASSES = ("bar", "ring")
 ARGUMENTS = ["--steps", "30", "--seed", "3"]
@@ -82,7 +83,18 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert report["images"]["bar"] == {"train": 20, "validation": 4, "calibration": 10, "test": 6}
     assert report["accuracy"]["low"] <= report["accuracy"]["share"] <= report["accuracy"]["high"]
     assert set(report["false_alarms"]) == {"out_of_distribution", "suspect_adversarial"}
+    recalls = {c["name"]: c["recall"] for c in report["classes"]}
+    assert {name: recall["images"] for name, recall in recalls.items()} == {"bar": 6, "ring": 6}
+    assert report["balanced_accuracy"] == pytest.approx(sum(recall["share"] for recall in recalls.values()) / 2)
+    assert report["balanced_accuracy"] == pytest.approx(report["accuracy"]["share"])  # of classes of equal size
+    assert report["majority_accuracy"] == 0.5
+    assert report["accuracy"]["images"] == 12
+    assert "The accuracy was measured on 12 images: 95 % sure that it is between" in report["cautions"][-1]
     assert list(report["unreadable"]) == ["ring/broken.png"]
+    assert report["left_out"] == {
+        "hidden files and folders": [".cache", "ring/.hidden.png"],
+        ".txt files": ["notes.txt"],
+    }
     assert report["copies"] == {"ring/copy.png": "ring/7.png"}
     information = [image["mutual_information"] for image in report["disputed"]]
     assert information == sorted(information, reverse=True)
@@ -104,6 +116,9 @@ def test_the_checkpoint_is_whole(trained: tuple[Path, str, str]) -> None:
     card = (trained[0] / "README.md").read_text()
     assert "`hyperdraw-train images shapes --out DIR --seed 3 --steps 30`: 30 steps on shapes@" in card
     assert "Classes: bar, ring" in card
+    assert "measured on 12 images" in card
+    assert "Always answering the most frequent class would be right for 50.0%; the balanced accuracy" in card
+    assert "| ring | 6 |" in card
 
 
 def test_the_service_answers_with_the_folders_names(folder: Path, trained: tuple[Path, str, str]) -> None:
@@ -126,6 +141,8 @@ def test_the_same_seed_trains_the_same_model(folder: Path, trained: tuple[Path, 
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
         assert (again / name).read_bytes() == (trained[0] / name).read_bytes(), name
     assert "On the 12 test images" in result.stdout
+    assert "Right, of the test images of each class" in result.stdout
+    assert "Look out:\n  " in result.stdout
     assert f"hyperdraw-serve --checkpoints {again}" in result.stdout
     assert "hyperdraw reload again" in result.stdout
     assert result.stderr.splitlines() == [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
@@ -154,7 +171,7 @@ def test_interrupted_and_resumed_it_trains_the_same_model(
 
 @pytest.mark.parametrize("method", ["deep-ensemble", "mc-dropout"])
 def test_other_methods_and_options(folder: Path, tmp_path: Path, method: str) -> None:
-    options = ["--method", method, "--size", "8", "--colour", "--flip", "--without", "outliers"]
+    options = ["--method", method, "--size", "8", "--colour", "--flip", "--balance", "--without", "outliers"]
     result = CliRunner().invoke(
         app, ["images", str(folder), "--out", str(tmp_path / "out"), "--steps", "5", "--quiet", *options]
     )

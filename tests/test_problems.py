@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.datasets import Dataset, Mixture, load_dataset
+from training.datasets import Dataset, Examples, Mixture, load_dataset
 from training.problems import Density, Supervised
 from training.recipes import digits_hypergan, toy_mixture
 
@@ -50,6 +50,21 @@ def test_all_networks_may_see_all_examples() -> None:
 def test_a_step_larger_than_the_training_set_is_refused() -> None:
     with pytest.raises(ValueError, match="4 networks with 10 examples each takes more than the 20"):
         pose("cubic", 4, 10)
+
+
+def test_classes_can_be_balanced() -> None:
+    """Of eight images of the first digit and two of the second, the two weigh four times as much."""
+    dataset = load("digits")
+    index = torch.cat([(dataset.train.labels == digit).nonzero()[:count, 0] for digit, count in ((0, 8), (1, 2))])
+    few = replace(dataset, train=Examples(dataset.train.inputs[index], dataset.train.labels[index]))
+    recipe = replace(digits_hypergan(), networks_per_step=2, inputs_per_network=10, balance=True)
+    weights = recipe.method.build(recipe.target).eval().sample(0, range(2))
+    found = Supervised(recipe, few, 0, CPU).fit(recipe.target, weights, 0).losses["fit"]
+    logits = recipe.target.forward(weights, few.input.normalize(few.train.inputs)).log_softmax(-1)
+    parts = torch.stack([-logits[:, few.train.labels == digit, digit].mean() for digit in (0, 1)])
+    assert found.item() == pytest.approx(parts.sum().item() / 10, rel=1e-5)  # of ten classes
+    with pytest.raises(ValueError, match="no classes to balance"):
+        pose("cubic", 4, 5, balance=True)
 
 
 def test_the_cubic_has_the_noise_that_it_states() -> None:

@@ -150,6 +150,9 @@ def images_command(
     flip: Annotated[
         bool, typer.Option("--flip", help="Mirrored images are of the same class, so learn from them too; not letters.")
     ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Let rare classes weigh as much as frequent ones in the loss.")
+    ] = False,
     method: Annotated[Method, typer.Option(help="That networks are sampled with.")] = Method.HYPERDRAW,
     without: WithoutOption = None,
     device: DeviceOption = "auto",
@@ -178,7 +181,7 @@ def images_command(
         assert isinstance(dataset.input, ImageSpec)
         shape, counts = dataset.input.shape, images.count()
         announce(describe_images(images))
-        recipe = own_images(images.name, shape, len(counts), len(dataset.train), method, flip)
+        recipe = own_images(images.name, shape, len(counts), len(dataset.train), method, flip, balance)
         try:
             recipe = vary(recipe, without or ())
         except ValueError as error:
@@ -187,6 +190,7 @@ def images_command(
         options += f" --size {size}" if size else ""
         options += "" if grey is None else " --grey" if grey else " --colour"
         options += " --flip" if flip else ""
+        options += " --balance" if balance else ""
         recipe = replace(recipe, options=options + recipe.options)
         finished = train(Session(recipe, out, folder, choose_device(device), seed, steps, minutes, resume), dataset)
         report = None

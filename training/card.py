@@ -9,6 +9,7 @@ from models.prediction import JITTER, ScoreName
 from models.task import Classification, Regression
 from training.attack import JUDGES, RATES, Report, load_report
 from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
+from training.shares import measure_share
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
@@ -32,6 +33,7 @@ SCORES = {
     "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
     "relative_deviation": "the networks' standard deviation, in units of the output's own",
 }
+MOST_CLASSES = 20
 OF_SEVERAL = ("mutual_information", "variation_ratio")
 """Scores that a network alone does not have."""
 
@@ -136,7 +138,27 @@ validation images to the averaged probabilities:
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {ensembles}
 
-{spread}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
+{spread}{_describe_classes(metrics)}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
+
+
+def _describe_classes(metrics: ClassificationMetrics) -> str:
+    """Recalls, of up to 20 classes; of more, the lowest."""
+    known = [(c.name, c.recall) for c in metrics.classes if c.recall]
+    if not known or metrics.majority_accuracy is None or metrics.balanced_accuracy is None:
+        return ""
+    shown = known if len(known) <= MOST_CLASSES else sorted(known, key=lambda c: c[1].share)[:MOST_CLASSES]
+    rows = "\n".join(f"| {n} | {r.images:,} | {r.share:.1%} | {r.low:.1%} to {r.high:.1%} |" for n, r in shown)
+    whole = measure_share(metrics.whole.accuracy, metrics.test_inputs)
+    left = "" if shown is known else f" The {MOST_CLASSES} lowest recalls of {len(known)} classes:"
+    return f"""The largest ensemble's accuracy, measured on {whole.images:,} images, is {whole.share:.2%}: 95 % sure that it is between {whole.low:.1%}
+and {whole.high:.1%}. Always answering the most frequent class would be right for {metrics.majority_accuracy:.1%}; the balanced accuracy, the mean of
+the classes' recalls, is {metrics.balanced_accuracy:.1%}.{left}
+
+| class | test images | recall | 95 % sure |
+| --- | --- | --- | --- |
+{rows}
+
+"""
 
 
 def _describe_outliers(metrics: ClassificationMetrics) -> str:

@@ -33,6 +33,7 @@ from training.metrics import (
 )
 from training.objectives import entropy
 from training.progress import open_bar, track
+from training.shares import Share, measure_share
 
 SEED = 0
 PROMISE_SEEDS = range(2 * 10**15, 2 * 10**15 + 100)
@@ -91,6 +92,15 @@ class EnsembleMetrics:
     temperature: float
     """That was calibrated for this size."""
     tempered: ProbabilityMetrics
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """The test inputs of one class, by the whole ensemble."""
+
+    name: str
+    recall: Share | None
+    """Of them that are answered rightly; none where there are no such inputs."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,12 @@ class ClassificationMetrics:
     layer_norms: dict[str, Spread]
     """2-norm of a layer's weights and biases together, over sampled networks (HyperGAN, Table 1)."""
     outliers: tuple[OutlierMetrics, ...]
+    classes: tuple[ClassMetrics, ...] = ()
+    """None where the metrics are older than these figures; so are the next."""
+    majority_accuracy: float | None = None
+    """Of always answering the class that most test inputs are of."""
+    balanced_accuracy: float | None = None
+    """Mean recall of the classes, by the whole ensemble."""
     kind: Literal["classification"] = "classification"
 
     @property
@@ -365,6 +381,7 @@ def _measure_classification(
     networks = len(prediction.members)
     accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
     answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
+    classes = measure_classes(task.classes, prediction.probabilities.argmax(-1), test.labels)
     return ClassificationMetrics(
         test_inputs=len(test),
         networks=networks,
@@ -390,7 +407,19 @@ def _measure_classification(
             for name, outside in outputs.items()
             if outside is not inside
         ),
+        classes=classes,
+        majority_accuracy=int(test.labels.bincount().max()) / len(test),
+        balanced_accuracy=_mean([c.recall.share for c in classes if c.recall]),
     )
+
+
+def measure_classes(classes: Sequence[str], answers: Tensor, labels: Tensor) -> tuple[ClassMetrics, ...]:
+    """Recall of each class, from the class that is answered, [B], and labels [B]."""
+    found = []
+    for number, name in enumerate(classes):
+        right = answers[labels == number] == number
+        found.append(ClassMetrics(name, measure_share(_share(right), len(right)) if len(right) else None))
+    return tuple(found)
 
 
 def _measure_flags(calibration: Calibration, prediction: Prediction) -> tuple[FlagMetrics, ...]:

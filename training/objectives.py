@@ -71,11 +71,16 @@ class Diversity:
         return -diversity / (share * self.accuracy_weight)
 
 
-def measure_fit(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """The mean loss of an example: outputs [S, B, K] of networks, each with labels of its own, [S, B] or [S, B, K]."""
+def measure_fit(task: Task, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """The mean loss of an example: outputs [S, B, K] of networks, each with labels of its own, [S, B] or [S, B, K].
+
+    The examples of a class may have a weight, [K].
+    """
     match task:
         case Classification():
-            return cross_entropy(outputs, labels)
+            if class_weights is None:
+                return cross_entropy(outputs, labels)
+            return weighted_cross_entropy(outputs, labels, class_weights)
         case Regression():
             return gaussian_loss(task.predict(outputs), labels, torch.tensor(task.noise_std, device=outputs.device))
 
@@ -83,6 +88,17 @@ def measure_fit(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of S networks, logits [S, B, K], each on inputs of its own, labels [S, B]."""
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The mean of cross-entropy times the weight of its class, [K]; in expectation that of all examples, for any B."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), class_weights, reduction="none").mean()
+
+
+def balance_classes(labels: Tensor, classes: int) -> Tensor:
+    """Weights of classes, [K], by which all weigh the same in labels [n], and an example weighs 1 in the mean."""
+    counts = labels.bincount(minlength=classes)
+    return len(labels) / (classes * counts.clamp(min=1))
 
 
 def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from training.augmentation import distort
 from training.datasets import Dataset, Mixture
 from training.evaluation import measure_disagreement
 from training.hardening import harden
-from training.objectives import measure_fit, outlier_loss
+from training.objectives import balance_classes, measure_fit, outlier_loss
 from training.outliers import synthesize_outliers
 from training.recipes import Recipe
 
@@ -58,7 +58,8 @@ class Supervised(Problem):
     """Labelled examples. Each network of a step sees examples of its own, or all see all of them.
 
     Raises:
-        ValueError: if a step takes more examples than there are, without taking all of them for each network.
+        ValueError: if a step takes more examples than there are, without taking all of them for each network, or if
+            classes are to be balanced where there are none.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -72,6 +73,11 @@ class Supervised(Problem):
         self._shared = inputs == self.num_examples
         self._epoch = -1
         self._orders = torch.empty(0, 0, dtype=torch.int64)
+        self._class_weights: Tensor | None = None
+        if recipe.balance:
+            if not isinstance(dataset.task, Classification):
+                raise ValueError("there are no classes to balance")
+            self._class_weights = balance_classes(self._labels, dataset.task.num_outputs)
         self._outliers = torch.empty(0)
         if recipe.outliers is not None:
             self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
@@ -91,7 +97,7 @@ class Supervised(Problem):
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
             inputs = torch.cat([inputs, shared], dim=1)
         outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
-        losses = {"fit": measure_fit(task, outputs, labels)}
+        losses = {"fit": measure_fit(task, outputs, labels, self._class_weights)}
         if self.recipe.outliers is not None:
             order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
             loss = outlier_loss(others[order], self.recipe.outliers.group_size)

@@ -117,6 +117,8 @@ class Recipe:
     discriminator_learning_rate: float = 1e-4
     distillation: Distillation | None = None
     """In place of descent through the target."""
+    balance: bool = False
+    """Whether examples weigh more in the loss the rarer their class is, so that all classes weigh the same."""
     plain_pixels: bool = False
     """Whether pixels stay in [0, 1], in place of the dataset's normalisation."""
     largest_ensemble: int = 100
@@ -409,7 +411,13 @@ class Method(StrEnum):
 
 
 def own_images(
-    dataset: str, shape: Shape, classes: int, examples: int, method: Method = Method.HYPERDRAW, flip: bool = False
+    dataset: str,
+    shape: Shape,
+    classes: int,
+    examples: int,
+    method: Method = Method.HYPERDRAW,
+    flip: bool = False,
+    balance: bool = False,
 ) -> Recipe:
     """mnist-hyperdraw with half as many modes, on any images, for a target by their size.
 
@@ -420,6 +428,7 @@ def own_images(
         examples: to train on.
         method: that networks are sampled with.
         flip: whether a mirrored image is of the same class.
+        balance: whether rare classes weigh as much as frequent ones.
     """
     modes = 8
     config: MethodConfig = HyperDrawConfig(modes)
@@ -441,6 +450,7 @@ def own_images(
         inputs_per_network=min(32, max(1, examples // 2)),  # all of them would be seen as they are
         own_epochs=True,
         augmentation=Augmentation(beyond="border", flip=flip),
+        balance=balance,
         outliers=OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape))),
     )
 

@@ -3,7 +3,6 @@
 Shapes: B test images.
 """
 
-import math
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -14,25 +13,14 @@ from pydantic.dataclasses import dataclass
 from models.checkpoint import Checkpoint
 from models.prediction import interpret
 from training.denormals import flush_denormals
-from training.evaluation import ClassificationMetrics, evaluate_split
+from training.evaluation import ClassificationMetrics, ClassMetrics, evaluate_split
 from training.image_folders import LISTED, ImageFolder
 from training.image_tree import show
+from training.shares import FEW, Share, measure_share
 
 FILE = "report.json"
 LEAST_DISPUTE = 0.001
 """Nats of mutual information below which networks agree."""
-
-NORMAL_QUANTILE = 1.959964
-"""Of 97.5 %."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of the test images, and where the share of all such images lies, with a confidence of 95 %."""
-
-    share: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,12 @@ class Report:
     single_accuracy: Share
     """Mean over networks."""
     accuracy: Share
-    """Of all networks together."""
+    """Of all networks together; so are the figures of classes."""
+    majority_accuracy: float
+    """Of always answering the class that is most frequent."""
+    balanced_accuracy: float
+    """Mean recall of the classes."""
+    classes: tuple[ClassMetrics, ...]
     nll: float
     """Of all networks together, at their temperature; so is the next."""
     ece: float
@@ -83,16 +76,10 @@ class Report:
     """That flags were calibrated for."""
     false_alarms: dict[str, Share]
     """That they have on the test images, by flag."""
+    cautions: tuple[str, ...]
+    """Why these figures may promise too much."""
     commands: tuple[str, ...]
     """That serve the model, and ask it."""
-
-
-def measure_share(share: float, count: int) -> Share:
-    """Wilson's score interval (1927) of a share of `count` images; with few, and near 0 or 1, it is still right."""
-    z = NORMAL_QUANTILE
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return Share(share, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
 @flush_denormals()
@@ -110,6 +97,8 @@ def make_report(
     """
     test, calibration = images.dataset.test, checkpoint.calibration
     assert calibration is not None
+    assert metrics.majority_accuracy is not None
+    assert metrics.balanced_accuracy is not None
     classes = list(images.count())
     prediction = interpret(checkpoint.config.task, evaluate_split(checkpoint, test.inputs))
     answers = prediction.probabilities.argmax(-1)
@@ -142,14 +131,40 @@ def make_report(
         networks=metrics.networks,
         single_accuracy=measure_share(metrics.single.accuracy_mean, len(test)),
         accuracy=measure_share(metrics.whole.accuracy, len(test)),
+        majority_accuracy=metrics.majority_accuracy,
+        balanced_accuracy=metrics.balanced_accuracy,
+        classes=metrics.classes,
         nll=metrics.whole.tempered.nll,
         ece=metrics.whole.tempered.ece,
         confusions=tuple(Confusion(*pair, count) for pair, count in wrong.most_common(LISTED)),
         disputed=disputed,
         false_alarm_rate=rate,
         false_alarms={f.flag: measure_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
+        cautions=tuple(list_cautions(metrics)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
+
+
+def list_cautions(metrics: ClassificationMetrics) -> list[str]:
+    """Why figures may promise too much: classes that were never right, an accuracy that needs no model, few images."""
+    cautions = [
+        f"Not one of the {c.recall.images} test images of {c.name} was answered rightly."
+        for c in metrics.classes
+        if c.recall and not c.recall.share
+    ]
+    cautions += [f"No image of {c.name} was there to test." for c in metrics.classes if c.recall is None]
+    accuracy = measure_share(metrics.whole.accuracy, metrics.test_inputs)
+    if metrics.majority_accuracy is not None and accuracy.share <= metrics.majority_accuracy:
+        cautions.append(
+            f"The accuracy is no better than that of always answering the most frequent class, "
+            f"{metrics.majority_accuracy:.1%}."
+        )
+    if accuracy.images < FEW:
+        cautions.append(
+            f"The accuracy was measured on {accuracy.images} images: 95 % sure that it is between {accuracy.low:.1%} "
+            f"and {accuracy.high:.1%}."
+        )
+    return cautions
 
 
 def describe_images(images: ImageFolder) -> str:
@@ -179,7 +194,12 @@ def describe_omissions(images: ImageFolder) -> list[str]:
 
 def describe_report(report: Report) -> str:
     """A report as plain text."""
-    tested = sum(counts["test"] for counts in report.images.values())
+    tested = report.accuracy.images
+    width = max(27, *(len(c.name) for c in report.classes))
+    recalls = [
+        f"  {c.name:{width}} {_format(c.recall)}, of {c.recall.images:,}" if c.recall else f"  {c.name}: no test image"
+        for c in report.classes
+    ]
     confused = [f"  {c.images} of {c.label} taken for {c.answer}" for c in report.confusions] or ["  none"]
     disputed = [
         f"  {image.mutual_information:.3f} nats  {image.path}  {image.label}"
@@ -192,13 +212,19 @@ def describe_report(report: Report) -> str:
             f"On the {tested:,} test images, with 95 % intervals that so many allow:",
             f"  accuracy of one network      {_format(report.single_accuracy)}",
             f"  accuracy of {report.networks:<3} together     {_format(report.accuracy)}",
+            f"  always the most frequent     {report.majority_accuracy:6.1%}",
+            f"  balanced: mean over classes  {report.balanced_accuracy:6.1%}",
             f"  NLL {report.nll:.4f}, ECE {report.ece:.4f}, of {report.networks} at their temperature",
+            f"Right, of the test images of each class, by {report.networks} together:",
+            *recalls,
             "Most confused:",
             *confused,
             "The networks disagree most on:",
             *(disputed or ["  none"]),
             f"Flagged of the test images, where {report.false_alarm_rate:.0%} may be:",
             *flags,
+            *(["", "Look out:"] if report.cautions else []),
+            *(f"  {caution}" for caution in report.cautions),
             "",
             "Serve it, and ask it:",
             *(f"  {command}" for command in report.commands),
