@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
@@ -29,12 +30,21 @@ class CommandLine(typer.Typer):
     """Commands that end as those of other programs do."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Runs a command. Terminated, it clears away what it has begun, as when it is interrupted."""
+        """Runs a command, and ends the process.
+
+        Terminated, it clears away what it has begun, as when it is interrupted. If nobody reads the output any more, it
+        ends silently, and if the output cannot be written otherwise, it says so.
+        """
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # else nohup, say, ignores it
                 signal.signal(number, lambda number, _: sys.exit(128 + number))
-        return super().__call__(*arguments, **options)
+        try:
+            return super().__call__(*arguments, **options)
+        except OSError as error:  # of the output, as commands explain all others
+            _abandon_output()
+            _show_error(f"The output cannot be written: {error.strerror or error}")
+            sys.exit(1)
 
 
 app = CommandLine(
@@ -55,7 +65,10 @@ ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show
 SeedOption = Annotated[
     int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Of the networks.", show_default="a fresh one")
 ]
+JSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LOCAL = "http://127.0.0.1:8000"
+_WIDEST = 1_000_000
+"""Columns of what is no terminal."""
 
 
 @app.callback()
@@ -68,7 +81,8 @@ def write_to_any_terminal() -> None:
 @app.command("predict")
 def predict_command(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…", show_default=False)
+        list[str] | None,
+        typer.Argument(help="PNG, JPEG or WebP files; - is standard input.", metavar="IMAGE…", show_default=False),
     ] = None,
     numbers: Annotated[
         list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of an image; may be repeated.")
@@ -88,13 +102,14 @@ def predict_command(
     coverage: Annotated[
         float | None, typer.Option(help="Answer with a set of classes that holds the true one for this share, too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, of lists over the inputs.")] = False,
+    as_json: JSONOption = False,
     timeout: TimeoutOption = TIMEOUT,
 ) -> None:
     """Classify images, or predict from numbers, and show how sure the networks are."""
     if bool(images) == bool(numbers):
         raise typer.BadParameter("give either images, or --numbers")
-    inputs: Inputs = [*(images or []), *map(_read_row, numbers or [])]
+    pictures = [sys.stdin.buffer if image == "-" else image for image in images or []]
+    inputs: Inputs = [*pictures, *map(_read_row, numbers or [])]
     with _open_client(url, api_key, timeout) as client:
         answer = client.predict(
             inputs,
@@ -105,14 +120,14 @@ def predict_command(
             coverage=coverage,
             members=not as_json,
         )
-    names = [str(name) for name in images or numbers or []]
+    names = images or numbers or []
     if as_json:
         content = {"inputs": names, **dataclasses.asdict(answer)}
         if isinstance(answer, Classification):
             content |= {"labels": answer.labels, "class_indices": answer.class_indices}
-        typer.echo(json.dumps(content, default=lambda array: array.tolist()))
+        _show_json(content)
         return
-    console = Console(highlight=False)
+    console = _make_console()
     parts: list[Prediction] = list(answer)
     for name, part in zip(names, parts, strict=True):
         show_prediction(console, name, part)
@@ -135,6 +150,7 @@ def sample_command(
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds that may pass without anything arriving.")
     ] = TIMEOUT,
+    as_json: JSONOption = False,
 ) -> None:
     """Download sampled networks, which PyTorch loads without hyperdraw."""
     columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
@@ -153,6 +169,9 @@ def sample_command(
             dtype=dtype,
             progress=lambda arrived, size: progress.update(bar, completed=arrived, total=size),
         )
+    if as_json:
+        _show_json(dataclasses.asdict(file), err=mixed)
+        return
     first, last = file.members[0], file.members[-1]
     networks = f"member {first}" if first == last else f"members {first} to {last}"
     place = "standard output" if out == "-" else out
@@ -161,10 +180,16 @@ def sample_command(
 
 
 @app.command("models")
-def models_command(url: UrlOption = LOCAL, api_key: KeyOption = None, timeout: TimeoutOption = TIMEOUT) -> None:
+def models_command(
+    url: UrlOption = LOCAL, api_key: KeyOption = None, timeout: TimeoutOption = TIMEOUT, as_json: JSONOption = False
+) -> None:
     """List the models that are served."""
     with _open_client(url, api_key, timeout) as client:
-        show_models(Console(highlight=False), client.models())
+        answer = client.models()
+    if as_json:
+        _show_json(dataclasses.asdict(answer))
+    else:
+        show_models(_make_console(), answer)
 
 
 @app.command("reload")
@@ -173,10 +198,14 @@ def reload_command(
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     timeout: TimeoutOption = TIMEOUT,
+    as_json: JSONOption = False,
 ) -> None:
     """Have the service load a model's checkpoint again, in place of the one that it serves."""
     with _open_client(url, api_key, timeout) as client:
         answer = client.reload(model)
+    if as_json:
+        _show_json(dataclasses.asdict(answer))
+        return
     state = "is now" if answer.changed else "still is"
     typer.echo(printable(f"{answer.model.name} {state} at version {answer.model.version}."))
 
@@ -193,7 +222,7 @@ def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Clie
         _abandon_output()
         raise typer.Exit(1) from error
     except (HyperdrawError, OSError) as error:
-        Console(stderr=True).print(Text(printable(f"Error: {error}"), "red"), soft_wrap=True)
+        _show_error(str(error))
         raise typer.Exit(1) from error
 
 
@@ -202,6 +231,25 @@ def _is_stdout(path: str) -> bool:
     with suppress(OSError):
         return os.path.samestat(Path(path).stat(), os.fstat(sys.stdout.fileno()))
     return False
+
+
+def _show_error(text: str) -> None:
+    Console(stderr=True).print(Text(printable(f"Error: {text}"), "red"), soft_wrap=True)
+
+
+def _show_json(content: Any, err: bool = False) -> None:
+    typer.echo(json.dumps(content, default=_simplify), err=err)
+
+
+def _simplify(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else list(value)  # a range
+
+
+def _make_console() -> Console:
+    """Standard output, as wide as its lines unless it is a terminal."""
+    return Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _WIDEST)
 
 
 def _abandon_output() -> None:

@@ -26,10 +26,10 @@ from hyperdraw.answers import (
     read_reload,
     read_sample,
 )
-from hyperdraw.errors import HyperdrawError, ServiceError, Unauthorized
+from hyperdraw.errors import HyperdrawError, InvalidRequest, ServiceError, Unauthorized
 from hyperdraw.exchange import Call, Connection, Deadline, Exchange, Parameters, Progress, Request, Sink
 from hyperdraw.files import replace_file
-from hyperdraw.inputs import Inputs, encode_inputs
+from hyperdraw.inputs import ROWS, Inputs, encode_inputs
 from hyperdraw.tensors import DType, TensorFile
 
 if TYPE_CHECKING:
@@ -139,7 +139,10 @@ def predict(
 
     def ask(name: str) -> Call[None]:
         request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
-        return Exchange(request, file, client, deadline).attempts()
+        try:
+            yield from Exchange(request, file, client, deadline).attempts()
+        except InvalidRequest as error:
+            raise (yield from _explain_inputs(client, name, content_type == ROWS, deadline, error)) from error
 
     yield from _ask_model(client, model, deadline, ask)
     return read_prediction(file)
@@ -333,6 +336,24 @@ def _ask_model(
             raise
     name = yield from _find_default(client, deadline)
     return name, (yield from ask(name))
+
+
+def _explain_inputs(
+    client: Connection, name: str, rows: bool, deadline: Deadline, refusal: InvalidRequest
+) -> Call[InvalidRequest]:
+    """The refusal of a prediction, with the reason if the model takes another kind of inputs."""
+    try:
+        description = read_model((yield from _ask(client, Request("GET", _path(name)), deadline)))
+        takes = description.input["kind"]
+    except (HyperdrawError, LookupError):
+        return refusal
+    if rows and takes == "image":
+        hint = f"{name} takes pictures, not rows of numbers: files, or pixels as arrays of uint8."
+    elif not rows and takes == "vector":
+        hint = f"{name} takes rows of numbers, not pictures: {', '.join(description.input['names'])}."
+    else:
+        return refusal
+    return InvalidRequest(refusal.status, refusal.code, refusal.message, hint, refusal.retry_after)
 
 
 def _name_networks(seed: int | None, member: int, count: int | None, dtype: DType, version: str | None) -> Parameters:

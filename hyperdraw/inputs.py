@@ -3,6 +3,7 @@
 Shapes: B inputs, H × W pixels, C channels.
 """
 
+import errno
 import json
 import struct
 import zlib
@@ -15,11 +16,20 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = str | PathLike[str] | bytes | BinaryIO | NDArray[np.uint8]
+Picture = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]
 """A path, the bytes of a PNG, JPEG or WebP file, an open file, or pixels: uint8 [H, W] or [H, W, C], C being 1 or 3."""
 
 Inputs = Picture | NDArray[np.floating[Any]] | Sequence[Picture | Sequence[float]]
 """A picture, several, or rows of numbers, [B, numbers]. Arrays of uint8 are pictures, [B, H, W, C] several of them."""
+
+
+ROWS = "application/json"
+"""Content type of rows of numbers."""
+
+_LARGEST_FILE = 2**28
+"""Bytes of a picture's file; what is larger is none."""
+
+_PIXELS = "Pixels are uint8 from 0 to 255, [H, W] or [H, W, C]"
 
 
 def encode_inputs(inputs: Inputs) -> tuple[bytes, str]:
@@ -31,17 +41,34 @@ def encode_inputs(inputs: Inputs) -> tuple[bytes, str]:
     """
     if _is_picture(inputs):
         return _encode_pictures([inputs])
-    if not isinstance(inputs, Sequence | np.ndarray) or len(inputs) == 0:
-        raise ValueError(f"inputs must be a picture, or a sequence that is not empty, not {type(inputs).__name__}")
+    if not isinstance(inputs, Sequence | np.ndarray) or _is_empty(inputs):
+        advice = "; numpy.asarray may make an array of it" if hasattr(inputs, "__array__") else ""
+        kind = type(inputs).__name__
+        raise ValueError(f"inputs must be a picture, or a sequence that is not empty, not {kind}{advice}")
     if all(map(_is_picture, inputs)):
         return _encode_pictures(inputs)
+    return json.dumps({"inputs": _read_rows(inputs)}).encode(), ROWS
+
+
+def _read_rows(inputs: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
+    """[B, numbers]."""
+    described = ""
+    if isinstance(inputs, np.ndarray):
+        described = f"{inputs.dtype} "
+        if inputs.dtype.kind != "f":
+            advice = f"{_PIXELS}; rows of numbers are floating-point. Convert it with array.astype"
+            raise ValueError(f"inputs must not be an array of {described}{list(inputs.shape)}. {advice}")
     try:
         rows = np.asarray(inputs, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError("inputs must all be pictures, or all rows of as many numbers") from error
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is an array of {list(rows.shape)}")
-    return json.dumps({"inputs": rows.tolist()}).encode(), "application/json"
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"inputs must all be pictures, or all rows of as many numbers. {_PIXELS}") from error
+    if rows.ndim != 2:
+        array = f"an array of {described}{list(rows.shape)}"
+        raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is {array}. {_PIXELS}")
+    if not np.isfinite(rows).all():
+        raise ValueError("inputs must be pictures, or rows of finite numbers; some of these are not finite")
+    listed: list[list[float]] = rows.tolist()
+    return listed
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -66,10 +93,14 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def _is_empty(inputs: Sequence[Any] | NDArray[Any]) -> bool:
+    return inputs.ndim == 0 or len(inputs) == 0 if isinstance(inputs, np.ndarray) else not inputs
+
+
 def _is_picture(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and value.ndim != 4
-    return isinstance(value, str | PathLike | bytes) or hasattr(value, "read")
+    return isinstance(value, str | PathLike | bytes | bytearray | memoryview) or hasattr(value, "read")
 
 
 def _encode_pictures(pictures: Iterable[Any]) -> tuple[bytes, str]:
@@ -82,8 +113,24 @@ def _read_picture(picture: Any) -> tuple[str, bytes]:
     """Its name, for the service's messages, and its file's bytes."""
     if isinstance(picture, np.ndarray):
         return "pixels", encode_png(picture)
-    if isinstance(picture, bytes):
-        return "bytes", picture
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return "bytes", bytes(picture)
     if hasattr(picture, "read"):
-        return Path(str(getattr(picture, "name", "file"))).name, picture.read()
-    return Path(picture).name, Path(picture).read_bytes()
+        name, content = str(getattr(picture, "name", "file")), picture.read()
+        if isinstance(content, str):
+            raise ValueError(f"{name} is open as text; open it in binary mode")
+    else:
+        name, content = str(picture), _read_file(Path(picture))
+    return Path(name).name.encode(errors="replace").decode(), content
+
+
+def _read_file(path: Path) -> bytes:
+    """The content of a picture's file."""
+    if path.is_dir():
+        message = f"It is a directory; name the pictures in it, as in {path / '*.png'}"
+        raise IsADirectoryError(errno.EISDIR, message, str(path))
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"It is larger than {_LARGEST_FILE >> 20} MiB, so it is no picture", str(path))
+    return content
