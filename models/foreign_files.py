@@ -45,13 +45,21 @@ def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0) -> bytes:
     return content
 
 
-def take_stamp(path: Path) -> object:
+Stamp = tuple[int, ...]
+
+
+def take_stamp(path: Path) -> Stamp:
     """Differs when a file was replaced, written, or got other permissions, and when it is there and when it is not."""
     try:
         status = path.stat()
     except OSError as error:
-        return error.errno
+        return (error.errno or 0,)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def find_last_change(stamp: Stamp) -> int:
+    """When a file was changed last, in nanoseconds since 1970; 0 if it is not there."""
+    return max(stamp[3:], default=0)
 
 
 def may_pass(error: BaseException | None) -> bool:

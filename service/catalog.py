@@ -12,7 +12,7 @@ from typing import Any
 
 from models.checkpoint import Checkpoint, CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
-from models.foreign_files import may_pass, take_stamp
+from models.foreign_files import Stamp, find_last_change, may_pass, take_stamp
 from models.uncertainty import NotFiniteError
 from service.engine import Engine
 from service.ensembles import count_kept
@@ -37,6 +37,13 @@ MAX_REASON = 500
 """Characters of why a model is refused."""
 
 
+SETTLED_SECONDS = 2.0
+"""After which a further change of a file is sure to show in its time stamps, which are coarse."""
+
+MOST_PAUSE_SECONDS = 2.0
+"""Between two loads."""
+
+
 class ConfigurationError(Exception):
     """Settings that the service cannot start with; the message says which and why."""
 
@@ -45,12 +52,14 @@ class ConfigurationError(Exception):
 class _Attempt:
     """To load a model."""
 
-    stamp: object
+    stamp: dict[str, Stamp]
     """Of its files, before they were read."""
     retry: float | None = None
     """When the same files are to be tried again, on the monotonic clock, if at all."""
     delay: float = FIRST_RETRY_SECONDS / 2
     """Seconds until then."""
+    served: bool = False
+    """Whether what is served is, for sure, what such files hold."""
 
 
 class Catalog:
@@ -214,7 +223,9 @@ class Catalog:
                 message = f"What loads models was ended by {type(error).__name__}."
                 future.set_exception(ServiceError(503, "reload_failed", message, "Ask again in a while."))
             finally:
+                seconds = time.monotonic() - self._load_start
                 self._load_start = None
+            time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that those who are served have half of the time
 
     def _load_again(self, name: str) -> tuple[Checkpoint, bool]:
         try:
@@ -224,7 +235,9 @@ class Catalog:
             raise ServiceError(503, "reload_failed", message, "Ask again in a while.") from error
         if path is None:
             raise self._unknown(name)
-        before = self._models.get(name)
+        before, last = self._models.get(name), self._attempts.get(name)
+        if before is not None and last is not None and last.served and last.stamp == _stamp(path):
+            return before, False
         if (failure := self._try(name, path)) is not None:
             message = f"{name} was not loaded: {_explain(failure, path)}"
             status, hint = 409, "Mend the checkpoint's files, then reload it again."
@@ -301,6 +314,7 @@ class Catalog:
             return error
         finally:
             self._attempts[name] = attempt
+        attempt.served = _is_settled(attempt.stamp)
         self._refuse(name, None)
         return None
 
@@ -364,13 +378,18 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _stamp(directory: Path) -> object:
+def _stamp(directory: Path) -> dict[str, Stamp]:
     """Differs when a file of a checkpoint was replaced, or written again."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors"))
-    except OSError as error:
-        return error.errno
+    except OSError:
+        return {".": take_stamp(directory)}
     return {path.name: take_stamp(path) for path in paths}
+
+
+def _is_settled(stamp: dict[str, Stamp]) -> bool:
+    """Whether none of the files has changed a moment ago, as they may then change again and have the same stamp."""
+    return max(map(find_last_change, stamp.values())) < (time.time() - SETTLED_SECONDS) * 1e9
 
 
 def _passes(error: Exception) -> bool:

@@ -358,7 +358,9 @@ def test_what_could_not_be_loaded_for_a_passing_reason_is_tried_again(
 ) -> None:
     shutil.copytree(store / "digits", store / "other")
     now = 0.0
-    monkeypatch.setattr(service.catalog, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(
+        service.catalog, "time", SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=lambda _: None)
+    )
     refusals = Refusals(monkeypatch, "digits")
     catalog = Catalog(store, engine, None)
     version = change(store / "digits")
@@ -489,3 +491,18 @@ def test_a_load_that_does_not_end_is_told_and_keeps_nobody_from_stopping(
     assert time.monotonic() - start < 10
     go_on.set()
     assert all(future.exception() or future.result().status_code >= 500 for future in waiting)
+
+
+def test_files_that_are_served_are_not_read_again(store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = Refusals(monkeypatch, "digits")
+    catalog = Catalog(store, engine, None)
+    (store / "digits" / "metrics.json").touch()
+    catalog.reload("digits")
+    catalog.reload("digits")  # as the file may have changed twice at the same time
+    assert loads.tried == 3
+    monkeypatch.setattr(service.catalog, "SETTLED_SECONDS", -1)
+    for _ in range(10):
+        assert catalog.reload("digits") == (catalog.find("digits"), False)
+    assert loads.tried == 4
+    version = change(store / "digits")
+    assert catalog.reload("digits")[0].version == version
