@@ -85,7 +85,9 @@ class Catalog:
         if not directory.is_dir():
             raise ConfigurationError(f"{directory} is no directory; --checkpoints must name one that holds checkpoints")
         self.refused: dict[str, str] = {}
-        """Why, by the checkpoint's name. Replaced as a whole, like the models; so nobody sees a part of a change."""
+        """Why, by the checkpoint's name, escaped. Replaced as a whole, so that nobody sees half a change."""
+        self._reasons: dict[str, str] = {}
+        """Likewise, by the names that there are."""
         self._directory = directory
         self._engine = engine
         self._default = default
@@ -345,9 +347,10 @@ class Catalog:
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
 
     def _refuse(self, name: str, reason: str | None) -> None:
-        shown = escape(name)
-        others = {other: why for other, why in self.refused.items() if other != shown}
-        self.refused = others if reason is None else {**others, shown: reason}
+        self._reasons.pop(name, None)
+        if reason is not None:
+            self._reasons[name] = reason
+        self.refused = {escape(name): reason for name, reason in self._reasons.items()}
 
     def _replace(self, name: str, checkpoint: Checkpoint | None) -> None:
         models = {**self._models, name: checkpoint}
