@@ -53,8 +53,11 @@ SAMPLER_FILE = "model.safetensors"
 SHARD_BYTES = 2**27
 """Of a weight file, unless a single tensor is larger. To parse one stops all of a process's threads, 0.5 ms a MB."""
 
-MEASURED = ("metrics.json", "attack.json", "report.json", "README.md", "figures")
+MEASURED = ("metrics.json", "report.json", "README.md")
 """What belongs to one version of a checkpoint, beside its weights and its calibration."""
+
+MEASURED_OF_WEIGHTS = ("attack.json", "figures")
+"""What a new calibration leaves: it took hours, and says itself what it was measured at, or hangs on weights alone."""
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
@@ -160,7 +163,7 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     """
     directory.mkdir(parents=True, exist_ok=True)
     shards = _split_shards(encode_tensors(sampler.state_dict(), storage))
-    _drop(directory, "calibration.json", *MEASURED)
+    _drop(directory, "calibration.json", *MEASURED, *MEASURED_OF_WEIGHTS)
     files = {}
     for number, shard in enumerate(shards, 1):
         name = SAMPLER_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -172,7 +175,7 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
-    """Writes calibration.json; drops metrics, figures and card, which belong to another version."""
+    """Writes calibration.json; drops metrics, report and card, which belong to another version."""
     _drop(directory, *MEASURED)
     write_file(directory / "calibration.json", dump_json(calibration))
 

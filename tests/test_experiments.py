@@ -353,6 +353,11 @@ def test_the_card_shows_the_figures_until_the_checkpoint_changes(studied: Path) 
     checkpoint = load_checkpoint(studied)
     assert checkpoint.metrics is not None
     assert f"{checkpoint.metrics['single']['accuracy_mean']:.2%}" in card
+    kept = studied.parent / "kept"
+    shutil.copytree(studied, kept)
+    run_command("calibrate", str(kept))
+    assert {path.name for path in (kept / "figures").iterdir()} == names  # they hang on no threshold
+    assert "(figures/accuracies.svg)" in (kept / "README.md").read_text()
     copy = studied.parent / "copy"
     shutil.copytree(studied, copy)
     save_checkpoint(copy, checkpoint.config, checkpoint.sampler, "float32")

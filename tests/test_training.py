@@ -17,9 +17,11 @@ from models.prediction import evaluate
 from models.sampler import Hypernetwork
 from models.target import TargetNetwork
 from tests.conftest import make_session
+from tests.pictures import draw_image, encode
 from training.__main__ import app
 from training.datasets import Dataset, load_dataset
 from training.evaluation import PROMISE_SEEDS
+from training.evidence import load_evidence
 from training.fitting import FittingRun
 from training.objectives import moment_distance
 from training.recipes import RECIPES, digits_hypergan
@@ -274,6 +276,54 @@ def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: P
     result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (checkpoints / "digits" / "metrics.json").read_bytes() == before
+
+
+def test_evaluate_keeps_what_was_measured_on_other_sets(checkpoints: Path, tmp_path: Path) -> None:
+    """Until another calibration makes another version; in the card and in the evidence for comparisons, too."""
+    directory = tmp_path / "digits"
+    shutil.copytree(checkpoints / "digits", directory)
+    for name in ("squares", "circles"):
+        (tmp_path / name).mkdir()
+        for size in range(5, 25):
+            (tmp_path / name / f"{size}.png").write_bytes(encode(draw_image(size=(size, 20))))
+
+    def evaluate(*names: str) -> dict[str, Any]:
+        outliers = [part for name in names for part in ("--outliers", str(tmp_path / name))]
+        result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path), *outliers])
+        assert result.exit_code == 0, result.output
+        metrics = load_checkpoint(directory).metrics
+        assert metrics is not None
+        assert metrics["version"] == load_checkpoint(directory).version
+        return {row["dataset"]: row for row in metrics["outliers"]}
+
+    first = evaluate("squares")
+    both = evaluate("circles")
+    assert list(both) == ["squares", "circles"]
+    (tmp_path / "circles" / "5.png").unlink()
+    again = evaluate("circles")
+    assert again["squares"] == both["squares"] == first["squares"]
+    assert (both["circles"]["inputs"], again["circles"]["inputs"]) == (20, 19)
+    assert evaluate() == again
+    card = (directory / "README.md").read_text()
+    assert "| squares | predictive entropy |" in card
+    evidence = load_evidence(directory)
+    assert evidence
+    assert set(evidence.origin.sets) == set(evidence.entropies) == {"test", "squares", "circles"}
+    assert set(evidence.curves) == {"NLL", "squares AUROC", "circles AUROC"}
+    calibrate_checkpoint(directory, tmp_path, torch.device("cpu"))
+    assert evaluate() == {}
+
+
+def test_metrics_that_cannot_be_read_are_not_written_over(checkpoints: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "digits"
+    shutil.copytree(checkpoints / "digits", directory)
+    (directory / "metrics.json").write_text('{"kind": "classification"}')
+    result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "metrics.json cannot be read (Field required); delete it, and measure anew" in " ".join(
+        result.output.split()
+    )
+    assert (directory / "metrics.json").read_text() == '{"kind": "classification"}'
 
 
 def test_every_calibration_input_is_judged_by_networks_of_its_own(

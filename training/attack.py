@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
-from models.detection import DEFAULT_RATE, Flag
+from models.detection import DEFAULT_RATE, Calibration, Flag
 from models.input import ImageSpec
 from models.noise import permutations, uniform
 from models.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
@@ -115,6 +115,8 @@ class Outcome:
     """Wrong, and no flag is raised, by budget of false alarms."""
     evades_out_of_distribution: dict[float, float]
     """Wrong, and that flag is not raised."""
+    evades_by_image: tuple[float, ...] = ()
+    """`evades` of each image, at the default budget; files of earlier versions of this program lack it."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Report:
     """What `attack.json` holds."""
 
     version: str
+    """The checkpoint's, at whose thresholds this was measured. Another calibration makes another version."""
     budget: Budget
     surrogate: str | None
     networks: int
@@ -138,6 +141,8 @@ class Report:
     clean_flagged: dict[float, float]
     outcomes: tuple[Outcome, ...]
     checks: tuple[Check, ...]
+    thresholds: dict[Flag, dict[float, float]] = dataclasses.field(default_factory=dict)
+    """Those of that version, by budget of false alarms; files of earlier versions of this program lack them."""
 
 
 class Attacker:
@@ -254,12 +259,13 @@ def attack(
         surrogate: another model for the same images, which transfer is tried from.
         budget: of the attacker.
         attempts: tiers, norms and epsilons.
-        path: of attack.json; if it is of the same attack, the outcomes in it are not computed again.
+        path: of attack.json. Outcomes of this attack that are in it stay, and are not computed again.
         report: is told what is being computed.
         networks: of the ensemble that answers, all if there are fewer; None for the largest that is evaluated.
 
     Raises:
-        ValueError: if the checkpoint has no flags that can be evaded, or the surrogate is for other images.
+        ValueError: if the checkpoint has no flags that can be evaded, the surrogate is for other images, or another
+            attack on this version is in `path`, which would be lost.
     """
     calibration, config = checkpoint.calibration, checkpoint.config
     if calibration is None or "suspect_adversarial" not in calibration.flags:
@@ -268,34 +274,45 @@ def attack(
         raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
     pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
     networks = checkpoint.sampler.limit_networks(networks or config.training.largest_ensemble)
+    earlier = load_report(path.parent)
+    if earlier and earlier.version != checkpoint.version:
+        earlier = None
+    surrogate_version = surrogate.version if surrogate else earlier.surrogate if earlier else None
+    if earlier and (earlier.budget, earlier.networks) != (budget, networks):
+        was = f"{earlier.budget.images} images, {earlier.budget.steps} steps, {earlier.budget.restarts} restarts"
+        raise ValueError(f"{path} holds an attack of {was} on {earlier.networks} networks; move it away first")
+    if earlier and earlier.surrogate not in (None, surrogate_version):
+        raise ValueError(f"{path} holds an attack by way of another surrogate; move it away first")
+    outcomes = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier else {}
     clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
-    earlier = load_report(path.parent, checkpoint.version)
-    asked = budget, surrogate and surrogate.version, networks
-    same = earlier is not None and (earlier.budget, earlier.surrogate, earlier.networks) == asked
-    known = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier and same else {}
-    outcomes: list[Outcome] = []
 
     def describe() -> Report:
         return Report(
             version=checkpoint.version,
             budget=budget,
-            surrogate=surrogate.version if surrogate else None,
+            surrogate=surrogate_version,
             networks=networks,
             clean_wrong=_share(clean.wrong),
             clean_flagged={rate: 1 - _share(clean.passes(FLAGS, rate)) for rate in RATES},
-            outcomes=tuple(outcomes),
-            checks=tuple(check_strength(outcomes, len(labels))),
+            outcomes=tuple(outcomes.values()),
+            checks=tuple(check_strength(list(outcomes.values()))),
+            thresholds=list_thresholds(calibration, networks),
         )
 
     for tier, norm, epsilon in track(attempts, "attacking", "attack"):
-        if (tier.name, norm, epsilon) not in known:
+        if (tier.name, norm, epsilon) not in outcomes:
             report(f"{tier.name}, {norm} {epsilon:g}")
             attacked = surrogate if tier.knows == "surrogate" else checkpoint
             attacker = Attacker(checkpoint, attacked, tier, networks)
-            known[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
-        outcomes.append(known[tier.name, norm, epsilon])
+            outcomes[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
         write_file(path, dump_json(describe()))
     return describe()
+
+
+def list_thresholds(calibration: Calibration, networks: int) -> dict[Flag, dict[float, float]]:
+    """Each flag's, for an ensemble of some size, by budget of false alarms."""
+    thresholds = calibration.for_size(networks).thresholds
+    return {flag: {rate: thresholds[flag][calibration.find_rate(rate)] for rate in RATES} for flag in FLAGS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,6 +358,7 @@ def attack_once(
     seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
     verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds, attacker.networks)
     fooled = verdicts.score[verdicts.wrong]
+    evading = verdicts.wrong & verdicts.passes(FLAGS, DEFAULT_RATE)
     return Outcome(
         tier=tier.name,
         norm=norm,
@@ -351,6 +369,7 @@ def attack_once(
         evades_out_of_distribution={
             rate: _share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
         },
+        evades_by_image=tuple(evading.double().mean(0).tolist()),
     )
 
 
@@ -390,19 +409,31 @@ def _measure_entropy(log_probabilities: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
-def check_strength(outcomes: Sequence[Outcome], images: int) -> list[Check]:
-    """Whether attacks that know more, or compute more, succeed as often or more, to two standard errors."""
+def check_strength(outcomes: Sequence[Outcome]) -> list[Check]:
+    """Whether attacks that know more, or compute more, succeed as often or more, to two standard errors.
+
+    All attack the same images, of which some are easy for each of them. So the error is that of the mean difference
+    between two attacks on an image; outcomes that do not tell images apart are not compared.
+    """
     found = {(o.tier, o.norm, o.epsilon): o for o in outcomes}
     checks = []
     if unbounded := found.get((UNBOUNDED[0].name, *UNBOUNDED[1:])):
         checks.append(Check("without a bound, every answer is wrong", unbounded.wrong >= 0.99))
     for what, strong, weak in EXPECTED_ORDER:
         for norm, epsilon in dict.fromkeys((o.norm, o.epsilon) for o in outcomes):
-            if (strong, norm, epsilon) in found and (weak, norm, epsilon) in found:
-                a, b = (found[name, norm, epsilon].evades[DEFAULT_RATE] for name in (strong, weak))
-                error = math.sqrt((a * (1 - a) + b * (1 - b)) / images)
-                checks.append(Check(f"{what}, {norm} {epsilon:g}", a >= b - 2 * error))
+            pair = [found.get((name, norm, epsilon)) for name in (strong, weak)]
+            by_image = [outcome.evades_by_image for outcome in pair if outcome]
+            if len(by_image) == 2 and all(by_image):
+                a, b = torch.tensor(by_image, dtype=torch.float64)
+                checks.append(Check(f"{what}, {norm} {epsilon:g}", is_no_less(a, b)))
     return checks
+
+
+def is_no_less(values: Tensor, others: Tensor) -> bool:
+    """Whether values [n] are on average no less than paired others [n], to two standard errors of the difference."""
+    differences = values - others
+    error = differences.std() / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return bool(differences.mean() >= -2 * error)
 
 
 def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool) -> list[tuple[Tier, Norm, float]]:
@@ -412,8 +443,8 @@ def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool)
     return [UNBOUNDED, *attempts]
 
 
-def load_report(directory: Path, version: str) -> Report | None:
-    """What attacks on a checkpoint found, if this version of it was attacked.
+def load_report(directory: Path) -> Report | None:
+    """What attacks on a checkpoint's weights found, if they were attacked; at the version that the report names.
 
     Raises:
         CheckpointError: if the file cannot be read.
@@ -425,7 +456,7 @@ def load_report(directory: Path, version: str) -> Report | None:
         report: Report = TypeAdapter(Report).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(path, str(error)) from error
-    return report if report.version == version else None
+    return report
 
 
 def _share(flags: Tensor) -> float:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
-from models.detection import Calibration, Flag
+from models.detection import DEFAULT_RATE, Calibration, Flag
 from models.input import ImageSpec, VectorSpec
 from models.prediction import JITTER, ScoreName
 from models.task import Classification, Regression
-from training.attack import JUDGES, RATES, Report, load_report
+from training.attack import FLAGS, JUDGES, RATES, Report, list_thresholds, load_report
 from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
 from training.shares import measure_share
 
@@ -29,7 +29,8 @@ FIGURES = {
 }
 SCORES = {
     "predictive_entropy": "the predictive entropy, in nats",
-    "mutual_information": "the mutual information, in nats, which tells synthetic outliers better from validation images",
+    "mutual_information": "the mutual information, in nats, which tells foreign images that were made for this choice better "
+    "from validation images",
     "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
     "relative_deviation": "the networks' standard deviation, in units of the output's own",
 }
@@ -51,8 +52,8 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     sections.append(_describe_metrics(metrics, config) if metrics else _describe_lack(config))
     sections += _show_figures(directory)
     sections.append(_describe_calibration(checkpoint, metrics))
-    if report := load_report(directory, checkpoint.version):
-        sections.append(_describe_attacks(report))
+    if report := load_report(directory):
+        sections.append(_describe_attacks(report, checkpoint))
     sections.append(_describe_use(directory.name, config))
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
@@ -256,13 +257,13 @@ def _describe_norms(metrics: ClassificationMetrics | RegressionMetrics) -> str:
 
 
 def _show_figures(directory: Path) -> list[str]:
-    """The drawn figures, if any; a checkpoint that changes loses them."""
+    """The drawn figures, if any; other weights lose them, another calibration keeps them, as they hang on none."""
     captions = [(FIGURES[path.stem], path.name) for path in sorted((directory / "figures").glob("*.svg"))]
     if not captions:
         return []
     pictures = "\n\n".join(f"![{caption}](figures/{name})\n\n{caption}" for caption, name in captions)
     numbers = " The numbers are in `figures/study.json`." if (directory / "figures" / "study.json").exists() else ""
-    return [f"## Pictures\n\nDrawn from this very checkpoint by `hyperdraw-train figures DIR`.{numbers}\n\n{pictures}"]
+    return [f"## Pictures\n\nDrawn from these very weights by `hyperdraw-train figures DIR`.{numbers}\n\n{pictures}"]
 
 
 def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
@@ -282,14 +283,22 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
 {raised}
 
 A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
-else, judged by draws of {len(calibration.seeds)} seeds; ensembles of {", ".join(str(size.ensemble_size) for size in calibration.sizes)} are
-calibrated. With {_count(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
+else, judged by draws of {len(calibration.seeds):,} seeds; ensembles of {_name_sizes(calibration)} are calibrated, and others judged
+by their first networks. With {_count(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
 
 | flag | budget of false alarms | threshold | flagged of the test set |
 | --- | --- | --- | --- |
 {rows}
 {_describe_catches(metrics, calibration.default_rate)}
 {CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
+
+
+def _name_sizes(calibration: Calibration) -> str:
+    """The calibrated sizes, those from 1 on without a gap as one."""
+    sizes = [size.ensemble_size for size in calibration.sizes]
+    unbroken = sum(size == i for i, size in enumerate(sizes, start=1))
+    names = [f"1 to {unbroken}"] if unbroken > 2 else sizes[:unbroken]
+    return ", ".join(map(str, [*names, *sizes[unbroken:]]))
 
 
 def _describe_score(calibration: Calibration, flag: Flag) -> str:
@@ -340,7 +349,7 @@ Prediction sets, on the test set:
 {rows}"""
 
 
-def _describe_attacks(report: Report) -> str:
+def _describe_attacks(report: Report, checkpoint: Checkpoint) -> str:
     rows = "\n".join(
         f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
         + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
@@ -358,13 +367,32 @@ both flags, in expectation over networks drawn anew in each step: {budget.steps}
 (`hyperdraw-train attack DIR`). Judged by {JUDGES} fresh draws of {report.networks} networks. *Evades* is the share of images that
 are answered wrongly without a flag: first without `out_of_distribution`, then without either flag. Without an attack
 {report.clean_wrong:.1%} are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and ignores the
-flags: it flatters them.
+flags: it flatters them.{_name_thresholds(report, checkpoint)}
 
 | norm, ε | attacker | wrong | AUROC of the first flag's score | {" | ".join(f"evades the first at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
 | --- | --- | --- | --- |{" --- | --- |" * len(RATES)}
 {rows}
 
 {checks}"""
+
+
+def _name_thresholds(report: Report, checkpoint: Checkpoint) -> str:
+    """At what thresholds attacks were measured, if they are not those of this version."""
+    if report.version == checkpoint.version:
+        return ""
+    text = f"""
+
+These weights were attacked at an earlier calibration, version `{report.version[:12]}…`."""
+    if report.thresholds and checkpoint.calibration:
+        now = list_thresholds(checkpoint.calibration, report.networks)
+        then, since = (
+            " and ".join(f"{thresholds[flag][DEFAULT_RATE]:.3g}" for flag in FLAGS)
+            for thresholds in (report.thresholds, now)
+        )
+        flags = " and ".join(f"`{flag}`" for flag in FLAGS)
+        text += f""" The thresholds of {flags}, at a
+budget of {DEFAULT_RATE:g}, were {then} then, and are {since} now."""
+    return text
 
 
 def _describe_use(name: str, config: CheckpointConfig) -> str:

@@ -5,11 +5,12 @@ Shapes: S sampled networks, B inputs, K outputs.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -187,6 +188,8 @@ class ClassificationMetrics:
     """Of always answering the class that most test inputs are of."""
     balanced_accuracy: float | None = None
     """Mean recall of the classes, by the whole ensemble."""
+    version: str | None = None
+    """The checkpoint's, when it was measured; files of earlier versions of this program do not say it."""
     kind: Literal["classification"] = "classification"
 
     @property
@@ -227,6 +230,8 @@ class RegressionMetrics:
     flags: tuple[FlagMetrics, ...]
     layer_norms: dict[str, Spread]
     beyond: tuple[BeyondMetrics, ...]
+    version: str | None = None
+    """The checkpoint's, when it was measured; files of earlier versions of this program do not say it."""
     kind: Literal["regression"] = "regression"
 
 
@@ -410,6 +415,7 @@ def _measure_classification(
         classes=classes,
         majority_accuracy=int(test.labels.bincount().max()) / len(test),
         balanced_accuracy=_mean([c.recall.share for c in classes if c.recall]),
+        version=checkpoint.version,
     )
 
 
@@ -510,6 +516,7 @@ def _measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping
             )
             for name, other in predictions.items()
         ),
+        version=checkpoint.version,
     )
 
 
@@ -543,16 +550,36 @@ def _measure_density(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1
     )
 
 
+def keep_sets(metrics: Metrics, earlier: Metrics | None) -> Metrics:
+    """Metrics with those of foreign sets that were measured earlier on this version of a checkpoint, and not anew."""
+    match metrics, earlier:
+        case ClassificationMetrics(), ClassificationMetrics() if earlier.version in (None, metrics.version):
+            outliers = {row.dataset: row for row in (*earlier.outliers, *metrics.outliers)}
+            return replace(metrics, outliers=tuple(outliers.values()))
+        case RegressionMetrics(), RegressionMetrics() if earlier.version in (None, metrics.version):
+            beyond = {row.dataset: row for row in (*earlier.beyond, *metrics.beyond)}
+            return replace(metrics, beyond=tuple(beyond.values()))
+    return metrics
+
+
 def save_metrics(directory: Path, metrics: Metrics) -> None:
     """Writes metrics.json."""
     write_file(directory / "metrics.json", dump_json(metrics))
 
 
 def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
-    """The metrics that were saved with a checkpoint, if any."""
+    """The metrics that were saved with a checkpoint, if any.
+
+    Raises:
+        ValueError: if they have another form.
+    """
     if checkpoint.metrics is None:
         return None
-    metrics: Metrics = TypeAdapter(Metrics).validate_python(checkpoint.metrics)
+    try:
+        metrics: Metrics = TypeAdapter(Metrics).validate_python(checkpoint.metrics)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"metrics.json cannot be read ({reason}); delete it, and measure anew") from error
     return metrics
 
 

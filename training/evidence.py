@@ -6,7 +6,7 @@ Shapes: M networks, B inputs, K classes.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import save as serialize_tensors
@@ -109,14 +109,27 @@ def name_method(training: Training) -> str:
 
 
 def save_evidence(directory: Path, evidence: Evidence) -> None:
-    """Writes what `load_evidence` reads."""
-    known = asdict(evidence)
+    """Writes what `load_evidence` reads; of the same version, foreign sets that were there and are not anew stay."""
+    earlier = load_evidence(directory)
+    known = asdict(evidence if earlier is None else _keep_sets(evidence, earlier))
     groups = {name: known.pop(name) for name in ("entropies", "members")}
     tensors = {"log_probabilities": known.pop("log_probabilities")}
     tensors |= {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
     (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
     write_file(directory / FILE, serialize_tensors(contents, {"evidence": json.dumps(known)}))
+
+
+def _keep_sets(evidence: Evidence, earlier: Evidence) -> Evidence:
+    origin, before = evidence.origin, earlier.origin
+    if (origin.version, origin.sets["test"]) != (before.version, before.sets["test"]):
+        return evidence
+    return replace(
+        evidence,
+        origin=Origin(origin.version, before.sets | origin.sets),
+        curves=earlier.curves | evidence.curves,
+        entropies=earlier.entropies | evidence.entropies,
+    )
 
 
 def load_evidence(directory: Path) -> Evidence | None:

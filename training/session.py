@@ -37,6 +37,7 @@ from training.evaluation import (
     Metrics,
     evaluate_parts,
     evaluate_sets,
+    keep_sets,
     load_metrics,
     measure_checkpoint,
     measure_spread,
@@ -144,7 +145,7 @@ def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
 
 @flush_denormals()
 def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
-    """Measures a checkpoint's thresholds anew, which makes another version of it; its figures are dropped.
+    """Measures a checkpoint's thresholds anew, which makes another version of it; its metrics are dropped.
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
@@ -161,6 +162,8 @@ def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> N
 @flush_denormals()
 def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
     """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
+
+    What was measured on other foreign sets, at this version of the checkpoint, stays in both.
 
     Args:
         directory: of the checkpoint.
@@ -186,8 +189,9 @@ def _measure(
     directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
 ) -> Metrics:
     """Evaluates a checkpoint; writes its figures, its card and, of a classifier, the evidence for comparisons."""
+    earlier = load_metrics(checkpoint)
     outputs = evaluate_sets(checkpoint, dataset, outliers)
-    metrics = measure_checkpoint(checkpoint, dataset, outputs)
+    metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)
     if isinstance(dataset, Dataset) and isinstance(dataset.task, Classification):
         origin = trace_origin(checkpoint, dataset, outliers)
         save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
