@@ -57,7 +57,8 @@ def create_app(settings: Settings) -> FastAPI:
         engine.close()
         decoder.close()
         raise
-    metrics.watch(engine, catalog)
+    bodies = Admission(settings.max_held_bytes)
+    metrics.watch(engine, catalog, decoder.admission, bodies)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -105,7 +106,6 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
-    bodies = Admission(settings.max_held_bytes)
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
     app.include_router(routes.router)
     app.include_router(open_inference.router)

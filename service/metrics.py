@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from models.checkpoint import Checkpoint
 from models.prediction import Prediction
 from models.uncertainty import Uncertainty
+from service.admission import Admission
 from service.catalog import Catalog
 from service.engine import Engine
 from service.observer import Observer, Origin
@@ -113,9 +114,9 @@ class Metrics(Observer):
         )
         self._open_downloads = Gauge("hyperdraw_open_downloads", "Weights being sent.", registry=registry)
 
-    def watch(self, engine: Engine, catalog: Catalog) -> None:
+    def watch(self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission) -> None:
         """Adds what is read off these when the metrics are asked for."""
-        self.registry.register(_State(engine, catalog))
+        self.registry.register(_State(engine, catalog, pixels, bodies))
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
         """The metrics now, and their media type: OpenMetrics if an Accept header asks for it, or else plain text."""
@@ -195,11 +196,13 @@ class Metrics(Observer):
 
 
 class _State:
-    """What engine and catalog say when they are asked."""
+    """What engine, catalog and admissions say when they are asked."""
 
-    def __init__(self, engine: Engine, catalog: Catalog) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission) -> None:
         self._engine = engine
         self._catalog = catalog
+        self._pixels = pixels
+        self._bodies = bodies
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         engine, device = self._engine, self._engine.device
@@ -212,6 +215,10 @@ class _State:
             ),
             "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
+            "hyperdraw_waiting_pixels": ("Pixels that wait to be decoded.", self._pixels.amount),
+            "hyperdraw_waiting_pixels_limit": ("Beyond it, requests are refused.", self._pixels.limit),
+            "hyperdraw_held_bytes": ("Bytes of bodies that requests hold.", self._bodies.amount),
+            "hyperdraw_held_bytes_limit": ("Beyond it, requests are refused.", self._bodies.limit),
         }
         if device.type == "cuda":
             gauges |= {
