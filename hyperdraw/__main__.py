@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO, TextIO
 
 import numpy as np
 import typer
@@ -108,7 +108,7 @@ def predict_command(
     """Classify images, or predict from numbers, and show how sure the networks are."""
     if bool(images) == bool(numbers):
         raise typer.BadParameter("give either images, or --numbers")
-    pictures = [sys.stdin.buffer if image == "-" else image for image in images or []]
+    pictures = [_open_stream(sys.stdin) if image == "-" else image for image in images or []]
     inputs: Inputs = [*pictures, *map(_read_row, numbers or [])]
     with _open_client(url, api_key, timeout) as client:
         answer = client.predict(
@@ -161,7 +161,7 @@ def sample_command(
     ):
         bar = progress.add_task("", total=None)
         file = client.download(
-            sys.stdout.buffer if out == "-" else out,
+            _open_stream(sys.stdout) if out == "-" else out,
             model,
             seed=seed,
             member=member,
@@ -226,9 +226,16 @@ def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Clie
         raise typer.Exit(1) from error
 
 
+def _open_stream(stream: TextIO | None) -> BinaryIO:
+    """What - stands for."""
+    if stream is None:
+        raise typer.BadParameter("the stream that - stands for is closed")
+    return stream.buffer
+
+
 def _is_stdout(path: str) -> bool:
     """Whether what is written there and what is printed would mix."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # None has no descriptor
         return os.path.samestat(Path(path).stat(), os.fstat(sys.stdout.fileno()))
     return False
 
@@ -254,7 +261,8 @@ def _make_console() -> Console:
 
 def _abandon_output() -> None:
     """Drops what could not be written, which would be tried again when the process ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read_row(text: str) -> list[float]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,11 @@ COMMANDS = (["predict", SEVEN], ["models", "--json"], ["predict", "--help"])
 LONG = "a class with a name that is longer than any terminal is wide, " * 3
 
 
-def run(address: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[Any]:
+def run(address: str, *arguments: str, closed: bool = False, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Runs the client, without any standard output if that is `closed`."""
     command = [sys.executable, "-m", "hyperdraw", *arguments]
+    if closed:
+        command = ["sh", "-c", '"$@" >&-', "sh", *command]
     environment = {**os.environ, "HYPERDRAW_URL": address, "PYTHONPATH": str(ROOT)}
     usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     return subprocess.run(command, check=False, timeout=60, **{**usual, **options})
@@ -57,8 +61,25 @@ def test_a_reader_who_has_enough_ends_it_silently(address: str, arguments: list[
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_there_may_be_no_output_at_all(address: str, arguments: list[str]) -> None:
-    ended = run(address, *arguments, stdout=None, preexec_fn=lambda: os.close(1))
+    ended = run(address, *arguments, closed=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_is_closed_is_not_written_into(address: str, tmp_path: Path) -> None:
+    for out, code in ((str(tmp_path / "net"), 0), ("-", 2)):
+        ended = run(address, "sample", "--out", out, closed=True)
+        assert ended.returncode == code
+        assert ("is closed" in ended.stderr) == bool(code)
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_picture_that_is_too_large_for_the_service_is_said(address: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    with path.open("wb") as file:
+        file.truncate(100 * 2**20)
+    ended = run(address, "predict", str(path))
+    assert ended.returncode == 1
+    assert re.fullmatch(r"Error: .*too large.* 1048576 bytes\.\n", ended.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
