@@ -184,10 +184,10 @@ def _read_png(content: bytes, max_pixels: int) -> ImageFile:
     pixels = b"".join(data)
     channels = _PNG_CHANNELS[colour]
     _check_inflation(pixels, _count_bytes(width, height, depth * channels, bool(interlaced)))
-    chunks = b"".join(_write_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")))
+    chunks = [_write_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))]
     exif = texts.get(b"eXIf") or _parse_profile(texts.get(b"Raw profile type exif", b""))
     orientation = _read_orientation(exif, texts.get(b"XML:com.adobe.xmp", b""))
-    return ImageFile("PNG", width, height, channels < 3, _PNG + chunks, orientation, transparent)
+    return ImageFile("PNG", width, height, channels < 3, b"".join([_PNG, *chunks]), orientation, transparent)
 
 
 def _walk_png(content: bytes) -> Iterator[tuple[bytes, memoryview]]:

@@ -159,10 +159,11 @@ def test_images_that_cannot_be_taken_count_whatever_their_kind(tmp_path: Path) -
         (folder / "bar" / f"more{number}{suffix}").write_bytes(b"something")
     (folder / "bar" / "nowhere.png").symlink_to(tmp_path / "gone.png")
     os.mkfifo(folder / "ring" / "pipe.png")
+    (folder / "ring" / "linked.png").symlink_to(folder / "ring" / "pipe.png")
     images = load_image_folder(folder)
     assert len(images.unreadable) == 5
     assert images.unreadable["bar/nowhere.png"] == "bar/nowhere.png cannot be read: No such file or directory."
-    assert images.left_out[".png files"] == ["ring/pipe.png"]
+    assert images.left_out[".png files"] == ["ring/linked.png", "ring/pipe.png"]
     for number in range(9):
         (folder / "ring" / f"damaged{number}.jpg").write_bytes(b"something")
     with pytest.raises(DatasetError, match=r"14 of 94 files in .* are no images that can be taken"):
@@ -235,6 +236,7 @@ def test_names_that_are_no_text_are_printed_and_written(tmp_path: Path) -> None:
         (odd / os.fsdecode(b"%d\xff.png" % number)).write_bytes(draw_class("bar", number))
     (odd / os.fsdecode(b"broken\xff.png")).write_bytes(b"nothing")
     (odd / os.fsdecode(b"notes\xff.txt")).write_text("nothing")
+    (odd / os.fsdecode(b"notes.\xff")).write_text("nothing")
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["images", str(folder), "--out", str(out), "--json", "--steps", "5"])
     assert result.exit_code == 0, result.output
@@ -242,7 +244,7 @@ def test_names_that_are_no_text_are_printed_and_written(tmp_path: Path) -> None:
     assert json.loads((out / "report.json").read_text()) == report
     assert set(report["images"]) == {r"b\xe4r", "ring"}
     assert list(report["unreadable"]) == [r"b\xe4r/broken\xff.png"]
-    assert report["left_out"] == {".txt files": [r"b\xe4r/notes\xff.txt"]}
+    assert report["left_out"] == {r".\xff files": [r"b\xe4r/notes.\xff"], ".txt files": [r"b\xe4r/notes\xff.txt"]}
     assert load_checkpoint(out).config.training.dataset.startswith(r"caf\xe9@")
     result = CliRunner().invoke(app, ["evaluate", str(out), "--data", str(folder), "--quiet"])
     assert result.exit_code == 0, result.output

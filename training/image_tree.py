@@ -78,7 +78,7 @@ def search(folder: Path, seen: Collection[str] = (), *, deep: bool = True) -> Tr
             elif _is_image(path):
                 tree.images.append(path)
             else:
-                kind = f"{path.suffix.lower()} files" if path.suffix else "files without a suffix"
+                kind = f"{show(path.suffix.lower())} files" if path.suffix else "files without a suffix"
                 tree.others.setdefault(kind, []).append(path)
     tree.images.sort()
     return tree
@@ -106,7 +106,7 @@ def _name_left_out(path: Path) -> str | None:
 
 def _is_image(path: Path) -> bool:
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return path.is_file() or path.is_symlink()  # a link that leads nowhere is one that cannot be read
+        return path.is_file() or (path.is_symlink() and not path.exists())  # a lost link counts as unreadable
     if not path.is_file():
         return False
     try:
