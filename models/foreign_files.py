@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 LASTING = frozenset(
@@ -45,6 +46,9 @@ def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0) -> bytes:
     return content
 
 
+SETTLED_SECONDS = 2.0
+"""After which a further change of a file is sure to show in its time stamps, which are coarse."""
+
 Stamp = tuple[int, ...]
 
 
@@ -57,9 +61,9 @@ def take_stamp(path: Path) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def find_last_change(stamp: Stamp) -> int:
-    """When a file was changed last, in nanoseconds since 1970; 0 if it is not there."""
-    return max(stamp[3:], default=0)
+def is_settled(stamp: Stamp) -> bool:
+    """Whether the file has not changed a moment ago, as it may then change again and have the same stamp."""
+    return max(stamp[3:], default=0) < (time.time() - SETTLED_SECONDS) * 1e9
 
 
 def may_pass(error: BaseException | None) -> bool:

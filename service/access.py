@@ -12,7 +12,10 @@ Keys are drawn here with 256 random bits, so a plain SHA-256 of them cannot be s
 import hashlib
 import hmac
 import logging
+import math
 import secrets
+import stat
+import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -22,12 +25,26 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from models.foreign_files import Stamp, is_settled, may_pass, read_file, take_stamp
 from service.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
 Scope = Literal["predict", "weights", "admin"]
 """What a key is good for: predictions, downloads of weights, changes of what is served."""
+
+Broken = Literal["keep", "close"]
+"""What becomes of keys while their file cannot be used."""
+
+MOST_BYTES = 2**18
+"""Of a file of keys, about 2,000 of them."""
+
+MOST_CHARACTERS = 1000
+"""Of a line, as Python's reader takes memory by the square of a dotted key's parts."""
+
+RETRY_SECONDS = 2.0
+"""After which a file is read again though it looks the same: one that has just changed, or could not be read for a
+reason that may pass."""
 
 _KEY_HINT = "Send a key as the header Authorization: Bearer KEY."
 
@@ -46,17 +63,40 @@ class Key(BaseModel):
 
 
 class KeyFile:
-    """The keys of a file, read again when it changes."""
+    """The keys of a file, read again when it changes.
 
-    def __init__(self, path: Path) -> None:
+    If the file is gone then, or cannot be used, the keys that were read before stay valid, or none does.
+    """
+
+    def __init__(self, path: Path, broken: Broken = "keep") -> None:
         """Reads the file.
 
+        Args:
+            path: of the file.
+            broken: whether the keys that were read before stay valid while it cannot be used.
+
         Raises:
-            KeyFileError: if it cannot be read, or holds anything but keys.
+            KeyFileError: if it cannot be used.
         """
         self._path = path
-        self._stamp = self._take_stamp()
+        self._broken = broken
+        self._stamp: Stamp | None = None
+        """Of the file, before it was read last, so that later changes are seen."""
+        self._retry = math.inf
+        """When it is to be read though that is the same."""
+        self._fault: str | None = None
         self._keys = read_keys(path)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file cannot be used as it is now."""
+        self._read_changes()
+        return self._fault
+
+    @property
+    def closed(self) -> bool:
+        """Whether no key is valid for that."""
+        return self.fault is not None and self._broken == "close"
 
     def find(self, presented: str) -> tuple[str, Key] | None:
         """The name and the entry of a key, in a time that tells nothing of how near a wrong one came."""
@@ -69,35 +109,42 @@ class KeyFile:
         return found
 
     def _read_changes(self) -> None:
-        """Keeps the keys that it has if the file cannot be read, as it may be in the course of being written."""
-        stamp = self._take_stamp()
-        if stamp == self._stamp:
+        stamp, now = take_stamp(self._path), time.monotonic()
+        if stamp == self._stamp and now < self._retry:
             return
-        self._stamp = stamp
+        self._stamp, self._retry = stamp, now + RETRY_SECONDS if not is_settled(stamp) else math.inf
         try:
-            self._keys = read_keys(self._path)
-            logger.info("read %d keys from %s", len(self._keys), self._path)
+            keys = read_keys(self._path)
         except KeyFileError as error:
-            logger.error("%s; the keys that were read before are valid still", error)
-
-    def _take_stamp(self) -> tuple[int, ...]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return ()
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+            if may_pass(error.__cause__):
+                self._retry = now + RETRY_SECONDS
+            if str(error) != self._fault:
+                valid = "the keys that were read before stay valid" if self._broken == "keep" else "no key is valid now"
+                logger.error("%s; %s", error, valid)
+            self._fault = str(error)
+            return
+        if keys != self._keys or self._fault is not None:
+            logger.info("read %d keys from %s", len(keys), self._path)
+        self._keys, self._fault = keys, None
 
 
 def read_keys(path: Path) -> Mapping[str, Key]:
     """The keys of a file by name.
 
     Raises:
-        KeyFileError: if it cannot be read, or holds anything but keys.
+        KeyFileError: if it cannot be read, everybody can change it, or it holds anything but keys.
     """
     try:
-        return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(path.read_text()))
+        content = read_file(path, MOST_BYTES, forbidden_mode=stat.S_IWOTH).decode()
+        if max(map(len, content.splitlines()), default=0) > MOST_CHARACTERS:
+            raise KeyFileError(
+                f"the file of keys {path} is not valid: a line has more than {MOST_CHARACTERS} characters"
+            )
+        return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(content))
     except OSError as error:
         raise KeyFileError(f"the file of keys {path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise KeyFileError(f"the file of keys {path} is no TOML: it is too deep") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -116,6 +163,17 @@ def create_key(name: str, scopes: list[Scope]) -> tuple[str, str]:
 _bearer = HTTPBearer(auto_error=False, description="An API key, where the service asks for one.")
 
 
+def check_keys(keys: KeyFile) -> None:
+    """Whether there are keys that are valid.
+
+    Raises:
+        ServiceError: 503 if not.
+    """
+    if keys.closed:
+        hint = "Whoever runs the service must mend the file."
+        raise ServiceError(503, "keys_unusable", "The file of keys cannot be used, so no key is valid.", hint)
+
+
 def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., Awaitable[None]]:
     """A dependency that lets requests pass whose key has a scope, or, with None, any key; all of them where the service
     has no keys, or where the setting named `unless` is on."""
@@ -126,6 +184,7 @@ def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., 
         keys: KeyFile | None = request.app.state.keys
         if keys is None or (unless is not None and getattr(request.app.state.settings, unless)):
             return
+        check_keys(keys)
         if credentials is None:
             raise _unauthorized("This service wants a key.")
         if (found := keys.find(credentials.credentials)) is None:

@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         KeyFileError: if the file of keys cannot be used.
     """
     settings.check_exposure()
-    keys = KeyFile(settings.keys) if settings.keys else None
+    keys = KeyFile(settings.keys, settings.keys_broken) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
     metrics = Metrics(traces.add_stage if traces else None)
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         decoder.close()
         raise
     bodies = Admission(settings.max_held_bytes)
-    metrics.watch(engine, catalog, decoder.admission, bodies)
+    metrics.watch(engine, catalog, decoder.admission, bodies, keys)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from models.checkpoint import Checkpoint, CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
-from models.foreign_files import Stamp, find_last_change, may_pass, take_stamp
+from models.foreign_files import Stamp, is_settled, may_pass, take_stamp
 from models.uncertainty import NotFiniteError
 from service.engine import Engine
 from service.ensembles import count_kept
@@ -36,9 +36,6 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
 MAX_REASON = 500
 """Characters of why a model is refused."""
 
-
-SETTLED_SECONDS = 2.0
-"""After which a further change of a file is sure to show in its time stamps, which are coarse."""
 
 MOST_PAUSE_SECONDS = 2.0
 """Between two loads."""
@@ -316,7 +313,7 @@ class Catalog:
             return error
         finally:
             self._attempts[name] = attempt
-        attempt.served = _is_settled(attempt.stamp)
+        attempt.served = all(map(is_settled, attempt.stamp.values()))
         self._refuse(name, None)
         return None
 
@@ -388,11 +385,6 @@ def _stamp(directory: Path) -> dict[str, Stamp]:
     except OSError:
         return {".": take_stamp(directory)}
     return {path.name: take_stamp(path) for path in paths}
-
-
-def _is_settled(stamp: dict[str, Stamp]) -> bool:
-    """Whether none of the files has changed a moment ago, as they may then change again and have the same stamp."""
-    return max(map(find_last_change, stamp.values())) < (time.time() - SETTLED_SECONDS) * 1e9
 
 
 def _passes(error: Exception) -> bool:

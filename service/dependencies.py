@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 from models.checkpoint import Checkpoint
-from service.access import require
+from service.access import KeyFile, check_keys, require
 from service.catalog import Catalog
 from service.engine import Engine
 from service.errors import ErrorResponse, ServiceError
@@ -100,3 +100,13 @@ def check_readiness(request: Request, engine: Engine) -> None:
         raise ServiceError(503, "stalled", f"Nothing is computed: {engine.stall}.", "Ask another instance, or wait.")
     if request.app.state.draining:
         raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")
+    if (keys := request.app.state.keys) is not None:
+        check_keys(keys)
+
+
+def list_warnings(request: Request) -> list[str] | None:
+    """What should be mended though requests are answered, if there is anything. No paths are told."""
+    keys: KeyFile | None = request.app.state.keys
+    if keys is None or keys.fault is None:
+        return None
+    return ["The file of keys cannot be used; the keys that were read before are valid."]

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from models.checkpoint import Checkpoint
 from models.prediction import Prediction
 from models.uncertainty import Uncertainty
+from service.access import KeyFile
 from service.admission import Admission
 from service.catalog import Catalog
 from service.engine import Engine
@@ -114,9 +115,11 @@ class Metrics(Observer):
         )
         self._open_downloads = Gauge("hyperdraw_open_downloads", "Weights being sent.", registry=registry)
 
-    def watch(self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission) -> None:
+    def watch(
+        self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
+    ) -> None:
         """Adds what is read off these when the metrics are asked for."""
-        self.registry.register(_State(engine, catalog, pixels, bodies))
+        self.registry.register(_State(engine, catalog, pixels, bodies, keys))
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
         """The metrics now, and their media type: OpenMetrics if an Accept header asks for it, or else plain text."""
@@ -198,11 +201,14 @@ class Metrics(Observer):
 class _State:
     """What engine, catalog and admissions say when they are asked."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission) -> None:
+    def __init__(
+        self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
+    ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._pixels = pixels
         self._bodies = bodies
+        self._keys = keys
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         engine, device = self._engine, self._engine.device
@@ -220,6 +226,9 @@ class _State:
             "hyperdraw_held_bytes": ("Bytes of bodies that requests hold.", self._bodies.amount),
             "hyperdraw_held_bytes_limit": ("Beyond it, requests are refused.", self._bodies.limit),
         }
+        if self._keys:
+            description = "Whether the file of keys has changed, or is gone, and cannot be used."
+            gauges["hyperdraw_keys_stale"] = description, self._keys.fault is not None
         if device.type == "cuda":
             gauges |= {
                 "hyperdraw_cuda_allocated_bytes": ("Of tensors.", torch.cuda.memory_allocated(device)),

@@ -39,6 +39,7 @@ from service.dependencies import (
     check_health,
     check_readiness,
     describe_errors,
+    list_warnings,
 )
 from service.downloads import Download
 from service.engine import Engine
@@ -124,18 +125,30 @@ def show_page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-@router.get("/healthz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
+@router.get(
+    "/healthz",
+    tags=["health"],
+    responses=describe_errors(401, 503),
+    dependencies=[HEALTH],
+    response_model_exclude_none=True,
+)
 async def check_live(engine: EngineDependency) -> HealthAnswer:
     """Whether the process can answer; if not, only a new one can help."""
     check_health(engine)
     return HealthAnswer(status="live")
 
 
-@router.get("/readyz", tags=["health"], responses=describe_errors(401, 503), dependencies=[HEALTH])
+@router.get(
+    "/readyz",
+    tags=["health"],
+    responses=describe_errors(401, 503),
+    dependencies=[HEALTH],
+    response_model_exclude_none=True,
+)
 async def check_ready(request: Request, engine: EngineDependency) -> HealthAnswer:
     """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
     check_readiness(request, engine)
-    return HealthAnswer(status="ready")
+    return HealthAnswer(status="ready", warnings=list_warnings(request))
 
 
 @router.get(

@@ -261,3 +261,4 @@ class ReloadAnswer(BaseModel):
 
 class HealthAnswer(BaseModel):
     status: Literal["live", "ready"]
+    warnings: list[str] | None = Field(default=None, description="What is to be mended, though requests are answered.")

@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.access import Broken
 from service.catalog import MODEL_BYTES, ConfigurationError
 from service.engine import QUEUE_COST
 from service.ensembles import Policy
@@ -133,6 +134,11 @@ class Settings(BaseSettings):
         "are wanted.",
     )
     keys: Path | None = Field(default=None, description="A file of API keys' hashes; without it, none are asked for.")
+    keys_broken: Broken = Field(
+        default="keep",
+        description="While the file of keys is gone or cannot be used: keep, the keys that were read before are valid, "
+        "or close, none is.",
+    )
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")
     open_health: bool = Field(default=True, description="Answer /healthz and /readyz without a key.")
     open_metrics: bool = Field(default=False, description="Answer /metrics without a key.")

@@ -1,11 +1,17 @@
+import errno
 import hashlib
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from service.access import KeyFile, KeyFileError, Scope, create_key, read_keys
+import models.files
+import service.access
+from service.access import Broken, Key, KeyFile, KeyFileError, Scope, create_key, read_keys
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.settings import Settings
@@ -178,3 +184,137 @@ def test_secure_headers_and_no_foreign_origins(guarded: httpx.Client, checkpoint
         assert response.headers["access-control-allow-origin"] == "https://example.org"
         response = httpx.get(f"{address}/v1/models", headers={"Origin": "https://example.net"})
         assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> tuple[Path, str]:
+    """A file that holds one key, and the key."""
+    path = tmp_path / "own" / "keys.toml"
+    path.parent.mkdir()
+    return path, write_keys(path, alice=["predict"])["alice"]
+
+
+def fail_to_open(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_change_that_could_not_be_read_at_once_is_read_later(
+    alone: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, old = alone
+    keys = KeyFile(path)
+    monkeypatch.setattr(service.access, "RETRY_SECONDS", 0)
+    new = write_keys(path, bob=["admin"])["bob"]
+    with monkeypatch.context() as patch:
+        patch.setattr(models.files, "open", fail_to_open, raising=False)
+        for _ in range(5):
+            assert keys.find(old) is not None
+            assert keys.find(new) is None
+        assert "Too many open files" in str(keys.fault)
+    assert sum("Too many open files" in record.message for record in caplog.records) == 1
+    assert keys.find(old) is None
+    assert keys.find(new) is not None
+    assert keys.fault is None
+
+
+def test_a_file_that_is_not_mended_is_read_once(alone: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, key = alone
+    keys = KeyFile(path)
+    reads: list[Path] = []
+
+    def count_and_read(path: Path) -> Mapping[str, Key]:
+        reads.append(path)
+        return read_keys(path)
+
+    monkeypatch.setattr(service.access, "read_keys", count_and_read)
+    monkeypatch.setattr(models.files, "SETTLED_SECONDS", -1)
+    path.write_text("[half")
+    for _ in range(10):
+        assert keys.find(key) is not None
+    assert len(reads) == 1
+
+
+def test_a_file_that_changes_twice_at_the_same_time_is_read_twice(
+    alone: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, old = alone
+    status = path.stat()
+    keys = KeyFile(path)
+    assert keys.find(old) is not None
+    new = write_keys(path, carol=["predict"])["carol"]
+    stamp = models.files.take_stamp(path)
+    monkeypatch.setattr(service.access, "take_stamp", lambda _: stamp)
+    assert keys.find(new) is not None
+    assert status.st_size == path.stat().st_size
+    newest = write_keys(path, david=["predict"])["david"]  # with the same stamp
+    assert keys.find(newest) is None
+    later = time.monotonic() + 3
+    monkeypatch.setattr(service.access, "time", SimpleNamespace(monotonic=lambda: later))
+    assert keys.find(newest) is not None
+    assert keys.find(new) is None
+
+
+def replace_by(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "cut short": lambda path: path.write_text("[half"),
+    "world-writable": lambda path: path.chmod(0o646),
+    "a pipe": lambda path: replace_by(path, os.mkfifo),
+    "a device": lambda path: replace_by(path, lambda path: path.symlink_to("/dev/zero")),
+    "a directory": lambda path: replace_by(path, Path.mkdir),
+    "too large": lambda path: os.truncate(path, 2**40),
+    "a long line": lambda path: path.write_text("a" + ".a" * 100_000 + "=1"),
+    "too deep": lambda path: path.write_text("a = " + "[\n" * 100_000),
+    "no UTF-8": lambda path: path.write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("broken", ["keep", "close"])
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_file_is_told_and_old_keys_are_kept_or_not(
+    checkpoints: Path, alone: tuple[Path, str], what: str, broken: Broken, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, key = alone
+    settings = Settings(checkpoints=checkpoints, keys=path, keys_broken=broken, open_metrics=True)
+    with serve(create_app(settings)) as address, httpx.Client(base_url=address, timeout=20) as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert "hyperdraw_keys_stale 0.0" in client.get("/metrics").text
+        good = path.read_bytes()
+        BREAKS[what](path)
+        caplog.clear()
+        for _ in range(3):
+            response = client.get("/v1/models")
+            if broken == "close":
+                assert response.status_code == 503
+                assert response.json()["error"]["code"] == "keys_unusable"
+            else:
+                assert response.status_code == 200
+        ready = client.get("/readyz")
+        assert ready.status_code == (503 if broken == "close" else 200)
+        assert "file of keys cannot be used" in ready.text
+        assert str(path) not in ready.text
+        assert client.get("/healthz").status_code == 200
+        assert "hyperdraw_keys_stale 1.0" in client.get("/metrics").text
+        assert sum("file of keys" in record.message for record in caplog.records) == 1
+        replacement = path.with_suffix(".new")
+        replacement.write_bytes(good)
+        if path.is_dir():
+            path.rmdir()
+        replacement.replace(path)
+        assert client.get("/v1/models").status_code == 200
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert client.get("/v1/models", headers={"Authorization": "Bearer other"}).status_code == 401
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_service_does_not_start_with_a_broken_file(checkpoints: Path, alone: tuple[Path, str], what: str) -> None:
+    BREAKS[what](alone[0])
+    start = time.monotonic()
+    with pytest.raises(KeyFileError):
+        create_app(Settings(checkpoints=checkpoints, keys=alone[0]))
+    assert time.monotonic() - start < 2

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+import models.files
 import service.catalog
 import service.engine
 from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -479,6 +480,7 @@ def test_many_reloads_take_no_threads_from_others(store: Path, monkeypatch: pyte
 def test_a_load_that_does_not_end_is_told_and_keeps_nobody_from_stopping(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copytree(store / "digits", store / "other")
     app = create_app(Settings(checkpoints=store, drain_timeout=1))
     go_on = threading.Event()
     monkeypatch.setattr(Engine, "load", lambda *_: go_on.wait(60))
@@ -500,7 +502,7 @@ def test_files_that_are_served_are_not_read_again(store: Path, engine: Engine, m
     catalog.reload("digits")
     catalog.reload("digits")  # as the file may have changed twice at the same time
     assert loads.tried == 3
-    monkeypatch.setattr(service.catalog, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(models.files, "SETTLED_SECONDS", -1)
     for _ in range(10):
         assert catalog.reload("digits") == (catalog.find("digits"), False)
     assert loads.tried == 4
