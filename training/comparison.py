@@ -3,12 +3,14 @@
 Shapes: M networks, B inputs, K classes.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
@@ -35,7 +37,10 @@ SUBSETS = 20
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference, and where it lies in 95 % of the paired bootstrap's resamples of the inputs."""
+    """A difference between methods, and where that of other inputs and trainings lies, with a confidence of 95 %.
+
+    Where a method has one training, it is that of this training, whatever another one would be like.
+    """
 
     difference: float
     low: float
@@ -233,22 +238,33 @@ def measure_differences(
     labels: Tensor,
     whole: Mapping[str, Tensor],
 ) -> dict[str, Interval]:
-    """Figures of a method less those of another one, both averaged over seeds, on the same resampled inputs."""
+    """Figures of a method less those of another one, both averaged over trainings.
+
+    The standard error is that of a paired bootstrap, which draws inputs anew, the same for both methods, and trainings.
+    Of k trainings it draws k − 1, as k of so few vary too little (Rao & Wu, "Resampling Inference With Complex Survey
+    Data", 1988). The few that there are also make the error uncertain: Student's t for it has the degrees of freedom of
+    Welch and Satterthwaite.
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def measure(figure: Figure, inputs: Mapping[str, Tensor]) -> float:
-        sums = [sum(figure(e, labels, inputs) for e in part) / len(part) for part in (own, others)]
-        return sums[0] - sums[1]
+    def measure(figure: Figure, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        return [torch.tensor([figure(e, labels, inputs) for e in part]).double() for part in (own, others)]
 
-    samples: dict[str, list[float]] = {name: [] for name in figures}
+    samples: dict[str, list[Tensor]] = {name: [] for name in figures}
     for _ in track(range(RESAMPLES), "resampling", "sample"):
         inputs = {n: torch.randint(len(i), (len(i),), generator=generator) for n, i in whole.items()}
+        drawn = [torch.randint(len(p), (max(1, len(p) - 1),), generator=generator) for p in (own, others)]
         for name, figure in figures.items():
-            samples[name].append(measure(figure, inputs))
+            ours, theirs = (values[d].mean() for values, d in zip(measure(figure, inputs), drawn, strict=True))
+            samples[name].append(ours - theirs)
     intervals = {}
     for name, figure in figures.items():
-        low, high = torch.tensor(samples[name]).double().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-        intervals[name] = Interval(measure(figure, whole), low, high)
+        values = measure(figure, whole)
+        difference, variance = float(values[0].mean() - values[1].mean()), float(torch.stack(samples[name]).var())
+        uncertain = sum(float(v.var() / len(v)) ** 2 / (len(v) - 1) for v in values if len(v) > 1)
+        freedom = variance**2 / uncertain if uncertain else math.inf
+        reach = float(student_t.ppf(0.975, freedom)) * math.sqrt(variance)
+        intervals[name] = Interval(difference, difference - reach, difference + reach)
     return intervals
 
 
@@ -308,7 +324,8 @@ this NLL. Made by `hyperdraw-train compare`.
 | --- | --- | --- |{" --- |" * len(columns)}
 {chr(10).join(rows)}
 
-Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images:
+Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images, and
+of trainings.{_name_single(comparison)}
 
 | | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}
@@ -316,6 +333,17 @@ Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,}
 
 ![By the number of networks](comparison.svg)
 """
+
+
+def _name_single(comparison: Comparison) -> str:
+    """Which methods have one training, so that nothing is known of another one."""
+    single = [row.method for row in comparison.rows if len(row.seeds) == 1]
+    if not single:
+        return ""
+    return (
+        f" There is one training of {', '.join(single)}: as to these, an interval holds for that training alone, "
+        "whatever another one would be like."
+    )
 
 
 def _is_share(name: str) -> bool:
