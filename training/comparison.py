@@ -324,8 +324,8 @@ this NLL. Made by `hyperdraw-train compare`.
 | --- | --- | --- |{" --- |" * len(columns)}
 {chr(10).join(rows)}
 
-Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images, and
-of trainings.{_name_single(comparison)}
+Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images
+and of trainings.{_name_single(comparison)}
 
 | | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}
