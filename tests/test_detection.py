@@ -109,6 +109,8 @@ def test_between_and_beyond_calibrated_sizes_the_first_networks_judge() -> None:
         judging = max(size for size in CALIBRATED_SIZES if size <= networks)
         first = interpret(TASK, outputs.prefix(judging))
         own = {size.ensemble_size: size for size in calibration.sizes}[judging]
+        assert own.classes
+        assert calibration.temperature_for(networks) == own.classes.temperature
         for flag, judgement in calibration.judge(prediction, 0.2).items():
             assert judgement.ensemble_size == judging
             assert judgement.threshold == own.thresholds[flag][-1]

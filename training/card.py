@@ -283,8 +283,8 @@ def _describe_calibration(checkpoint: Checkpoint, metrics: Metrics | None) -> st
 {raised}
 
 A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
-else, judged by draws of {len(calibration.seeds):,} seeds; ensembles of {_name_sizes(calibration)} are calibrated, and others judged
-by their first networks. With {_count(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
+else, {_describe_draws(calibration)}.
+With {_count(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
 
 | flag | budget of false alarms | threshold | flagged of the test set |
 | --- | --- | --- | --- |
@@ -293,12 +293,19 @@ by their first networks. With {_count(largest.ensemble_size)}, and draws of {len
 {CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
 
 
-def _name_sizes(calibration: Calibration) -> str:
-    """The calibrated sizes, those from 1 on without a gap as one."""
+def _describe_draws(calibration: Calibration) -> str:
+    """Which networks judge the inputs of the calibration, and those of ensembles of other sizes."""
+    own = len(calibration.seeds) == calibration.n
+    seeds = (
+        "each judged by networks of a seed of its own" if own else f"judged by draws of {len(calibration.seeds)} seeds"
+    )
     sizes = [size.ensemble_size for size in calibration.sizes]
+    if len(sizes) == 1:
+        return seeds
     unbroken = sum(size == i for i, size in enumerate(sizes, start=1))
     names = [f"1 to {unbroken}"] if unbroken > 2 else sizes[:unbroken]
-    return ", ".join(map(str, [*names, *sizes[unbroken:]]))
+    named = ", ".join(map(str, [*names, *sizes[unbroken:]]))
+    return f"{seeds}. Ensembles of {named} are calibrated; others\nare judged by their first networks"
 
 
 def _describe_score(calibration: Calibration, flag: Flag) -> str:
