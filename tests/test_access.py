@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-import models.files
+import models.foreign_files
 import service.access
 from service.access import Broken, Key, KeyFile, KeyFileError, Scope, create_key, read_keys
 from service.app import create_app
@@ -206,7 +206,7 @@ def test_a_change_that_could_not_be_read_at_once_is_read_later(
     monkeypatch.setattr(service.access, "RETRY_SECONDS", 0)
     new = write_keys(path, bob=["admin"])["bob"]
     with monkeypatch.context() as patch:
-        patch.setattr(models.files, "open", fail_to_open, raising=False)
+        patch.setattr(models.foreign_files, "open", fail_to_open, raising=False)
         for _ in range(5):
             assert keys.find(old) is not None
             assert keys.find(new) is None
@@ -227,7 +227,7 @@ def test_a_file_that_is_not_mended_is_read_once(alone: tuple[Path, str], monkeyp
         return read_keys(path)
 
     monkeypatch.setattr(service.access, "read_keys", count_and_read)
-    monkeypatch.setattr(models.files, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(models.foreign_files, "SETTLED_SECONDS", -1)
     path.write_text("[half")
     for _ in range(10):
         assert keys.find(key) is not None
@@ -242,7 +242,7 @@ def test_a_file_that_changes_twice_at_the_same_time_is_read_twice(
     keys = KeyFile(path)
     assert keys.find(old) is not None
     new = write_keys(path, carol=["predict"])["carol"]
-    stamp = models.files.take_stamp(path)
+    stamp = models.foreign_files.take_stamp(path)
     monkeypatch.setattr(service.access, "take_stamp", lambda _: stamp)
     assert keys.find(new) is not None
     assert status.st_size == path.stat().st_size

@@ -209,7 +209,6 @@ def test_health_tells_a_thread_that_ended_and_requests_get_503(
         for method, path in (("POST", "predict"), ("GET", "weights")):
             content = PICTURE if method == "POST" else {}
             assert client.request(method, f"/v1/models/digits/{path}", **content).status_code == 503
-        assert client.post("/v1/models/digits:reload").status_code == 503
 
 
 async def _go_on(server: Any, counter: int) -> bool:

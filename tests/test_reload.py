@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-import models.files
+import models.foreign_files
 import service.catalog
 import service.engine
 from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -502,7 +502,7 @@ def test_files_that_are_served_are_not_read_again(store: Path, engine: Engine, m
     catalog.reload("digits")
     catalog.reload("digits")  # as the file may have changed twice at the same time
     assert loads.tried == 3
-    monkeypatch.setattr(models.files, "SETTLED_SECONDS", -1)
+    monkeypatch.setattr(models.foreign_files, "SETTLED_SECONDS", -1)
     for _ in range(10):
         assert catalog.reload("digits") == (catalog.find("digits"), False)
     assert loads.tried == 4
