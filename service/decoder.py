@@ -6,16 +6,19 @@ A request is a line of JSON, and the file; an answer a line of JSON, and the pix
 """
 
 import json
+import math
 import sys
+from pathlib import Path
 from typing import IO, Any
 
+from models.image_files import read_size
 from models.images import ImageError, decode_pixels
 
-BYTES_PER_PIXEL = 32
-"""Of the largest image, in copies that libraries make of it."""
+BYTES_PER_PIXEL, COPIES, SPARE_BYTES = 20, 4, 2**25
+"""That decoding may take: for each pixel, for each byte of the file and of the model's input, and besides.
 
-OWN_BYTES = 2**29
-"""That the process takes beside images, most of it address space alone."""
+Decoders take up to 16 for a pixel. Files can be made whose tables take hundreds of megabytes, whatever their pixels.
+"""
 
 
 def write_message(stream: IO[bytes], head: dict[str, Any], content: bytes = b"") -> None:
@@ -36,25 +39,29 @@ def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def main() -> None:
-    """Decodes until there is nothing more to read; the argument is the number of pixels of the largest image."""
-    _limit_memory(OWN_BYTES + BYTES_PER_PIXEL * int(sys.argv[1]))
+    """Decodes until there is nothing more to read."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     write_message(answers, {})  # that it is there
     while (message := read_message(requests)) is not None:
         head, content = message
+        width, height = read_size(content) or (0, 0)
+        pixels, copied = min(width * height, head["max_pixels"]), len(content) + math.prod(head["shape"])
+        _limit_memory(BYTES_PER_PIXEL * pixels + COPIES * copied + SPARE_BYTES)
         try:
-            pixels = decode_pixels(content, tuple(head["shape"]), head["max_pixels"], head["name"])
+            decoded = decode_pixels(content, head["shape"], head["max_pixels"], head["name"])
         except ImageError as error:
             write_message(answers, {"error": [error.kind, error.message, error.hint]})
         else:
-            write_message(answers, {}, pixels)
+            write_message(answers, {}, decoded)
 
 
 def _limit_memory(size: int) -> None:
-    if sys.platform != "win32":
+    """Lets the process take so many bytes more than it has, where the system can limit that."""
+    if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + size, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

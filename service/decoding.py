@@ -86,7 +86,7 @@ class Decoder:
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._closing = False
-        self._workers = [_Worker(max_pixels) for _ in range(processes)]
+        self._workers = [_Worker() for _ in range(processes)]
         self._threads = [threading.Thread(target=self._work, args=[worker], daemon=True) for worker in self._workers]
         self._threads.append(threading.Thread(target=self._watch, name="decoding", daemon=True))
         for thread in self._threads:
@@ -192,8 +192,7 @@ class Decoder:
 class _Worker:
     """A process, which is started again when it has ended."""
 
-    def __init__(self, max_pixels: int) -> None:
-        self._command = [sys.executable, "-m", "service.decoder", str(max_pixels)]
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._job: _Job | None = None
         self._since = 0.0
@@ -269,8 +268,8 @@ class _Worker:
                 return
             if hasattr(self, "_process"):
                 self.close()
-            self._process = subprocess.Popen(  # noqa: S603 — the command is ours
-                self._command,
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.decoder"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # where libraries write what they think of a file

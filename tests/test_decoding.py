@@ -14,7 +14,7 @@ from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from service.admission import OverloadedError
 from service.decoding import Decoder
-from tests.pictures import draw_image, encode
+from tests.pictures import draw_image, encode, write_webp
 
 GREY = ImageSpec(1, 8, 8, (0.0,), (1.0,))
 COLOUR = ImageSpec(3, 9, 7, (0.0,) * 3, (1.0,) * 3)
@@ -88,6 +88,61 @@ def test_work_that_nobody_waits_for_ends(decoder: Decoder, monkeypatch: pytest.M
     decoder.decode(name(*[SMALL] * 4), GREY.shape).result(30)
     assert time.monotonic() < start + 2
     assert not decoder._jobs
+
+
+def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
+    """A file whose tables want more than its pixels may is refused, and costs no process; the largest ones are taken."""
+    with pytest.raises(ImageError, match="image 0 cannot be decoded"):
+        decoder.decode(name(make_table_bomb()), GREY.shape).result(30)
+    for kind, size, options in (
+        ("PNG", (4000, 4000), {}),
+        ("JPEG", (4000, 4000), {"progressive": True, "subsampling": 0}),
+        ("WEBP", (4000, 3000), {"lossless": True}),
+        ("WEBP", (3000, 4000), {}),
+    ):
+        file = encode(Image.new("RGB", size), kind, **options)
+        for shape in (GREY.shape, (3, 1000, 1000)):
+            assert decoder.decode(name(file), shape).result(30).shape == (1, *shape)
+
+
+def make_table_bomb(groups: int = 2**14, side: int = 512) -> bytes:
+    """A lossless WebP that names a code of its own, five tables, for each of its blocks of 4 × 4 pixels."""
+    bits: list[int] = []
+
+    def put(value: int, count: int) -> None:
+        bits.extend(value >> position & 1 for position in range(count))
+
+    def put_empty_code() -> None:
+        put(0b0001, 4)  # of a single symbol, 0
+
+    def put_byte_code(alphabet: int) -> None:
+        """Of 8 bits for each of 256 symbols."""
+        put(0, 1)
+        put(8, 4)
+        for symbol in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8):
+            put(int(symbol in (0, 8)), 3)
+        put(0, 1)
+        for symbol in range(alphabet):
+            put(int(symbol < 256), 1)
+
+    put(side - 1, 14)
+    put(side - 1, 14)
+    put(0, 1 + 3 + 1 + 1)  # no alpha, version 0, no transform, no cache
+    put(1, 1)
+    put(0, 3 + 1)  # blocks of 4 × 4, whose image of codes has no cache
+    put_byte_code(280)
+    put_byte_code(256)
+    for _ in range(3):
+        put_empty_code()
+    reverse = [int(f"{value:08b}"[::-1], 2) for value in range(256)]
+    for block in range((side // 4) ** 2):
+        put(reverse[block % groups & 255], 8)
+        put(reverse[block % groups >> 8], 8)
+    for _ in range(5 * groups):
+        put_empty_code()
+    put(0, 64)
+    number = int("".join(map(str, reversed(bits))), 2)
+    return write_webp((b"VP8L", b"\x2f" + number.to_bytes(len(bits) // 8 + 1, "little")))
 
 
 def test_requests_take_turns() -> None:
