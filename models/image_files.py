@@ -25,7 +25,7 @@ WEBP_SHARE = 0.75
 MAX_PARTS = 100_000
 """Chunks or segments of a file. 100 million pixels in PNG's usual chunks of 8 KiB are 37,000."""
 
-FIRST_PARTS = 1_000
+FIRST_PARTS = 100
 """That a size is looked for in, such as metadata of 64 kB each."""
 
 MAX_SCANS = 50

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from anyio import to_thread
 from fastapi import Request
 from torch import Tensor
 
@@ -28,7 +29,7 @@ MAX_DEVIATIONS = 1e6
 """Numbers may be so many standard deviations from the mean in training; far beyond, float32 overflows in a network."""
 
 FEW_INPUTS = 8
-"""Whose answer is written faster than handed to a thread."""
+"""Whose answer is judged and written faster than handed to a thread."""
 
 _IMAGE_ERRORS = {
     "too_large": (413, "image_too_large"),
@@ -216,7 +217,10 @@ async def infer(
     with _explaining_nonsense(checkpoint):
         answer = await _wait_for(engine.predict(checkpoint, inputs, seed, ensemble_size, client), request, deadline)
     metrics: Metrics = request.app.state.metrics
-    metrics.count_answer(checkpoint, answer.prediction)
+    if len(inputs) <= FEW_INPUTS:
+        metrics.count_answer(checkpoint, answer.prediction)
+    else:
+        await to_thread.run_sync(metrics.count_answer, checkpoint, answer.prediction)
     return answer
 
 

@@ -91,7 +91,7 @@ def test_work_that_nobody_waits_for_ends(decoder: Decoder, monkeypatch: pytest.M
 
 
 def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
-    """A file whose tables want more than its pixels may is refused, and costs no process; the largest ones are taken."""
+    """Whose tables want more than its pixels may is refused, and costs no process; the largest files are taken."""
     with pytest.raises(ImageError, match="image 0 cannot be decoded"):
         decoder.decode(name(make_table_bomb()), GREY.shape).result(30)
     for kind, size, options in (

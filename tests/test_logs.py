@@ -19,8 +19,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.admission import Admission
+from service.app import create_app
 from service.logs import make_formatter
 from service.middleware import Accounting
+from service.settings import Settings
+from tests.conftest import serve
 from tests.pictures import draw_image, encode
 
 PREDICT = "/v1/models/digits/predict"
@@ -112,6 +115,15 @@ def test_all_lines_of_a_request_have_its_id(
     assert failure["level"] == "error"
     assert "RuntimeError: secret detail" in failure["exception"]
     assert (failure["request_id"], request["request_id"], request["status"]) == ("broken", "broken", 500)
+
+
+@pytest.mark.parametrize(("trusted", "client"), [([], "127.0.0.1"), (["127.0.0.0/8"], "192.0.2.7")])
+def test_proxies_that_are_trusted_say_who_the_client_is(
+    checkpoints: Path, log: io.StringIO, trusted: list[str], client: str
+) -> None:
+    with serve(create_app(Settings(checkpoints=checkpoints, trusted_proxies=trusted))) as address:
+        httpx.get(f"{address}/healthz", headers={"X-Forwarded-For": "198.51.100.1, 192.0.2.7"})
+    assert [entry["client"] for entry in entries(log) if entry["event"] == "request"] == [client]
 
 
 def test_who_checks_keys_may_name_one(app: FastAPI, log: io.StringIO) -> None:
