@@ -15,6 +15,7 @@ from models.memory import keep_freed_memory
 from service.access import KeyFileError, Scope, create_key
 from service.app import create_app
 from service.catalog import ConfigurationError
+from service.decoding import DecoderError
 from service.logs import configure_logs
 from service.server import Server
 from service.settings import Settings, read_settings
@@ -41,7 +42,7 @@ def main() -> None:
                 serve(read_settings(arguments))
     except ValidationError as error:
         sys.exit("\n".join(f"hyperdraw-serve: invalid settings: {problem}" for problem in _describe(error)))
-    except (ConfigurationError, DeviceError, KeyFileError) as error:
+    except (ConfigurationError, DecoderError, DeviceError, KeyFileError) as error:
         sys.exit(f"hyperdraw-serve: {error}")
 
 
@@ -49,7 +50,7 @@ def serve(settings: Settings) -> None:
     """Loads the models, and serves until it is stopped, or until the device computes no more.
 
     Raises:
-        ConfigurationError, DeviceError, KeyFileError: if it cannot.
+        ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot.
     """
     check_address(settings.host, settings.port)
     keep_freed_memory()
@@ -113,7 +114,7 @@ def check(settings: Settings) -> None:
     """Prints all settings as a file for `--config`, and tries whether they can be served with, which loads the models.
 
     Raises:
-        ConfigurationError, DeviceError, KeyFileError: if not.
+        ConfigurationError, DecoderError, DeviceError, KeyFileError: if not.
     """
     print(settings.describe(), flush=True)
     app = create_app(settings)

@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         ConfigurationError: if the checkpoints cannot be had, or the settings do not go together.
+        DecoderError: if no process can be started that decodes images.
         DeviceError: if there is no such device.
         KeyFileError: if the file of keys cannot be used.
     """
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
+        decoder.warm_up()
     except BaseException:
         engine.close()
         decoder.close()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from models.image_files import read_size
-from models.images import ImageError
+from models.images import ImageError, encode_image
 from models.layers import Shape
 from service.admission import Admission, Reservation
 from service.decoder import read_message, write_message
@@ -37,6 +37,10 @@ LOOK_SECONDS = 0.05
 
 RESTART_SECONDS = 0.2
 """That a process takes to start, about: what runs for less is not worth ending."""
+
+
+class DecoderError(Exception):
+    """Processes that do not decode anything; the message says why."""
 
 
 @dataclass(eq=False)
@@ -92,6 +96,14 @@ class Decoder:
         for thread in self._threads:
             thread.start()
         atexit.register(self.close)
+
+    def warm_up(self) -> None:
+        """Decodes an image, so that the first request finds everything in place.
+
+        Raises:
+            DecoderError: if that cannot be done here.
+        """
+        self.decode({"an image": encode_image(torch.zeros(1, 1, 1, dtype=torch.uint8))}, (1, 1, 1)).result()
 
     def count_pixels(self, files: Mapping[str, bytes]) -> list[int]:
         """Pixels of each image, as far as its first bytes tell; as many as an image may have, if they do not."""
@@ -208,12 +220,12 @@ class _Worker:
 
         Raises:
             ImageError: if it cannot be taken, or not in its time.
-            RuntimeError: if the process does not work.
+            DecoderError: if the process does not work.
         """
         if not self._works:
             if read_message(self._answers) is None:
                 self._start()
-                raise RuntimeError("the process that decodes images does not start")
+                raise DecoderError("the process that decodes images does not start")
             self._works = True
         with self._lock:
             self._job, self._since, self._reason = job, time.monotonic(), ""

@@ -13,7 +13,7 @@ from models.image_files import read_size
 from models.images import ImageError, decode_image
 from models.input import ImageSpec
 from service.admission import OverloadedError
-from service.decoding import Decoder
+from service.decoding import Decoder, DecoderError
 from tests.pictures import draw_image, encode, write_webp
 
 GREY = ImageSpec(1, 8, 8, (0.0,), (1.0,))
@@ -75,6 +75,14 @@ def test_a_process_that_dies_costs_one_image(decoder: Decoder, monkeypatch: pyte
     with pytest.raises(ImageError, match="image 0 cannot be decoded: what decodes it broke off"):
         waiting.result(30)
     assert decoder.decode(name(SMALL), GREY.shape).result(30).shape == (1, 1, 8, 8)
+
+
+def test_processes_that_do_not_start_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
+    with pytest.raises(DecoderError, match="does not start"):
+        decoder.warm_up()
+    decoder.close()
 
 
 def test_work_that_nobody_waits_for_ends(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:

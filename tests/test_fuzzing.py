@@ -22,7 +22,10 @@ from schemathesis.specs.openapi import checks
 
 from models.checkpoint import Checkpoint
 from service.engine import Engine
+from tests.faults.conftest import MODEL, start_service
+from tests.faults.test_hostile import IMPATIENT, check_costs
 from tests.pictures import draw_image, encode
+from tests.processes import ROOT
 from tests.test_service import await_idle
 
 MAY_DIFFER = [
@@ -192,3 +195,9 @@ def test_parameters_of_all_kinds(client: httpx.Client, query: dict[str, str]) ->
     check_refused_or_answered(client.get("/v1/models/digits/weights", params=query))
     response = client.post("/v1/models/digits/predict", params=query, files={"images": GOOD[0]})
     check_refused_or_answered(response)
+
+
+def test_hostile_requests_cost_little() -> None:
+    """Each within its budget of processor time and memory; `make faults` sends more of them."""
+    with start_service(*IMPATIENT, checkpoints=ROOT / "checkpoints" / MODEL) as service:
+        check_costs(service, 60, seed=2)

@@ -41,36 +41,38 @@ def watch_liveness(service: Service, done: threading.Event, slowest: list[float]
             time.sleep(0.05)
 
 
+def check_costs(service: Service, requests: int, seed: int) -> None:
+    """Sends hostile requests one after the other, and measures what each costs."""
+    generator, done, alive = random.Random(seed), threading.Event(), list[float]()
+    httpx.post(service.address + PREDICT, content=IMAGE)
+    watching = threading.Thread(target=watch_liveness, args=[service, done, alive])
+    watching.start()
+    dearest, largest, statuses = 0.0, 0.0, Counter[str]()
+    for _ in range(requests):
+        message = make_request(generator, MODEL)
+        memory, cpu = service.read_memory(), service.read_cpu_seconds()
+        statuses[send(service.port, message).decode()] += 1
+        cost, grown = service.read_cpu_seconds() - cpu, service.read_memory() - memory
+        dearest, largest = max(dearest, cost), max(largest, grown)
+        assert cost < MOST_SECONDS, (cost, message[:500])
+        assert grown < MOST_MEBIBYTES, (grown, message[:500])
+    done.set()
+    watching.join()
+    report(
+        what="hostile requests one by one",
+        requests=requests,
+        statuses=dict(statuses),
+        dearest_cpu_s=dearest,
+        largest_growth_mib=largest,
+        slowest_liveness_s=max(alive),
+    )
+    assert max(alive) < 0.5
+    assert not [status for status in statuses if status.startswith("5") and status != "504"]
+
+
 def test_no_request_costs_much() -> None:
-    """One after the other, each by itself."""
-    generator, done, alive = random.Random(1), threading.Event(), list[float]()
     with start_service(*IMPATIENT) as service:
-        httpx.post(service.address + PREDICT, content=IMAGE)
-        watching = threading.Thread(target=watch_liveness, args=[service, done, alive])
-        watching.start()
-        dearest, largest, statuses = 0.0, 0.0, Counter[str]()
-        for _ in range(REQUESTS // 20):
-            message = make_request(generator, MODEL)
-            memory, cpu = service.read_memory(), service.read_cpu_seconds()
-            statuses[send(service.port, message).decode()] += 1
-            cost, grown = service.read_cpu_seconds() - cpu, service.read_memory() - memory
-            if cost > MOST_SECONDS / 2 or grown > MOST_MEBIBYTES / 2:
-                report(what="a dear request", cpu_s=cost, mib=grown, bytes=len(message), begin=repr(message[:300]))
-            dearest, largest = max(dearest, cost), max(largest, grown)
-        done.set()
-        watching.join()
-        report(
-            what="hostile requests one by one",
-            requests=REQUESTS // 20,
-            statuses=dict(statuses),
-            dearest_cpu_s=dearest,
-            largest_growth_mib=largest,
-            slowest_liveness_s=max(alive),
-        )
-        assert dearest < MOST_SECONDS
-        assert largest < MOST_MEBIBYTES
-        assert max(alive) < 0.5
-        assert not [status for status in statuses if status.startswith("5") and status != "504"]
+        check_costs(service, REQUESTS // 20, seed=1)
 
 
 def test_nothing_of_many_stays() -> None:
