@@ -15,6 +15,7 @@ import logging
 import math
 import secrets
 import stat
+import threading
 import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
@@ -84,6 +85,7 @@ class KeyFile:
         """Of the file, before it was read last, so that later changes are seen."""
         self._retry = math.inf
         """When it is to be read though that is the same."""
+        self._reading = threading.Lock()
         self._fault: str | None = None
         self._keys = read_keys(path)
 
@@ -109,6 +111,10 @@ class KeyFile:
         return found
 
     def _read_changes(self) -> None:
+        with self._reading:  # as what is read later must not be replaced by what was read before
+            self._read_if_changed()
+
+    def _read_if_changed(self) -> None:
         stamp, now = take_stamp(self._path), time.monotonic()
         if stamp == self._stamp and now < self._retry:
             return

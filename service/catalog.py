@@ -188,7 +188,7 @@ class Catalog:
                 return future
             future = Future()
             future.set_running_or_notify_cancel()  # as it is shared, nobody is to cancel it
-            if self._closed:
+            if self._closed or self._engine.fault:
                 future.set_exception(_say_closing())
                 return future
             if not self._loads:

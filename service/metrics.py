@@ -219,6 +219,10 @@ class _State:
                 "That the model being loaded has taken by now.",
                 self._catalog.load_seconds,
             ),
+            "hyperdraw_keys_stale": (
+                "Whether there is a file of keys that cannot be used as it is now.",
+                self._keys is not None and self._keys.fault is not None,
+            ),
             "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
             "hyperdraw_waiting_pixels": ("Pixels that wait to be decoded.", self._pixels.amount),
@@ -226,9 +230,6 @@ class _State:
             "hyperdraw_held_bytes": ("Bytes of bodies that requests hold.", self._bodies.amount),
             "hyperdraw_held_bytes_limit": ("Beyond it, requests are refused.", self._bodies.limit),
         }
-        if self._keys:
-            description = "Whether the file of keys has changed, or is gone, and cannot be used."
-            gauges["hyperdraw_keys_stale"] = description, self._keys.fault is not None
         if device.type == "cuda":
             gauges |= {
                 "hyperdraw_cuda_allocated_bytes": ("Of tensors.", torch.cuda.memory_allocated(device)),
