@@ -7,6 +7,8 @@ from typing import Literal
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from service.names import escape
+
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -31,7 +33,8 @@ def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Forma
     write: list[Processor]
     if log_format == "console":
         plain = structlog.dev.plain_traceback  # as rich ones show the values of variables
-        write = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, repr_native_str=True)
+        write = [_escape_event, renderer]
     else:
         write = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     return structlog.stdlib.ProcessorFormatter(
@@ -44,6 +47,12 @@ def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Forma
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _drop_repetitions, *write],
     )
+
+
+def _escape_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """What clients and files have brought into a message controls no terminal."""
+    event["event"] = escape(str(event["event"]))
+    return event
 
 
 def _drop_repetitions(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

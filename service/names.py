@@ -1,4 +1,4 @@
-"""Names of models: which can be served, and how headers write them."""
+"""Names of models: which can be served, and how headers and logs write them."""
 
 import unicodedata
 from urllib.parse import quote

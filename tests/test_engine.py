@@ -15,7 +15,7 @@ from torch import Tensor
 import service.batches
 import service.engine
 import service.ensembles
-from models.checkpoint import Checkpoint, CheckpointConfig, Training
+from models.checkpoint import Checkpoint, CheckpointConfig, Training, load_checkpoint
 from models.input import InputSpec, VectorSpec
 from models.layers import Activation, Linear
 from models.mlp import MLPConfig
@@ -362,3 +362,18 @@ def test_closing_cancels_what_is_not_done(checkpoint: Checkpoint) -> None:
     closing.join()
     assert all(future.cancelled() for future in futures)
     assert engine.predict(checkpoint, draw_images(checkpoint, 1), None, 5).cancelled()
+
+
+def test_weights_are_moved_to_a_device_in_steps(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = load_checkpoint(checkpoints / "digits").sampler
+    monkeypatch.setattr(service.engine, "NUMBERS_PER_COPY", 100)
+    monkeypatch.setattr(service.engine, "STEP_SECONDS", 0)
+    # Another device is not there; so what is made on one is made here, and full of what it must not keep.
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: tensor.new_full(tensor.shape, 7))
+    before = {name: (tensor.clone(), tensor.data_ptr()) for name, tensor in sampler.state_dict().items()}
+    steps = sum(1 for _ in service.engine._move(sampler, torch.device("cuda")))
+    assert steps >= sum(tensor.numel() for tensor, _ in before.values()) // 100
+    for name, tensor in sampler.state_dict().items():
+        assert torch.equal(tensor, before[name][0])
+        assert tensor.data_ptr() != before[name][1]
+    assert list(service.engine._move(sampler, torch.device("cpu"))) == []

@@ -1,9 +1,12 @@
 """Models by whatever name a directory can have."""
 
+import io
 import json
+import logging
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from hyperdraw import Client
 from service.app import create_app
+from service.logs import LogFormat, make_formatter
 from service.names import check_name, escape, write_disposition
 from service.settings import Settings
 from tests.conftest import serve
@@ -183,3 +187,21 @@ def test_file_names_in_headers_are_ascii_and_hold_no_paths() -> None:
     assert write_disposition("100%.bin") == "attachment; filename=\"100_.bin\"; filename*=UTF-8''100%25.bin"
     expected = "attachment; filename=\"..____.bin\"; filename*=UTF-8''.._%22%E5%86%99%22.bin"
     assert write_disposition('..\\"写".bin') == expected
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("name", BAD)
+def test_logs_keep_names_within_their_line(name: bytes, log_format: LogFormat) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(make_formatter(log_format))
+    text = os.fsdecode(name)
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "%s is refused", (text,), None)
+    record.path = text
+    handler.handle(record)
+    if log_format == "json":
+        assert json.loads(stream.getvalue())["path"] == text
+        assert not any(character < " " for character in stream.getvalue().rstrip("\n"))
+    else:
+        (line,) = stream.getvalue().splitlines()
+        assert not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in line)
