@@ -242,7 +242,8 @@ class Catalog:
             status, hint = 409, "Mend the checkpoint's files, then reload it again."
             if _passes(failure):
                 status, hint = 503, "Ask again in a while."
-            hint = f"What was served before is served still. {hint}"
+            if before is not None:
+                hint = f"What was served before is served still. {hint}"
             raise ServiceError(status, "reload_failed", message, hint) from failure
         return self._models[name], self._models[name] is not before
 
