@@ -99,12 +99,13 @@ class Gate:
 def _check_query(query: bytes) -> tuple[int, ErrorDetail] | None:
     hint = "Give each parameter once."
     try:
-        names = [name for name, _ in parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)]
+        text = query.decode("latin-1")
+        names = [name for name, _ in parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)]
     except ValueError:
         return _refuse(400, "invalid_query", f"The query has more than {MOST_PARAMETERS} parameters.", hint)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        message = f"The parameter {repeated[0].decode(errors='replace')[:100]!r} is given more than once."
+        message = f"The parameter {repeated[0][:100]!r} is given more than once."
         return _refuse(400, "repeated_parameter", message, hint)
     return None
 

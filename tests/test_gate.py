@@ -136,6 +136,7 @@ def test_parameters_that_are_given_twice(client: httpx.Client) -> None:
         assert code(client.get(path)) == (400, "repeated_parameter")
     many = "&".join(f"a{number}=1" for number in range(MOST_PARAMETERS + 1))
     assert code(client.get(f"/v1/models/digits/weights?{many}")) == (400, "invalid_query")
+    assert client.get("/v1/models/digits/weights?seed=%ed%a0%80").status_code == 422  # once, but no text
     assert "given more than once" in client.get("/v2/models/digits?a=1&a=2").json()["error"]
 
 
