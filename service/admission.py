@@ -9,7 +9,7 @@ SMALL = 0.01
 """Of the limit: what asks for no more has a part of it for itself."""
 
 RESERVED = 0.1
-"""That part. No client alone may fill it, so that another one's small request always finds room."""
+"""That part. A client alone may fill half of it, so that another one's small request always finds room."""
 
 PATIENCE = 5.0
 """Seconds beyond the time that it was told, for which a client that was refused counts as waiting."""
@@ -67,8 +67,8 @@ class Admission:
     """Admits up to a limit, and no client to more than its share while others wait.
 
     A client's share is the limit, without the part that is kept for small requests, divided by the number of clients
-    that have something waiting or were refused lately. Who has nothing waiting may wait with one request of any size
-    that finds room; if nothing waits at all, that is any size.
+    that have something waiting or were refused lately; small requests may exceed it by half of that part. Who has
+    nothing waiting may wait with one request of any size that finds room; if nothing waits at all, that is any size.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -110,13 +110,14 @@ class Admission:
         held, now = self._held.get(client, 0), self._clock()
         if not self._amount:
             return
-        shared = self.limit - int(RESERVED * self.limit)
-        most = self.limit if amount <= SMALL * self.limit else shared
+        reserved = int(RESERVED * self.limit)
+        shared, small = self.limit - reserved, amount <= SMALL * self.limit
+        most, own = (self.limit, reserved // 2) if small else (shared, 0)
         self._refused = {name: until for name, until in self._refused.items() if until > now}
         clients = {client, *self._held, *self._refused}
         seconds = self._estimate(self._amount + amount - most, self._amount)
         if held:
-            seconds = max(seconds, self._estimate(held + amount - shared // len(clients), held))
+            seconds = max(seconds, self._estimate(held + amount - shared // len(clients) - own, held))
         if seconds > 0:
             if client in self._refused or len(self._refused) < MOST_REFUSED:
                 self._refused[client] = now + seconds + PATIENCE

@@ -37,11 +37,11 @@ def test_the_largest_may_wait_if_nothing_else_does(admission: Admission) -> None
 
 def test_a_part_is_for_small_requests_of_others(admission: Admission) -> None:
     """Whatever one client does, another one's small request finds room."""
-    for amount in (500, 100, 10, 1):
+    for amount, all_together in ((500, 500), (100, 900), (10, 950), (1, 950)):
         with suppress(OverloadedError):
             while True:
                 admission.reserve("a", amount)
-    assert admission.amount == 900
+        assert admission.amount == all_together
     with pytest.raises(OverloadedError):
         admission.check("b", 50)
     admission.reserve("b", 10)
@@ -62,6 +62,10 @@ def test_a_client_has_no_more_than_its_share_while_others_wait(admission: Admiss
     with pytest.raises(OverloadedError):  # 400 and 100 are more than half of 900
         admission.reserve("a", 100)
     admission.reserve("a", 50)
+    for _ in range(5):  # of its part for small requests, half
+        admission.reserve("a", 10)
+    with pytest.raises(OverloadedError):
+        admission.reserve("a", 1)
 
 
 def test_who_does_not_come_back_waits_no_more(admission: Admission, clock: Clock) -> None:
