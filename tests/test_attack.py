@@ -13,20 +13,16 @@ from models.detection import DEFAULT_RATE
 from models.perturbation import Norm, measure_margin, normalize, project
 from models.prediction import ScoreName
 from models.task import Classification
-from training.attack import (
+from training.attack import TIERS, Attacker, attack, judge, measure_joint_loss
+from training.attack_report import (
     FILE,
-    TIERS,
     UNBOUNDED,
-    Attacker,
     Budget,
     Outcome,
     Tier,
-    attack,
     check_strength,
     is_no_less,
-    judge,
     load_report,
-    measure_joint_loss,
 )
 from training.card import save_card
 from training.datasets import load_digits

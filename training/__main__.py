@@ -14,7 +14,7 @@ from models.device import DeviceError, choose_device
 from models.input import ImageSpec
 from models.perturbation import Norm
 from training.ablation import ablate
-from training.attack import Budget
+from training.attack_report import Budget
 from training.comparison import compare_directories
 from training.datasets import DatasetError, default_data_folder
 from training.evaluation import ClassificationMetrics, load_metrics

@@ -7,7 +7,8 @@ from models.detection import DEFAULT_RATE, Calibration, Flag
 from models.input import ImageSpec, VectorSpec
 from models.prediction import JITTER, ScoreName
 from models.task import Classification, Regression
-from training.attack import FLAGS, JUDGES, RATES, Report, list_thresholds, load_report
+from training.attack import JUDGES
+from training.attack_report import FLAGS, RATES, Report, list_thresholds, load_report
 from training.evaluation import PROMISE_SEEDS, ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
 from training.shares import measure_share
 

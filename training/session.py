@@ -27,7 +27,8 @@ from models.detection import list_scores
 from models.input import ImageSpec
 from models.perturbation import Norm
 from models.task import Classification
-from training.attack import EPSILONS, FILE, Budget, Report, attack, list_attempts
+from training.attack import EPSILONS, attack, list_attempts
+from training.attack_report import FILE, Budget, Report
 from training.calibration import calibrate
 from training.card import save_card
 from training.datasets import Dataset, Mixture, load_dataset, load_outliers
