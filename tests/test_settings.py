@@ -213,7 +213,9 @@ def test_what_cannot_be_served_ends_with_a_reason(run: Run, checkpoints: Path) -
         (["--host", "0.0.0.0"], "--allow-anonymous"),
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["--keys", "/nowhere"], "cannot be read"),
-        (["--port", "x"], "port"),
+        (["--port", "many"], "port: "),
+        (["--port", "70000"], "port: "),
+        (["--device", "abacus"], "no device 'abacus'"),
     ):
         done = run("--checkpoints", str(checkpoints), *arguments)
         assert done.status == 1
