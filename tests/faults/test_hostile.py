@@ -41,8 +41,8 @@ def watch_liveness(service: Service, done: threading.Event, slowest: list[float]
             time.sleep(0.05)
 
 
-def check_costs(service: Service, requests: int, seed: int) -> None:
-    """Sends hostile requests one after the other, and measures what each costs."""
+def check_costs(service: Service, requests: int, seed: int, most_wait: float) -> None:
+    """Sends hostile requests one after the other, and measures what each costs, and how long others wait meanwhile."""
     generator, done, alive = random.Random(seed), threading.Event(), list[float]()
     httpx.post(service.address + PREDICT, content=IMAGE)
     watching = threading.Thread(target=watch_liveness, args=[service, done, alive])
@@ -66,13 +66,13 @@ def check_costs(service: Service, requests: int, seed: int) -> None:
         largest_growth_mib=largest,
         slowest_liveness_s=max(alive),
     )
-    assert max(alive) < 0.5
+    assert max(alive) < most_wait
     assert not [status for status in statuses if status.startswith("5") and status != "504"]
 
 
 def test_no_request_costs_much() -> None:
     with start_service(*IMPATIENT) as service:
-        check_costs(service, REQUESTS // 20, seed=1)
+        check_costs(service, REQUESTS // 20, seed=1, most_wait=0.5)
 
 
 def test_nothing_of_many_stays() -> None:
