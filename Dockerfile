@@ -16,7 +16,6 @@ RUN case "$TORCH" in \
     esac; \
     /opt/venv/bin/pip install --no-deps "$@" torch
 COPY pyproject.toml README.md LICENSE ./
-COPY hyperdraw hyperdraw
 COPY models models
 COPY service service
 COPY training training

@@ -64,6 +64,6 @@ clean:
 	$(PIP) --no-deps $(TORCH_INDEX) torch
 	touch $@
 
-.venv/%.installed: .venv/torch.installed pyproject.toml
-	$(PIP) --editable '.[$*]'
+.venv/%.installed: .venv/torch.installed pyproject.toml client/pyproject.toml
+	$(PIP) --editable ./client --editable '.[$*]'
 	touch $@

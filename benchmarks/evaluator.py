@@ -10,8 +10,8 @@ from benchmarks.machine import MatrixProduct
 from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
-from models.sampler import WeightSampler
-from models.target import TargetNetwork
+from models.samplers.sampler import WeightSampler
+from models.targets.target import TargetNetwork
 
 SHARE = "rate of matrix products"
 CASES: Mapping[int, Sequence[int]] = {1: (1, 8, 32, 256), 10: (1, 8, 32, 256), 100: (1, 8, 32, 256), 1000: (1, 8)}

@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.report import Ratio
 from models.checkpoint import load_checkpoint
-from models.prediction import evaluate, evaluate_members
-from models.static_hypernetwork import StaticHypernetworkConfig
-from models.target import TargetNetwork
-from training.recipes import make_wide_resnet
+from models.predictions.prediction import evaluate, evaluate_members
+from models.samplers.static_hypernetwork import StaticHypernetworkConfig
+from models.targets.target import TargetNetwork
+from training.recipes.recipes import make_wide_resnet
 
 
 def measure_memory(directory: Path) -> Iterator[Ratio]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.target import TargetNetwork, Weights
+from models.targets.target import TargetNetwork, Weights
 
 
 def forward_vmap(target: TargetNetwork, weights: Weights, inputs: Tensor) -> Tensor:

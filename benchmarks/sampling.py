@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import Copy, MatrixProduct
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
-from models.sampler import WeightSampler
+from models.samplers.sampler import WeightSampler
 
 NETWORKS = (1, 10, 100, 1000)
 

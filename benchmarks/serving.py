@@ -23,11 +23,11 @@ from benchmarks.load import Ask, Load, apply_load, connect, get
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.checkpoint import load_checkpoint
-from models.images import decode_image
-from models.input import ImageSpec
-from models.prediction import split_members
+from models.inputs.pixels import decode_image
+from models.inputs.spec import ImageSpec
+from models.predictions.prediction import split_members
 from service import SPIN_COUNT
-from service.engine import Engine
+from service.engine.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "service" / "static" / "examples" / "seven.png"

@@ -14,13 +14,13 @@ from torch import Tensor
 from benchmarks.plain import forward_loop
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
-from models.input import ImageSpec
-from models.layers import STRICT
-from models.target import TargetNetwork, Weights
-from models.task import Classification
-from training.datasets import Dataset, Examples
-from training.fitting import FittingRun
-from training.recipes import mnist_hypergan
+from models.inputs.spec import ImageSpec
+from models.targets.layers import STRICT
+from models.targets.target import TargetNetwork, Weights
+from models.tasks.task import Classification
+from training.data.datasets import Dataset, Examples
+from training.recipes.recipes import mnist_hypergan
+from training.runs.fitting import FittingRun
 
 EXAMPLES = 10_000
 

@@ -23,23 +23,23 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from models.apd import APDConfig
-from models.deep_ensemble import DeepEnsembleConfig
-from models.detection import Calibration, check_calibration
-from models.deutsch import DeutschConfig
 from models.files import replace_file
 from models.foreign_files import read_file
-from models.hyperdraw import HyperDrawConfig
-from models.hypergan import HyperGANConfig
-from models.input import InputSpec
-from models.layers import STRICT
-from models.mc_dropout import MCDropoutConfig
-from models.mlp import MLPConfig
-from models.mnf import MNFConfig
-from models.sampler import WeightSampler
-from models.static_hypernetwork import StaticHypernetworkConfig
-from models.target import TargetNetwork
-from models.task import Task
+from models.inputs.spec import InputSpec
+from models.predictions.detection import Calibration, check_calibration
+from models.samplers.apd import APDConfig
+from models.samplers.deep_ensemble import DeepEnsembleConfig
+from models.samplers.deutsch import DeutschConfig
+from models.samplers.hyperdraw import HyperDrawConfig
+from models.samplers.hypergan import HyperGANConfig
+from models.samplers.mc_dropout import MCDropoutConfig
+from models.samplers.mlp import MLPConfig
+from models.samplers.mnf import MNFConfig
+from models.samplers.sampler import WeightSampler
+from models.samplers.static_hypernetwork import StaticHypernetworkConfig
+from models.targets.layers import STRICT
+from models.targets.target import TargetNetwork
+from models.tasks.task import Task
 
 CONVERTED_LINE_ENDS = (
     "its line ends were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "

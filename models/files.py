@@ -1,6 +1,7 @@
 """Files that are written whole or not at all.
 
-`hyperdraw/files.py` and `models/files.py` are the same, as neither package may import the other; a test compares them.
+`client/hyperdraw/files.py` and `models/files.py` are the same, as neither package may import the other. A test compares
+them.
 """
 
 import errno

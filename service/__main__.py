@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from models.device import DeviceError, choose_device
 from models.memory import keep_freed_memory
-from service.access import KeyFileError, Scope, create_key
 from service.app import create_app
 from service.catalog import ConfigurationError
-from service.decoding import DecoderError
-from service.logs import configure_logs
-from service.server import Server
+from service.decoding.pool import DecoderError
+from service.operation.access import KeyFileError, Scope, create_key
+from service.operation.logs import configure_logs
+from service.operation.server import Server
 from service.settings import Settings, read_settings
 
 FAULT = 70

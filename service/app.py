@@ -15,25 +15,26 @@ from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 
 from models.device import choose_device
-from service import open_inference, routes
-from service.access import KeyFile
 from service.admission import Admission
+from service.api import routes
 from service.catalog import Catalog
-from service.decoding import Decoder
-from service.engine import Engine
-from service.ensembles import Freshness
+from service.decoding.pool import Decoder
+from service.engine.engine import Engine
+from service.engine.ensembles import Freshness
 from service.errors import add_error_handlers
-from service.gate import Gate
-from service.headers import SecurityHeaders
-from service.metrics import Metrics
-from service.middleware import Accounting, Follow
+from service.open_inference import routes as open_inference
+from service.open_inference.statistics import Statistics
+from service.operation.access import KeyFile
+from service.operation.gate import Gate
+from service.operation.headers import SecurityHeaders
+from service.operation.metrics import Metrics
+from service.operation.middleware import Accounting, Follow
 from service.settings import Settings
-from service.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from service.traces import Traces
+    from service.operation.traces import Traces
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -120,7 +121,7 @@ def _open_traces(settings: Settings) -> "Traces | None":
     variables = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
     if settings.otlp_endpoint is None and not any(map(os.environ.get, variables)):
         return None
-    from service.traces import Traces
+    from service.operation.traces import Traces
 
     return Traces(settings.otlp_endpoint)
 

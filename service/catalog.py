@@ -13,9 +13,9 @@ from typing import Any
 from models.checkpoint import Checkpoint, CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
 from models.foreign_files import Stamp, is_settled, may_pass, take_stamp
-from models.uncertainty import NotFiniteError
-from service.engine import Engine
-from service.ensembles import count_kept
+from models.tasks.uncertainty import NotFiniteError
+from service.engine.engine import Engine
+from service.engine.ensembles import count_kept
 from service.errors import ServiceError
 from service.names import check_name, escape
 

@@ -22,11 +22,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.access import Broken
 from service.catalog import MODEL_BYTES, ConfigurationError
-from service.engine import QUEUE_COST
-from service.ensembles import Policy
-from service.logs import LogFormat, LogLevel
+from service.engine.engine import QUEUE_COST
+from service.engine.ensembles import Policy
+from service.operation.access import Broken
+from service.operation.logs import LogFormat, LogLevel
 
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

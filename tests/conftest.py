@@ -11,15 +11,15 @@ import torch
 from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.deutsch import DeutschConfig
-from models.hypergan import HyperGANConfig
-from models.layers import Activation, Convolution, Flatten, Linear, MaxPooling
-from models.target import TargetNetwork, Weights
+from models.samplers.deutsch import DeutschConfig
+from models.samplers.hypergan import HyperGANConfig
+from models.targets.layers import Activation, Convolution, Flatten, Linear, MaxPooling
+from models.targets.target import TargetNetwork, Weights
 from service.app import create_app
-from service.server import Server
+from service.operation.server import Server
 from service.settings import Settings
-from training.recipes import Recipe, digits_hypergan
-from training.session import Session, train
+from training.recipes.recipes import Recipe, digits_hypergan
+from training.runs.session import Session, train
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 

@@ -3,12 +3,13 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-EXAMPLES = Path(__file__).parent.parent / "service" / "static" / "examples"
+from tests import ROOT
+
+EXAMPLES = ROOT / "service" / "static" / "examples"
 
 
 def draw_image(mode: str = "L", size: tuple[int, int] = (40, 40)) -> Image.Image:

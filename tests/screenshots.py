@@ -8,10 +8,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from service.app import create_app
 from service.settings import Settings
+from tests import ROOT
 from tests.browser import open_browser, set_screen
 from tests.conftest import serve
-
-ROOT = Path(__file__).parent.parent
 
 VIEWS = {
     "answer": ("ambiguous", 1000),

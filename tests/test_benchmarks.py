@@ -14,9 +14,9 @@ from benchmarks.report import Ratio, draw_growth, find_regressions
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
 from tests.conftest import SMALL_TARGET, draw_weights
-from training.datasets import load_digits
-from training.fitting import FittingRun
-from training.recipes import digits_hypergan
+from training.data.datasets import load_digits
+from training.recipes.recipes import digits_hypergan
+from training.runs.fitting import FittingRun
 
 
 def test_all_ways_to_evaluate_agree() -> None:

@@ -26,21 +26,21 @@ import pytest
 import typer
 import yaml
 from fastapi import FastAPI
+from hyperdraw.__main__ import app as client_app
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from hyperdraw.__main__ import app as client_app
 from models.checkpoint import load_checkpoint
 from service import __main__ as service_commands
-from service.access import create_key
 from service.app import create_app
+from service.operation.access import create_key
 from service.settings import Settings, read_settings
+from tests import ROOT
 from tests.conftest import make_session, serve
 from training.__main__ import app as training_app
-from training.recipes import toy_cubic
-from training.session import train
+from training.recipes.recipes import toy_cubic
+from training.runs.session import train
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"
 TYPER_APPS = {"hyperdraw": client_app, "hyperdraw-train": training_app}
@@ -477,7 +477,7 @@ def test_the_example_of_a_sampler(tmp_path: Path) -> None:
     program = f"""
 import pytest
 
-tests = ["tests/test_samplers.py", "tests/test_gaussian.py"]
+tests = ["tests/models/samplers/test_samplers.py", "tests/test_gaussian.py"]
 assert pytest.main(["-q", "-p", "no:cacheprovider", "-k", "gaussian", *tests]) == 0
 
 from typer.testing import CliRunner

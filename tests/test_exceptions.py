@@ -7,26 +7,26 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
+import hyperdraw.errors
 import pytest
 
-import hyperdraw.errors
 import models.checkpoint
 import models.device
-import models.images
-import models.uncertainty
-import service.access
+import models.inputs.pixels
+import models.tasks.uncertainty
 import service.admission
+import service.api.multipart
 import service.catalog
 import service.errors
-import service.multipart
-import training.datasets
-import training.run
+import service.operation.access
+import training.data.datasets
+import training.runs.run
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
     hyperdraw.errors.HyperdrawError: ("It was so.", "Do otherwise."),
     hyperdraw.errors.ServiceError: (429, "overloaded", "It was so.", "Do otherwise.", 1.5),
     models.checkpoint.CheckpointError: (Path("digits/config.json"), "damaged"),
-    models.images.ImageError: ("invalid", "It was so.", "Do otherwise."),
+    models.inputs.pixels.ImageError: ("invalid", "It was so.", "Do otherwise."),
     service.admission.OverloadedError: (1.5,),
     service.errors.ServiceError: (429, "overloaded", "It was so.", "Do otherwise.", {"Retry-After": "2"}),
 }
@@ -36,15 +36,15 @@ MODULES: tuple[ModuleType, ...] = (
     hyperdraw.errors,
     models.checkpoint,
     models.device,
-    models.images,
-    models.uncertainty,
-    service.access,
+    models.inputs.pixels,
+    models.tasks.uncertainty,
+    service.operation.access,
     service.catalog,
     service.admission,
-    service.multipart,
+    service.api.multipart,
     service.errors,
-    training.datasets,
-    training.run,
+    training.data.datasets,
+    training.runs.run,
 )
 
 KINDS = [

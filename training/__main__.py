@@ -11,21 +11,19 @@ import typer
 
 from models.checkpoint import CheckpointError, dump_json, load_checkpoint, write_file
 from models.device import DeviceError, choose_device
-from models.input import ImageSpec
-from models.perturbation import Norm
-from training.ablation import ablate
-from training.attack_report import Budget
-from training.comparison import compare_directories
-from training.datasets import DatasetError, default_data_folder
-from training.evaluation import ClassificationMetrics, load_metrics
-from training.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
-from training.objectives import Measure
+from models.inputs.spec import ImageSpec
+from models.predictions.perturbation import Norm
+from training.data.datasets import DatasetError, default_data_folder
+from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
+from training.evaluation.attack_report import Budget
+from training.evaluation.evaluation import ClassificationMetrics, load_metrics
+from training.objectives.objectives import Measure
 from training.progress import announce, be_quiet, warn
-from training.recipes import RECIPES, Method, Part, Recipe, mnist_hypergan_small, own_images, vary
-from training.report import FILE as REPORT_FILE
-from training.report import describe_images, describe_omissions, describe_report, make_report
-from training.run import TrainingError
-from training.session import (
+from training.recipes.recipes import RECIPES, Method, Part, Recipe, mnist_hypergan_small, own_images, vary
+from training.report.report import FILE as REPORT_FILE
+from training.report.report import describe_images, describe_omissions, describe_report, make_report
+from training.runs.run import TrainingError
+from training.runs.session import (
     Session,
     attack_directory,
     calibrate_checkpoint,
@@ -34,6 +32,8 @@ from training.session import (
     evaluate_directory,
     train,
 )
+from training.studies.ablation import ablate
+from training.studies.comparison import compare_directories
 
 app = typer.Typer(
     name="hyperdraw-train",

@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.plain import forward_vmap
 from models.checkpoint import load_checkpoint
-from models.images import decode_image
-from models.input import ImageSpec
+from models.inputs.pixels import decode_image
+from models.inputs.spec import ImageSpec
 
 PIXELS = 16_000_000
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, start_process
+from tests import ROOT
+from tests.processes import start_process
 
 MODEL = "mnist-hyperdraw"
 PREDICT = f"/v1/models/{MODEL}/predict"

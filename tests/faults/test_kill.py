@@ -16,8 +16,9 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from tests import ROOT
 from tests.faults.conftest import IMAGE, MODEL, PREDICT, WEIGHTS, report
-from tests.processes import ROOT, await_ready
+from tests.processes import await_ready
 
 DOCKER = shutil.which("docker")
 ADDRESS = f"http://127.0.0.1:{os.environ.get('HYPERDRAW_PORT', '8000')}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from models.checkpoint import load_checkpoint, save_checkpoint
+from tests import ROOT
 from tests.faults.conftest import IMAGE, MODEL, PREDICT, SECONDS, WEIGHTS, report, start_service
-from tests.processes import ROOT
 
 
 def find_p99(seconds: list[float]) -> float:

@@ -1,0 +1,1 @@
+"""What target networks take: kinds of input, image files, and pixels."""

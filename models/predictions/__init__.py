@@ -1,0 +1,1 @@
+"""What ensembles predict: calibrated flags, perturbed inputs, and paths between networks."""

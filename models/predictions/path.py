@@ -1,0 +1,78 @@
+"""Paths between two sampled networks, and what the networks on them predict.
+
+Shapes: P points of a path, B inputs, K outputs.
+"""
+
+from collections.abc import Generator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.inputs.spec import InputSpec
+from models.predictions.prediction import split_members
+from models.samplers.sampler import WeightSampler
+from models.targets.gauge import fix_gauge
+from models.targets.target import Weights
+from models.tasks.task import Task
+from models.tasks.uncertainty import NotFiniteError
+
+PathKind = Literal["straight", "latent"]
+
+
+def follow_paths(
+    sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
+) -> Generator[None, None, dict[PathKind, Tensor]]:
+    """What the networks between two members of a seed predict, evenly spaced, the two included.
+
+    The straight path joins their weights, after the scales of their filters are fixed (`models.targets.gauge`), as
+    distances mean little before; filters are not permuted to match. The latent path joins their latents and generates a
+    network from each point; a sampler that only holds networks has none.
+
+    Args:
+        sampler: in evaluation mode.
+        spec: of its target's input.
+        task: what the target's outputs mean.
+        inputs: [B, …], as the spec takes them.
+        seed: of the members.
+        ends: the two members.
+        points: P, at least 2.
+
+    Yields:
+        after each block of networks, so that other work can be done in between.
+
+    Returns:
+        what each network predicts, class probabilities or numbers, by path: float32 [P, B, K].
+
+    Raises:
+        NotFiniteError: if an output is not finite.
+    """
+    target, normalized = sampler.target, spec.normalize(inputs).to(sampler.device)
+    outputs: dict[PathKind, list[Tensor]] = {"straight": []}
+    if sampler.num_networks is None:
+        outputs["latent"] = []
+    shares = torch.linspace(0, 1, points)
+    for block in split_members(target, points):
+        for kind, parts in outputs.items():
+            with torch.inference_mode():
+                latents = sampler.draw_latents(seed, ends)
+                if kind == "straight":
+                    pair = fix_gauge(target, sampler.generate(latents), ["scaling"])
+                    weights = go_straight(pair, shares[block.start : block.stop])
+                else:
+                    path = sampler.interpolate_latents(latents[0], latents[1], points)
+                    weights = sampler.generate(path[block.start : block.stop])
+                parts.append(target.forward(weights, normalized).cpu())
+            yield
+    joined = {kind: torch.cat(parts) for kind, parts in outputs.items()}
+    if not all(torch.isfinite(found).all() for found in joined.values()):
+        raise NotFiniteError("a network on the way gave outputs that are not finite")
+    return {kind: task.predict(found) for kind, found in joined.items()}
+
+
+def go_straight(pair: Weights, shares: Tensor) -> Weights:
+    """The networks at shares [P] of the straight way from the first network of a pair to the second."""
+    return {
+        name: torch.stack([tensor[0].lerp(tensor[1], share) for share in shares.tolist()])
+        for name, tensor in pair.items()
+    }

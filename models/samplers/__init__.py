@@ -1,0 +1,1 @@
+"""Samplers of weights: what they share, and a file for each method."""

@@ -1,0 +1,1 @@
+"""Target networks: their layers, one batched forward pass for many sampled networks, and gauge fixing."""

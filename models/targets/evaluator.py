@@ -1,0 +1,174 @@
+"""The evaluator: one batched forward pass of a target network for many sampled networks.
+
+What rules it is not arithmetic but memory and the overhead of operations. So inputs and networks are taken in blocks
+whose activations fit into the processor's cache, all networks of a block go through a layer at once, what they share is
+computed once, and pooling comes before the bias and the activation that it commutes with, or with the products.
+
+Shapes: S sampled networks, B inputs, K outputs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import repeat, takewhile
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.targets.layers import (
+    Activation,
+    Convolution,
+    Flatten,
+    GlobalPooling,
+    Layer,
+    Linear,
+    MaxPooling,
+    Normalization,
+    Residual,
+    Shape,
+    Weighted,
+    add_bias,
+    numel,
+    trace_shapes,
+)
+
+FEW_CHANNELS = 4
+"""For which libraries of convolutions are slow."""
+
+NUMBERS_IN_CACHE = 1_200_000
+"""In the largest tensor of a block on the CPU, 4.8 MB."""
+
+NUMBERS_ON_DEVICE = 64_000_000
+"""Likewise elsewhere."""
+
+INPUTS_PER_BLOCK = 32
+"""That several networks share, on the CPU; a block of more has room for fewer networks."""
+
+
+class _Step(NamedTuple):
+    forward: Callable[..., Tensor]
+    parameters: Sequence[str] = ()
+    """Names of those that it takes."""
+    increasing: bool = False
+    """Whether it never decreases, in each number by itself, so that it commutes with a maximum."""
+
+
+class Evaluator:
+    """Evaluates layers in a row, on the CPU or on another device."""
+
+    def __init__(self, layers: Sequence[Layer], input_shape: Shape, on_cpu: bool) -> None:
+        self._on_cpu, self._rank = on_cpu, len(input_shape)
+        self._arranged: dict[str, Convolution] = {}
+        """Layers whose weights are arranged, by the weight's name."""
+        self._common_numbers = self._own_numbers = 1
+        """The most that are made of an input alone, and of one with a network, at a time."""
+        steps = self._plan(layers, input_shape)
+        first = next(i for i, step in enumerate(steps) if step.parameters)
+        self._common, self._steps = steps[:first], steps[first:]
+        """What takes no weights, before what does."""
+
+    def _plan(self, layers: Sequence[Layer], shape: Shape, prefix: str = "") -> list[_Step]:
+        """Steps of layers in a row, on inputs that are not theirs to change; of a residual block, by its prefix."""
+        steps: list[_Step] = []
+        weighted, pooled = bool(prefix), False
+        for i, (name, given, made) in enumerate(trace_shapes(layers, shape)):
+            layer, weight, bias = layers[i], f"{prefix}{name}.weight", f"{prefix}{name}.bias"
+            match layer:
+                case Convolution() if given[0] <= FEW_CHANNELS or not self._on_cpu:
+                    pooling = _find_pooling(layers[i + 1 :])
+                    pooled = pooling > 1
+                    self._count(layer.count_patches(given), weighted)
+                    steps += [
+                        _Step(partial(layer.unfold, pooling=pooling)),
+                        _Step(layer.multiply, [weight]),
+                        _Step(add_bias, [bias], increasing=True),
+                    ]
+                case Convolution():
+                    self._arranged[weight] = layer
+                    steps.append(_Step(layer.forward, [weight, bias]))
+                case Linear() | Normalization():
+                    steps.append(_Step(layer.forward, [weight, bias]))
+                case Residual():
+                    block = self._plan(layer.layers, given, f"{prefix}{name}.")
+                    self._count(numel(given) + numel(made), own=True)
+                    steps.append(_Step(partial(_add_residual, block), [p for step in block for p in step.parameters]))
+                case Activation():
+                    fresh = any(step.parameters for step in steps)
+                    steps.append(_Step(partial(layer.forward, inplace=fresh), increasing=True))
+                case MaxPooling() if pooled:
+                    pooled = False
+                case MaxPooling():
+                    overtaken = list(takewhile(lambda step: step.increasing, reversed(steps)))
+                    steps.insert(len(steps) - len(overtaken), _Step(layer.forward))
+                case Flatten() | GlobalPooling():
+                    steps.append(_Step(layer.forward))
+            weighted = weighted or isinstance(layer, (*Weighted, Residual))
+            if not pooled:
+                self._count(numel(made), weighted)
+        return steps
+
+    def _count(self, numbers: int, own: bool) -> None:
+        if own:
+            self._own_numbers = max(self._own_numbers, numbers)
+        else:
+            self._common_numbers = max(self._common_numbers, numbers)
+
+    @property
+    def most_numbers(self) -> int:
+        """In a tensor, for one input and one network."""
+        return max(self._common_numbers, self._own_numbers)
+
+    def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """As `TargetNetwork.forward`."""
+        shared = inputs.dim() == self._rank + 1
+        assert shared or all(len(inputs) == len(tensor) for tensor in weights.values())
+        x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
+        axis = 0 if shared else 1
+        inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared)
+        split = [tensor.split(networks_per_block) for tensor in self.arrange(weights).values()]
+        parts = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*split, strict=True)]
+        outputs = []
+        for block in x.split(inputs_per_block, axis):
+            own = repeat(self._prepare(block)) if shared else map(self._prepare, block.split(networks_per_block))
+            outputs.append(_join([self._finish(w, part) for w, part in zip(parts, own, strict=False)], dim=0))
+        return _join(outputs, dim=1)
+
+    def arrange(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `TargetNetwork.arrange`."""
+        arranged = {name: layer.arrange(weights[name]) for name, layer in self._arranged.items()}
+        return {**weights, **arranged}
+
+    def _choose_block(self, inputs: int, shared: bool) -> tuple[int, int]:
+        """How many inputs, and how many networks, are evaluated at once."""
+        numbers = NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE
+        largest = self.most_numbers
+        inputs = min(inputs, INPUTS_PER_BLOCK) if self._on_cpu and shared else inputs
+        inputs = max(1, min(inputs, numbers // largest))
+        return inputs, max(1, numbers // inputs // (self._own_numbers if shared else largest))
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        return _take(self._common, {}, x)
+
+    def _finish(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return _take(self._steps, weights, x)
+
+
+def _take(steps: Sequence[_Step], weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    for step in steps:
+        x = step.forward(x, *(weights[name] for name in step.parameters))
+    return x
+
+
+def _add_residual(block: Sequence[_Step], x: Tensor, *parameters: Tensor) -> Tensor:
+    names = [name for step in block for name in step.parameters]
+    return Residual.add(x, _take(block, dict(zip(names, parameters, strict=True)), x))
+
+
+def _find_pooling(layers: Iterable[Layer]) -> int:
+    """The size of the pooling that comes next, but for activations; 1 if something else does."""
+    following = next((layer for layer in layers if not isinstance(layer, Activation)), None)
+    return following.size if isinstance(following, MaxPooling) else 1
+
+
+def _join(tensors: list[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)

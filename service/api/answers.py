@@ -1,0 +1,279 @@
+"""From what the catalog and the engine know to what clients read."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.inputs.pixels import encode_image
+from models.predictions.detection import Calibration, Flag, Judgement, PredictionSets
+from models.predictions.path import PathKind
+from models.tasks.task import Classification, Regression
+from models.tasks.uncertainty import RegressionUncertainty
+from service.api.schemas import (
+    AttackAnswer,
+    AttackDescription,
+    AttackParameters,
+    EnsembleIdentity,
+    FlagAnswer,
+    ModelDescription,
+    ModelIdentity,
+    ModelsAnswer,
+    ModelSummary,
+    NumberAnswer,
+    PredictAnswer,
+    PredictionAnswer,
+    PredictionSetAnswer,
+    PredictParameters,
+    RefusedModel,
+    RegressionAnswer,
+    SamplerDescription,
+    TargetDescription,
+    UncertaintyAnswer,
+    WalkAnswer,
+)
+from service.catalog import Catalog
+from service.engine.batches import Answer
+
+
+def list_models(catalog: Catalog) -> ModelsAnswer:
+    """All models, the default first, and what was refused."""
+    return ModelsAnswer(
+        default=next(iter(catalog)).name,
+        models=[summarize_model(checkpoint) for checkpoint in catalog],
+        refused=[RefusedModel(name=name, reason=reason) for name, reason in catalog.refused.items()],
+    )
+
+
+def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
+    """What a client must know to send inputs and to read answers."""
+    config = checkpoint.config
+    num_networks = checkpoint.sampler.num_networks
+    sampler = SamplerDescription(
+        fresh_draws=num_networks is None,
+        num_networks=num_networks,
+        ensemble_size=checkpoint.default_size,
+        is_distribution=num_networks != 1,
+    )
+    return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
+
+
+def describe_model(checkpoint: Checkpoint) -> ModelDescription:
+    """All that is known of a model."""
+    target = checkpoint.config.target
+    return ModelDescription(
+        **dict(summarize_model(checkpoint)),
+        target=TargetDescription(
+            num_weights=target.num_weights,
+            parameters={name: list(shape) for name, shape in target.parameter_shapes.items()},
+            source=target.source,
+        ),
+        training=asdict(checkpoint.config.training),
+        calibration=asdict(checkpoint.calibration) if checkpoint.calibration else None,
+        metrics=dict(checkpoint.metrics) if checkpoint.metrics else None,
+    )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an answer says at the model's calibration, whatever form it is sent in."""
+
+    ensemble: EnsembleIdentity
+    tensors: dict[str, Tensor]
+    """By name, [B] or [B, K] each; `probabilities` are tempered."""
+    judgements: dict[Flag, Judgement]
+    sets: PredictionSets | None
+
+
+def apply_calibration(
+    checkpoint: Checkpoint, answer: Answer, false_alarm_rate: float | None, coverage: float | None
+) -> Findings:
+    """The numbers of every answer to a request.
+
+    Args:
+        checkpoint: that answered.
+        answer: the engine's.
+        false_alarm_rate: for each flag, if not the default.
+        coverage: of prediction sets, if they are asked for.
+
+    Raises:
+        ValueError: if a rate or coverage is asked for that was not calibrated.
+    """
+    prediction, calibration = answer.prediction, checkpoint.calibration
+    size, uncertainty = len(prediction.members), prediction.uncertainty
+    ensemble = EnsembleIdentity(size=size, seed=answer.seed)
+    tensors: dict[str, Tensor] = dict(vars(uncertainty))
+    judgements, sets = calibration.judge(prediction, false_alarm_rate) if calibration else {}, None
+    if isinstance(uncertainty, RegressionUncertainty):
+        tensors["standard_deviation"] = uncertainty.variance.sqrt()
+    elif calibration:
+        ensemble.temperature = calibration.temperature_for(size)
+        tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
+        if coverage is not None:
+            sets = calibration.choose_sets(prediction, coverage)
+    return Findings(ensemble, tensors, judgements, sets)
+
+
+def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
+    """The answer to a request, from the engine's.
+
+    Raises:
+        ValueError: as `apply_calibration` does.
+    """
+    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, task, members = checkpoint.calibration, checkpoint.config.task, answer.prediction.members
+    judged = _raise_flags(calibration, findings.judgements) if calibration else {}
+    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(members.shape[1])]
+    predictions = (
+        _answer_numbers(task, findings, flags, members if parameters.members else None)
+        if isinstance(task, Regression)
+        else _answer_classes(task, findings, flags, members if parameters.members else None)
+    )
+    return PredictAnswer(model=identify(checkpoint), ensemble=findings.ensemble, predictions=predictions)
+
+
+def answer_attack(checkpoint: Checkpoint, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
+    """The answer to an attack, from the engine's for two images, uint8 [2, C, H, W], the original first.
+
+    Raises:
+        ValueError: as `apply_calibration` does.
+    """
+    asked = PredictParameters(false_alarm_rate=parameters.false_alarm_rate, coverage=parameters.coverage)
+    told = answer_prediction(checkpoint, answer, asked)
+    before, after = told.predictions
+    assert isinstance(before, PredictionAnswer)
+    assert isinstance(after, PredictionAnswer)
+    original, adversarial = (base64.b64encode(encode_image(image)).decode() for image in pixels)
+    change = float((pixels[1].int() - pixels[0].int()).abs().max()) / 255
+    attack = AttackDescription(
+        norm=parameters.norm, epsilon=parameters.epsilon, steps=parameters.steps, largest_change=change
+    )
+    return AttackAnswer(
+        model=told.model,
+        ensemble=told.ensemble,
+        attack=attack,
+        original=original,
+        adversarial=adversarial,
+        before=before,
+        after=after,
+    )
+
+
+def answer_walk(
+    checkpoint: Checkpoint, seed: int, members: tuple[int, int], paths: Mapping[PathKind, Tensor]
+) -> WalkAnswer:
+    """The answer to a walk for one input, from what the networks of each path predict, [P, 1, K]."""
+    task = checkpoint.config.task
+    return WalkAnswer(
+        model=identify(checkpoint),
+        seed=seed,
+        members=members,
+        outputs=list(task.names if isinstance(task, Regression) else task.classes),
+        paths={kind: predicted[:, 0].tolist() for kind, predicted in paths.items()},
+    )
+
+
+def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
+    """The answer's numbers as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the
+    members and then the inputs; what holds for all inputs is in the metadata.
+
+    Raises:
+        ValueError: as `apply_calibration` does.
+    """
+    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, tensors = checkpoint.calibration, dict(findings.tensors)
+    for flag, judgement in findings.judgements.items():
+        tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
+    if findings.sets:
+        tensors["prediction_set"] = findings.sets.members
+    if parameters.members:
+        tensors["members"] = answer.prediction.members
+    thresholds = _describe_thresholds(calibration, findings.judgements) if calibration else {}
+    metadata = {
+        "model": identify(checkpoint).model_dump_json(),
+        "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
+        "task": json.dumps(asdict(checkpoint.config.task)),
+        "flags": json.dumps(thresholds),
+        **({"coverage": str(findings.sets.coverage)} if findings.sets else {}),
+    }
+    content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
+
+
+def _answer_classes(
+    task: Classification, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
+) -> list[PredictionAnswer]:
+    probabilities, sets = findings.tensors["probabilities"], findings.sets
+    measures = {name: findings.tensors[name].tolist() for name in UncertaintyAnswer.model_fields}
+    said = None if members is None else members.double().round(decimals=7).transpose(0, 1).tolist()
+    return [
+        PredictionAnswer(
+            label=task.classes[label],
+            class_index=label,
+            probabilities=row,
+            uncertainty=UncertaintyAnswer(**{name: values[i] for name, values in measures.items()}),
+            flags=flags[i],
+            prediction_set=_answer_set(task, sets.members[i], sets.coverage) if sets else None,
+            member_probabilities=said[i] if said else None,
+        )
+        for i, (label, row) in enumerate(zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True))
+    ]
+
+
+def _answer_set(task: Classification, members: Tensor, coverage: float) -> PredictionSetAnswer:
+    labels = [name for name, member in zip(task.classes, members.tolist(), strict=True) if member]
+    return PredictionSetAnswer(labels=labels, coverage=coverage)
+
+
+def _answer_numbers(
+    task: Regression, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
+) -> list[RegressionAnswer]:
+    numbers = {name: findings.tensors[name].tolist() for name in NumberAnswer.model_fields}
+    said = None if members is None else members.transpose(0, 1).tolist()
+    return [
+        RegressionAnswer(
+            outputs={
+                output: NumberAnswer(**{name: values[i][k] for name, values in numbers.items()})
+                for k, output in enumerate(task.names)
+            },
+            flags=flags[i],
+            member_outputs=said[i] if said else None,
+        )
+        for i in range(len(flags))
+    ]
+
+
+def identify(checkpoint: Checkpoint) -> ModelIdentity:
+    """Which model, at which version."""
+    return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
+
+
+def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, dict[str, Any]]:
+    """What each flag was raised by, and how that was measured."""
+    return {
+        flag: {
+            "threshold": judgement.threshold,
+            "score_name": judgement.score_name,
+            "false_alarm_rate": judgement.false_alarm_rate,
+            "calibrated_ensemble_size": judgement.ensemble_size,
+            "calibration_inputs": calibration.n,
+        }
+        for flag, judgement in judgements.items()
+    }
+
+
+def _raise_flags(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, list[FlagAnswer]]:
+    """For each kind of flag, one for each input."""
+    thresholds = _describe_thresholds(calibration, judgements)
+    return {
+        flag: [
+            FlagAnswer(flagged=flagged, score=score, **thresholds[flag])
+            for flagged, score in zip(judgement.flagged.tolist(), judgement.scores.tolist(), strict=True)
+        ]
+        for flag, judgement in judgements.items()
+    }

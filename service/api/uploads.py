@@ -1,0 +1,256 @@
+"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON.
+
+What grows with a body is bounded before it is built, and done in a thread unless the body is small.
+"""
+
+import asyncio
+import base64
+import binascii
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, TypeVar
+
+import torch
+from anyio import to_thread
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from torch import Tensor
+
+from models.inputs.spec import VectorSpec
+from service.api.asking import Deadline, check_number, convert_vectors
+from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
+from service.errors import ServiceError
+from service.settings import Settings
+
+_BODY_HINT = (
+    "Send PNG, JPEG or WebP files: in multipart/form-data as file parts named images (curl -F images=@FILE), one alone "
+    'with Content-Type: image/*, or as application/json {"images": ["<base64 of a file>", …]}. '
+    "Parameters such as seed belong in the query string."
+)
+
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+"""That zlib tells the formats by; deflate is zlib's own, by RFC 9110."""
+
+SMALL_BODY = 2**16
+"""Bytes that are read faster than handed to a thread."""
+
+OTHER_VALUES = 1_000
+"""That JSON may hold beside inputs; so many fields, too."""
+
+Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
+
+
+class ImagesBody(BaseModel):
+    """The JSON form of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[list[str], FailFast(), Field(min_length=1)]
+    """Base64 of a PNG, JPEG or WebP file each."""
+
+
+Row = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
+
+
+class VectorsBody(BaseModel):
+    """The request for a model that takes vectors of numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: Annotated[list[Row], FailFast(), Field(min_length=1)]
+    """One row for each vector, with the model's input numbers in order."""
+
+
+async def read_vectors(request: Request, settings: Settings, spec: VectorSpec, deadline: Deadline) -> Tensor:
+    """The vectors of a request, float32 [B, numbers].
+
+    Raises:
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
+            such vectors, 504 if the deadline passes.
+    """
+    names = ", ".join(spec.names)
+    hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {len(spec.names)} number(s).'
+    content_type = _read_content_type(request)
+    if content_type not in ("application/json", ""):
+        message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
+        raise ServiceError(415, "unsupported_media_type", message, hint)
+    body = await _read_plain_body(request, settings, deadline)
+    return await _do(body, partial(_parse_vectors, body, settings, spec, hint))
+
+
+async def read_images(request: Request, settings: Settings, deadline: Deadline) -> dict[str, bytes]:
+    """The encoded images of a request, in order, by a name for messages.
+
+    Raises:
+        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
+            images, 504 if the deadline passes.
+    """
+    content_type = _read_content_type(request)
+    body = await _read_plain_body(request, settings, deadline)
+    if content_type == "multipart/form-data":
+        images = await _do(body, partial(_parse_multipart, request.headers["content-type"], body, settings))
+    elif content_type == "application/json":
+        images = await _do(body, partial(_parse_json, body, settings))
+    elif content_type.startswith("image/") or content_type in ("application/octet-stream", ""):
+        images = {"the body": body}
+    else:
+        raise ServiceError(
+            415, "unsupported_media_type", f"A body of type {content_type!r} is not understood.", _BODY_HINT
+        )
+    check_number(len(images), "images", settings)
+    if empty := [name for name, content in images.items() if not content]:
+        raise ServiceError(422, "invalid_image", f"{empty[0]} is empty.", _BODY_HINT)
+    return images
+
+
+async def _do(body: bytes, parse: Callable[[], Result]) -> Result:
+    """Parses a body, not on the event loop if it is large."""
+    return parse() if len(body) <= SMALL_BODY else await to_thread.run_sync(parse)
+
+
+def _read_content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
+    """The body as it arrives, compressed or not.
+
+    Raises:
+        ServiceError: 408 for a slow one, 413 for a large one, 504 if the deadline passes before it has arrived.
+    """
+    left = deadline.remaining
+    try:
+        async with asyncio.timeout(min(settings.body_timeout, left)):
+            return await _read_limited(request, settings.max_body_bytes)
+    except TimeoutError as error:
+        if left < settings.body_timeout:
+            raise deadline.exceeded from error
+        message = f"The body had not arrived after {settings.body_timeout:g} s."
+        raise ServiceError(408, "body_too_slow", message, "Send it faster, or in parts.") from error
+
+
+def decompress(body: bytes, encoding: str, settings: Settings) -> bytes:
+    """A body without its Content-Encoding, gzip or deflate.
+
+    Raises:
+        ServiceError: 400 if it is damaged, 413 if it is large, 415 for another encoding.
+    """
+    if encoding == "identity":
+        return body
+    if encoding not in _WINDOW_BITS:
+        message = f"A body with Content-Encoding {encoding!r} is not understood."
+        raise ServiceError(415, "unsupported_encoding", message, "Send it uncompressed, or as gzip or deflate.")
+    limit = settings.max_decompressed_bytes
+    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        hint = f"Send one complete {encoding} stream."
+        raise ServiceError(400, "invalid_encoding", f"The body is not {encoding}: {error}.", hint) from error
+    if len(content) > limit:
+        raise ServiceError(413, "body_too_large", "The body is too large.", f"Decompressed it may have {limit} bytes.")
+    if not stream.eof or stream.unused_data:
+        what = "has bytes after its end" if stream.eof else "is not complete"
+        message, hint = f"The {encoding} stream of the body {what}.", f"Send one complete {encoding} stream."
+        raise ServiceError(400, "invalid_encoding", message, hint)
+    return content
+
+
+def read_encoding(request: Request) -> str:
+    """The Content-Encoding of a request's body; identity where there is none."""
+    return request.headers.get("content-encoding", "identity").strip().lower()
+
+
+async def _read_plain_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
+    if (encoding := read_encoding(request)) != "identity":
+        message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
+        raise ServiceError(415, "unsupported_encoding", message, hint)
+    return await read_body(request, settings, deadline)
+
+
+async def _read_limited(request: Request, limit: int) -> bytes:
+    error = ServiceError(413, "body_too_large", "The body is too large.", f"Send at most {limit} bytes.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit:
+        raise error
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise error
+    return bytes(body)
+
+
+def _parse_vectors(body: bytes, settings: Settings, spec: VectorSpec, hint: str) -> Tensor:
+    most_values = 2 * settings.max_inputs * len(spec.names) + OTHER_VALUES
+    rows = validate_json(body, VectorsBody, hint, most_values).inputs
+    check_number(len(rows), "vectors", settings)
+    if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
+        raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
+    return convert_vectors(torch.tensor(rows, dtype=torch.float64), spec)
+
+
+def _parse_multipart(content_type: str, body: bytes, settings: Settings) -> dict[str, bytes]:
+    images: dict[str, bytes] = {}
+    try:
+        boundary = read_boundary(content_type)
+        check_number(count_parts(body, boundary), "images", settings)
+        for index, part in enumerate(split_parts(body, boundary)):
+            if part.filename is None:
+                message = f"Part {index}, {part.name[:100]!r}, is text and no file."
+                raise ServiceError(422, "unknown_part", message, _BODY_HINT)
+            if part.name != "images":
+                raise ServiceError(422, "unknown_part", f"Part {index} is named {part.name[:100]!r}.", _BODY_HINT)
+            images[f"image {index} ({part.filename[:100]})"] = part.content
+    except MultipartError as error:
+        message = f"The multipart body is not valid: {error}."
+        raise ServiceError(422, "invalid_multipart", message, _BODY_HINT) from error
+    if not images:
+        raise ServiceError(422, "no_images", "The multipart body holds no images.", _BODY_HINT)
+    return images
+
+
+def _parse_json(body: bytes, settings: Settings) -> dict[str, bytes]:
+    most_values = 2 * settings.max_inputs + OTHER_VALUES
+    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT, most_values).images)
+
+
+def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
+    """Files by a name for messages, from base64 of each.
+
+    Raises:
+        ServiceError: 422 for what is no base64.
+    """
+    images: dict[str, bytes] = {}
+    for index, text in enumerate(encoded):
+        try:
+            images[f"image {index}"] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            hint = "Send standard base64 of the file's bytes, without a data: prefix and without line breaks."
+            raise ServiceError(422, "invalid_base64", f"image {index} is not base64: {error}.", hint) from error
+    return images
+
+
+def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) -> Body:
+    """JSON that a schema describes.
+
+    Args:
+        body: the text.
+        schema: of it, whose lists fail fast: each wrong element's error would take two kilobytes.
+        hint: at what would be right.
+        most_values: that it may hold. A value in memory may be forty times its text.
+
+    Raises:
+        ServiceError: 413 for too many values, 422 for other JSON, or none.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > most_values or body.count(b":") > OTHER_VALUES:
+        message = f"The JSON holds more than {most_values} values, or more than {OTHER_VALUES} fields."
+        raise ServiceError(413, "too_many_values", message, "Send fewer inputs at a time, or as files or in binary.")
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100] or "the body"
+        raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", hint) from error

@@ -1,0 +1,1 @@
+"""The engine: owns the device, and knows nothing of HTTP."""

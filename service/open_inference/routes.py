@@ -1,0 +1,350 @@
+"""The routes of the Open Inference Protocol v2 (REST), as Triton's and KServe's clients ask for them.
+
+Sources: KServe's "Open Inference Protocol (V2 Inference Protocol)", and Triton's "HTTP/REST and GRPC Protocol" with its
+extensions.
+"""
+
+import asyncio
+import base64
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version as distribution_version
+from typing import Annotated, Any, TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Request, Response
+from pydantic import BaseModel
+
+from models.checkpoint import Checkpoint
+from models.inputs.spec import InputSpec
+from service.api.answers import Findings, apply_calibration
+from service.api.asking import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer, set_deadline
+from service.api.dependencies import (
+    ANY_KEY,
+    HEALTH,
+    CatalogDependency,
+    CheckpointDependency,
+    EngineDependency,
+    MetricsDependency,
+    SettingsDependency,
+    StatisticsDependency,
+    check_health,
+    check_readiness,
+)
+from service.api.routes import BINARY, BINARY_SCHEMA, EXAMPLE_IMAGE
+from service.api.uploads import OTHER_VALUES, SMALL_BODY, decompress, read_body, read_encoding, validate_json
+from service.engine.batches import Answer
+from service.errors import InferenceErrorResponse, ServiceError
+from service.open_inference.messages import (
+    HEADER_LENGTH,
+    InferenceAnswer,
+    InferenceRequest,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    RepositoryIndexRequest,
+    RepositoryModel,
+    RequestedOutput,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    StatisticsAnswer,
+    TensorConfig,
+    TensorMetadata,
+    read_request,
+    write_answer,
+)
+from service.open_inference.signatures import (
+    choose_outputs,
+    collect_output,
+    convert_input,
+    describe_inputs,
+    describe_outputs,
+    read_input,
+    read_raw,
+)
+from service.open_inference.tensors import Array
+from service.operation.access import require
+from service.settings import Settings
+
+PLATFORM = "hyperdraw_safetensors"
+
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
+"""Triton's names for those that are here in full or, of statistics and the repository, in part."""
+
+
+def _describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of answers other than success."""
+    other = {"model": InferenceErrorResponse, "description": "Any other fault of the request"}
+    return {**{status: {"model": InferenceErrorResponse} for status in statuses}, "4XX": other}
+
+
+def _describe_body(schema: type[BaseModel], required: bool, **others: Any) -> dict[str, Any]:
+    """The OpenAPI description of a body that routes read by themselves, as clients name no type of theirs."""
+    description = schema.model_json_schema()
+    definitions = description.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if reference := part.get("$ref"):
+            return inline(definitions[reference.rpartition("/")[2]])
+        return {key: inline(value) for key, value in part.items()}
+
+    content = {"application/json": {"schema": inline(description), **others}}
+    return {"required": required, "content": content}
+
+
+async def _check_version(checkpoint: CheckpointDependency, version: str) -> None:
+    if version != checkpoint.version:
+        hint = f"{checkpoint.name} is at version {checkpoint.version}."
+        raise ServiceError(404, "unknown_version", f"Version {version[:100]!r} is not served.", hint)
+
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Handler], Handler]:
+    """Routes to a model's path, with and without its version; a key comes before any word about models."""
+
+    def add(handler: Handler) -> Handler:
+        router.add_api_route(f"/models/{{model}}{path}", handler, methods=[method], dependencies=[key], **details)
+        dependencies = [key, Depends(_check_version)]
+        with_version = f"/models/{{model}}/versions/{{version}}{path}"
+        router.add_api_route(with_version, handler, methods=[method], dependencies=dependencies, **details)
+        return handler
+
+    return add
+
+
+@router.get("/", include_in_schema=False)
+@router.get("")
+async def get_server() -> ServerMetadata:
+    """The server, and what it knows beyond the protocol."""
+    return ServerMetadata(name="hyperdraw", version=distribution_version("hyperdraw"), extensions=EXTENSIONS)
+
+
+@router.get("/health/live", responses=_describe_errors(401, 503), dependencies=[HEALTH])
+async def get_live(engine: EngineDependency) -> ServerLive:
+    """Whether the process can answer."""
+    check_health(engine)
+    return ServerLive(live=True)
+
+
+@router.get("/health/ready", responses=_describe_errors(401, 503), dependencies=[HEALTH])
+async def get_ready(request: Request, engine: EngineDependency) -> ServerReady:
+    """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
+    check_readiness(request, engine)
+    return ServerReady(ready=True)
+
+
+@router.get("/models/stats", responses=_describe_errors(401), dependencies=[ANY_KEY])
+async def get_all_statistics(catalog: CatalogDependency, statistics: StatisticsDependency) -> StatisticsAnswer:
+    """What was asked of all models."""
+    return StatisticsAnswer(model_stats=[statistics.report(checkpoint) for checkpoint in catalog])
+
+
+@router.post(
+    "/repository/index",
+    responses=_describe_errors(400, 401, 408, 413),
+    response_model_exclude_none=True,
+    openapi_extra={"requestBody": _describe_body(RepositoryIndexRequest, required=False)},
+    dependencies=[ANY_KEY],
+)
+async def get_index(
+    request: Request, catalog: CatalogDependency, settings: SettingsDependency
+) -> list[RepositoryModel]:
+    """The models here, and those that could not be loaded."""
+    body = await read_body(request, settings, set_deadline(request, None, settings))
+    hint = 'Send nothing, or {"ready": true} for the models that are ready.'
+    asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
+    ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in catalog]
+    refused = [
+        RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in catalog.refused.items()
+    ]
+    return ready if asked.ready else ready + refused
+
+
+@router.post(
+    "/repository/models/{model}/load",
+    responses=_describe_errors(401, 403, 404, 409, 503),
+    dependencies=[Depends(require("admin"))],
+)
+async def load_model(model: str, catalog: CatalogDependency) -> dict[str, str]:
+    """Load a model again from its files, or one that is new there; parameters of Triton's client are not looked at."""
+    await asyncio.wrap_future(catalog.request_reload(model))
+    return {}
+
+
+@_on_model("GET", "", ANY_KEY, responses=_describe_errors(401, 404, 503))
+async def get_metadata(checkpoint: CheckpointDependency) -> ModelMetadata:
+    """A model's version, and the tensors that it takes and gives."""
+    return ModelMetadata(
+        name=checkpoint.name,
+        versions=[checkpoint.version],
+        platform=PLATFORM,
+        inputs=describe_inputs(checkpoint.config.input),
+        outputs=describe_outputs(checkpoint),
+    )
+
+
+@_on_model("GET", "/ready", ANY_KEY, responses=_describe_errors(401, 404, 503))
+async def get_model_ready(request: Request, checkpoint: CheckpointDependency, engine: EngineDependency) -> ModelReady:
+    """Whether a model was loaded and warmed, and the service is not about to end."""
+    check_readiness(request, engine)
+    return ModelReady(name=checkpoint.name, ready=True)
+
+
+@_on_model("GET", "/config", ANY_KEY, responses=_describe_errors(401, 404, 503), response_model_exclude_none=True)
+async def get_config(checkpoint: CheckpointDependency, settings: SettingsDependency) -> ModelConfig:
+    """A model's tensors by Triton's model configuration."""
+    inputs = describe_inputs(checkpoint.config.input)
+    return ModelConfig(
+        name=checkpoint.name,
+        platform=PLATFORM,
+        max_batch_size=settings.max_inputs,
+        input=[_configure(tensor, optional=len(inputs) > 1 or None) for tensor in inputs],
+        output=[_configure(tensor) for tensor in describe_outputs(checkpoint)],
+    )
+
+
+def _configure(tensor: TensorMetadata, optional: bool | None = None) -> TensorConfig:
+    name = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return TensorConfig(name=tensor.name, data_type=f"TYPE_{name}", dims=tensor.shape[1:], optional=optional)
+
+
+@_on_model("GET", "/stats", ANY_KEY, responses=_describe_errors(401, 404, 503))
+async def get_statistics(checkpoint: CheckpointDependency, statistics: StatisticsDependency) -> StatisticsAnswer:
+    """What was asked of a model."""
+    return StatisticsAnswer(model_stats=[statistics.report(checkpoint)])
+
+
+def _describe_inference() -> dict[str, Any]:
+    """The OpenAPI description of the bodies that `infer_tensors` understands."""
+    example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+    image = {"name": "encoded_images", "shape": [1], "datatype": "BYTES", "data": [example]}
+    vectors = {"name": "inputs", "shape": [2, 1], "datatype": "FP32", "data": [-1.5, 3]}
+    examples = {
+        "images": {"summary": "For a model of images", "value": {"inputs": [image], "parameters": {"seed": 7}}},
+        "vectors": {"summary": "For a model of vectors", "value": {"inputs": [vectors], "parameters": {"seed": 7}}},
+    }
+    body = _describe_body(InferenceRequest, required=True, examples=examples)
+    body["content"][BINARY] = BINARY_SCHEMA
+    return body
+
+
+@_on_model(
+    "POST",
+    "/infer",
+    Depends(require("predict")),
+    response_model=InferenceAnswer,
+    responses={
+        200: {"content": {BINARY: BINARY_SCHEMA}},
+        **_describe_errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504),
+    },
+    openapi_extra={"requestBody": _describe_inference()},
+)
+async def infer_tensors(
+    request: Request,
+    checkpoint: CheckpointDependency,
+    settings: SettingsDependency,
+    engine: EngineDependency,
+    metrics: MetricsDependency,
+    statistics: StatisticsDependency,
+    header_length: Annotated[
+        int | None,
+        Header(alias=HEADER_LENGTH, ge=0, description="Bytes of the JSON that tensors in binary follow; 0 for none."),
+    ] = None,
+) -> Response:
+    """Predict with an ensemble of freshly sampled networks.
+
+    A model of images takes `images` at its own size, or `encoded_images`: PNG, JPEG and WebP files of any size, in JSON
+    as base64. A model of vectors takes `inputs`. The body may be compressed, by `Content-Encoding` gzip or deflate.
+
+    With an `Inference-Header-Content-Length` of 0 the body is the tensor of one input: an encoded image or a vector.
+    """
+    start, answered = time.perf_counter_ns(), 0
+    try:
+        deadline = set_deadline(request, None, settings)
+        body, encoding = await read_body(request, settings, deadline), read_encoding(request)
+        read = partial(_read, body, encoding, header_length, checkpoint.config.input, settings)
+        small = len(body) <= SMALL_BODY and encoding == "identity"
+        message, array = read() if small else await to_thread.run_sync(read)
+        asked = message.parameters
+        deadline = set_deadline(request, asked.timeout / 1e6 if asked.timeout else None, settings)
+        ensemble_size = choose_ensemble_size(checkpoint, asked.ensemble_size, settings)
+        check_calibration(checkpoint, asked.false_alarm_rate, asked.coverage)
+        outputs = choose_outputs(message.outputs, checkpoint, asked.coverage)
+        check_room(request, engine, checkpoint, len(array) * ensemble_size)
+        with metrics.time("decode", checkpoint.name):
+            inputs = await convert_input(request, array, checkpoint.config.input, deadline)
+        answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, deadline)
+        write = partial(_write, message, outputs, checkpoint, answer)
+        few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
+        with metrics.time("serialise", checkpoint.name):
+            response = write() if few else await to_thread.run_sync(write)
+        answered = len(inputs)
+        return response
+    finally:
+        statistics.record(checkpoint, answered, time.perf_counter_ns() - start)
+
+
+def _read(
+    body: bytes, encoding: str, header_length: int | None, spec: InputSpec, settings: Settings
+) -> tuple[InferenceRequest, Array]:
+    content = decompress(body, encoding, settings)
+    if header_length == 0:
+        message, tensors = read_raw(content, spec)
+    else:
+        most_values = 2 * settings.max_inputs * math.prod(spec.shape) + OTHER_VALUES
+        message, tensors = read_request(content, header_length, most_values)
+    return message, read_input(message.inputs, tensors, spec, settings)
+
+
+def _write(
+    message: InferenceRequest, outputs: list[RequestedOutput], checkpoint: Checkpoint, answer: Answer
+) -> Response:
+    asked = message.parameters
+    findings = apply_calibration(checkpoint, answer, asked.false_alarm_rate, asked.coverage)
+    header = InferenceAnswer(
+        model_name=checkpoint.name,
+        model_version=checkpoint.version,
+        id=message.id,
+        parameters=_describe_answer(findings),
+        outputs=[],
+    )
+    tensors = []
+    for output in outputs:
+        in_binary = output.parameters.binary_data
+        in_binary = asked.binary_data_output if in_binary is None else in_binary
+        tensors.append((output.name, collect_output(output, checkpoint, answer, findings), in_binary))
+    return write_answer(header, tensors)
+
+
+def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:
+    """What holds for all inputs."""
+    ensemble = findings.ensemble
+    parameters: dict[str, bool | int | float | str] = {"seed": ensemble.seed, "ensemble_size": ensemble.size}
+    if ensemble.temperature is not None:
+        parameters["temperature"] = ensemble.temperature
+    if findings.sets:
+        parameters["coverage"] = findings.sets.coverage
+    for flag, judgement in findings.judgements.items():
+        parameters |= {
+            f"{flag}_threshold": judgement.threshold,
+            f"{flag}_score_name": judgement.score_name,
+            "false_alarm_rate": judgement.false_alarm_rate,
+        }
+    return parameters

@@ -1,0 +1,1 @@
+"""What operators need: the server, access, logs, metrics and traces."""

@@ -1,0 +1,251 @@
+"""What Prometheus is told, at /metrics. Times are in seconds, entropies in nats; a cost is inputs × networks.
+
+Series are bounded: models are labelled by the names of loaded checkpoints, requests by route templates.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import Literal
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+
+from models.checkpoint import Checkpoint
+from models.predictions.prediction import Prediction
+from models.tasks.uncertainty import Uncertainty
+from service.admission import Admission
+from service.catalog import Catalog
+from service.engine.engine import Engine
+from service.engine.observer import Observer, Origin
+from service.operation.access import KeyFile
+
+Stage = Literal["queue", "decode", "sampling", "forward", "serialise"]
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+COSTS = tuple(4**power for power in range(10))
+REQUESTS = tuple(2**power for power in range(8))
+UNCERTAINTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+"""Finer where the thresholds of flags lie."""
+
+StageListener = Callable[[Stage, str, float, Context], None]
+"""Hears of a stage that ends now: its name, the model's, its start, and the context of the request."""
+
+
+class Metrics(Observer):
+    """The metrics of one app, each app with its own registry."""
+
+    def __init__(self, listener: StageListener | None = None) -> None:
+        self._listener = listener
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.active_requests = Gauge("hyperdraw_active_requests", "Requests in progress.", registry=registry)
+        self._request_seconds = Histogram(
+            "hyperdraw_request_seconds",
+            "From a request's head to the last byte of its answer.",
+            ["route", "method", "status"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._requests = Counter("hyperdraw_requests", "Requests.", ["route", "status"], registry=registry)
+        self._cancelled = Counter(
+            "hyperdraw_cancelled_requests",
+            "Requests whose client left unanswered.",
+            ["route"],
+            registry=registry,
+        )
+        self._late = Counter(
+            "hyperdraw_late_requests", "Requests that were not answered in their time.", ["route"], registry=registry
+        )
+        self._refused = Counter(
+            "hyperdraw_refused_requests", "Requests refused as too much waited.", ["model"], registry=registry
+        )
+        self._stage_seconds = Histogram(
+            "hyperdraw_stage_seconds",
+            "queue: from a request's submission to its first step; decode: its images; sampling: drawing a block of "
+            "networks; forward: evaluating one for a step's inputs, on CUDA with what sampling has left running; "
+            "serialise: a request's answer.",
+            ["stage", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch_requests = Histogram(
+            "hyperdraw_batch_requests", "Requests in a batch.", buckets=REQUESTS, registry=registry
+        )
+        self._step_cost = Histogram("hyperdraw_step_cost", "Cost of a step.", buckets=COSTS, registry=registry)
+        self._networks = Counter(
+            "hyperdraw_networks_drawn",
+            "Networks drawn for predictions, or ahead.",
+            ["model"],
+            registry=registry,
+        )
+        self._predictions = Counter("hyperdraw_predictions", "Inputs answered.", ["model"], registry=registry)
+        self._flags = Counter(
+            "hyperdraw_flags",
+            "Inputs that the model's default budget of false alarms flags, whatever budget the request names.",
+            ["model", "flag"],
+            registry=registry,
+        )
+        self._predictive_entropy = Histogram(
+            "hyperdraw_predictive_entropy_nats",
+            "Predictive entropy of an input's classes.",
+            ["model"],
+            buckets=UNCERTAINTIES,
+            registry=registry,
+        )
+        self._mutual_information = Histogram(
+            "hyperdraw_mutual_information_nats",
+            "Mutual information of an input's class and the network.",
+            ["model"],
+            buckets=UNCERTAINTIES,
+            registry=registry,
+        )
+        self._relative_deviation = Histogram(
+            "hyperdraw_relative_deviation",
+            "Disagreement on an input's numbers, in units of their standard deviation in training.",
+            ["model"],
+            buckets=UNCERTAINTIES,
+            registry=registry,
+        )
+        self._weights_bytes = Counter(
+            "hyperdraw_weights_sent_bytes", "Bytes of sampled weights sent.", ["model"], registry=registry
+        )
+        self._open_downloads = Gauge("hyperdraw_open_downloads", "Weights being sent.", registry=registry)
+
+    def watch(
+        self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
+    ) -> None:
+        """Adds what is read off these when the metrics are asked for."""
+        self.registry.register(_State(engine, catalog, pixels, bodies, keys))
+
+    def write(self, accept: str | None) -> tuple[bytes, str]:
+        """The metrics now, and their media type: OpenMetrics if an Accept header asks for it, or else plain text."""
+        encode, media_type = choose_encoder(accept or "")
+        return encode(self.registry), media_type
+
+    def begin(self, model: str, origins: Sequence[Origin]) -> None:
+        self._batch_requests.observe(len(origins))
+        for origin in origins:
+            self._end_stage("queue", model, origin.time, [origin.context])
+
+    def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
+        self._networks.labels(model).inc(networks)
+        self._end_stage("sampling", model, start, [origin.context for origin in origins])
+
+    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
+        self._step_cost.observe(cost)
+        self._end_stage("forward", model, start, [origin.context for origin in origins])
+
+    def refuse(self, model: str) -> None:
+        self._refused.labels(model).inc()
+
+    @contextmanager
+    def time(self, stage: Stage, model: str) -> Iterator[None]:
+        """Times a stage of the current request, if it does not fail."""
+        start = time.perf_counter()
+        yield
+        self._end_stage(stage, model, start, [copy_context()])
+
+    def count_answer(self, checkpoint: Checkpoint, prediction: Prediction) -> None:
+        """What tells drift: how uncertain the answer is, and what is flagged.
+
+        Of numbers that is the relative deviation. It has no bound, but is in the same unit for all models, and is what
+        their flag goes by; the share of it in the variance is near 1 for all inputs wherever there is little noise.
+        """
+        model, uncertainty = checkpoint.name, prediction.uncertainty
+        self._predictions.labels(model).inc(prediction.members.shape[1])
+        if isinstance(uncertainty, Uncertainty):
+            _observe(self._predictive_entropy.labels(model), uncertainty.predictive_entropy)
+            _observe(self._mutual_information.labels(model), uncertainty.mutual_information)
+        else:
+            _observe(self._relative_deviation.labels(model), uncertainty.relative_deviation)
+        if checkpoint.calibration:
+            for flag, judgement in checkpoint.calibration.judge(prediction).items():
+                self._flags.labels(model, flag).inc(int(judgement.flagged.sum()))
+
+    def count_request(self, route: str, method: str, status: int, seconds: float, cancelled: bool) -> None:
+        """A request that has ended.
+
+        Args:
+            route: its template.
+            method: one that HTTP knows.
+            status: that was sent.
+            seconds: that it took.
+            cancelled: whether its client left.
+        """
+        self._request_seconds.labels(route, method, str(status)).observe(seconds)
+        self._requests.labels(route, str(status)).inc()
+        if cancelled:
+            self._cancelled.labels(route).inc()
+        if status == 504:
+            self._late.labels(route).inc()
+
+    async def follow_download(self, model: str, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
+        """Passes on the chunks of a file of weights, each counted once it is sent."""
+        sent = self._weights_bytes.labels(model)
+        with self._open_downloads.track_inprogress():
+            async for chunk in chunks:
+                yield chunk
+                sent.inc(len(chunk))
+
+    def _end_stage(self, stage: Stage, model: str, start: float, contexts: Sequence[Context]) -> None:
+        self._stage_seconds.labels(stage, model).observe(time.perf_counter() - start)
+        if self._listener:
+            for context in contexts:
+                self._listener(stage, model, start, context)
+
+
+class _State:
+    """What engine, catalog and admissions say when they are asked."""
+
+    def __init__(
+        self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
+    ) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._pixels = pixels
+        self._bodies = bodies
+        self._keys = keys
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        engine, device = self._engine, self._engine.device
+        gauges = {
+            "hyperdraw_ready": ("Whether the device computes.", engine.fault is None and engine.stall is None),
+            "hyperdraw_current_step_seconds": ("That the step being done has taken by now.", engine.step_seconds),
+            "hyperdraw_current_load_seconds": (
+                "That the model being loaded has taken by now.",
+                self._catalog.load_seconds,
+            ),
+            "hyperdraw_keys_stale": (
+                "Whether there is a file of keys that cannot be used as it is now.",
+                self._keys is not None and self._keys.fault is not None,
+            ),
+            "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
+            "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
+            "hyperdraw_waiting_pixels": ("Pixels that wait to be decoded.", self._pixels.amount),
+            "hyperdraw_waiting_pixels_limit": ("Beyond it, requests are refused.", self._pixels.limit),
+            "hyperdraw_held_bytes": ("Bytes of bodies that requests hold.", self._bodies.amount),
+            "hyperdraw_held_bytes_limit": ("Beyond it, requests are refused.", self._bodies.limit),
+        }
+        if device.type == "cuda":
+            gauges |= {
+                "hyperdraw_cuda_allocated_bytes": ("Of tensors.", torch.cuda.memory_allocated(device)),
+                "hyperdraw_cuda_reserved_bytes": ("Held by PyTorch's allocator.", torch.cuda.memory_reserved(device)),
+            }
+        for name, (description, value) in gauges.items():
+            yield GaugeMetricFamily(name, description, value=float(value))
+        models = GaugeMetricFamily("hyperdraw_model_info", "Models served.", labels=["model", "version", "method"])
+        rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default budget of each flag.", labels=["model"])
+        for checkpoint in list(self._catalog):
+            models.add_metric([checkpoint.name, checkpoint.version, checkpoint.config.method.method], 1)
+            if checkpoint.calibration:
+                rates.add_metric([checkpoint.name], checkpoint.calibration.default_rate)
+        yield from (models, rates)
+
+
+def _observe(histogram: Histogram, values: torch.Tensor) -> None:
+    for value in values.tolist():
+        histogram.observe(value)

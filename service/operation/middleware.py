@@ -1,0 +1,170 @@
+"""What happens to every request, whatever its route: it gets a name, and is accounted for when it ends."""
+
+import ipaddress
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from service.admission import Admission, Reservation
+from service.catalog import Catalog
+from service.operation.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass
+class Exchange:
+    """A request and what has been answered so far."""
+
+    scope: Scope
+    method: str
+    """That was asked with; routes see GET for HEAD."""
+    start: float = field(default_factory=time.perf_counter)
+    """When the request's head had been read."""
+    status: int = 500
+    """As the server answers for an app that does not."""
+    bytes_in: int = 0
+    """Of the body, so far as it was read."""
+    bytes_out: int = 0
+    """Of the body."""
+    ended: bool = False
+    """Whether the answer has been sent, or has failed."""
+
+    @property
+    def headers(self) -> Headers:
+        """Of the request."""
+        return Headers(scope=self.scope)
+
+    @property
+    def route(self) -> str:
+        """The path with parameters' names for their values, or "unmatched"; known once the app has been called."""
+        if "endpoint" not in self.scope:
+            return "unmatched"
+        route = self.scope.get("route")
+        return str(self.scope["root_path"] if route is None else route.path)  # the first where files are mounted
+
+    @property
+    def client(self) -> str:
+        """Who asks, for shares of what there is: by the key, or else by the address."""
+        if (key := self.scope.get("hyperdraw.key")) is not None:
+            return f"key {key}"
+        host = self.scope["client"][0] if self.scope.get("client") else ""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return str(host)
+        if address.version == 6:  # of which everybody has as many as there are in such a network
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        return str(address)
+
+    @property
+    def client_left(self) -> bool:
+        """Before it had its answer."""
+        return self.status == 499 or not self.ended
+
+    @property
+    def seconds(self) -> float:
+        """Since the request's head was read."""
+        return time.perf_counter() - self.start
+
+
+Follow = Callable[[Exchange], AbstractContextManager[None]]
+"""Opens what ends with the exchange, such as a span."""
+
+
+class Accounting:
+    """Gives each request an id, or keeps that of its X-Request-ID, and puts the request into log, metrics and trace.
+
+    It holds what all requests together hold of bodies within a limit, and lets GET answer HEAD, of which the server
+    sends the head alone. It is pure ASGI, so that routes hear when clients leave, and the outermost, so that no answer
+    goes without an id.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        catalog: Catalog,
+        follow: Follow,
+        bodies: Admission,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._catalog = catalog
+        self._follow = follow
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
+        exchange = scope["hyperdraw.exchange"] = Exchange(scope, method if method in METHODS else "other")
+        request_id = exchange.headers.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16)
+        held: Reservation | None = None
+
+        async def count_in() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            exchange.bytes_in += size
+            if size:
+                held = held or self._bodies.reserve(exchange.client, 0)
+                held.grow(size)
+            return message
+
+        async def count_out(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+            if message["type"] == "http.response.body":
+                exchange.bytes_out += len(message.get("body", b"")) if method != "HEAD" else 0
+                exchange.ended = not message.get("more_body", False)
+
+        active = self._metrics.active_requests.track_inprogress()
+        with active, bound_contextvars(request_id=request_id), self._follow(exchange):
+            try:
+                await self._app(scope, count_in, count_out)
+            except Exception:
+                exchange.ended = True
+                raise
+            finally:
+                if held:
+                    held.release()
+                self._record(exchange)
+
+    def _record(self, exchange: Exchange) -> None:
+        scope, seconds, left = exchange.scope, exchange.seconds, exchange.client_left
+        self._metrics.count_request(exchange.route, exchange.method, exchange.status, seconds, left)
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        client, model = scope.get("client"), scope.get("path_params", {}).get("model")
+        entry = {
+            "method": exchange.method,
+            "route": exchange.route,
+            "path": scope["path"],
+            "status": exchange.status,
+            "seconds": round(seconds, 6),
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
+            "client_left": left,
+            "model": model if any(model == known.name for known in self._catalog) else None,
+            "client": client[0] if client else None,
+            "key": scope.get("hyperdraw.key"),
+        }
+        logger.info("request", extra=entry)

@@ -1,0 +1,164 @@
+"""The contract of every weight sampler."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
+from models.inputs.spec import ImageSpec
+from models.samplers.apd import APDConfig
+from models.samplers.deep_ensemble import DeepEnsembleConfig
+from models.samplers.hyperdraw import HyperDrawConfig
+from models.samplers.mc_dropout import MCDropoutConfig
+from models.samplers.mlp import MLPConfig
+from models.samplers.mnf import MNFConfig
+from models.samplers.modes import ModalSampler
+from models.samplers.sampler import VariationalSampler, WeightSampler
+from models.samplers.static_hypernetwork import StaticHypernetworkConfig
+from models.targets.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
+from models.targets.target import TargetNetwork, Weights
+from models.tasks.task import Classification
+from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
+
+CONFIGS: dict[str, MethodConfig] = {
+    "hyperdraw": HyperDrawConfig(modes=5),
+    "hypergan": SMALL_CONFIG,
+    "hypergan without mixer": replace(SMALL_CONFIG, mixer=False),
+    "deutsch": SMALL_DEUTSCH,
+    "mlp": MLPConfig(latent_size=8),
+    "deep ensemble": DeepEnsembleConfig(networks=1000),
+    "mc dropout": MCDropoutConfig(),
+    "mnf": MNFConfig(flow_hidden_size=8),
+    "apd": APDConfig(latent_size=8, hidden_size=16),
+    "static hypernetworks": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=1000),
+    "random static hypernetwork": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=5, latent_size=4),
+}
+
+MAKES_ANY_TARGET = {"hyperdraw", "mlp", "deep_ensemble", "apd", "static_hypernetwork"}
+MAKES_FILTERS = {"hypergan", "deutsch", "mc_dropout", "mnf"}
+
+
+@pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
+def sampler(request: pytest.FixtureRequest) -> WeightSampler:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sampler: WeightSampler = request.param.build(SMALL_TARGET)
+    return sampler.eval()
+
+
+def test_keys_and_shapes(sampler: WeightSampler) -> None:
+    weights = sampler.sample(0, range(3))
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {
+        name: (3, *shape) for name, shape in SMALL_TARGET.parameter_shapes.items()
+    }
+    assert list(weights) == list(SMALL_TARGET.parameter_shapes)
+
+
+def test_the_same_address_is_the_same_network(sampler: WeightSampler) -> None:
+    many = sampler.sample(7, range(1000))
+    for members in ([3], range(4), range(3, 200)):
+        for name, tensor in sampler.sample(7, members).items():
+            torch.testing.assert_close(tensor[members.index(3)], many[name][3], rtol=1e-5, atol=1e-6)
+
+
+def test_other_addresses_are_other_networks(sampler: WeightSampler) -> None:
+    """Unless there are no more than some number of them: then each of them comes once in every draw of all."""
+    if sampler.num_networks is None:
+        draws = [sampler.sample(seed, range(20)) for seed in (0, 1, 2**40)]
+        assert count_distinct(draws) == 60
+    else:
+        draws = [sampler.sample(seed, range(sampler.num_networks)) for seed in (0, 1)]
+        assert [count_distinct([draw]) for draw in draws] == [sampler.num_networks] * 2
+        assert count_distinct(draws) == sampler.num_networks
+        assert not torch.equal(*(draw["conv1.weight"] for draw in draws))
+        with pytest.raises(ValueError, match=f"has members 0 to {sampler.num_networks - 1}, but no"):
+            sampler.sample(0, range(sampler.num_networks + 1))
+
+
+def count_distinct(draws: list[Weights]) -> int:
+    vectors = [SMALL_TARGET.flatten_weights(draw) for draw in draws]
+    return len(torch.unique(torch.cat(vectors), dim=0))
+
+
+def test_names_select_parameters(sampler: WeightSampler) -> None:
+    everything = sampler.sample(0, range(3))
+    for name, tensor in everything.items():
+        selected = sampler.sample(0, range(3), {name})
+        assert list(selected) == [name]
+        torch.testing.assert_close(selected[name], tensor)
+
+
+def test_gradients_reach_every_parameter(sampler: WeightSampler) -> None:
+    sampler.train()
+    for parameter in sampler.parameters():  # some start at zero, and would hide those behind them
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    latents = sampler.draw_latents(0, range(min(1000, sampler.num_networks or 1000)))
+    losses = []
+    if isinstance(sampler, VariationalSampler):
+        weights, divergences = sampler.generate_with_divergence(latents)
+        losses.append(divergences.sin().sum())
+    else:
+        weights = sampler.generate(latents)
+    losses += [tensor.sin().sum() for tensor in weights.values()]
+    torch.stack(losses).sum().backward()
+    for name, parameter in sampler.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_sampling_leaves_the_global_generator_alone(sampler: WeightSampler) -> None:
+    before = torch.get_rng_state()
+    sampler.sample(5, range(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_paths_of_latents_stay_among_those_of_the_prior(sampler: WeightSampler) -> None:
+    """A uniform prior's stay in its cube, evenly spaced; every point of a normal prior's has its variance."""
+    first, last = (torch.cat(list(sampler.draw_latents(seed, range(1000)))) for seed in (0, 1))
+    if isinstance(sampler, ModalSampler):
+        return  # there is no way from a network to the next, or from a mode
+    path = sampler.interpolate_latents(first, last, 5)
+    torch.testing.assert_close(path[0], first)
+    torch.testing.assert_close(path[-1], last, atol=1e-6, rtol=1e-5)
+    if sampler.latent_prior == "uniform":
+        torch.testing.assert_close(path[1:] - path[:-1], ((last - first) / 4).expand(4, -1), atol=1e-6, rtol=1e-5)
+    else:
+        torch.testing.assert_close(path.var(1), torch.ones(5), atol=0.1, rtol=0)
+
+
+def test_a_saved_sampler_draws_the_same_networks(sampler: WeightSampler, tmp_path: Path) -> None:
+    config = make_config(sampler)
+    save_checkpoint(tmp_path / "model", config, sampler, "float32")
+    loaded = load_checkpoint(tmp_path / "model").sampler
+    for name, tensor in loaded.sample(3, range(5)).items():
+        assert torch.equal(tensor, sampler.sample(3, range(5))[name])
+
+
+def make_config(sampler: WeightSampler) -> CheckpointConfig:
+    return CheckpointConfig(
+        method=sampler.config,  # type: ignore[arg-type]  # an nn.Module promises a Tensor or Module
+        target=sampler.target,
+        input=ImageSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
+        task=Classification(("a", "b", "c", "d", "e")),
+        training=Training("test", "none", "digits", 0, 0, 0),
+    )
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.method in MAKES_FILTERS])
+def test_normalisations_are_refused_by_what_cannot_make_them(config: MethodConfig) -> None:
+    target = TargetNetwork((1, 6, 6), (Convolution(4, 3), Normalization(2), Flatten(), Linear(3)))
+    with pytest.raises(ValueError, match=f"{config.method} makes convolutions .* cannot make norm1"):
+        config.build(target)
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.method in MAKES_ANY_TARGET])
+def test_residual_blocks_are_made(config: MethodConfig) -> None:
+    block = Residual((Normalization(2), Activation(), Convolution(4, 3, 1)))
+    target = TargetNetwork((1, 6, 6), (Convolution(4, 3), block, Flatten(), Linear(3)))
+    sampler = config.build(target).eval()
+    weights = sampler.sample(0, range(3))
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in weights.items()} == target.parameter_shapes
+    assert sampler.load_state_dict(sampler.state_dict())
+    assert target.forward(weights, torch.randn(2, 1, 6, 6)).isfinite().all()

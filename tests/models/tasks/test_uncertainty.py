@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.tasks.uncertainty import measure_uncertainty
+
+
+def to_logits(probabilities: torch.Tensor) -> torch.Tensor:
+    """A probability of 0 becomes a logit that is far enough below the others."""
+    return probabilities.log().clamp(min=-1e4)
+
+
+def test_identical_members_have_no_mutual_information() -> None:
+    member = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]])
+    u = measure_uncertainty(to_logits(member.expand(5, 2, 3)))
+    torch.testing.assert_close(u.mutual_information, torch.zeros(2).double())
+    torch.testing.assert_close(u.predictive_entropy, u.expected_entropy)
+    assert u.predictive_entropy[0].item() == pytest.approx(0.8018186, abs=1e-6)
+    assert u.predictive_entropy[1].item() == 0
+    assert not u.variation_ratio.any()
+
+
+def test_two_opposite_certain_members() -> None:
+    u = measure_uncertainty(to_logits(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])))
+    assert u.mutual_information.item() == pytest.approx(math.log(2))
+    assert u.expected_entropy.item() == 0
+    assert u.variation_ratio.item() == 0.5
+    assert u.probabilities.tolist() == [[0.5, 0.5]]
+
+
+def test_uniform_members() -> None:
+    u = measure_uncertainty(to_logits(torch.full((3, 1, 10), 0.1)))
+    assert u.predictive_entropy.item() == pytest.approx(math.log(10))
+    assert u.mutual_information.item() == pytest.approx(0, abs=1e-7)
+
+
+def test_variation_ratio_counts_votes() -> None:
+    votes = torch.tensor([0, 0, 0, 1, 2])
+    u = measure_uncertainty(to_logits(torch.nn.functional.one_hot(votes, 3)[:, None].float()))
+    assert u.variation_ratio.item() == pytest.approx(0.4)
+
+
+def test_energy_and_max_probability() -> None:
+    u = measure_uncertainty(torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]]]))
+    assert u.energy.item() == pytest.approx(-math.log(2 * math.exp(2)))  # of the mean logits, (2, 2)
+    assert u.max_probability.item() == pytest.approx(0.5)
+
+
+@given(seed=st.integers(0, 2**32), members=st.integers(1, 8), classes=st.integers(2, 6), sharpness=st.floats(0, 50))
+def test_bounds_and_decomposition(seed: int, members: int, classes: int, sharpness: float) -> None:
+    logits = torch.randn(members, 4, classes, generator=torch.Generator().manual_seed(seed)) * sharpness
+    u = measure_uncertainty(logits)
+    torch.testing.assert_close(u.predictive_entropy, u.expected_entropy + u.mutual_information, rtol=1e-6, atol=1e-6)
+    assert (u.mutual_information >= 0).all()
+    assert (u.predictive_entropy <= math.log(classes) + 1e-6).all()
+    assert (u.mutual_information <= math.log(members) + 1e-6).all()
+    assert (u.variation_ratio <= 1 - 1 / classes + 1e-9).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nonsense_is_never_certain(bad: float) -> None:
+    members = torch.full((3, 2, 4), 0.25)
+    members[1, 1, 2] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        measure_uncertainty(members)

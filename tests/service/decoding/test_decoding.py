@@ -1,0 +1,200 @@
+"""The pool of processes that decode images."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+from PIL import Image
+
+import service.decoding.pool
+from models.inputs.image_files import read_size
+from models.inputs.pixels import ImageError, decode_image
+from models.inputs.spec import ImageSpec
+from service.admission import OverloadedError
+from service.decoding.pool import Decoder, DecoderError
+from tests.pictures import draw_image, encode, write_webp
+
+GREY = ImageSpec(1, 8, 8, (0.0,), (1.0,))
+COLOUR = ImageSpec(3, 9, 7, (0.0,) * 3, (1.0,) * 3)
+SMALL = encode(draw_image("RGB", size=(20, 10)), "JPEG")
+LARGE = encode(Image.new("RGB", (4000, 4000)), "PNG")
+"""Which takes a while."""
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(processes=2, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
+    yield decoder
+    decoder.close()
+
+
+def name(*files: bytes) -> dict[str, bytes]:
+    return {f"image {index}": file for index, file in enumerate(files)}
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR])
+def test_pixels_are_those_of_the_file(decoder: Decoder, spec: ImageSpec) -> None:
+    files = [
+        encode(draw_image(mode, size=(n, 12)), kind)
+        for mode, n, kind in (("L", 8, "PNG"), ("RGB", 30, "JPEG"), ("RGB", 9, "WEBP"), ("L", 500, "PNG"))
+    ]
+    expected = torch.stack([decode_image(file, spec, 10**6, "") for file in files])
+    assert torch.equal(decoder.decode(name(*files), spec.shape).result(30), expected)
+    many = decoder.decode(name(*files * 20), spec.shape).result(30)
+    assert torch.equal(many, expected.repeat(20, 1, 1, 1))
+    assert decoder.admission.amount == 0
+
+
+def test_the_first_image_that_cannot_be_taken_is_named(decoder: Decoder) -> None:
+    files = name(*[SMALL] * 5, b"no image", *[SMALL] * 5, b"nor this")
+    for _ in range(5):
+        with pytest.raises(ImageError, match=r"^image 5 cannot be decoded"):
+            decoder.decode(files, GREY.shape).result(30)
+    assert decoder.admission.amount == 0
+
+
+def test_what_takes_too_long_is_stopped() -> None:
+    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=0.05)
+    start = time.monotonic()
+    with pytest.raises(ImageError, match=r"image 0 cannot be decoded: it takes longer than 0.05 s"):
+        decoder.decode(name(LARGE), COLOUR.shape).result(30)
+    assert time.monotonic() < start + 5
+    decoder._seconds = 30  # the next ones have a process again
+    assert decoder.decode(name(SMALL, LARGE), GREY.shape).result(30).shape == (2, 1, 8, 8)
+    decoder.close()
+
+
+def test_a_process_that_dies_costs_one_image(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = decoder.decode(name(*[LARGE] * 2), GREY.shape)
+    while not all(worker._job for worker in decoder._workers):
+        time.sleep(0.001)
+    for worker in decoder._workers:
+        worker._process.kill()
+    with pytest.raises(ImageError, match="image 0 cannot be decoded: what decodes it broke off"):
+        waiting.result(30)
+    assert decoder.decode(name(SMALL), GREY.shape).result(30).shape == (1, 1, 8, 8)
+
+
+def test_processes_that_do_not_start_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
+    with pytest.raises(DecoderError, match="does not start"):
+        decoder.warm_up()
+    decoder.close()
+
+
+def test_work_that_nobody_waits_for_ends(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.decoding.pool, "RESTART_SECONDS", 0.0)
+    left = decoder.decode(name(*[LARGE] * 50), GREY.shape)
+    while not any(worker._job for worker in decoder._workers):
+        time.sleep(0.001)
+    assert left.cancel()
+    assert decoder.admission.amount == 0
+    start = time.monotonic()
+    decoder.decode(name(*[SMALL] * 4), GREY.shape).result(30)
+    assert time.monotonic() < start + 2
+    assert not decoder._jobs
+
+
+def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
+    """Whose tables want more than its pixels may is refused, and costs no process; the largest files are taken."""
+    with pytest.raises(ImageError, match="image 0 cannot be decoded"):
+        decoder.decode(name(make_table_bomb()), GREY.shape).result(30)
+    for kind, size, options in (
+        ("PNG", (4000, 4000), {}),
+        ("JPEG", (4000, 4000), {"progressive": True, "subsampling": 0}),
+        ("WEBP", (4000, 3000), {"lossless": True}),
+        ("WEBP", (3000, 4000), {}),
+    ):
+        file = encode(Image.new("RGB", size), kind, **options)
+        for shape in (GREY.shape, (3, 1000, 1000)):
+            assert decoder.decode(name(file), shape).result(30).shape == (1, *shape)
+
+
+def make_table_bomb(groups: int = 2**14, side: int = 512) -> bytes:
+    """A lossless WebP that names a code of its own, five tables, for each of its blocks of 4 × 4 pixels."""
+    bits: list[int] = []
+
+    def put(value: int, count: int) -> None:
+        bits.extend(value >> position & 1 for position in range(count))
+
+    def put_empty_code() -> None:
+        put(0b0001, 4)  # of a single symbol, 0
+
+    def put_byte_code(alphabet: int) -> None:
+        """Of 8 bits for each of 256 symbols."""
+        put(0, 1)
+        put(8, 4)
+        for symbol in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8):
+            put(int(symbol in (0, 8)), 3)
+        put(0, 1)
+        for symbol in range(alphabet):
+            put(int(symbol < 256), 1)
+
+    put(side - 1, 14)
+    put(side - 1, 14)
+    put(0, 1 + 3 + 1 + 1)  # no alpha, version 0, no transform, no cache
+    put(1, 1)
+    put(0, 3 + 1)  # blocks of 4 × 4, whose image of codes has no cache
+    put_byte_code(280)
+    put_byte_code(256)
+    for _ in range(3):
+        put_empty_code()
+    reverse = [int(f"{value:08b}"[::-1], 2) for value in range(256)]
+    for block in range((side // 4) ** 2):
+        put(reverse[block % groups & 255], 8)
+        put(reverse[block % groups >> 8], 8)
+    for _ in range(5 * groups):
+        put_empty_code()
+    put(0, 64)
+    number = int("".join(map(str, reversed(bits))), 2)
+    return write_webp((b"VP8L", b"\x2f" + number.to_bytes(len(bits) // 8 + 1, "little")))
+
+
+def test_requests_take_turns() -> None:
+    """One image does not wait for all of another's."""
+    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
+    many = decoder.decode(name(*[LARGE] * 30), GREY.shape)
+    decoder.decode(name(SMALL), GREY.shape).result(30)
+    assert not many.done()
+    decoder.close()
+    with pytest.raises(CancelledError):
+        many.result(30)
+    assert decoder.decode(name(SMALL), GREY.shape).cancelled()
+
+
+def test_pixels_that_wait_are_bounded() -> None:
+    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=100_000_000, seconds=30)
+    waiting = decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
+    with pytest.raises(OverloadedError) as caught:
+        decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
+    assert caught.value.seconds > 0
+    decoder.decode(name(SMALL), GREY.shape, "b").result(30)
+    waiting.cancel()
+    decoder.decode(name(*[LARGE] * 2), GREY.shape, "a").result(30)
+    decoder.close()
+
+
+def test_a_file_is_believed_no_further_than_it_was_counted(decoder: Decoder) -> None:
+    """Two headers do not make one image cheap for the budget and dear for the processor."""
+    dear = encode(Image.new("L", (3000, 3000)), "JPEG")
+    cheap = dear[:2] + encode(Image.new("L", (1, 1)), "JPEG")[2:-2] + dear[2:]
+    assert read_size(cheap) == (1, 1)
+    assert decoder.count_pixels({"a": cheap}) == [1]
+    with pytest.raises(ImageError):
+        decoder.decode({"a": cheap}, GREY.shape).result(30)
+    assert decoder.count_pixels(name(b"", b"GIF89a", LARGE, SMALL)) == [16_000_000] * 3 + [200]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 2), (1, 5000)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"progressive": True, "exif": b"Exif\0\0" + bytes(60_000)}]
+)
+def test_sizes_are_read_off_the_first_bytes(size: tuple[int, int], kind: str, options: dict[str, object]) -> None:
+    content = encode(Image.new("RGB", size), kind, **options)
+    assert read_size(content) == size
+    for end in range(40):
+        read_size(content[:end])

@@ -1,0 +1,240 @@
+"""What ends the engine, and what must not."""
+
+import ctypes
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+import service.engine.batches
+import service.engine.engine
+from models.checkpoint import Checkpoint
+from service.admission import OverloadedError
+from service.app import create_app
+from service.engine.batches import Answer
+from service.engine.engine import Engine
+from service.engine.ensembles import Ensembles
+from service.engine.observer import Observer
+from service.settings import Settings
+from tests.conftest import serve
+from tests.pictures import draw_image, encode
+from tests.service.engine.test_engine import draw_images, hold
+
+PICTURE: dict[str, Any] = {"content": encode(draw_image(size=(8, 8))), "headers": {"Content-Type": "image/png"}}
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(torch.device("cpu"))
+    yield engine
+    engine.close()
+
+
+def raise_in(engine: Engine, error: type[BaseException]) -> None:
+    """Raises an exception in the engine's thread, wherever that is."""
+    assert engine._thread.ident is not None
+    assert (
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(engine._thread.ident), ctypes.py_object(error)) == 1
+    )
+    engine._call(lambda: None)  # which wakes it
+
+
+def ask(engine: Engine, checkpoint: Checkpoint, seed: int | None = None) -> Future[Answer]:
+    return engine.predict(checkpoint, draw_images(checkpoint, 1), seed, 5)
+
+
+def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
+    checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("broken")
+
+    heard = ["begin", "draw", "evaluate", "refuse"]
+    for name in heard:
+        monkeypatch.setattr(Observer, name, fail)
+    engine = Engine(torch.device("cpu"), queue_cost=20)
+    with caplog.at_level(logging.ERROR, "service.engine.observer"):
+        for seed in range(5):
+            assert ask(engine, checkpoint, seed).result(60).seed == seed
+            with hold(engine):
+                ask(engine, checkpoint)
+                with pytest.raises(OverloadedError):
+                    engine.predict(checkpoint, draw_images(checkpoint, 1), None, 100)
+    assert sorted(record.getMessage().split()[2] for record in caplog.records) == heard
+    assert engine.fault is None
+    engine.close()
+
+
+def test_what_cannot_begin_fails_alone(engine: Engine, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Ensembles.take
+    for error in (ValueError("odd"), MemoryError()):
+
+        def fail(*args: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Ensembles, "take", fail)
+        with hold(engine):
+            futures = [ask(engine, checkpoint, seed) for seed in (None, None, 7)]
+        for future in futures[:2]:
+            with pytest.raises(type(error)):
+                future.result(60)
+        assert futures[2].result(60).seed == 7
+        assert engine.admission.amount == 0
+    monkeypatch.setattr(Ensembles, "take", take)
+    ask(engine, checkpoint).result(60)
+    assert engine.fault is None
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_ends_the_thread_is_a_fault_and_cancels_what_waits(
+    checkpoint: Checkpoint, error: type[BaseException]
+) -> None:
+    engine = Engine(torch.device("cpu"))
+    done: list[str] = []
+    with hold(engine):
+        futures: dict[str, Future[Any]] = {
+            "short": ask(engine, checkpoint, 7),
+            "large": engine.predict(checkpoint, draw_images(checkpoint, 256), 1, 1_000),
+            "call": engine.sample(checkpoint, 1, [0], {"linear1.bias"}),
+        }
+        for name, future in futures.items():
+            future.add_done_callback(lambda _, name=name: done.append(name))  # type: ignore[misc]
+        cancelled = ask(engine, checkpoint, 8)
+        cancelled.cancel()
+        raise_in(engine, error)
+    for future in futures.values():
+        with pytest.raises(CancelledError):
+            future.result(20)
+    engine._thread.join(20)
+    assert engine.fault == f"the engine's thread was ended by {error.__name__}"
+    assert sorted(done) == sorted(futures)
+    assert engine.admission.amount == 0
+    assert ask(engine, checkpoint).cancelled()
+    engine.close()
+
+
+@pytest.mark.parametrize("part", ["step", "finished", "relieve"])
+def test_an_exception_anywhere_leaves_nobody_waiting(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    engine = Engine(torch.device("cpu"))
+
+    def fail(*args: Any) -> None:
+        raise SystemExit
+
+    if part == "relieve":
+        monkeypatch.setattr(service.engine.batches, "evaluate_draw", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(service.engine.batches.Batch, part, property(fail) if part == "finished" else fail)
+    with hold(engine):
+        futures = [ask(engine, checkpoint, seed) for seed in (1, 1, 2, None)]
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(20)
+    engine._thread.join(20)
+    assert engine.fault
+    engine.close()
+
+
+def test_a_thread_that_is_gone_is_a_fault_whoever_says_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_break", lambda *_: None)
+    monkeypatch.setattr(engine, "_cancel_open", lambda: None)
+    raise_in(engine, SystemExit)
+    engine._thread.join(20)
+    engine._closing = False  # as if not even that had been reached
+    assert engine.fault == "the engine's thread has ended"
+
+
+def test_many_may_close_it_at_once_and_the_engine_itself(checkpoint: Checkpoint) -> None:
+    engine = Engine(torch.device("cpu"))
+    engine._call(engine.close).result(20)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: engine.close(), range(8)))
+    assert not engine._thread.is_alive()
+    assert engine.fault is None
+    assert ask(engine, checkpoint).cancelled()
+
+
+def test_a_step_that_does_not_end_is_told_and_does_not_keep_the_engine_from_closing(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(torch.device("cpu"))
+    monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.2)
+    assert engine.step_seconds == 0
+    with hold(engine):
+        assert engine.stall is None
+        waiting = ask(engine, checkpoint)
+        wait_until(lambda: engine.stall is not None)
+        assert engine.fault is None
+        start = time.monotonic()
+        engine.close(seconds=0.2)
+        assert time.monotonic() - start < 5
+        assert waiting.cancelled()
+    engine._thread.join(20)
+    assert engine.step_seconds == 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + 20
+        time.sleep(0.01)
+
+
+def test_health_tells_a_thread_that_ended_and_requests_get_503(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings(checkpoints=checkpoints))
+    monkeypatch.setattr("service.operation.server.Server.on_tick", _go_on)
+    with serve(app) as address, httpx.Client(base_url=address, timeout=20) as client, ThreadPoolExecutor() as pool:
+        engine: Engine = app.state.engine
+        assert client.get("/healthz").status_code == 200
+        with hold(engine):
+            waiting = [
+                pool.submit(httpx.post, f"{address}/v1/models/digits/predict", timeout=20, **PICTURE) for _ in range(3)
+            ]
+            wait_until(lambda: engine.admission.amount == 300)
+            raise_in(engine, SystemExit)
+        assert [answer.result().status_code for answer in waiting] == [503] * 3
+        for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(path).status_code == 503
+        assert "SystemExit" in client.get("/healthz").json()["error"]["message"]
+        assert "hyperdraw_ready 0.0" in client.get("/metrics").text
+        for method, path in (("POST", "predict"), ("GET", "weights")):
+            content = PICTURE if method == "POST" else {}
+            assert client.request(method, f"/v1/models/digits/{path}", **content).status_code == 503
+
+
+async def _go_on(server: Any, counter: int) -> bool:
+    return bool(server.should_exit)
+
+
+def test_readiness_tells_a_step_that_does_not_end(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(checkpoints=checkpoints))
+    monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.2)
+    with serve(app) as address, httpx.Client(base_url=address, timeout=20) as client:
+        assert client.get("/readyz").status_code == 200
+        with hold(app.state.engine):
+            wait_until(lambda: client.get("/readyz").status_code == 503)
+            assert client.get("/readyz").json()["error"]["code"] == "stalled"
+            assert client.get("/healthz").status_code == 200
+            assert "hyperdraw_ready 0.0" in client.get("/metrics").text
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_a_service_whose_step_does_not_end_can_be_stopped(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(checkpoints=checkpoints))
+    monkeypatch.setattr(Engine.close, "__defaults__", (0.2,))
+    release = threading.Event()
+    with serve(app) as address:
+        app.state.engine._call(release.wait)
+        httpx.get(f"{address}/healthz").raise_for_status()
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    release.set()

@@ -1,0 +1,130 @@
+"""Whether what watches the service asks for what there is."""
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import ROOT
+from tests.pictures import draw_image, encode
+
+DIRECTORY = ROOT / "deploy" / "observability"
+OF_PROMETHEUS = {"instance", "job"}
+"""Labels that Prometheus adds."""
+ELSEWHERE = {
+    "up",
+    "hyperdraw_cuda_allocated_bytes",
+    "hyperdraw_cuda_reserved_bytes",
+    "hyperdraw_relative_deviation_bucket",
+}
+"""Of Prometheus itself, of CUDA, and of regressions."""
+
+
+def read_dashboard() -> dict[str, Any]:
+    dashboard: dict[str, Any] = json.loads((DIRECTORY / "grafana" / "dashboards" / "hyperdraw.json").read_text())
+    return dashboard
+
+
+def read_alerts() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((DIRECTORY / "alerts.yml").read_text())["groups"]
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+EXPRESSIONS = [target["expr"] for panel in read_dashboard()["panels"] for target in panel["targets"]]
+EXPRESSIONS += [rule["expr"] for rule in read_alerts()]
+
+
+@pytest.fixture(scope="module")
+def labels(client: httpx.Client) -> dict[str, set[str]]:
+    """The labels that each series of the real service has, by its name."""
+    picture = encode(draw_image(size=(8, 8)))
+    assert client.post("/v1/models/digits/predict", files={"images": picture}).status_code == 200
+    found: dict[str, set[str]] = {name: set() for name in ELSEWHERE}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        suffix = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        for name in suffix:
+            found.setdefault(family.name + name, set())
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    # These have no series before the first of their kind.
+    found["hyperdraw_refused_requests_total"] |= {"model"}
+    found["hyperdraw_relative_deviation_bucket"] |= {"model", "le"}
+    found["hyperdraw_weights_sent_bytes_total"] |= {"model"}
+    return found
+
+
+def find_metrics(expression: str) -> dict[str, set[str]]:
+    """The series that PromQL asks for, with the labels that it selects by."""
+    text = re.sub(r'"[^"]*"', '""', expression)
+    found: dict[str, set[str]] = {}
+    for name, selector in re.findall(r"\b((?:hyperdraw|process)_\w+|up)\b(?:\{([^}]*)\})?", text):
+        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
+    return found
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_what_is_asked_for_exists(expression: str, labels: dict[str, set[str]]) -> None:
+    metrics = find_metrics(expression)
+    assert metrics
+    for name, selected in metrics.items():
+        assert name in labels
+        assert selected <= labels[name] | OF_PROMETHEUS
+    grouped = {label for group in re.findall(r"(?:by|on) \(([^)]*)\)", expression) for label in group.split(", ")}
+    assert grouped <= set.union(*(labels[name] for name in metrics)) | OF_PROMETHEUS
+
+
+def test_every_metric_of_ours_is_shown(labels: dict[str, set[str]]) -> None:
+    shown = {
+        re.sub(r"_(bucket|sum|count)$", "", name) for expression in EXPRESSIONS for name in find_metrics(expression)
+    }
+    ours = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in labels if name.startswith("hyperdraw_")}
+    assert {name for name in ours if f"{name}_total" not in ours} <= shown
+
+
+def test_panels_find_their_data_source() -> None:
+    source = yaml.safe_load((DIRECTORY / "grafana" / "datasources" / "prometheus.yml").read_text())["datasources"][0]
+    dashboard = read_dashboard()
+    panels = dashboard["panels"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["uid"]}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]}
+    assert set(re.findall(r'"\$(\w+)"', " ".join(EXPRESSIONS))) == variables
+    provider = yaml.safe_load((DIRECTORY / "grafana" / "dashboards" / "provider.yml").read_text())["providers"][0]
+    assert provider["options"]["path"] == "/etc/grafana/provisioning/dashboards"
+
+
+def test_compose_mounts_what_there_is_for_this_machine_only() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    watching = {name: s for name, s in services.items() if s.get("profiles") == ["observability"]}
+    assert set(watching) == {"prometheus", "grafana"}
+    for service in watching.values():
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for mount in service["volumes"]:
+            source, _, mode = mount.rpartition(":")
+            if mount.startswith("./"):
+                assert mode == "ro"
+                assert (ROOT / source.partition(":")[0]).exists()
+    grafana = watching["grafana"]["environment"]
+    assert grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not any("PASSWORD" in name for name in grafana)
+    (job,) = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["static_configs"][0]["targets"] == ["hyperdraw:8000"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+def test_prometheus_understands_its_files_and_alerts() -> None:
+    for arguments in (
+        ["check", "config", str(DIRECTORY / "prometheus.yml")],
+        ["test", "rules", str(ROOT / "tests" / "alerts_test.yml")],
+    ):
+        ran = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,0 +1,468 @@
+"""The page for people, in a real browser against the real service."""
+
+import base64
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from fastapi import FastAPI
+from PIL import Image
+from safetensors.torch import save
+
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support import expected_conditions
+from selenium.webdriver.support.ui import Select
+
+from models.checkpoint import save_checkpoint
+from models.samplers.static_hypernetwork import StaticHypernetworkConfig
+from service.app import create_app
+from service.settings import Settings
+from tests.browser import CHROMIUM, DRIVER, open_browser, read_requests, set_screen
+from tests.conftest import SMALL_TARGET, serve
+from tests.models.samplers.test_samplers import make_config
+from tests.service.api.test_explorations import save_curve
+from tests.service.engine.test_engine import hold
+from tests.service.operation.test_access import write_keys
+
+pytestmark = pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="there is no chromium with its driver")
+
+WAIT = 15
+
+
+class Page:
+    """The page in a browser, as people use it."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
+        self.browser = browser
+        self.address = address
+
+    def open(self, view: str = "answer") -> None:
+        self.browser.get("about:blank")
+        self.browser.get(f"{self.address}/#/{view}")
+        self.settle()
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def attribute(self, selector: str, name: str) -> str:
+        return self.find(selector).get_attribute(name) or ""
+
+    def text(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def run(self, script: str) -> Any:
+        return self.browser.execute_script(f"return {script}")
+
+    def await_true(self, condition: Callable[[], object]) -> None:
+        start = time.monotonic()
+        while not condition():
+            assert time.monotonic() < start + WAIT, self.text("body")
+            time.sleep(0.02)
+
+    def settle(self) -> None:
+        """Until models are known and nothing is asked."""
+        self.await_true(lambda: self.run("document.querySelectorAll('#model option').length"))
+        self.await_true(lambda: self.attribute("#card", "aria-busy") == "false")
+
+    def choose_example(self, name: str) -> None:
+        """And waits for the answer."""
+        self.find(f".examples img[src*={name}]").find_element(By.XPATH, "..").click()
+        self.await_true(lambda: f"Shown: {name}" in self.attribute("#pad-canvas", "aria-label"))
+        self.settle()
+
+    def draw(self, *points: tuple[int, int]) -> None:
+        """A stroke, by points in CSS pixels from the pad's centre."""
+        pad = self.find("#pad-canvas")
+        actions = ActionChains(self.browser).move_to_element_with_offset(pad, *points[0]).click_and_hold()
+        for point in points[1:]:
+            actions.move_to_element_with_offset(pad, *point)
+        actions.release().perform()
+
+    def open_file(self, path: Path) -> None:
+        self.find("#file").send_keys(str(path))
+
+    def set_slider(self, selector: str, value: float) -> None:
+        """As a drag would."""
+        slider = f"document.querySelector({selector!r})"
+        self.run(f"({slider}.value = {value}, {slider}.dispatchEvent(new Event('input', {{bubbles: true}})))")
+        self.run(f"{slider}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+        time.sleep(0.1)
+        self.settle()
+
+    def ink(self, selector: str) -> int:
+        """Pixels of a canvas that were drawn in a colour, none of which is grey."""
+        canvas = f"document.querySelector({selector!r})"
+        pixels = f"{canvas}.getContext('2d').getImageData(0, 0, {canvas}.width, {canvas}.height).data"
+        count: int = self.run(
+            f"((d) => {{ let n = 0; for (let i = 0; i < d.length; i += 4)"
+            f" n += d[i + 3] > 0 && Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 40;"
+            f" return n }})({pixels})"
+        )
+        return count
+
+    def errors(self) -> list[str]:
+        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]  # of selenium
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    with open_browser() as browser:
+        set_screen(browser, 1200, 900)
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """A service with the digits, a curve, and a single network."""
+    directory = tmp_path_factory.mktemp("page")
+    (directory / "digits").symlink_to(checkpoints / "digits")
+    save_curve(directory / "curve")
+    sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
+    save_checkpoint(directory / "one", make_config(sampler), sampler, "float32")
+    return create_app(Settings(checkpoints=directory, default_model="digits"))
+
+
+@pytest.fixture(scope="module")
+def address(app: FastAPI) -> Iterator[str]:
+    with serve(app) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
+    """The page, which asks no other host, and says nothing on the console."""
+    page = Page(browser, address)
+    yield page
+    assert page.errors() == []
+    hosts = {urlsplit(url).netloc for url in read_requests(browser)} - {""}
+    assert hosts <= {urlsplit(address).netloc}
+
+
+def test_the_first_screen_draws_and_answers(page: Page) -> None:
+    page.open()
+    assert page.attribute("#tab-answer", "aria-selected") == "true"
+    assert page.text("#verdict-title") == "No prediction yet"
+    page.draw((-20, -60), (-10, 0), (0, 50))
+    page.await_true(lambda: page.text("#label") in list("0123456789"))
+    page.settle()
+    assert page.text("#verdict-title") != "No prediction yet"
+    assert "Prediction: " in page.run("document.getElementById('summary').textContent")
+    for flag in ("out_of_distribution", "suspect_adversarial"):
+        assert "of the calibration images score higher" in page.text(f"#{flag} figcaption")
+        assert page.attribute(f"#{flag} canvas", "aria-label") == page.text(f"#{flag} figcaption")
+        assert page.ink(f"#{flag} canvas") > 50
+    assert "dots are all that is known" in page.text("#flags-note")
+    page.find("#clear").click()
+    assert page.text("#verdict-title") == "No prediction yet"
+
+
+def test_what_python_and_curl_ask_is_what_the_page_asked(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    seed = page.text("#used-seed")
+    assert f"seed={seed}" in page.text("#answer-curl")
+    assert "images=@seven.png" in page.text("#answer-curl")
+    python = next(b for b in page.browser.find_elements(By.CSS_SELECTOR, "#answer .kinds button") if b.text == "Python")
+    python.click()
+    assert f'client.predict("seven.png", model="digits", ensemble_size=100, seed={seed}' in page.text("#answer-python")
+    compile(page.text("#answer-python"), "page", "exec")
+
+
+def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
+    page.open("attack")
+    assert page.attribute("#tab-attack", "aria-selected") == "true"
+    assert page.find("#attack").is_displayed()
+    page.find("#tab-attack").send_keys(Keys.ARROW_RIGHT)
+    assert page.browser.switch_to.active_element.get_attribute("id") == "tab-weights"
+    assert page.find("#weights").is_displayed()
+    assert not page.find("#attack").is_displayed()
+    page.find("#tab-weights").send_keys(Keys.ARROW_RIGHT)
+    assert page.find("#answer").is_displayed()
+    assert page.browser.current_url.endswith("#/answer")
+    page.settle()
+
+
+def test_uncertainty_moves(page: Page) -> None:
+    page.open("vary")
+    page.choose_example("three")
+    assert "at 1 positions" in page.attribute("#vary-chart", "aria-label")
+    entropies = []
+    for angle in (45, 90):
+        page.set_slider("#rotation", angle)
+        label = page.attribute("#vary-chart", "aria-label")
+        entropies.append(float(re.search(r"predictive entropy ([\d.]+)", label)[1]))  # type: ignore[index]  # None fails
+    assert "at 3 positions" in label
+    assert entropies[0] != entropies[1]
+    page.find("#sweep").click()
+    page.await_true(lambda: "at 25 positions" in page.attribute("#vary-chart", "aria-label"))
+    page.settle()
+    assert page.ink("#vary-chart") > 200
+    page.set_slider("#noise", 40)  # another slider, another curve
+    assert "against noise, at 1 positions" in page.attribute("#vary-chart", "aria-label")
+    page.set_slider("#blend", 52)
+    assert "against blend, at 1 positions" in page.attribute("#vary-chart", "aria-label")
+    assert page.text("#sent-name") == "varied.png"
+    page.find("#straighten").click()
+    page.settle()
+    assert page.attribute("#rotation", "value") == "0"
+
+
+def test_an_attack_and_fresh_networks(page: Page) -> None:
+    page.open("attack")
+    page.choose_example("two")
+    cards = [card.text for card in page.browser.find_elements(By.CSS_SELECTOR, ".answer-card")]
+    assert len(cards) == 3
+    assert "the same networks" in cards[1]
+    assert "fresh networks, seed" in cards[2]
+    for card in cards:
+        assert "out of distribution" in card
+        assert "suspect adversarial" in card
+    widths = "[...document.querySelectorAll('#original, #adversarial')].map((image) => image.naturalWidth)"
+    page.await_true(lambda: page.run(widths) == [8, 8])
+    assert "at most 51 of 255" in page.attribute("#difference", "aria-label")
+    page.set_slider("#epsilon", 0)
+    assert "at most 0 of 255" in page.attribute("#difference", "aria-label")
+    assert "The answer is still" in page.text("#attack-note")
+    assert "proves nothing" in page.text("#attack")
+    assert "/attack?epsilon=0&steps=20" in page.text("#attack-curl")
+
+
+def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
+    page.open("weights")
+    networks = page.browser.find_elements(By.CSS_SELECTOR, ".network")
+    assert len(networks) == 32
+    assert page.ink("#scatter") > 100
+    networks[3].click()
+    assert page.text("#chosen").startswith("Network 3 of seed ")
+    assert "member=3" in page.attribute("#chosen-download", "href")
+    networks[3].send_keys(Keys.ARROW_RIGHT)
+    assert page.text("#chosen").startswith("Network 4 of seed ")
+    assert [network.get_attribute("tabindex") for network in networks].count("0") == 1
+    networks[5].click()
+    page.find("#walk-to").click()
+    page.settle()
+    assert page.text("#walk-note") == "Draw something, or choose an image."
+    page.choose_example("ambiguous")
+    assert page.attribute("#to", "value") == "5"
+    assert "Straight between the weights, networks say " in page.text("#walk-note")
+    for path in ("straight", "latent"):
+        assert page.ink(f"#{path}") > 100
+        assert page.attribute(f"#{path}", "aria-label") in page.text("#walk-note")
+    assert "from=0&to=5" in page.text("#walk-curl")
+
+
+def test_components_are_those_of_the_weights(page: Page) -> None:
+    page.open()
+    script = """
+        const done = arguments[0];
+        import("/static/pca.js").then(({ findComponents }) => {
+            const points = [[3, 0], [-3, 0], [0, 1], [0, -1]];
+            const vectors = points.map(([x, y]) => [Float32Array.of(x, 5), Float32Array.of(y)]);
+            done(findComponents(vectors));
+        });
+    """
+    found = page.browser.execute_async_script(script)
+    assert found["explained"] == pytest.approx([0.9, 0.1])
+    points = [[abs(c) for c in point] for point in found["points"]]
+    assert points == [pytest.approx(p, abs=1e-6) for p in ([3, 0], [3, 0], [0, 1], [0, 1])]
+
+
+def test_halves_are_read_exactly(page: Page) -> None:
+    page.open()
+    tensor = torch.tensor([0.0, -0.0, 1.0, -2.5, 65504.0, 6e-8, 3e-5, 0.333], dtype=torch.float16)
+    content = base64.b64encode(save({"a": tensor})).decode()
+    script = f"""
+        const done = arguments[0];
+        const bytes = Uint8Array.from(atob("{content}"), (c) => c.charCodeAt(0));
+        import("/static/safetensors.js").then(({{ readTensors }}) => done([...readTensors(bytes.buffer).a.values]));
+    """
+    assert page.browser.execute_async_script(script) == tensor.tolist()
+
+
+def test_a_curve(page: Page) -> None:
+    page.open()
+    Select(page.find("#model")).select_by_value("curve")
+    page.await_true(lambda: page.text("#curve-note").startswith("Mean of 100 networks"))
+    page.settle()
+    assert not page.find("#image").is_displayed()
+    assert page.find("#curve").is_displayed()
+    assert page.ink("#curve-chart") > 200
+    assert page.ink("#variance-chart") > 200
+    compile(page.run("document.getElementById('curve-python').textContent"), "page", "exec")
+    Select(page.find("#model")).select_by_value("digits")
+    page.settle()
+    assert page.find("#answer").is_displayed()
+
+
+def test_strokes_are_added_to_an_image(page: Page) -> None:
+    page.open()
+    page.choose_example("ambiguous")
+    before = page.run("document.getElementById('sent-image').src")
+    page.draw((-30, -90), (30, -90))
+    page.await_true(lambda: page.text("#sent-name") == "ambiguous-drawn.png")
+    page.settle()
+    assert "Shown: ambiguous.png" in page.attribute("#pad-canvas", "aria-label")
+    assert page.run("document.getElementById('sent-image').src") != before
+    page.find("#clear").click()
+    assert "Shown" not in page.attribute("#pad-canvas", "aria-label")
+    assert page.text("#label") == "–"
+
+
+def test_a_large_photograph_is_shrunk(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (5000, 3000), (200, 30, 30)).save(tmp_path / "photo.jpg")
+    page.open()
+    page.open_file(tmp_path / "photo.jpg")
+    page.await_true(lambda: "shrunk from 5000 × 3000 to 2048 × 1229 pixels" in page.text("#sent-name"))
+    page.settle()
+    assert page.text("#label") in list("0123456789")
+    page.find("#tab-vary").click()  # what was opened can be blended in, too
+    page.choose_example("seven")
+    assert "with photo-shrunk.png" in page.text("#blend-with")
+
+
+def test_settings_that_are_not_valid_are_said_and_not_used(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    for field, text, note in (
+        ("seed", "abc", "Not a whole number below 2⁶³: fresh networks, as before."),
+        ("size", "5000", "Not from 1 to 1000: 100, as before."),
+        ("size", "", "Not from 1 to 1000: 100, as before."),
+    ):
+        page.find(f"#{field}").clear()
+        page.find(f"#{field}").send_keys(text, Keys.TAB)
+        page.settle()
+        assert page.text(f"#{field}-note") == note
+        assert page.attribute(f"#{field}", "aria-invalid") == "true"
+        assert "mean of 100 networks" in page.text("#ensemble")
+    page.find("#size").send_keys("7", Keys.TAB)
+    page.settle()
+    assert page.text("#size-note") == ""
+    page.await_true(lambda: "mean of 7 networks" in page.text("#ensemble"))
+
+
+def test_a_kept_seed_is_not_dropped_unsaid(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    seed = page.text("#used-seed")
+    page.find("#keep-seed").click()
+    page.find("#draw-again").click()
+    page.await_true(lambda: page.text("#used-seed") != seed)
+    page.settle()
+    assert page.text("#seed-note") == f"Seed {seed} is no longer kept."
+
+
+def test_a_single_network_is_no_distribution(page: Page) -> None:
+    page.open()
+    Select(page.find("#model")).select_by_value("one")
+    page.settle()
+    assert "a single network, not a distribution" in page.text("#card")
+    assert not page.find("#examples-heading, .examples li").is_displayed()  # these are digits
+    assert "Draw, drop, paste or photograph" in page.text("#pad-hint")
+    page.draw((-40, -40), (40, 40))
+    page.await_true(lambda: page.text("#label") in ("a", "b", "c", "d", "e"))
+    assert not page.find("#mutual-information").is_displayed()
+    assert not page.find("#used-seed").is_displayed()
+    page.find("#tab-weights").click()
+    page.settle()
+    assert "1 network" in page.text("#weights-note")
+    assert not page.find("#walk-note").is_displayed()
+
+
+@pytest.mark.parametrize("view", ["answer", "vary", "attack", "weights"])
+def test_nothing_is_wider_than_a_phone(page: Page, view: str) -> None:
+    set_screen(page.browser, 360, 700)
+    try:
+        page.open(view)
+        page.choose_example("house")
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        assert page.find("#model").location["y"] < page.find("#pad-canvas").location["y"] < 700
+    finally:
+        set_screen(page.browser, 1200, 900)
+
+
+def test_an_image_that_is_refused_changes_nothing(page: Page, tmp_path: Path) -> None:
+    page.open()
+    page.choose_example("seven")
+    page.open_file(Path(__file__))
+    page.await_true(lambda: page.find("#alert-body").is_displayed())
+    assert page.text("#alert-message") == "test_page.py cannot be read as an image."
+    assert not page.find("#retry").is_displayed()
+    transparent = tmp_path / "transparent.png"
+    Image.new("RGBA", (20, 20), (9, 9, 9, 100)).save(transparent)
+    page.open_file(transparent)
+    page.await_true(lambda: "has transparent pixels" in page.text("#alert-message"))
+    page.settle()
+    assert page.text("#alert-message").startswith("transparent.png has")
+    assert not page.find("#retry").is_displayed()
+    assert "Shown: seven.png" in page.attribute("#pad-canvas", "aria-label")
+    assert page.text("#sent-name") == "seven.png"
+    assert page.text("#label") in list("0123456789")
+    assert len(page.errors()) == 1  # the browser's own, of status 422
+    page.choose_example("two")
+    assert not page.find("#alert-body").is_displayed()
+    assert page.text("#label") in list("0123456789")
+
+
+def test_a_slow_server_shows_itself_and_recovers(page: Page, app: FastAPI) -> None:
+    page.open()
+    with hold(app.state.engine):
+        page.find(".examples button").click()
+        page.await_true(lambda: page.attribute("#card", "aria-busy") == "true")
+        page.await_true(lambda: page.text("#alert-message") == "The server takes its time.")
+        assert page.text("#verdict-title") == "No prediction yet"
+    page.settle()
+    assert page.text("#label") in list("0123456789")
+    assert not page.find("#alert-body").is_displayed()
+
+
+def test_a_dead_server_shows_itself_and_recovers(browser: webdriver.Chrome, checkpoints: Path) -> None:
+    def start(port: int) -> AbstractContextManager[str]:
+        return serve(create_app(Settings(checkpoints=checkpoints)), port)
+
+    with start(0) as address:
+        page = Page(browser, address)
+        page.open("vary")
+        page.choose_example("seven")
+    page.find("#straighten").click()
+    page.await_true(lambda: page.text("#alert-message") == "The server cannot be reached.")
+    page.settle()
+    page.choose_example("three")
+    with start(urlsplit(address).port or 0):
+        page.find("#retry").click()
+        page.await_true(lambda: not page.find("#alert-body").is_displayed())
+        page.settle()
+        assert "three.png" in page.attribute("#pad-canvas", "aria-label")
+        assert page.text("#varied-label") in list("0123456789")
+        browser.get("about:blank")
+    assert {message.rpartition(" ")[2] for message in page.errors()} == {"net::ERR_CONNECTION_REFUSED"}
+    read_requests(browser)
+
+
+def test_a_key_is_asked_for(browser: webdriver.Chrome, checkpoints: Path, tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.toml", reader=["predict"])
+    with serve(create_app(Settings(checkpoints=checkpoints, keys=tmp_path / "keys.toml"))) as address:
+        page = Page(browser, address)
+        browser.get(f"{address}/")
+        page.await_true(lambda: expected_conditions.alert_is_present()(browser))
+        browser.switch_to.alert.send_keys(keys["reader"])
+        browser.switch_to.alert.accept()
+        page.settle()
+        page.choose_example("seven")
+        page.find("#tab-weights").click()
+        page.await_true(lambda: "not for weights" in page.text("#alert-message"))
+        browser.get("about:blank")
+    page.errors()
+    read_requests(browser)

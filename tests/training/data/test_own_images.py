@@ -1,0 +1,382 @@
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from models.checkpoint import load_checkpoint
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import serve
+from tests.pictures import draw_image, encode
+from training import progress
+from training.__main__ import app
+from training.data.augmentation import Augmentation, distort
+from training.data.datasets import DatasetError
+from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
+from training.evaluation.shares import measure_share
+from training.progress import announce, be_quiet, track, warn
+from training.recipes.recipes import choose_target
+from training.report.report import LEAST_DISPUTE
+from training.runs.fitting import FittingRun
+from training.runs.run import StepReport
+
+CLASSES = ("bar", "ring")
+ARGUMENTS = ["--steps", "30", "--seed", "3"]
+
+
+def draw_class(label: str, number: int, mode: str = "L", size: int = 12) -> bytes:
+    """A bar or a ring, somewhere, with noise: every number is another image."""
+    random = np.random.default_rng([number, len(label)])
+    image = Image.fromarray(random.integers(0, 40, (size, size), dtype=np.uint8))
+    x, y = random.integers(0, 3, 2).tolist()
+    pen = ImageDraw.Draw(image)
+    if label == "ring":
+        pen.ellipse((x + 1, y + 1, x + 8, y + 8), outline=255)
+    else:
+        pen.line((x + 4, y + 1, x + 4, y + 9), fill=255, width=2)
+    return encode(image.convert(mode))
+
+
+def write_folder(folder: Path, count: int = 40, classes: tuple[str, ...] = CLASSES, mode: str = "L") -> Path:
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            (folder / label / f"{number}.png").write_bytes(draw_class(label, number + 1000 * len(folder.name), mode))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 bars and 40 rings, a damaged file, a copy, and what is hidden."""
+    folder = write_folder(tmp_path_factory.mktemp("own") / "shapes")
+    (folder / "ring" / "broken.png").write_bytes(draw_class("ring", 0)[:60])
+    (folder / "ring" / "copy.png").write_bytes((folder / "ring" / "7.png").read_bytes())
+    (folder / "ring" / ".hidden.png").write_bytes(b"nothing")
+    (folder / ".cache").mkdir()
+    (folder / "notes.txt").write_text("loose files are no class")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The checkpoint's directory, and what the command wrote to stdout and stderr."""
+    out = tmp_path_factory.mktemp("trained") / "shapes-model"
+    result = CliRunner().invoke(app, ["images", str(folder), "--out", str(out), "--json", *ARGUMENTS])
+    assert result.exit_code == 0, result.output
+    return out, result.stdout, result.stderr
+
+
+def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str]) -> None:
+    out, stdout, stderr = trained
+    report = json.loads(stdout)
+    checkpoint = load_checkpoint(out)
+    assert report["version"] == checkpoint.version
+    assert report["images"]["bar"] == {"train": 20, "validation": 4, "calibration": 10, "test": 6}
+    assert report["accuracy"]["low"] <= report["accuracy"]["share"] <= report["accuracy"]["high"]
+    assert set(report["false_alarms"]) == {"out_of_distribution", "suspect_adversarial"}
+    recalls = {c["name"]: c["recall"] for c in report["classes"]}
+    assert {name: recall["images"] for name, recall in recalls.items()} == {"bar": 6, "ring": 6}
+    assert report["balanced_accuracy"] == pytest.approx(sum(recall["share"] for recall in recalls.values()) / 2)
+    assert report["balanced_accuracy"] == pytest.approx(report["accuracy"]["share"])  # of classes of equal size
+    assert report["majority_accuracy"] == 0.5
+    assert report["accuracy"]["images"] == 12
+    assert "The accuracy was measured on 12 images: 95 % sure that it is between" in report["cautions"][-1]
+    assert list(report["unreadable"]) == ["ring/broken.png"]
+    assert report["left_out"] == {
+        "hidden files and folders": [".cache", "ring/.hidden.png"],
+        ".txt files": ["notes.txt"],
+    }
+    assert report["copies"] == {"ring/copy.png": "ring/7.png"}
+    information = [image["mutual_information"] for image in report["disputed"]]
+    assert information == sorted(information, reverse=True)
+    assert all(nats > LEAST_DISPUTE for nats in information)
+    assert len(information) <= 5
+    assert all(Path(image["path"]).is_file() for image in report["disputed"])
+    assert json.loads((out / "report.json").read_text()) == report
+    assert report["commands"][0] == f"hyperdraw-serve --checkpoints {out}"
+    assert "Warning: left out as no images that can be taken, 1: ring/broken.png cannot be decoded" in stderr
+    assert "Warning: left out as copies of others, 1: ring/copy.png equals ring/7.png." in stderr
+    assert "step 30: validation" in stderr
+
+
+def test_the_checkpoint_is_whole(trained: tuple[Path, str, str]) -> None:
+    checkpoint = load_checkpoint(trained[0])
+    assert checkpoint.calibration is not None
+    assert checkpoint.metrics is not None
+    assert checkpoint.calibration.default_rate == 0.05
+    card = (trained[0] / "README.md").read_text()
+    assert "`hyperdraw-train images shapes --out DIR --seed 3 --steps 30`: 30 steps on shapes@" in card
+    assert "Classes: bar, ring" in card
+    assert "measured on 12 images" in card
+    assert "Always answering the most frequent class would be right for 50.0%; the balanced accuracy" in card
+    assert "| ring | 6 |" in card
+
+
+def test_the_service_answers_with_the_folders_names(folder: Path, trained: tuple[Path, str, str]) -> None:
+    app = create_app(Settings(checkpoints=trained[0]))
+    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+        model = client.get("/v1/models/shapes-model").json()
+        answer = client.post(
+            "/v1/models/shapes-model/predict?ensemble_size=10", files={"images": draw_class("ring", 99)}
+        ).json()
+    assert model["task"]["classes"] == ["bar", "ring"]
+    assert answer["predictions"][0]["label"] == "ring"
+    assert set(answer["predictions"][0]["flags"]) == {"out_of_distribution", "suspect_adversarial"}
+
+
+def test_the_same_seed_trains_the_same_model(folder: Path, trained: tuple[Path, str, str], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    arguments = ["images", str(folder), "--out", str(again), "--quiet", *ARGUMENTS]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
+        assert (again / name).read_bytes() == (trained[0] / name).read_bytes(), name
+    assert "On the 12 test images" in result.stdout
+    assert "Right, of the test images of each class" in result.stdout
+    assert "Look out:\n  " in result.stdout
+    assert f"hyperdraw-serve --checkpoints {again}" in result.stdout
+    assert "hyperdraw reload again" in result.stdout
+    assert result.stderr.splitlines() == [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+
+
+def test_interrupted_and_resumed_it_trains_the_same_model(
+    folder: Path, trained: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = FittingRun.step
+
+    def interrupt_at_step_17(run: FittingRun) -> StepReport:
+        if run.steps == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run)
+
+    monkeypatch.setattr(FittingRun, "step", interrupt_at_step_17)
+    arguments = ["images", str(folder), "--out", str(tmp_path / "halted"), "--json", "--quiet"]
+    halted = CliRunner().invoke(app, [*arguments, *ARGUMENTS])
+    assert (halted.exit_code, halted.stdout) == (0, "null\n")
+    assert "Warning: interrupted, so not evaluated on the test set" in halted.stderr
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
+    for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
+        assert (tmp_path / "halted" / name).read_bytes() == (trained[0] / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("method", ["deep-ensemble", "mc-dropout"])
+def test_other_methods_and_options(folder: Path, tmp_path: Path, method: str) -> None:
+    options = ["--method", method, "--size", "8", "--colour", "--flip", "--balance", "--without", "outliers"]
+    result = CliRunner().invoke(
+        app, ["images", str(folder), "--out", str(tmp_path / "out"), "--steps", "5", "--quiet", *options]
+    )
+    assert result.exit_code == 0, result.output
+    config = load_checkpoint(tmp_path / "out").config
+    assert config.method.method == method.replace("-", "_")
+    assert config.input.shape == (3, 8, 8)
+    assert config.training.command == f"hyperdraw-train images shapes --out DIR {' '.join(options)} --steps 5"
+
+
+def test_evaluate_finds_the_folder_again_or_says_that_it_changed(
+    folder: Path, trained: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    copy, data = tmp_path / "model", tmp_path / "elsewhere"
+    shutil.copytree(trained[0], copy)
+    shutil.copytree(folder, data)
+    result = CliRunner().invoke(app, ["evaluate", str(copy), "--data", str(data), "--json", "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((trained[0] / "metrics.json").read_bytes())
+    (data / "bar" / "new.png").write_bytes(draw_class("bar", 5000))
+    result = CliRunner().invoke(app, ["evaluate", str(copy), "--data", str(data)])
+    assert result.exit_code == 1
+    assert "images were added, changed or removed" in result.output
+    result = CliRunner().invoke(app, ["evaluate", str(copy), "--data", str(tmp_path / "nowhere")])
+    assert "was trained on the folder shapes, which --data must name" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["images", "digits-hypergan", "calibrate", "evaluate", "attack", "compare", "ablate"]
+)
+def test_every_command_that_ends_with_numbers_can_be_quiet_and_give_json(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    assert "--quiet" in shown
+    assert "--json" in shown
+
+
+def test_splits_are_disjoint_stratified_and_the_same_again(folder: Path) -> None:
+    images, again = load_image_folder(folder), load_image_folder(folder)
+    paths = [path for split in SHARES for path in images.paths[split]]
+    assert len(paths) == len(set(paths)) == 80
+    assert images.name == again.name
+    assert images.paths == again.paths
+    for split in SHARES:
+        examples = getattr(images.dataset, split)
+        assert len(examples) == len(images.paths[split])
+        assert [path.parts[0] for path in images.paths[split]] == [CLASSES[label] for label in examples.labels]
+        assert examples.labels.double().mean() == 0.5
+    assert images.dataset.input.shape == (1, 12, 12)
+    normal = images.dataset.input.normalize(images.dataset.train.inputs)
+    assert abs(float(normal.mean())) < 1e-3
+    assert abs(float(normal.std()) - 1) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "splits", [tuple(SHARES), ("train", "validation", "calibration"), ("validation", "calibration")]
+)
+@pytest.mark.parametrize(("classes", "least"), [(2, 37), (5, 15), (20, 7)])
+def test_every_image_is_in_one_split_and_enough_calibrate(classes: int, least: int, splits: tuple[Split, ...]) -> None:
+    """From some number of images on, whatever their number."""
+    found = {count: sizes for count in range(500) if (sizes := divide(count, classes, splits))}
+    assert list(found) == list(range(min(found), 500))
+    assert min(found) < least
+    for count, sizes in found.items():
+        assert tuple(sizes) == splits
+        assert sum(sizes.values()) == count
+        assert min(sizes.values()) >= 1
+        assert 2 * sizes.get("train", count) >= count
+        assert sizes["calibration"] * classes >= LEAST_CALIBRATION
+
+
+def test_divided_folders_stay_divided(tmp_path: Path) -> None:
+    for part, count in (("train", 50), ("valid", 12), ("test", 9)):
+        write_folder(tmp_path / part, count)
+    parts: dict[Split, str] = {"train": "train", "validation": "valid", "calibration": "valid", "test": "test"}
+    images = load_image_folder(tmp_path)
+    for split, part in parts.items():
+        assert {path.parts[0] for path in images.paths[split]} == {part}
+    shutil.rmtree(tmp_path / "test")
+    images = load_image_folder(tmp_path)
+    assert {path.parts[0] for path in images.paths["test"]} == {"valid"}
+    assert {path.parts[0] for path in images.paths["calibration"]} == {"train"}
+
+
+def test_size_and_colour_are_chosen_by_the_images(tmp_path: Path) -> None:
+    write_folder(tmp_path / "colour", mode="RGB")
+    assert load_image_folder(tmp_path / "colour").dataset.input.shape == (3, 12, 12)
+    assert load_image_folder(tmp_path / "colour", size=16, grey=True).dataset.input.shape == (1, 16, 16)
+    (tmp_path / "colour" / "bar" / "large.png").write_bytes(encode(draw_image("L", (90, 50))))
+    assert load_image_folder(tmp_path / "colour").dataset.input.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda _: None, "there is no folder"),
+        (lambda folder: folder.mkdir(), "holds no folders; it must hold one for each class"),
+        (lambda folder: (folder / "cat").mkdir(parents=True), "holds no images"),
+        (lambda folder: write_folder(folder, classes=("ring",)), "holds one class alone, ring; it takes two or more"),
+        (
+            lambda folder: write_folder(folder, 20),
+            "bar holds 20 images that can be taken; with 2 classes it must hold 36: 18 to train on, 3 to validate, "
+            "10 to calibrate (false alarms of 5% take 19 of all classes), 5 to test",
+        ),
+        (
+            lambda folder: [path.write_bytes(b"GIF89a") for path in sorted(write_folder(folder).rglob("*.png"))[:9]],
+            "9 of 80 files in .* are no images that can be taken. bar/0.png cannot be decoded: it is no PNG, JPEG or",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_explained(
+    tmp_path: Path, prepare: Callable[[Path], object], message: str
+) -> None:
+    prepare(tmp_path / "own")
+    with pytest.raises(DatasetError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        load_image_folder(tmp_path / "own")
+    result = CliRunner().invoke(app, ["images", str(tmp_path / "own"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "Error: " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "weighted"),
+    [((1, 8, 8), 3), ((1, 28, 28), 3), ((3, 32, 32), 4), ((3, 64, 64), 5), ((3, 20, 64), 3), ((3, 128, 128), 6)],
+)
+def test_targets_grow_with_the_images(shape: tuple[int, int, int], weighted: int) -> None:
+    target = choose_target(shape, 7)
+    assert len(target.weighted_layers) == weighted
+    assert target.num_outputs == 7
+    assert target.num_weights < 250_000
+
+
+def test_flips_mirror() -> None:
+    images = torch.arange(2 * 16).view(2, 1, 4, 4).float()
+    numbers = torch.zeros(2, 7)
+    numbers[:, 6] = torch.tensor([0.5, -0.5])
+    flipped = distort(images, Augmentation(flip=True), numbers)
+    torch.testing.assert_close(flipped[0], images[0])
+    torch.testing.assert_close(flipped[1], images[1].flip(-1))
+
+
+def test_what_lies_beyond_the_border_can_be_like_it() -> None:
+    numbers = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    white = torch.full((8, 1, 12, 12), 255.0)
+    torch.testing.assert_close(distort(white, Augmentation(beyond="border"), numbers), white)
+    assert distort(white, Augmentation(), numbers).min() < 100
+
+
+def test_intervals_of_shares_are_wilsons() -> None:
+    """Against the numbers of Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        interval = measure_share(hits / count, count)
+        assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
+
+
+def test_progress_is_shown_on_stderr_unless_it_is_not_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0)
+    assert list(track([1, 2, 3], "counting", "number")) == [1, 2, 3]
+    announce("so far")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "counting:  67%" in shown.err
+    assert "so far" in shown.err.splitlines()
+    with be_quiet():
+        assert list(track([1, 2, 3], "counting", "number")) == [1, 2, 3]
+        announce("so far")
+        warn("look out")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "Warning: look out\n")
+
+
+@pytest.mark.parametrize("out", ["own", "own/model", "."])
+def test_the_model_does_not_go_among_the_images(folder: Path, tmp_path: Path, out: str) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, ["images", str(tmp_path / "own"), "--out", str(tmp_path / out)])
+    assert result.exit_code == 2
+    assert "must not hold each other" in " ".join(result.stderr.replace("│", "").split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["file/model", "file"])
+def test_an_output_that_cannot_be_written_is_refused_at_once(folder: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    result = CliRunner().invoke(app, ["images", str(folder), "--out", str(tmp_path / out)])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path / 'file'} is no folder that can be written to. Choose another --out.\n"
+
+
+def test_copies_that_a_class_lacks_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "ring", tmp_path / "own" / "ring")
+    shutil.copytree(folder / "ring", tmp_path / "own" / "copied")
+    with pytest.raises(
+        DatasetError, match=r"copied holds 0 images .* 41 equal others, as copied/0.png does ring/0.png"
+    ):
+        load_image_folder(tmp_path / "own")
+
+
+def test_a_class_without_a_folder_to_train_on_is_missing(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_folder(tmp_path / "own" / part)
+    (tmp_path / "own" / "test" / "star").mkdir()
+    for number in range(8):
+        (tmp_path / "own" / "test" / "star" / f"{number}.png").write_bytes(draw_class("bar", 500 + number))
+    with pytest.raises(DatasetError, match="is missing; with 3 classes it must hold"):
+        load_image_folder(tmp_path / "own")

@@ -1,0 +1,225 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+from torch import Tensor
+
+import training.evaluation.attack
+from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_calibration
+from models.predictions.detection import DEFAULT_RATE
+from models.predictions.perturbation import Norm, measure_margin, normalize, project
+from models.predictions.prediction import ScoreName
+from models.tasks.task import Classification
+from training.data.datasets import load_digits
+from training.evaluation.attack import TIERS, Attacker, attack, judge, measure_joint_loss
+from training.evaluation.attack_report import (
+    FILE,
+    UNBOUNDED,
+    Budget,
+    Outcome,
+    Tier,
+    check_strength,
+    is_no_less,
+    load_report,
+)
+from training.report.card import save_card
+
+BUDGET = Budget(images=10, steps=8, restarts=1)
+TEST = load_digits(Path()).test
+EXPECTATION = Tier("expectation, K = 5", "expectation", 5)
+
+
+@pytest.fixture(autouse=True)
+def few_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.evaluation.attack, "JUDGES", 2)
+
+
+def test_margin_known_answers() -> None:
+    logs = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]))
+    expected = torch.log(torch.tensor([0.7 / 0.2, 0.1 / 0.7]))
+    torch.testing.assert_close(measure_margin(logs, torch.tensor([0, 2])), expected)
+
+
+@pytest.mark.parametrize("score", ["predictive_entropy", "mutual_information"])
+def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: ScoreName) -> None:
+    labels = torch.tensor([0])
+
+    def loss(plain: list[float], jittered: list[float]) -> float:
+        logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
+        return measure_joint_loss(logits, noisy, labels, score, most_score=0.1, most_fragility=0.1).item()
+
+    right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
+    assert loss(wrong, wrong) == 0
+    assert loss(right, right) > loss(undecided, undecided) > loss(wrong, wrong)
+    assert loss(wrong, undecided) > loss(wrong, wrong)  # the answer does not survive noise
+    undecided_error = [1e-5, 0.6, 0.4]
+    if score == "predictive_entropy":  # above its threshold
+        assert loss(undecided_error, undecided_error) > loss(wrong, wrong)
+
+
+def test_the_joint_loss_knows_both_scores() -> None:
+    """Two networks that are sure of different classes, and two that are undecided between them."""
+    labels, sure = torch.tensor([0]), [[-20.0, 20.0, -20.0], [-20.0, -20.0, 20.0]]
+    disagreeing = torch.tensor(sure)[:, None]
+    agreeing = torch.tensor([[-20.0, 0.0, 0.0]] * 2)[:, None]
+
+    def loss(logits: Tensor, score: ScoreName) -> float:
+        return measure_joint_loss(logits, logits, labels, score, most_score=0.3, most_fragility=1.0).item()
+
+    for logits in (disagreeing, agreeing):
+        assert loss(logits, "predictive_entropy") > 0
+    assert loss(disagreeing, "mutual_information") == pytest.approx(loss(disagreeing, "predictive_entropy"), abs=1e-4)
+    assert loss(agreeing, "mutual_information") == 0
+
+
+def test_the_joint_loss_knows_thresholds_however_small() -> None:
+    """An entropy of 3 · 10⁻¹⁵ exceeds a threshold of 10⁻¹⁸, and the loss falls with it."""
+    logits = torch.tensor([[[0.0, 36.9, 0.0]]], requires_grad=True)
+    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), "predictive_entropy", 1e-18, 1.0)
+    loss.sum().backward()
+    assert loss.item() > 1
+    assert logits.grad is not None
+    assert logits.grad[0, 0, 2] > 0.1
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.7])
+def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    around = torch.rand(5, 1, 4, 4, generator=generator)
+    far = around + torch.randn(5, 1, 4, 4, generator=generator)
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    for norm in norms:
+        found = project(far, around, norm, epsilon)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        difference = (found - around).flatten(1)
+        length = difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
+        assert (length <= epsilon + 1e-6).all()
+        torch.testing.assert_close(project(around, around, norm, epsilon), around)
+    assert normalize(far, "l2").flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 5)
+    assert normalize(far, "linf").abs().unique().tolist() == [1]
+
+
+def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
+    images, labels = TEST.inputs[:20] / 255, TEST.labels[:20]
+    found = Attacker(checkpoint, None, EXPECTATION, 20).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
+    assert (found - images).abs().max() <= 0.2 + 1e-6
+    assert found.min() >= 0
+    assert found.max() <= 1
+    noise = 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
+    shares = [
+        judge(checkpoint, (255 * x.clamp(0, 1)).round().byte(), labels, [5], 20).wrong.double().mean().item()
+        for x in (found, images + noise)
+    ]
+    assert shares[0] > shares[1] + 0.3
+
+
+def test_every_tier_is_reported_kept_and_not_computed_again(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    attempts: list[tuple[Tier, Norm, float]] = [UNBOUNDED, *((tier, "linf", 0.2) for tier in TIERS)]
+    report = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE, said.append)
+    assert len(said) == len(attempts) == len(report.outcomes)
+    assert report.outcomes[0].wrong == 1
+    for outcome in report.outcomes:
+        for rate in (0.01, DEFAULT_RATE):
+            assert outcome.evades[rate] <= outcome.evades_out_of_distribution[rate] <= outcome.wrong
+        assert outcome.evades[DEFAULT_RATE] <= outcome.evades[0.01]
+    assert {check.what for check in report.checks} >= {"without a bound, every answer is wrong"}
+    assert load_report(tmp_path) == report
+    assert all(len(outcome.evades_by_image) == BUDGET.images for outcome in report.outcomes)
+    assert report.outcomes[-1].evades[0.05] == pytest.approx(sum(report.outcomes[-1].evades_by_image) / BUDGET.images)
+    again = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE, said.append)
+    assert again == report
+    assert len(said) == len(attempts)
+
+
+def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Other tiers and epsilons are added; what does not belong into one table is refused, until the table is moved."""
+    path, budget = tmp_path / FILE, replace(BUDGET, steps=2)
+    transfer, fixed = TIERS[1], TIERS[2]
+    first = attack(checkpoint, TEST, checkpoint, budget, [(transfer, "linf", 0.1)], path, print)
+    second = attack(checkpoint, TEST, None, budget, [(fixed, "l2", 1.0)], path, print)
+    assert second.outcomes[:1] == first.outcomes
+    assert [(o.tier, o.norm, o.epsilon) for o in second.outcomes[1:]] == [(fixed.name, "l2", 1.0)]
+    assert second.surrogate == checkpoint.version
+    before = path.read_bytes()
+    other = replace(checkpoint, version="another surrogate")
+    for message, surrogate, spent, networks in (
+        ("2 steps, 1 restarts on 100 networks; move it", checkpoint, replace(budget, steps=3), None),
+        ("2 steps, 1 restarts on 100 networks; move it", checkpoint, budget, 5),
+        ("another surrogate; move it away", other, budget, None),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attack(checkpoint, TEST, surrogate, spent, [(fixed, "linf", 0.1)], path, print, networks)
+        assert path.read_bytes() == before
+    again = replace(checkpoint, version="calibrated anew")
+    report = attack(again, TEST, None, budget, [(fixed, "linf", 0.1)], path, print)
+    assert (report.version, len(report.outcomes)) == ("calibrated anew", 1)
+
+
+def test_a_card_says_at_which_calibration_attacks_were_measured(
+    checkpoints: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    directory = tmp_path / "digits"
+    copytree(checkpoints / "digits", directory)
+    attack(checkpoint, TEST, None, replace(BUDGET, steps=2), [(TIERS[2], "linf", 0.1)], directory / FILE, print)
+    assert checkpoint.calibration is not None
+    save_card(directory, checkpoint, None)
+    assert "earlier calibration" not in (directory / "README.md").read_text()
+    largest = checkpoint.calibration.sizes[-1]
+    doubled = replace(largest, thresholds={flag: tuple(2 * t for t in ts) for flag, ts in largest.thresholds.items()})
+    save_calibration(directory, replace(checkpoint.calibration, sizes=(*checkpoint.calibration.sizes[:-1], doubled)))
+    save_card(directory, load_checkpoint(directory), None)
+    card, index = (directory / "README.md").read_text(), checkpoint.calibration.find_rate(DEFAULT_RATE)
+    then = [thresholds[index] for thresholds in largest.thresholds.values()]
+    assert f"attacked at an earlier calibration, version `{checkpoint.version[:12]}…`" in card
+    said = [" and ".join(f"{factor * threshold:.3g}" for threshold in then) for factor in (1, 2)]
+    assert f"were {said[0]} then, and are {said[1]} now" in " ".join(card.split())
+
+
+def test_what_cannot_be_attacked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="digits has no flags to evade"):
+        attack(replace(checkpoint, calibration=None), TEST, None, BUDGET, [UNBOUNDED], tmp_path / FILE, print)
+    config = replace(checkpoint.config, task=Classification(classes=tuple("abcdefghij")))
+    with pytest.raises(ValueError, match="digits takes other images than digits, or has other classes"):
+        attack(checkpoint, TEST, replace(checkpoint, config=config), BUDGET, [UNBOUNDED], tmp_path / FILE, print)
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(CheckpointError, match="Invalid JSON"):
+        load_report(tmp_path)
+
+
+def make_outcome(tier: str, by_image: list[float]) -> Outcome:
+    shares = dict.fromkeys((0.01, 0.05), sum(by_image) / max(1, len(by_image)))
+    return Outcome(tier, "linf", 0.2, shares[0.05], None, shares, shares, tuple(by_image))
+
+
+@pytest.mark.parametrize(
+    ("strong", "weak", "holds"),
+    [
+        ([1, 1, 1, 0, 0] * 20, [1, 1, 0, 0, 0] * 20, [True]),
+        ([0, 1, 0, 0, 0] * 20, [1, 1, 1, 0, 0] * 20, [False]),
+        ([1, 0, 0, 0], [0, 1, 1, 1], [True]),  # too few images to tell
+        ([1, 0, 0, 0] * 25, [1, 0, 0, 0] * 25, [True]),
+        # 90 points against 97, by unpaired errors within chance: but each image that differs speaks for the weak one.
+        ([1] * 90 + [0] * 10, [1] * 97 + [0] * 3, [False]),
+        ([], [1, 0], []),  # of an earlier file, which does not tell images apart
+    ],
+)
+def test_weak_attacks_are_noticed(strong: list[float], weak: list[float], holds: list[bool]) -> None:
+    outcomes = [make_outcome("expectation, K = 20", strong), make_outcome("transfer", weak)]
+    assert [check.holds for check in check_strength(outcomes)] == holds
+
+
+def test_errors_of_attacks_are_those_of_pairs() -> None:
+    """Where images are easy or hard for both attacks, one that is no weaker is called weak in 2.3 % of the trials."""
+    generator = torch.Generator().manual_seed(0)
+    trials, images = 2000, 100
+    easy = torch.rand(trials, images, generator=generator)
+    pairs = [(easy + 0.1 * torch.randn(trials, images, generator=generator)).double() for _ in range(2)]
+    called = sum(not is_no_less(a, b) for a, b in zip(*pairs, strict=True)) / trials
+    assert called == pytest.approx(0.0228, abs=5 * math.sqrt(0.0228 / trials))

@@ -1,0 +1,1 @@
+"""Datasets, published or of own images, and what is made of them."""

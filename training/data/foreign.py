@@ -1,0 +1,69 @@
+"""Foreign images that choose the score of a flag: kinds that no recipe trains with.
+
+A network that learned to be uncertain on `training.data.outliers` is a poor judge of itself there. These images are
+made in other ways: by gratings, from noise with the spectrum of an image, by permuting pixels, and of two halves.
+
+Shapes: N images.
+"""
+
+import torch
+from torch import Tensor
+
+
+def make_foreign_images(images: Tensor, count: int, seed: int) -> Tensor:
+    """Foreign images to a set of images, equal parts of each kind.
+
+    Args:
+        images: uint8 [N, C, H, W], which no network was trained on.
+        count: how many to make.
+        seed: decides all that is random about them.
+
+    Returns:
+        uint8 [count, C, H, W], the kinds in turn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kinds = (draw_gratings, scramble_phases, permute_pixels, join_halves)
+    rounds = -(-count // len(kinds))
+    parts = [make(images[torch.randint(len(images), (rounds,), generator=generator)], generator) for make in kinds]
+    return torch.stack(parts, dim=1).flatten(0, 1)[:count].clamp(0, 255).round().to(torch.uint8)
+
+
+def draw_gratings(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Two plane waves over one another in each image, of any direction, phase, wavelength and colour; half of them are
+    hard stripes."""
+    count, channels, height, width = images.shape
+    directions, phases = torch.pi * torch.rand(2, count, 2, 1, 1, generator=generator)
+    cycles = 1 + (min(height, width) / 4 - 1) * torch.rand(count, 2, 1, 1, generator=generator)
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = (2 * torch.pi * cycles * (x * directions.cos() + y * directions.sin()) + 2 * phases).sin()
+    waves = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.5, waves.sign(), waves)
+    colours = torch.rand(count, channels, 2, generator=generator)
+    sums: Tensor = 127.5 * (1 + torch.einsum("ncw,nwyx->ncyx", colours, waves))
+    return sums
+
+
+def scramble_phases(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image's spectrum with the phases of noise, the same in all channels: its texture without its shapes."""
+    size = images.shape[-2:]
+    noise = torch.fft.rfft2(torch.randn(len(images), 1, *size, generator=generator))
+    phases = noise / noise.abs()
+    phases[..., 0, 0] = 1  # the mean brightness stays
+    scrambled: Tensor = torch.fft.irfft2(torch.fft.rfft2(images.float()) * phases, s=size)
+    return scrambled
+
+
+def permute_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image's pixels in a random order."""
+    pixels = images.float().flatten(2)
+    order = torch.rand(len(images), 1, pixels.shape[-1], generator=generator).argsort(-1)
+    return pixels.take_along_dim(order, dim=-1).view_as(images)
+
+
+def join_halves(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The upper or left half of each image, and the other half of the one before it."""
+    others = images.roll(1, 0)
+    upright, across = images.clone(), images.clone()
+    upright[..., images.shape[-1] // 2 :] = others[..., images.shape[-1] // 2 :]
+    across[..., images.shape[-2] // 2 :, :] = others[..., images.shape[-2] // 2 :, :]
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(chosen, upright, across).float()

@@ -1,0 +1,1 @@
+"""What a checkpoint is worth: calibration, metrics and attacks."""

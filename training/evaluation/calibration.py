@@ -1,0 +1,150 @@
+"""The temperature, and the thresholds of flags and prediction sets, from splits that serve for nothing else.
+
+Shapes: S sampled networks, n inputs, K classes.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from models.predictions.detection import (
+    CALIBRATED_SIZES,
+    RATES,
+    Calibration,
+    ClassCalibration,
+    Flag,
+    Seeds,
+    SizeCalibration,
+    apply_temperature,
+    conformal_quantile,
+    list_sizes,
+)
+from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
+from models.tasks.task import Task
+from models.tasks.uncertainty import average_logits
+from training.evaluation.metrics import measure_auroc
+
+FEW_LABELS = 1000
+"""So few may hold no error, or one or two by chance, and then the least temperature fits them best. As Platt's targets
+are ("Probabilistic Outputs for Support Vector Machines", 1999), labels of fewer inputs are a little uncertain."""
+
+CLEARLY = 0.01
+"""By how much another AUROC must be larger for a flag to be raised by that score."""
+
+
+def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The temperature between 1/10 and 10 at which mean probabilities fit labels [n] best, from their ln, [n, K]."""
+    return _minimize(lambda temperature: _measure_misfit(apply_temperature(log_probabilities, temperature), labels))
+
+
+def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature of each network by itself at which the mean of their probabilities fits labels [n] best.
+
+    Args:
+        logits: [S, n, K].
+        labels: [n].
+    """
+    return _minimize(lambda temperature: _measure_misfit(average_logits(logits / temperature), labels))
+
+
+def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
+    """NLL of labels [n] in log probabilities [n, K]; one in n + 2 labels counts as any class if they are few."""
+    share = 1 / (len(labels) + 2) if len(labels) < FEW_LABELS else 0.0
+    return (1 - share) * F.nll_loss(logs, labels) - share * logs.mean()
+
+
+def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
+    found = minimize_scalar(
+        lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
+    )
+    return float(math.exp(found.x))
+
+
+def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction) -> ScoreName:
+    """The score that tells foreign from usual inputs best; an earlier one unless a later one is clearly better.
+
+    Networks that learned to be uncertain on outliers agree there, so that their mutual information is small; others
+    disagree most on what is foreign, and their predictive entropy is that of a hard image. Only images that were made
+    for it have a say, so that figures on real ones stay honest.
+
+    Args:
+        names: the scores, the first by default.
+        inside: usual inputs, not those of the calibration: a score that was chosen by their ranks has other quantiles.
+        outside: foreign inputs.
+    """
+    best = names[0]
+    for name in names[1:]:
+        known, other = (measure_auroc(inside.score(n), outside.score(n)) for n in (best, name))
+        if other > max(known, 0.5) + CLEARLY:
+            best = name
+    return best
+
+
+def calibrate(
+    *,
+    checkpoint: str,
+    split: str,
+    seeds: range,
+    scores: Mapping[Flag, Sequence[ScoreName]],
+    task: Task,
+    outputs: Outputs,
+    labels: Tensor,
+    foreign: Outputs | None,
+    validation: tuple[str, Outputs, Tensor] | None,
+) -> Calibration:
+    """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
+
+    What raises a flag is chosen once, by the largest ensemble, for all sizes but 1: a network alone has nobody to
+    disagree with, and keeps the first score.
+
+    Args:
+        checkpoint: digest of its `config.json`.
+        split: name of the calibration split.
+        seeds: of the draws, one for each input.
+        scores: what each flag may be raised by, the first by default.
+        task: what outputs mean.
+        outputs: of members 0 … S−1 of each seed on its input of the calibration split.
+        labels: of that split, [n].
+        foreign: of other draws on foreign images, which tell from validation inputs what flags are raised by.
+        validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
+
+    Raises:
+        ValueError: if the split is too small for any rate.
+    """
+    n = len(labels)
+    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
+    if not rates:
+        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
+    first = best = {flag: names[0] for flag, names in scores.items()}
+    if foreign is not None and validation is not None:
+        inside, outside = interpret(task, validation[1]), interpret(task, foreign)
+        best = {flag: choose_score(names, inside, outside) for flag, names in scores.items()}
+    sizes = []
+    for size in list_sizes(len(outputs.plain), CALIBRATED_SIZES):
+        prediction = interpret(task, outputs.prefix(size))
+        chosen = first if size == 1 else best
+        thresholds = {
+            flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
+            for flag, name in chosen.items()
+        }
+        classes = None
+        if validation is not None:
+            _, other_outputs, other_labels = validation
+            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).log_probabilities, other_labels)
+            tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
+            found = tempered.gather(1, labels[:, None])[:, 0]
+            least = tuple(-conformal_quantile(-found, rate) for rate in rates)
+            classes = ClassCalibration(temperature, least)
+        sizes.append(SizeCalibration(size, chosen, thresholds, classes))
+    return Calibration(
+        checkpoint=checkpoint,
+        split=split,
+        n=n,
+        seeds=Seeds(seeds.start, len(seeds)),
+        temperature_split=validation[0] if validation else None,
+        rates=rates,
+        sizes=tuple(sizes),
+    )

@@ -1,0 +1,150 @@
+"""What a comparison needs to know of a classifier; it is kept in the checkpoint's `training` folder.
+
+Shapes: M networks, B inputs, K classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, Training, write_file
+from models.predictions.detection import list_sizes
+from models.predictions.prediction import Outputs, Prediction, evaluate_members, interpret
+from models.tasks.task import Classification
+from training.data.datasets import Dataset
+from training.evaluation.evaluation import SEED
+from training.evaluation.metrics import measure_auroc, measure_nll
+from training.tensors import read_tensors, select_below
+
+FILE = Path("training", "evidence.safetensors")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What evidence is of."""
+
+    version: str
+    """Of the checkpoint."""
+    sets: dict[str, str]
+    """SHA-256 of each set's inputs, by name; the test set's is `test`."""
+
+    def covers(self, other: "Origin") -> bool:
+        """Whether it is of the same checkpoint, on the same sets at least."""
+        return self.version == other.version and self.sets.items() >= other.sets.items()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one checkpoint answers."""
+
+    origin: Origin
+    method: str
+    seed: int
+    networks: int
+    """Of the largest ensemble."""
+    curves: dict[str, dict[int, float]]
+    """Figures by the number of networks."""
+    log_probabilities: Tensor
+    """On the test set, of the largest ensemble, at its temperature: [B, K]."""
+    entropies: dict[str, Tensor]
+    """Predictive entropy by set, [B]."""
+    members: dict[str, Tensor]
+    """Of separately trained networks: ln of probabilities by split, [M, B, K]."""
+
+
+def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Origin:
+    """What evidence of a checkpoint on some sets, inputs [B, …] each, is of."""
+    sets = {"test": dataset.test.inputs, **outliers}
+    digests = {name: hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest() for name, inputs in sets.items()}
+    return Origin(checkpoint.version, digests)
+
+
+def gather_evidence(
+    checkpoint: Checkpoint, dataset: Dataset, origin: Origin, outputs: Mapping[str, Outputs]
+) -> Evidence:
+    """What outputs of a calibrated classifier on its test set and on outliers, as `evaluate_sets` gives them, tell."""
+    config, calibration = checkpoint.config, checkpoint.calibration
+    task = config.task
+    assert isinstance(task, Classification)
+    assert calibration is not None
+    outliers = [name for name in outputs if name != "test"]
+    curves: dict[str, dict[int, float]] = {name: {} for name in ("NLL", *(f"{name} AUROC" for name in outliers))}
+    predictions: dict[str, Prediction] = {}
+    for size in list_sizes(len(outputs["test"].plain)):
+        predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
+        tempered = calibration.temper(predictions["test"].log_probabilities, size)
+        curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)
+        inside = predictions["test"].score("predictive_entropy")
+        for name in outliers:
+            curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
+    members = {}
+    if checkpoint.sampler.num_networks is not None:
+        validation = config.input.normalize(dataset.validation.inputs)
+        held = checkpoint.sampler.num_networks
+        members = {
+            "test": outputs["test"].plain.log_softmax(-1),
+            "validation": evaluate_members(checkpoint.sampler, validation, SEED, held).log_softmax(-1),
+        }
+    return Evidence(
+        origin=origin,
+        method=name_method(config.training),
+        seed=config.training.seed,
+        networks=len(outputs["test"].plain),
+        curves=curves,
+        log_probabilities=tempered,
+        entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
+        members=members,
+    )
+
+
+def name_method(training: Training) -> str:
+    """The recipe, and what was varied in it: its command but for place and seed."""
+    command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
+    return command.replace(f" --seed {training.seed}", "")
+
+
+def save_evidence(directory: Path, evidence: Evidence) -> None:
+    """Writes what `load_evidence` reads; of the same version, foreign sets that were there and are not anew stay."""
+    earlier = load_evidence(directory)
+    known = asdict(evidence if earlier is None else _keep_sets(evidence, earlier))
+    groups = {name: known.pop(name) for name in ("entropies", "members")}
+    tensors = {"log_probabilities": known.pop("log_probabilities")}
+    tensors |= {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_file(directory / FILE, serialize_tensors(contents, {"evidence": json.dumps(known)}))
+
+
+def _keep_sets(evidence: Evidence, earlier: Evidence) -> Evidence:
+    origin, before = evidence.origin, earlier.origin
+    if (origin.version, origin.sets["test"]) != (before.version, before.sets["test"]):
+        return evidence
+    return replace(
+        evidence,
+        origin=Origin(origin.version, before.sets | origin.sets),
+        curves=earlier.curves | evidence.curves,
+        entropies=earlier.entropies | evidence.entropies,
+    )
+
+
+def load_evidence(directory: Path) -> Evidence | None:
+    """What was written last, if anything, and in today's form."""
+    if not (directory / FILE).exists():
+        return None
+    tensors, metadata = read_tensors(directory / FILE)
+    if "log_probabilities" not in tensors:
+        return None
+    known = json.loads(metadata["evidence"])
+    curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
+    return Evidence(
+        **known | {"origin": Origin(**known["origin"])},
+        curves=curves,
+        log_probabilities=tensors["log_probabilities"],
+        entropies=select_below("entropies", tensors),
+        members=select_below("members", tensors),
+    )

@@ -1,0 +1,66 @@
+"""Adversarial training: part of each network's images are perturbed against it before it learns from them.
+
+Mądry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
+with few steps from a random start (Wong, Rice & Kolter, "Fast is better than free", ICLR 2020).
+
+Shapes: S sampled networks, B images each.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.inputs.spec import ImageSpec
+from models.targets.target import TargetNetwork, Weights
+from training.objectives.objectives import cross_entropy
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """How images are perturbed."""
+
+    epsilon: float = 0.2
+    """Largest change of a pixel, of the pixels' range."""
+    steps: int = 2
+    share: float = 0.5
+    """Of a network's images."""
+    stride: float = 0.75
+    """Of a step, in units of epsilon."""
+
+
+def harden(
+    target: TargetNetwork,
+    weights: Weights,
+    spec: ImageSpec,
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    hardening: Hardening,
+) -> Tensor:
+    """The images with the first share of each network's perturbed so that this network errs.
+
+    Args:
+        target: of the weights.
+        weights: S networks, which get no gradient from here.
+        spec: of the images.
+        images: normalised, [S, B, C, H, W].
+        labels: [S, B].
+        noise: uniform on (−1, 1), at least as many numbers as the share has pixels: the random start.
+        hardening: how.
+    """
+    count = round(hardening.share * images.shape[1])
+    if not count:
+        return images
+    frozen = {name: tensor.detach() for name, tensor in weights.items()}
+    clean, rest = images[:, :count], images[:, count:]
+    low, high = (spec.normalize(torch.full((spec.channels, 1, 1), value)).to(images.device) for value in (0.0, 255.0))
+    reach = hardening.epsilon * (high - low)
+    current = clean + reach * noise.flatten()[: clean.numel()].view_as(clean).to(images.device)
+    for _ in range(hardening.steps):
+        current = current.clamp(low, high).detach().requires_grad_()
+        loss = cross_entropy(target.forward(frozen, current), labels[:, :count])
+        (gradient,) = torch.autograd.grad(loss, current)
+        moved = current.detach() + hardening.stride * reach * gradient.sign()
+        current = torch.minimum(torch.maximum(moved, clean - reach), clean + reach)
+    return torch.cat([current.clamp(low, high), rest], dim=1)

@@ -1,0 +1,1 @@
+"""What people read of a checkpoint: its card, and the report on own images."""

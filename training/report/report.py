@@ -1,0 +1,238 @@
+"""What a model of a user's own images is worth, and where to look when it is worth little.
+
+Shapes: B test images.
+"""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from models.checkpoint import Checkpoint
+from models.predictions.prediction import interpret
+from training.data.image_folders import LISTED, ImageFolder
+from training.data.image_tree import show
+from training.denormals import flush_denormals
+from training.evaluation.evaluation import ClassificationMetrics, ClassMetrics, evaluate_split
+from training.evaluation.shares import FEW, Share, measure_share
+
+FILE = "report.json"
+LEAST_DISPUTE = 0.001
+"""Nats of mutual information below which networks agree."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Test images of one class that are taken for another."""
+
+    label: str
+    answer: str
+    images: int
+
+
+@dataclass(frozen=True)
+class DisputedImage:
+    """A test image that the networks disagree on."""
+
+    path: str
+    label: str
+    answer: str
+    mutual_information: float
+    """In nats."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `hyperdraw-train images` ends with."""
+
+    checkpoint: str
+    version: str
+    dataset: str
+    images: dict[str, dict[str, int]]
+    """By class and split."""
+    unreadable: dict[str, str]
+    left_out: dict[str, tuple[str, ...]]
+    """Files that are no images, or lie outside the classes' folders, by what they are."""
+    contradictory: dict[str, str]
+    copies: dict[str, str]
+    networks: int
+    single_accuracy: Share
+    """Mean over networks."""
+    accuracy: Share
+    """Of all networks together; so are the figures of classes."""
+    majority_accuracy: float
+    """Of always answering the class that is most frequent."""
+    balanced_accuracy: float
+    """Mean recall of the classes."""
+    classes: tuple[ClassMetrics, ...]
+    nll: float
+    """Of all networks together, at their temperature; so is the next."""
+    ece: float
+    confusions: tuple[Confusion, ...]
+    disputed: tuple[DisputedImage, ...]
+    false_alarm_rate: float
+    """That flags were calibrated for."""
+    false_alarms: dict[str, Share]
+    """That they have on the test images, by flag."""
+    cautions: tuple[str, ...]
+    """Why these figures may promise too much."""
+    commands: tuple[str, ...]
+    """That serve the model, and ask it."""
+
+
+@flush_denormals()
+def make_report(
+    out: Path, folder: Path, images: ImageFolder, checkpoint: Checkpoint, metrics: ClassificationMetrics
+) -> Report:
+    """The report of a checkpoint that was just trained, calibrated and evaluated.
+
+    Args:
+        out: directory of the checkpoint.
+        folder: of the images.
+        images: that were read from it.
+        checkpoint: in `out`.
+        metrics: that were measured on the test split.
+    """
+    test, calibration = images.dataset.test, checkpoint.calibration
+    assert calibration is not None
+    assert metrics.majority_accuracy is not None
+    assert metrics.balanced_accuracy is not None
+    classes = list(images.count())
+    prediction = interpret(checkpoint.config.task, evaluate_split(checkpoint, test.inputs))
+    answers = prediction.probabilities.argmax(-1)
+    pairs = zip(test.labels.tolist(), answers.tolist(), strict=True)
+    wrong = Counter((classes[label], classes[answer]) for label, answer in pairs if label != answer)
+    information = prediction.score("mutual_information")
+    disputed = tuple(
+        DisputedImage(
+            path=show(folder / images.paths["test"][index]),
+            label=classes[test.labels[index]],
+            answer=classes[answers[index]],
+            mutual_information=float(information[index]),
+        )
+        for index in torch.argsort(information, descending=True, stable=True)[:LISTED].tolist()
+        if information[index] > LEAST_DISPUTE
+    )
+    rate = calibration.default_rate
+    printable = [path for path in images.paths["test"] if show(path) == str(path)]
+    path = shlex.quote(show(folder / (printable or images.paths["test"])[0]))
+    name = shlex.quote(checkpoint.name)
+    return Report(
+        checkpoint=str(out),
+        version=checkpoint.version,
+        dataset=images.name,
+        images={name: {str(split): n for split, n in counts.items()} for name, counts in images.count().items()},
+        unreadable=dict(images.unreadable),
+        left_out={kind: tuple(paths) for kind, paths in images.left_out.items()},
+        contradictory=dict(images.contradictory),
+        copies=dict(images.copies),
+        networks=metrics.networks,
+        single_accuracy=measure_share(metrics.single.accuracy_mean, len(test)),
+        accuracy=measure_share(metrics.whole.accuracy, len(test)),
+        majority_accuracy=metrics.majority_accuracy,
+        balanced_accuracy=metrics.balanced_accuracy,
+        classes=metrics.classes,
+        nll=metrics.whole.tempered.nll,
+        ece=metrics.whole.tempered.ece,
+        confusions=tuple(Confusion(*pair, count) for pair, count in wrong.most_common(LISTED)),
+        disputed=disputed,
+        false_alarm_rate=rate,
+        false_alarms={f.flag: measure_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
+        cautions=tuple(list_cautions(metrics)),
+        commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
+    )
+
+
+def list_cautions(metrics: ClassificationMetrics) -> list[str]:
+    """Why figures may promise too much: classes that were never right, an accuracy that needs no model, few images."""
+    cautions = [
+        f"Not one of the {c.recall.images} test images of {c.name} was answered rightly."
+        for c in metrics.classes
+        if c.recall and not c.recall.share
+    ]
+    cautions += [f"No image of {c.name} was there to test." for c in metrics.classes if c.recall is None]
+    accuracy = measure_share(metrics.whole.accuracy, metrics.test_inputs)
+    if metrics.majority_accuracy is not None and accuracy.share <= metrics.majority_accuracy:
+        cautions.append(
+            f"The accuracy is no better than that of always answering the most frequent class, "
+            f"{metrics.majority_accuracy:.1%}."
+        )
+    if accuracy.images < FEW:
+        cautions.append(
+            f"The accuracy was measured on {accuracy.images} images: 95 % sure that it is between {accuracy.low:.1%} "
+            f"and {accuracy.high:.1%}."
+        )
+    return cautions
+
+
+def describe_images(images: ImageFolder) -> str:
+    """A line for each class with its images in each split, and the files that were left out."""
+    counts = images.count()
+    width = max(len("class"), *map(len, counts))
+    splits = next(iter(counts.values()))
+    lines = [f"{'class':{width}}" + "".join(f"{split:>13}" for split in splits)]
+    lines += [f"{name:{width}}" + "".join(f"{n:13,}" for n in own.values()) for name, own in counts.items()]
+    return "\n".join(lines)
+
+
+def describe_omissions(images: ImageFolder) -> list[str]:
+    """What was left out, and why; nothing if nothing was."""
+    groups: dict[str, list[str]] = {
+        "no images that can be taken": list(images.unreadable.values()),
+        "contradictory": [f"{name} equals {other}." for name, other in images.contradictory.items()],
+        "copies of others": [f"{name} equals {other}." for name, other in images.copies.items()],
+        **{kind: list(paths) for kind, paths in images.left_out.items()},
+    }
+    return [
+        f"left out as {what}, {len(left)}: {' '.join(left[:LISTED])}{' …' if len(left) > LISTED else ''}"
+        for what, left in groups.items()
+        if left
+    ]
+
+
+def describe_report(report: Report) -> str:
+    """A report as plain text."""
+    tested = report.accuracy.images
+    width = max(27, *(len(c.name) for c in report.classes))
+    recalls = [
+        f"  {c.name:{width}} {_format(c.recall)}, of {c.recall.images:,}" if c.recall else f"  {c.name}: no test image"
+        for c in report.classes
+    ]
+    confused = [f"  {c.images} of {c.label} taken for {c.answer}" for c in report.confusions] or ["  none"]
+    disputed = [
+        f"  {image.mutual_information:.3f} nats  {image.path}  {image.label}"
+        + (f", taken for {image.answer}" if image.answer != image.label else "")
+        for image in report.disputed
+    ]
+    flags = [f"  {flag:20} {_format(share)}" for flag, share in report.false_alarms.items()]
+    return "\n".join(
+        [
+            f"On the {tested:,} test images, with 95 % intervals that so many allow:",
+            f"  accuracy of one network      {_format(report.single_accuracy)}",
+            f"  accuracy of {report.networks:<3} together     {_format(report.accuracy)}",
+            f"  always the most frequent     {report.majority_accuracy:6.1%}",
+            f"  balanced: mean over classes  {report.balanced_accuracy:6.1%}",
+            f"  NLL {report.nll:.4f}, ECE {report.ece:.4f}, of {report.networks} at their temperature",
+            f"Right, of the test images of each class, by {report.networks} together:",
+            *recalls,
+            "Most confused:",
+            *confused,
+            "The networks disagree most on:",
+            *(disputed or ["  none"]),
+            f"Flagged of the test images, where {report.false_alarm_rate:.0%} may be:",
+            *flags,
+            *(["", "Look out:"] if report.cautions else []),
+            *(f"  {caution}" for caution in report.cautions),
+            "",
+            "Serve it, and ask it:",
+            *(f"  {command}" for command in report.commands),
+            f"or, where a service runs with the directory {Path(report.checkpoint).parent}, have it load the model:",
+            f"  hyperdraw reload {shlex.quote(Path(report.checkpoint).name)}",
+        ]
+    )
+
+
+def _format(share: Share) -> str:
+    return f"{share.share:6.1%}  ({share.low:.1%} to {share.high:.1%})"

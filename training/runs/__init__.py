@@ -1,0 +1,1 @@
+"""Training runs, from their first step to a checkpoint."""

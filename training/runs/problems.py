@@ -1,0 +1,185 @@
+"""Problems: what sampled networks are fitted to, data or a density over weights.
+
+Shapes: S sampled networks, B inputs, K outputs.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.inputs.spec import ImageSpec
+from models.noise import permutations, uniform
+from models.predictions.prediction import evaluate_members
+from models.samplers.sampler import WeightSampler
+from models.targets.target import TargetNetwork, Weights
+from models.tasks.task import Classification
+from training.data.augmentation import distort
+from training.data.datasets import Dataset, Mixture
+from training.data.outliers import synthesize_outliers
+from training.evaluation.evaluation import measure_disagreement
+from training.objectives.hardening import harden
+from training.objectives.objectives import balance_classes, measure_fit, outlier_loss
+from training.recipes.recipes import Recipe
+
+ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
+"""Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks, and groups
+networks."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well S networks do on their batch."""
+
+    losses: dict[str, Tensor]
+    """Scalars with a gradient, to be summed."""
+    figure_name: str
+    figure: Tensor
+    """A scalar that people read, left on the device."""
+
+
+class Problem(ABC):
+    """What a training run minimises beside its regularisers; a function of weights and the number of the step."""
+
+    num_examples: int
+    """Observations that the loss is a mean over, in expectation."""
+
+    @abstractmethod
+    def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
+        """The loss of S networks in some step."""
+
+    @abstractmethod
+    def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
+        """Figures of members 0 … networks−1 of seed 0; the sampler is in evaluation mode."""
+
+
+class Supervised(Problem):
+    """Labelled examples. Each network of a step sees examples of its own, or all see all of them.
+
+    Raises:
+        ValueError: if a step takes more examples than there are, without taking all of them for each network, or if
+            classes are to be balanced where there are none.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.seed = seed
+        self.shape = networks, inputs = recipe.networks_per_step, recipe.inputs_per_network
+        self.num_examples = len(dataset.train)
+        self._inputs = dataset.train.inputs.to(device)
+        self._labels = dataset.train.labels.to(device)
+        self._shared = inputs == self.num_examples
+        self._epoch = -1
+        self._orders = torch.empty(0, 0, dtype=torch.int64)
+        self._class_weights: Tensor | None = None
+        if recipe.balance:
+            if not isinstance(dataset.task, Classification):
+                raise ValueError("there are no classes to balance")
+            self._class_weights = balance_classes(self._labels, dataset.task.num_outputs)
+        self._outliers = torch.empty(0)
+        if recipe.outliers is not None:
+            self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
+        if not self._shared and (inputs if recipe.own_epochs else networks * inputs) > self.num_examples:
+            raise ValueError(
+                f"a step of {networks} networks with {inputs} examples each takes more than the {self.num_examples} of "
+                "the training set; take fewer, or all of them for each network"
+            )
+
+    def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
+        task = self.dataset.task
+        inputs, labels = self.draw_batch(step)
+        if self.recipe.hardening is not None:
+            inputs = self._harden(target, weights, inputs, labels, step)
+        count = inputs.shape[1]
+        if self.recipe.outliers is not None:
+            shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
+            inputs = torch.cat([inputs, shared], dim=1)
+        outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
+        losses = {"fit": measure_fit(task, outputs, labels, self._class_weights)}
+        if self.recipe.outliers is not None:
+            order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
+            loss = outlier_loss(others[order], self.recipe.outliers.group_size)
+            losses["outliers"] = self.recipe.outliers.weight * loss
+        if isinstance(task, Classification):
+            return Fit(losses, "accuracy", (outputs.detach().argmax(-1) == labels).float().mean())
+        error = task.predict(outputs.detach()) - labels
+        return Fit(losses, "root_mean_square_error", error.square().mean().sqrt())
+
+    def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
+        task, validation = self.dataset.task, self.dataset.validation
+        outputs = evaluate_members(sampler, self.dataset.input.normalize(validation.inputs), seed=0, size=networks)
+        members, labels = task.predict(outputs), validation.labels
+        if isinstance(task, Classification):
+            return {
+                "single accuracy": (members.argmax(-1) == labels).double().mean().item(),
+                "ensemble accuracy": (members.mean(0).argmax(-1) == labels).double().mean().item(),
+                "disagreement": measure_disagreement(members),
+            }
+        return {
+            "single error": (members - labels).square().mean().sqrt().item(),
+            "ensemble error": (members.mean(0) - labels).square().mean().sqrt().item(),
+            "deviation": members.var(0).mean().sqrt().item(),
+        }
+
+    def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Normalised inputs [S, B, …] and labels [S, B, …] of a step."""
+        inputs, labels = self._inputs, self._labels
+        if self._shared:
+            inputs, labels = (tensor.expand(self.shape[0], *tensor.shape) for tensor in (inputs, labels))
+        else:
+            index = self._choose(step)
+            inputs, labels = inputs[index], labels[index].unflatten(0, self.shape)
+            if self.recipe.augmentation is not None:
+                augmentation, width = self.recipe.augmentation, self.recipe.augmentation.numbers
+                numbers = uniform(self.seed, [step], len(inputs) * width, AUGMENTATION_STREAM).view(-1, width)
+                inputs = distort(inputs, augmentation, numbers.to(inputs.device))
+            inputs = inputs.unflatten(0, self.shape)
+        return self.dataset.input.normalize(inputs), labels
+
+    def draw_outliers(self, step: int) -> Tensor:
+        """Normalised outliers of a step, the same for all of its networks, [B, …]."""
+        assert self.recipe.outliers is not None
+        shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
+        index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
+        return self.dataset.input.normalize(self._outliers[index.to(self._outliers.device)])
+
+    def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        assert self.recipe.hardening is not None
+        assert isinstance(self.dataset.input, ImageSpec)
+        noise = uniform(self.seed, [step], images.numel(), HARDENING_STREAM)
+        return harden(target, weights, self.dataset.input, images, labels, noise, self.recipe.hardening)
+
+    def _choose(self, step: int) -> Tensor:
+        """Numbers of a step's examples, network after network."""
+        networks, inputs = self.shape
+        orders, taken = (networks, inputs) if self.recipe.own_epochs else (1, networks * inputs)
+        epoch, position = divmod(step, len(self._labels) // taken)
+        if epoch != self._epoch:
+            numbers = range(epoch * orders, (epoch + 1) * orders)
+            self._epoch = epoch
+            self._orders = permutations(self.seed, numbers, len(self._labels), ORDER_STREAM)
+        chosen = self._orders[:, position * taken : (position + 1) * taken]
+        return chosen.flatten().to(self._labels.device)
+
+
+class Density(Problem):
+    """A density over weights, in place of data."""
+
+    num_examples = 1
+
+    def __init__(self, mixture: Mixture, device: torch.device) -> None:
+        self.mixture = mixture.to(device)
+
+    def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
+        points = target.flatten_weights(weights)
+        energy = self.mixture.measure_energy(points).mean()
+        return Fit({"fit": energy}, "density", self._density(points.detach()))
+
+    def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
+        points = sampler.target.flatten_weights(sampler.sample(0, range(networks)))
+        return {"density": self._density(points).item()}
+
+    def _density(self, points: Tensor) -> Tensor:
+        return self.mixture.measure_density(points).mean()

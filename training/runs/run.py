@@ -1,0 +1,215 @@
+"""A training run: what every kind of training shares, above all its state on disk."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor, nn
+
+from models.checkpoint import write_file
+from models.inputs.spec import ImageSpec
+from models.predictions.prediction import evaluate_members
+from models.samplers.sampler import NetworkStack, WeightSampler
+from models.targets.target import Weights
+from models.tasks.task import Classification
+from training.data.datasets import Dataset, Mixture
+from training.evaluation.calibration import fit_member_temperature
+from training.recipes.recipes import ADDABLE, Recipe
+from training.runs.problems import Density, Problem, Supervised
+from training.tensors import read_tensors, select_below
+
+RECALIBRATION_STREAM = 3
+RECALIBRATION_DRAWS = 2048
+
+KEEP_EVERY = 50
+"""Steps between copies of the parameters, kept in memory in case that the run fails."""
+
+
+class TrainingError(Exception):
+    """A run that cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step measured: scalars, left on the device so that reading them is the caller's choice."""
+
+    losses: Mapping[str, Tensor]
+    figures: Mapping[str, Tensor]
+    """Of the sampled networks on the step's batch."""
+    weights: Weights
+    """The sampled networks."""
+
+
+class TrainingRun(ABC):
+    """A training: a function of recipe, dataset, seed, planned steps and device, and of nothing else.
+
+    All noise and every batch is keyed by (seed, step), so a run that was saved and loaded goes on as it would have.
+
+    Raises:
+        TrainingError: if the recipe does not fit the dataset.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+    ) -> None:
+        self.recipe = recipe
+        if recipe.plain_pixels and isinstance(dataset, Dataset):
+            dataset = dataset.with_plain_pixels()
+        self.dataset = dataset
+        self.seed = seed
+        self.planned_steps = planned_steps
+        self.device = device
+        self.steps = 0
+        self._good: tuple[int, dict[str, Tensor]] | None = None
+        self.problem = _pose_problem(recipe, dataset, seed, device)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
+            self.sampler: WeightSampler = recipe.method.build(recipe.target)
+            self._modules = {"sampler": self.sampler, **self._build_helpers()}
+        for module in self._modules.values():
+            module.to(device)
+        self._optimizers = self._build_optimizers()
+
+    @abstractmethod
+    def _build_helpers(self) -> dict[str, nn.Module]:
+        """What is trained beside the sampler, by name, or belongs to the run's state."""
+
+    @abstractmethod
+    def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By the name that their state is saved under."""
+
+    @abstractmethod
+    def step(self) -> StepReport:
+        """One step.
+
+        Raises:
+            TrainingError: if something is not finite, or networks are the same. Then the parameters may have been bad
+                since an earlier step; `return_to_good` has those of a step that is known to be good.
+        """
+
+    @property
+    def finished(self) -> bool:
+        return self.steps >= self.planned_steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done."""
+        return self.steps / self.planned_steps
+
+    def return_to_good(self) -> bool:
+        """Makes the sampler what it was at a recent step whose loss and gradient were finite.
+
+        Returns:
+            whether there is one, later than the untrained network; else nothing changes.
+        """
+        if self._good is None:
+            return False
+        self.steps, state = self._good
+        self.sampler.load_state_dict(state)
+        return True
+
+    def validate(self, networks: int = 16) -> dict[str, float]:
+        """Figures of sampled networks on the validation split, of all that there are if there are fewer.
+
+        None, if it is too early for them.
+        """
+        self.sampler.eval()
+        return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
+
+    def recalibrate(self) -> None:
+        """Makes the sampler fit for use outside this run.
+
+        Batch normalisation is set from one large batch of draws. Networks that learned to be uncertain on outliers
+        are too uncertain on everything: their outputs are divided by the temperature that fits validation inputs.
+        """
+        if any(isinstance(module, nn.BatchNorm1d) for module in self.sampler.modules()):
+            draws = range(RECALIBRATION_DRAWS)
+            self.sampler.recalibrate(self.sampler.draw_latents(self.seed, draws, RECALIBRATION_STREAM))
+        stacks = [module for module in self.sampler.modules() if isinstance(module, NetworkStack)]
+        if self.recipe.outliers is not None and stacks:
+            temperature = self._fit_temperature()
+            for stack in stacks:
+                stack.divide_outputs(temperature)
+
+    def _fit_temperature(self) -> float:
+        assert isinstance(self.dataset, Dataset)
+        validation = self.dataset.validation
+        inputs = self.dataset.input.normalize(validation.inputs)
+        networks = self.sampler.limit_networks(self.recipe.largest_ensemble)
+        logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
+        return fit_member_temperature(logits, validation.labels)
+
+    def save(self, path: Path) -> None:
+        """Writes all that `load` needs, atomically."""
+        tensors = {
+            f"{prefix}.{name}": tensor
+            for prefix, module in self._modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+        for prefix, optimizer in self._optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{prefix}.{index}.{name}": tensor for name, tensor in state.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"run": json.dumps(self._identity()), "steps": str(self.steps)}
+        write_file(path, serialize_tensors(tensors, metadata))
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote.
+
+        Raises:
+            TrainingError: if the file cannot be read or belongs to another run.
+        """
+        saved, ours = read_identity(path), self._identity()
+        if differing := [f"{key} {saved.get(key)}" for key in ours if saved.get(key) != ours[key]]:
+            raise TrainingError(f"{path} is the state of another run, with {', '.join(differing)}")
+        tensors, metadata = read_tensors(path)
+        self.steps = int(metadata["steps"])
+        for prefix, module in self._modules.items():
+            module.load_state_dict(select_below(prefix, tensors))
+        for prefix, optimizer in self._optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in select_below(prefix, tensors).items():
+                index, key = name.split(".")
+                states.setdefault(int(index), {})[key] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+    def _keep_good(self) -> None:
+        """Called when the parameters are known to be good, before they change."""
+        if self.steps and (self._good is None or self.steps % KEEP_EVERY == 0):
+            self._good = self.steps, {name: t.clone() for name, t in self.sampler.state_dict().items()}
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, "planned_steps": self.planned_steps, "recipe": repr(self.recipe)}
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """What the run saved at `path` is a function of: its recipe, seed and planned steps.
+
+    Raises:
+        TrainingError: if the file is no saved run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            identity: dict[str, Any] = json.loads(file.metadata()["run"])
+            return identity
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} is no saved training run: {error}") from error
+
+
+def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
+    extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
+    of_images = isinstance(dataset.input, ImageSpec) and isinstance(dataset.task, Classification)
+    if extras and not of_images:
+        raise TrainingError(f"{recipe.name}: {', '.join(extras)} are for classes of images, not for {recipe.dataset}")
+    if isinstance(dataset, Mixture):
+        return Density(dataset, device)
+    try:
+        return Supervised(recipe, dataset, seed, device)
+    except ValueError as error:
+        raise TrainingError(f"{recipe.name}: {error}") from error

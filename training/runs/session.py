@@ -1,0 +1,457 @@
+"""A sitting at the terminal: runs the steps, shows progress, saves, and turns the result into a checkpoint."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from models.checkpoint import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    Training,
+    digest_config,
+    load_checkpoint,
+    save_calibration,
+    save_checkpoint,
+)
+from models.inputs.spec import ImageSpec
+from models.predictions.detection import list_scores
+from models.predictions.perturbation import Norm
+from models.tasks.task import Classification
+from training.data.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.data.foreign import make_foreign_images
+from training.data.image_folders import load_training_data
+from training.denormals import flush_denormals
+from training.evaluation.attack import EPSILONS, attack, list_attempts
+from training.evaluation.attack_report import FILE, Budget, Report
+from training.evaluation.calibration import calibrate
+from training.evaluation.evaluation import (
+    Metrics,
+    evaluate_parts,
+    evaluate_sets,
+    keep_sets,
+    load_metrics,
+    measure_checkpoint,
+    measure_spread,
+    save_metrics,
+)
+from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
+from training.progress import announce, open_bar, warn
+from training.recipes.recipes import Recipe
+from training.report.card import save_card
+from training.runs.distillation import DistillationRun
+from training.runs.fitting import FittingRun
+from training.runs.run import StepReport, TrainingError, TrainingRun, read_identity
+from training.studies.figures import draw_mixture, draw_regression, draw_study
+from training.studies.study import study
+
+CALIBRATION_SEED = 10**15
+"""Seed of the first calibration input; each has one of its own, far from those that people choose."""
+
+VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
+"""Draws, each for a fiftieth of the inputs, that temperatures are fitted and scores chosen with; nothing is promised of
+these, so inputs may share networks."""
+
+FOREIGN_IMAGES = 1000
+"""Made-up images that tell which score raises a flag."""
+
+FOREIGN_SEED = 11
+LOG_EVERY = 20
+SAVE_EVERY_SECONDS = 120
+TIMED_STEPS = 20
+VALIDATIONS = 20
+"""Validations in a run."""
+
+STATE_FILE = Path("training", "state.safetensors")
+"""Of an unfinished run, below its directory."""
+
+CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
+"""After so long a training that got less than this share of its threads' time says so."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the user asked for."""
+
+    recipe: Recipe
+    out: Path
+    data: Path
+    device: torch.device
+    seed: int | None
+    steps: int | None
+    minutes: float | None
+    resume: bool
+
+    @property
+    def state_file(self) -> Path:
+        return self.out / STATE_FILE
+
+
+@flush_denormals()
+def train(session: Session, dataset: Dataset | None = None) -> bool:
+    """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
+
+    An interrupt ends the training after the current step: the checkpoint of that step is written and calibrated,
+    but not evaluated, and the run can be resumed.
+
+    Args:
+        session: what was asked for.
+        dataset: that the recipe names, if it is at hand; else it is loaded.
+
+    Returns:
+        whether the run was finished.
+
+    Raises:
+        DatasetError: if data is missing or damaged.
+        TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
+    """
+    check_output(session.out, session.resume)
+    _make_output(session)
+    outliers = load_outliers(session.recipe.dataset, session.data)
+    run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
+    try:
+        complete = _run_steps(session, run)
+    except TrainingError as error:
+        if not run.return_to_good():
+            raise TrainingError(f"{error}. There is no good step to write a checkpoint of.") from error
+        save_card(session.out, _export(session, run, failure=str(error)), None)
+        raise TrainingError(
+            f"{error}. {session.out} holds the checkpoint of step {run.steps}, which was good."
+        ) from error
+    checkpoint = _export(session, run)
+    if not complete:
+        save_card(session.out, checkpoint, None)
+        return False
+    _measure(session.out, checkpoint, run.dataset, outliers)
+    session.state_file.unlink()
+    return True
+
+
+def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
+    """The command that trains a recipe so."""
+    options = recipe.options
+    options += f" --seed {seed}" if seed else ""
+    options += f" --steps {steps}" if steps != recipe.steps else ""
+    return f"hyperdraw-train {recipe.name} --out DIR{options}"
+
+
+@flush_denormals()
+def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
+    """Measures a checkpoint's thresholds anew, which makes another version of it; its metrics are dropped.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be what is to be mended
+    dataset = load_training_data(checkpoint.config, data)
+    if isinstance(dataset, Mixture):
+        raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
+    checkpoint = _calibrate(checkpoint, directory, dataset)
+    save_card(directory, checkpoint, None)
+
+
+@flush_denormals()
+def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
+    """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
+
+    What was measured on other foreign sets, at this version of the checkpoint, stays in both.
+
+    Args:
+        directory: of the checkpoint.
+        data: folder of the datasets.
+        device: to compute on.
+        folders: of images that are something else.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
+    if checkpoint.calibration is None and not isinstance(dataset, Mixture):
+        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
+    try:
+        return _measure(directory, checkpoint, dataset, outliers)
+    except ValueError as error:
+        raise CheckpointError(directory / "config.json", str(error)) from error
+
+
+def _measure(
+    directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
+) -> Metrics:
+    """Evaluates a checkpoint; writes its figures, its card and, of a classifier, the evidence for comparisons."""
+    earlier = load_metrics(checkpoint)
+    outputs = evaluate_sets(checkpoint, dataset, outliers)
+    metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)
+    if isinstance(dataset, Dataset) and isinstance(dataset.task, Classification):
+        origin = trace_origin(checkpoint, dataset, outliers)
+        save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
+    save_metrics(directory, metrics)
+    save_card(directory, checkpoint, metrics)
+    return metrics
+
+
+@flush_denormals()
+def attack_directory(
+    directory: Path,
+    data: Path,
+    device: torch.device,
+    surrogate: Path | None,
+    budget: Budget,
+    epsilons: dict[Norm, tuple[float, ...]],
+    report: Callable[[str], None],
+    networks: int | None,
+) -> Report:
+    """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
+    the card.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be loaded, or attacked.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    other = load_checkpoint(surrogate, device) if surrogate else None
+    if isinstance(dataset, Mixture):
+        raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
+    if not any(epsilons.values()) and isinstance(dataset.input, ImageSpec):
+        epsilons = EPSILONS[dataset.input.channels]
+    attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
+    try:
+        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report, networks)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_card(directory, checkpoint, load_metrics(checkpoint))
+    return found
+
+
+@flush_denormals()
+def draw_figures(
+    directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
+) -> None:
+    """Draws a checkpoint's figures below its directory, and shows them in its card.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    try:
+        if isinstance(dataset, Mixture):
+            draw_mixture(directory, checkpoint, dataset, networks)
+        elif isinstance(dataset.task, Classification):
+            outliers = load_outliers(checkpoint.config.training.dataset, data)
+            draw_study(directory, study(checkpoint, dataset, outliers, networks, report))
+        else:
+            draw_regression(directory, checkpoint, dataset, networks)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_card(directory, checkpoint, load_metrics(checkpoint))
+
+
+def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
+    """A checkpoint, and the dataset that it was trained on.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint = load_checkpoint(directory, device)
+    return checkpoint, load_training_data(checkpoint.config, data)
+
+
+def _run_steps(session: Session, run: TrainingRun) -> bool:
+    """Steps until the run is finished or the user interrupts it, be it in the last step; whether nobody did."""
+    validate_every = max(1, run.planned_steps // VALIDATIONS)
+    saved = started = time.monotonic()
+    warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
+    with (
+        SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
+        open_bar(session.recipe.name, "step", run.planned_steps, run.steps) as progress,
+        _catch_interrupt() as interrupted,
+    ):
+        while not run.finished and not interrupted():
+            report = run.step()
+            progress.update()
+            if run.steps % LOG_EVERY == 0:
+                figures = _summarize(report)
+                progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()}, refresh=False)
+                for name, value in figures.items():
+                    log.add_scalar(f"train/{name}", value, run.steps)
+            if run.steps % validate_every == 0 and (figures := run.validate()):
+                described = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+                announce(f"step {run.steps}: validation {described}")
+                for name, value in figures.items():
+                    log.add_scalar(f"validation/{name}", value, run.steps)
+            if not warned and (passed := time.monotonic() - started) > CONTENTION_SECONDS:
+                warned = True
+                _warn_of_contention((time.process_time() - computed) / passed, torch.get_num_threads())
+            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                run.save(session.state_file)
+                saved = time.monotonic()
+        complete = not interrupted()
+    run.save(session.state_file)
+    return complete
+
+
+def _warn_of_contention(cores: float, threads: int) -> None:
+    """Threads that wait for one another lose more than the time that other programs take."""
+    if cores < CONTENTION_SHARE * threads:
+        warn(
+            f"other programs use the processor: {threads} threads get {cores:.1f} cores, and wait for one another. "
+            "With OMP_NUM_THREADS=1 in the environment it may go faster; interrupt it, and go on with --resume."
+        )
+
+
+def _summarize(report: StepReport) -> dict[str, float]:
+    figures = {name: float(value) for name, value in {**report.losses, **report.figures}.items()}
+    if len(next(iter(report.weights.values()))) > 1:
+        figures["spread"] = measure_spread(report.weights)
+    return figures
+
+
+@contextmanager
+def _catch_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C acts as it always does."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def check_output(out: Path, resume: bool) -> None:
+    """Whether a training may write to a directory.
+
+    Raises:
+        TrainingError: if there is nothing to resume, something would be overwritten, or nothing can be written.
+    """
+    state = out / STATE_FILE
+    unfinished = state.exists()
+    if resume and not unfinished:
+        raise TrainingError(f"nothing to resume: there is no {state}")
+    if not resume and (unfinished or (out / "config.json").exists()):
+        hint = "Go on with --resume, or choose" if unfinished else "Choose"
+        raise TrainingError(f"{out} already holds a training run. {hint} another --out.")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise TrainingError(f"{existing} is no folder that can be written to. Choose another --out.")
+
+
+def _make_output(session: Session) -> None:
+    try:
+        session.state_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{session.out} cannot be made ({error.strerror}). Choose another --out.") from error
+
+
+def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
+    """A new run, or the saved one, whose seed and steps are then the defaults."""
+    saved = read_identity(session.state_file) if session.resume else {}
+    seed = _first(session.seed, saved.get("seed"), 0)
+    steps = _first(session.steps, saved.get("planned_steps"))
+    if steps is None:
+        steps = session.recipe.steps if session.minutes is None else _count_steps(session, dataset, session.minutes)
+    assert seed is not None
+    run = start_run(session.recipe, dataset, seed, steps, session.device)
+    if session.resume:
+        run.load(session.state_file)
+    return run
+
+
+def start_run(
+    recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+) -> TrainingRun:
+    """A new run of the kind that the recipe asks for.
+
+    Raises:
+        TrainingError: if the recipe does not fit the dataset.
+    """
+    kind = FittingRun if recipe.distillation is None else DistillationRun
+    return kind(recipe, dataset, seed, planned_steps, device)
+
+
+def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
+    """How many steps fit into the minutes, from the time that some steps of a throw-away run take."""
+    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
+    for _ in range(5):
+        run.step()  # the first ones are slower
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        run.step()
+    return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start)))
+
+
+def _export(session: Session, run: TrainingRun, failure: str | None = None) -> Checkpoint:
+    """Writes the checkpoint of the run as it stands, then calibrates what was written, as it will be served."""
+    recipe, dataset = session.recipe, run.dataset
+    run.recalibrate()
+    config = CheckpointConfig(
+        method=recipe.method,
+        target=recipe.target,
+        input=dataset.input,
+        task=dataset.task,
+        training=Training(
+            recipe=recipe.name + recipe.options,
+            command=describe_command(recipe, run.seed, run.planned_steps),
+            dataset=recipe.dataset,
+            steps=run.steps,
+            planned_steps=run.planned_steps,
+            seed=run.seed,
+            failure=failure,
+            largest_ensemble=recipe.largest_ensemble,
+        ),
+    )
+    save_checkpoint(session.out, config, run.sampler, recipe.storage)
+    checkpoint = load_checkpoint(session.out, session.device)
+    return checkpoint if isinstance(dataset, Mixture) else _calibrate(checkpoint, session.out, dataset)
+
+
+def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
+    """Measures thresholds on the calibration split, writes them, and loads it all again."""
+    config, validation, foreign = checkpoint.config, None, None
+    if isinstance(config.task, Classification):
+        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
+        validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
+        if isinstance(config.input, ImageSpec):
+            images = make_foreign_images(dataset.validation.inputs, FOREIGN_IMAGES, FOREIGN_SEED)
+            foreign = evaluate_parts(checkpoint, images, VALIDATION_SEEDS, "choosing scores")
+    seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
+    try:
+        calibration = calibrate(
+            checkpoint=digest_config(directory),
+            split=f"{config.training.dataset}/calibration",
+            seeds=seeds,
+            scores=list_scores(config.task, config.input),
+            task=config.task,
+            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
+            labels=dataset.calibration.labels,
+            foreign=foreign,
+            validation=validation,
+        )
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_calibration(directory, calibration)
+    return load_checkpoint(directory, checkpoint.sampler.device)
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)

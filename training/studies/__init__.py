@@ -1,0 +1,1 @@
+"""Studies for the papers: comparisons, ablations and figures."""

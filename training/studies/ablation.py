@@ -1,0 +1,172 @@
+"""The ablation of HyperGAN: one recipe less some of its parts, several seeds each, in one table."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from pydantic.dataclasses import dataclass
+
+from models.checkpoint import dump_json, load_checkpoint, write_file
+from training.evaluation.evaluation import ClassificationMetrics, Spread, load_metrics
+from training.progress import track
+from training.recipes.recipes import Part, Recipe, vary
+from training.runs.run import TrainingError
+from training.runs.session import Session, describe_command, train
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    description: str
+    without: tuple[Part, ...] = ()
+    accuracy_weight: float | None = None
+    """λ of gauge-fixed entropy, normalised layer by layer; none without it."""
+    moment_matching_weight: float | None = None
+
+    def vary(self, recipe: Recipe) -> Recipe:
+        """The variant of a recipe."""
+        return vary(
+            recipe,
+            self.without,
+            accuracy_weight=self.accuracy_weight,
+            moment_matching_weight=self.moment_matching_weight,
+        )
+
+
+_NO_DISCRIMINATOR = (Part.DISCRIMINATOR,)
+VARIANTS = (
+    Variant("paper", "mixer and discriminator, as in the paper, corrected", moment_matching_weight=0.0),
+    Variant("no-mixer", "without mixer: independent codes, with nothing for a discriminator to do", (Part.MIXER,)),
+    Variant("no-discriminator", "without discriminator: codes free", _NO_DISCRIMINATOR, None, 0.0),
+    Variant("moments", "moment matching in place of the discriminator", _NO_DISCRIMINATOR),
+    Variant("both", "discriminator and moment matching: the recipe"),
+    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0),
+    Variant("entropy", "gauge-fixed entropy alone: codes free", _NO_DISCRIMINATOR, 6400.0, 0.0),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a variant is worth, over its seeds."""
+
+    variant: Variant
+    seeds: tuple[int, ...]
+    figures: dict[str, Spread]
+    """By column; over seeds."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What `ablation.json` holds."""
+
+    recipe: str
+    steps: int
+    rows: tuple[Row, ...]
+
+
+COLUMNS = {
+    "single accuracy": "{:.2%}",
+    "ensemble of 100": "{:.2%}",
+    "NLL of 100": "{:.4f}",
+    "disagreement": "{:.2%}",
+    "MI ratio": "{:.1f}",
+    "AUROC by PE": "{:.4f}",
+    "AUROC by MI": "{:.4f}",
+}
+
+
+def ablate(session: Session, seeds: Sequence[int]) -> bool:
+    """Trains every variant of a session's recipe with every seed, each in a directory of its own below `session.out`.
+
+    What is finished stays, and what was interrupted is resumed. The table is made of all finished runs there.
+
+    Returns:
+        whether all runs are finished.
+
+    Raises:
+        TrainingError: if a directory holds another run than is wanted there.
+    """
+    for variant in VARIANTS:
+        for seed in _list_finished(session, variant):
+            _check_run(_prepare(session, variant, seed))
+    runs = [(seed, variant) for seed in seeds for variant in VARIANTS]  # so that a table exists early
+    for seed, variant in track(runs, "ablation", "run"):
+        if seed in _list_finished(session, variant):
+            continue
+        run = _prepare(session, variant, seed)
+        if not train(replace(run, resume=run.state_file.exists())):
+            return False
+        save_table(session)
+    save_table(session)
+    return True
+
+
+def _prepare(session: Session, variant: Variant, seed: int) -> Session:
+    return replace(session, recipe=variant.vary(session.recipe), out=session.out / variant.name / str(seed), seed=seed)
+
+
+def _list_finished(session: Session, variant: Variant) -> list[int]:
+    return sorted(int(path.parent.name) for path in (session.out / variant.name).glob("*/metrics.json"))
+
+
+def _check_run(wanted: Session) -> None:
+    command = load_checkpoint(wanted.out).config.training.command
+    assert wanted.seed is not None
+    if command != describe_command(wanted.recipe, wanted.seed, wanted.steps or wanted.recipe.steps):
+        raise TrainingError(f"{wanted.out} holds another run, {command!r}. Choose another --out.")
+
+
+def save_table(session: Session) -> None:
+    """Writes ablation.json and its table, README.md, from the finished runs."""
+    rows = []
+    for variant in VARIANTS:
+        if finished := _list_finished(session, variant):
+            runs = [_read_figures(session.out / variant.name / str(seed)) for seed in finished]
+            figures = {
+                name: Spread(mean(run[name] for run in runs), stdev(run[name] for run in runs) if len(runs) > 1 else 0)
+                for name in COLUMNS
+            }
+            rows.append(Row(variant, tuple(finished), figures))
+    ablation = Ablation(session.recipe.name, session.steps or session.recipe.steps, tuple(rows))
+    write_file(session.out / "ablation.json", dump_json(ablation))
+    write_file(session.out / "README.md", _describe(ablation).encode())
+
+
+def _read_figures(directory: Path) -> dict[str, float]:
+    metrics = load_metrics(load_checkpoint(directory))
+    assert isinstance(metrics, ClassificationMetrics)
+    notmnist = next(outliers for outliers in metrics.outliers if outliers.dataset == "notmnist")
+    return {
+        "single accuracy": metrics.single.accuracy_mean,
+        "ensemble of 100": metrics.whole.accuracy,
+        "NLL of 100": metrics.whole.plain.nll,
+        "disagreement": metrics.disagreement,
+        "MI ratio": notmnist.mutual_information / metrics.mutual_information,
+        "AUROC by PE": notmnist.scores["predictive_entropy"].auroc,
+        "AUROC by MI": notmnist.scores["mutual_information"].auroc,
+    }
+
+
+def _format(spread: Spread, pattern: str, seeds: int) -> str:
+    return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
+
+
+def _describe(ablation: Ablation) -> str:
+    rows = []
+    for row in ablation.rows:
+        cells = [_format(row.figures[name], f, len(row.seeds)) for name, f in COLUMNS.items()]
+        entropy = f", λ = {row.variant.accuracy_weight:g}" if row.variant.accuracy_weight else ""
+        rows.append(f"| {row.variant.description}{entropy} | {len(row.seeds)} | {' | '.join(cells)} |")
+    header = " | ".join(COLUMNS)
+    return f"""# Ablation of {ablation.recipe}
+
+{ablation.steps:,} steps each; mean ± standard deviation over seeds, on the test set, of 100 sampled networks. MI ratio is
+mean mutual information on notMNIST over that on the test set; AUROC tells the two apart. Made by `hyperdraw-train ablate`.
+
+| | seeds | {header} |
+| --- | --- |{" --- |" * len(COLUMNS)}
+{chr(10).join(rows)}
+"""
