@@ -49,7 +49,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Distillation:
-    """Of a posterior into a generator (`training.runs.distillation`), with the numbers of the authors' own experiment."""
+    """Of a posterior into a generator (`training.runs.distillation`), with the numbers of the authors' experiment."""
 
     langevin_share: float = 0.9
     """Of the steps; the rest trains the generator."""
