@@ -12,7 +12,7 @@ from models.checkpoint import load_checkpoint
 from models.predictions.prediction import evaluate, evaluate_members
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.targets.target import TargetNetwork
-from training.recipes.recipes import make_wide_resnet
+from training.recipes.targets import make_wide_resnet
 
 
 def measure_memory(directory: Path) -> Iterator[Ratio]:

@@ -19,7 +19,7 @@ from models.targets.layers import STRICT
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.task import Classification
 from training.data.datasets import Dataset, Examples
-from training.recipes.recipes import mnist_hypergan
+from training.recipes.mnist import mnist_hypergan
 from training.runs.fitting import FittingRun
 
 EXAMPLES = 10_000

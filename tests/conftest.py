@@ -18,7 +18,8 @@ from models.targets.target import TargetNetwork, Weights
 from service.app import create_app
 from service.operation.server import Server
 from service.settings import Settings
-from training.recipes.recipes import Recipe, digits_hypergan
+from training.recipes.recipe import Recipe
+from training.recipes.toys import digits_hypergan
 from training.runs.session import Session, train
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more

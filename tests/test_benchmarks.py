@@ -15,7 +15,7 @@ from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.data.datasets import load_digits
-from training.recipes.recipes import digits_hypergan
+from training.recipes.toys import digits_hypergan
 from training.runs.fitting import FittingRun
 
 

@@ -38,7 +38,7 @@ from service.settings import Settings, read_settings
 from tests import ROOT
 from tests.conftest import make_session, serve
 from training.__main__ import app as training_app
-from training.recipes.recipes import toy_cubic
+from training.recipes.toys import toy_cubic
 from training.runs.session import train
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,7 +19,11 @@ from training.evaluation.attack_report import Budget
 from training.evaluation.evaluation import ClassificationMetrics, load_metrics
 from training.objectives.objectives import Measure
 from training.progress import announce, be_quiet, warn
-from training.recipes.recipes import RECIPES, Method, Part, Recipe, mnist_hypergan_small, own_images, vary
+from training.recipes.all import RECIPES
+from training.recipes.mnist import mnist_hypergan_small
+from training.recipes.own_images import Method, own_images
+from training.recipes.recipe import Part, Recipe
+from training.recipes.variation import vary
 from training.report.report import FILE as REPORT_FILE
 from training.report.report import describe_images, describe_omissions, describe_report, make_report
 from training.runs.run import TrainingError

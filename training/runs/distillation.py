@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.noise import standard_normal, uniform
 from models.samplers.apd import APD, make_perceptron
 from models.samplers.sampler import NetworkStack
-from training.recipes.recipes import Distillation
+from training.recipes.recipe import Distillation
 from training.runs.run import StepReport, TrainingError, TrainingRun
 
 LANGEVIN_STREAM, BATCH_STREAM, MIX_STREAM = 6, 7, 8

@@ -21,7 +21,7 @@ from training.data.outliers import synthesize_outliers
 from training.evaluation.evaluation import measure_disagreement
 from training.objectives.hardening import harden
 from training.objectives.objectives import balance_classes, measure_fit, outlier_loss
-from training.recipes.recipes import Recipe
+from training.recipes.recipe import Recipe
 
 ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
 """Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks, and groups

@@ -20,7 +20,8 @@ from models.targets.target import Weights
 from models.tasks.task import Classification
 from training.data.datasets import Dataset, Mixture
 from training.evaluation.calibration import fit_member_temperature
-from training.recipes.recipes import ADDABLE, Recipe
+from training.recipes.recipe import Recipe
+from training.recipes.variation import ADDABLE
 from training.runs.problems import Density, Problem, Supervised
 from training.tensors import read_tensors, select_below
 

@@ -46,7 +46,7 @@ from training.evaluation.evaluation import (
 )
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
 from training.progress import announce, open_bar, warn
-from training.recipes.recipes import Recipe
+from training.recipes.recipe import Recipe
 from training.report.card import save_card
 from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun

@@ -10,7 +10,8 @@ from pydantic.dataclasses import dataclass
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from training.evaluation.evaluation import ClassificationMetrics, Spread, load_metrics
 from training.progress import track
-from training.recipes.recipes import Part, Recipe, vary
+from training.recipes.recipe import Part, Recipe
+from training.recipes.variation import vary
 from training.runs.run import TrainingError
 from training.runs.session import Session, describe_command, train
 

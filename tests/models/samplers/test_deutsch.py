@@ -3,7 +3,7 @@ import torch
 
 from models.samplers.deutsch import DeutschConfig, DeutschHypernetwork
 from tests.conftest import SMALL_DEUTSCH, SMALL_TARGET
-from training.recipes.recipes import mnist_deutsch
+from training.recipes.mnist import mnist_deutsch
 
 
 @pytest.fixture

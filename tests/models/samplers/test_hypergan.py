@@ -7,7 +7,7 @@ from torch import nn
 from models.samplers.hypergan import CodeDiscriminator, HyperGAN, HyperGANConfig, _apply_head
 from models.tasks.uncertainty import entropy
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
-from training.recipes.recipes import mnist_hypergan
+from training.recipes.mnist import mnist_hypergan
 
 
 @pytest.fixture

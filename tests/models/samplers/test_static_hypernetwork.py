@@ -12,7 +12,8 @@ from models.samplers.static_hypernetwork import StaticHypernetwork, StaticHypern
 from models.targets.layers import Activation, Convolution, Flatten, Layer, Linear, MaxPooling
 from models.targets.target import TargetNetwork
 from tests.conftest import make_session
-from training.recipes.recipes import make_wide_resnet, mnist_static
+from training.recipes.mnist import mnist_static
+from training.recipes.targets import make_wide_resnet
 from training.runs.session import train
 
 

@@ -12,7 +12,9 @@ from models.targets.gauge import GaugeStep, filter_vectors, find_couplings, fix_
 from models.targets.layers import Activation, Convolution, Flatten, Linear, MaxPooling
 from models.targets.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
-from training.recipes.recipes import make_wide_resnet, mnist_deutsch, toy_cubic
+from training.recipes.mnist import mnist_deutsch
+from training.recipes.targets import make_wide_resnet
+from training.recipes.toys import toy_cubic
 
 TARGETS = {
     "convolutional": SMALL_TARGET,

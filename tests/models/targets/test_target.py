@@ -21,7 +21,9 @@ from models.targets.layers import (
 )
 from models.targets.target import TargetNetwork, Weights
 from tests.conftest import SMALL_TARGET, draw_weights
-from training.recipes.recipes import RECIPES, make_wide_resnet, mnist_hypergan
+from training.recipes.all import RECIPES
+from training.recipes.mnist import mnist_hypergan
+from training.recipes.targets import make_wide_resnet
 
 TARGETS = {
     "small": SMALL_TARGET,

@@ -19,7 +19,7 @@ from models.tasks.uncertainty import measure_regression_uncertainty
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import make_session, serve
-from training.recipes.recipes import toy_cubic
+from training.recipes.toys import toy_cubic
 from training.runs.session import train
 
 PREDICT = "/v1/models/cubic/predict"

@@ -33,7 +33,7 @@ from service.settings import Settings
 from tests.conftest import make_session, serve
 from tests.pictures import draw_image, encode, forge_png
 from tests.service.engine.test_engine import hold
-from training.recipes.recipes import toy_cubic
+from training.recipes.toys import toy_cubic
 from training.runs.session import train
 
 INFER = "/v2/models/digits/infer"

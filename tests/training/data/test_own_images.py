@@ -24,7 +24,7 @@ from training.data.datasets import DatasetError
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.shares import measure_share
 from training.progress import announce, be_quiet, track, warn
-from training.recipes.recipes import choose_target
+from training.recipes.own_images import choose_target
 from training.report.report import LEAST_DISPUTE
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport

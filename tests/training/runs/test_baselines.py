@@ -20,7 +20,8 @@ from tests.conftest import SMALL_TARGET
 from training.data.augmentation import Augmentation
 from training.data.datasets import Dataset, load_dataset
 from training.evaluation.calibration import fit_member_temperature
-from training.recipes.recipes import Distillation, OutlierExposure, Recipe, digits_hypergan
+from training.recipes.recipe import Distillation, OutlierExposure, Recipe
+from training.recipes.toys import digits_hypergan
 from training.runs.distillation import DistillationRun, measure_gradient_penalty
 from training.runs.run import TrainingError, TrainingRun
 from training.runs.session import start_run

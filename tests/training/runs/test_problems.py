@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.data.datasets import Dataset, Examples, Mixture, load_dataset
-from training.recipes.recipes import digits_hypergan, toy_mixture
+from training.recipes.toys import digits_hypergan, toy_mixture
 from training.runs.problems import Density, Supervised
 
 CPU = torch.device("cpu")

@@ -23,7 +23,8 @@ from training.data.datasets import Dataset, load_dataset
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.evidence import load_evidence
 from training.objectives.objectives import moment_distance
-from training.recipes.recipes import RECIPES, digits_hypergan
+from training.recipes.all import RECIPES
+from training.recipes.toys import digits_hypergan
 from training.runs.fitting import FittingRun
 from training.runs.run import KEEP_EVERY, StepReport, TrainingError
 from training.runs.session import calibrate_checkpoint, train

@@ -17,7 +17,9 @@ from training.__main__ import app
 from training.data.datasets import load_digits
 from training.evaluation.evaluation import evaluate_sets
 from training.evaluation.evidence import Evidence, Origin, gather_evidence, load_evidence, save_evidence, trace_origin
-from training.recipes.recipes import Part, digits_hypergan, vary
+from training.recipes.recipe import Part
+from training.recipes.toys import digits_hypergan
+from training.recipes.variation import vary
 from training.runs.session import train
 from training.studies.comparison import (
     compare,

@@ -22,20 +22,11 @@ from training.__main__ import app
 from training.data.datasets import load_dataset, load_digits, load_mixture
 from training.evaluation.evaluation import evaluate_sets
 from training.objectives.hardening import Hardening
-from training.recipes.recipes import (
-    RECIPES,
-    OutlierExposure,
-    Part,
-    Recipe,
-    digits_hypergan,
-    mnist_deutsch,
-    mnist_deutsch_diverse,
-    mnist_hyperdraw,
-    mnist_static,
-    toy_cubic,
-    toy_mixture,
-    vary,
-)
+from training.recipes.all import RECIPES
+from training.recipes.mnist import mnist_deutsch, mnist_deutsch_diverse, mnist_hyperdraw, mnist_static
+from training.recipes.recipe import OutlierExposure, Part, Recipe
+from training.recipes.toys import digits_hypergan, toy_cubic, toy_mixture
+from training.recipes.variation import vary
 from training.runs.fitting import FittingRun
 from training.runs.run import TrainingError
 from training.runs.session import Session, draw_figures, start_run, train

@@ -1,0 +1,102 @@
+"""Variations of a recipe: without some of its parts, with extra ones, or with other weights."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from models.samplers.hypergan import HyperGANConfig
+from training.data.augmentation import Augmentation
+from training.objectives.hardening import Hardening
+from training.objectives.objectives import Diversity, Measure
+from training.recipes.recipe import OutlierExposure, Part, Recipe
+
+ADDABLE: Mapping[Part, Any] = {
+    Part.AUGMENTATION: Augmentation(),
+    Part.OUTLIERS: OutlierExposure(),
+    Part.HARDENING: Hardening(),
+}
+"""Parts by the field of a recipe that they fill."""
+
+
+def vary(
+    recipe: Recipe,
+    without: Collection[Part] = (),
+    accuracy_weight: float | None = None,
+    measure: Measure | None = None,
+    moment_matching_weight: float | None = None,
+    extras: Collection[Part] = (),
+) -> Recipe:
+    """A recipe less some of its parts, with extra ones, or with other regularisers.
+
+    Args:
+        recipe: to start from.
+        without: parts to leave out. Without the mixer there are no mixed codes, hence no losses on them either.
+        accuracy_weight: λ; adds gauge-fixed entropy, normalised layer by layer, where a recipe has no diversity.
+        measure: of diversity, in place of the recipe's.
+        moment_matching_weight: of the distance of the mixed codes' moments from their prior's.
+        extras: parts to add.
+
+    Raises:
+        ValueError: if the recipe has no such part, or has an extra one already, λ is not positive, or moments of
+            unmixed codes were to be matched.
+    """
+    options = [f" --without {part}" for part in Part if part in without]
+    options += [f" --with {part}" for part in Part if part in extras]
+    changed = recipe
+    if Part.MIXER in without:
+        if not isinstance(recipe.method, HyperGANConfig):
+            raise ValueError(f"{recipe.name} has no mixer")
+        method = replace(recipe.method, mixer=False)
+        changed = replace(changed, method=method, moment_matching_weight=0.0, adversarial_weight=0.0)
+    if Part.DISCRIMINATOR in without:
+        _require(recipe, Part.DISCRIMINATOR, bool(recipe.adversarial_weight))
+        changed = replace(changed, adversarial_weight=0.0)
+    if Part.DIVERSITY in without:
+        _require(recipe, Part.DIVERSITY, recipe.diversity is not None)
+        changed = replace(changed, diversity=None)
+    for part in without:
+        if part in ADDABLE:
+            _require(recipe, part, getattr(recipe, part) is not None)
+            changed = _set(changed, part, None)
+    for part in extras:
+        if part not in ADDABLE:
+            raise ValueError(f"a {part} cannot be added; what can be is {', '.join(ADDABLE)}")
+        if getattr(changed, part) is not None:
+            raise ValueError(f"{recipe.name} has {part} already")
+        changed = _set(changed, part, ADDABLE[part])
+    if accuracy_weight is not None:
+        if Part.DIVERSITY in without:
+            raise ValueError("a weight of accuracy against diversity makes no sense without diversity")
+        if recipe.networks_per_step == 1:
+            raise ValueError(f"{recipe.name} trains a single network, which has no diversity")
+        start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
+        changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
+        options.append(f" --accuracy-weight {_write(accuracy_weight)}")
+    if measure is not None:
+        if changed.diversity is None:
+            raise ValueError(f"{recipe.name} has no diversity to measure; give it a weight of accuracy, λ, too")
+        if accuracy_weight is None and measure != changed.diversity.measure:
+            raise ValueError(
+                f"the λ of {changed.diversity.measure} is none for {measure}; give a weight of accuracy too"
+            )
+        changed = replace(changed, diversity=replace(changed.diversity, measure=measure))
+        options.append(f" --diversity {measure}")
+    if moment_matching_weight is not None:
+        changed = replace(changed, moment_matching_weight=moment_matching_weight)
+        options.append(f" --moment-matching {_write(moment_matching_weight)}")
+    return replace(changed, options="".join(options))
+
+
+def _set(recipe: Recipe, part: Part, settings: Any) -> Recipe:
+    changes: dict[str, Any] = {part.value: settings}
+    return replace(recipe, **changes)
+
+
+def _write(number: float) -> str:
+    """Exact, and short where it can be."""
+    return repr(number).removesuffix(".0")
+
+
+def _require(recipe: Recipe, part: Part, present: bool) -> None:
+    if not present:
+        raise ValueError(f"{recipe.name} has no {part} to leave out")
