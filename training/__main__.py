@@ -16,7 +16,7 @@ from models.predictions.perturbation import Norm
 from training.data.datasets import DatasetError, default_data_folder
 from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
 from training.evaluation.attack_report import Budget
-from training.evaluation.evaluation import ClassificationMetrics, load_metrics
+from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.objectives.objectives import Measure
 from training.progress import announce, be_quiet, warn
 from training.recipes.all import RECIPES

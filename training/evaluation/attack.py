@@ -41,7 +41,8 @@ from training.evaluation.attack_report import (
     list_thresholds,
     load_report,
 )
-from training.evaluation.metrics import measure_auroc
+from training.evaluation.measures import measure_auroc
+from training.evaluation.summaries import measure_share
 from training.progress import track
 
 JUDGES = 20
@@ -217,8 +218,8 @@ def attack(
             budget=budget,
             surrogate=surrogate_version,
             networks=networks,
-            clean_wrong=_share(clean.wrong),
-            clean_flagged={rate: 1 - _share(clean.passes(FLAGS, rate)) for rate in RATES},
+            clean_wrong=measure_share(clean.wrong),
+            clean_flagged={rate: 1 - measure_share(clean.passes(FLAGS, rate)) for rate in RATES},
             outcomes=tuple(outcomes.values()),
             checks=tuple(check_strength(list(outcomes.values()))),
             thresholds=list_thresholds(calibration, networks),
@@ -282,11 +283,11 @@ def attack_once(
         tier=tier.name,
         norm=norm,
         epsilon=epsilon,
-        wrong=_share(verdicts.wrong),
+        wrong=measure_share(verdicts.wrong),
         auroc=measure_auroc(clean.score.flatten(), fooled) if len(fooled) else None,
-        evades={rate: _share(verdicts.wrong & verdicts.passes(FLAGS, rate)) for rate in RATES},
+        evades={rate: measure_share(verdicts.wrong & verdicts.passes(FLAGS, rate)) for rate in RATES},
         evades_out_of_distribution={
-            rate: _share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
+            rate: measure_share(verdicts.wrong & verdicts.passes(["out_of_distribution"], rate)) for rate in RATES
         },
         evades_by_image=tuple(evading.double().mean(0).tolist()),
     )
@@ -333,7 +334,3 @@ def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool)
     tiers = [tier for tier in TIERS if with_surrogate or tier.knows != "surrogate"]
     attempts = [(tier, norm, epsilon) for norm, sizes in epsilons.items() for epsilon in sizes for tier in tiers]
     return [UNBOUNDED, *attempts]
-
-
-def _share(flags: Tensor) -> float:
-    return float(flags.double().mean())

@@ -25,7 +25,7 @@ from models.predictions.detection import (
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
 from models.tasks.task import Task
 from models.tasks.uncertainty import average_logits
-from training.evaluation.metrics import measure_auroc
+from training.evaluation.measures import measure_auroc
 
 FEW_LABELS = 1000
 """So few may hold no error, or one or two by chance, and then the least temperature fits them best. As Platt's targets

@@ -18,7 +18,7 @@ from models.predictions.prediction import Outputs, Prediction, evaluate_members,
 from models.tasks.task import Classification
 from training.data.datasets import Dataset
 from training.evaluation.evaluation import SEED
-from training.evaluation.metrics import measure_auroc, measure_nll
+from training.evaluation.measures import measure_auroc, measure_nll
 from training.tensors import read_tensors, select_below
 
 FILE = Path("training", "evidence.safetensors")

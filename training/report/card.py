@@ -9,14 +9,9 @@ from models.predictions.prediction import JITTER, ScoreName
 from models.tasks.task import Classification, Regression
 from training.evaluation.attack import JUDGES
 from training.evaluation.attack_report import FLAGS, RATES, Report, list_thresholds, load_report
-from training.evaluation.evaluation import (
-    PROMISE_SEEDS,
-    ClassificationMetrics,
-    DensityMetrics,
-    Metrics,
-    RegressionMetrics,
-)
-from training.evaluation.shares import measure_share
+from training.evaluation.evaluation import PROMISE_SEEDS
+from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
+from training.evaluation.summaries import estimate_share
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
@@ -156,7 +151,7 @@ def _describe_classes(metrics: ClassificationMetrics) -> str:
         return ""
     shown = known if len(known) <= MOST_CLASSES else sorted(known, key=lambda c: c[1].share)[:MOST_CLASSES]
     rows = "\n".join(f"| {n} | {r.images:,} | {r.share:.1%} | {r.low:.1%} to {r.high:.1%} |" for n, r in shown)
-    whole = measure_share(metrics.whole.accuracy, metrics.test_inputs)
+    whole = estimate_share(metrics.whole.accuracy, metrics.test_inputs)
     left = "" if shown is known else f" The {MOST_CLASSES} lowest recalls of {len(known)} classes:"
     return f"""The largest ensemble's accuracy, measured on {whole.images:,} images, is {whole.share:.2%}: 95 % sure that it is between {whole.low:.1%}
 and {whole.high:.1%}. Always answering the most frequent class would be right for {metrics.majority_accuracy:.1%}; the balanced accuracy, the mean of

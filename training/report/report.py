@@ -15,8 +15,9 @@ from models.predictions.prediction import interpret
 from training.data.image_folders import LISTED, ImageFolder
 from training.data.image_tree import show
 from training.denormals import flush_denormals
-from training.evaluation.evaluation import ClassificationMetrics, ClassMetrics, evaluate_split
-from training.evaluation.shares import FEW, Share, measure_share
+from training.evaluation.evaluation import evaluate_split
+from training.evaluation.metrics import ClassificationMetrics, ClassMetrics
+from training.evaluation.summaries import FEW, Share, estimate_share
 
 FILE = "report.json"
 LEAST_DISPUTE = 0.001
@@ -129,8 +130,8 @@ def make_report(
         contradictory=dict(images.contradictory),
         copies=dict(images.copies),
         networks=metrics.networks,
-        single_accuracy=measure_share(metrics.single.accuracy_mean, len(test)),
-        accuracy=measure_share(metrics.whole.accuracy, len(test)),
+        single_accuracy=estimate_share(metrics.single.accuracy_mean, len(test)),
+        accuracy=estimate_share(metrics.whole.accuracy, len(test)),
         majority_accuracy=metrics.majority_accuracy,
         balanced_accuracy=metrics.balanced_accuracy,
         classes=metrics.classes,
@@ -139,7 +140,7 @@ def make_report(
         confusions=tuple(Confusion(*pair, count) for pair, count in wrong.most_common(LISTED)),
         disputed=disputed,
         false_alarm_rate=rate,
-        false_alarms={f.flag: measure_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
+        false_alarms={f.flag: estimate_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
         cautions=tuple(list_cautions(metrics)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
@@ -153,7 +154,7 @@ def list_cautions(metrics: ClassificationMetrics) -> list[str]:
         if c.recall and not c.recall.share
     ]
     cautions += [f"No image of {c.name} was there to test." for c in metrics.classes if c.recall is None]
-    accuracy = measure_share(metrics.whole.accuracy, metrics.test_inputs)
+    accuracy = estimate_share(metrics.whole.accuracy, metrics.test_inputs)
     if metrics.majority_accuracy is not None and accuracy.share <= metrics.majority_accuracy:
         cautions.append(
             f"The accuracy is no better than that of always answering the most frequent class, "

@@ -18,7 +18,7 @@ from models.tasks.task import Classification
 from training.data.augmentation import distort
 from training.data.datasets import Dataset, Mixture
 from training.data.outliers import synthesize_outliers
-from training.evaluation.evaluation import measure_disagreement
+from training.evaluation.diversity import measure_disagreement
 from training.objectives.hardening import harden
 from training.objectives.objectives import balance_classes, measure_fit, outlier_loss
 from training.recipes.recipe import Recipe

@@ -34,17 +34,11 @@ from training.denormals import flush_denormals
 from training.evaluation.attack import EPSILONS, attack, list_attempts
 from training.evaluation.attack_report import FILE, Budget, Report
 from training.evaluation.calibration import calibrate
-from training.evaluation.evaluation import (
-    Metrics,
-    evaluate_parts,
-    evaluate_sets,
-    keep_sets,
-    load_metrics,
-    measure_checkpoint,
-    measure_spread,
-    save_metrics,
-)
+from training.evaluation.diversity import measure_weight_spread
+from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
+from training.evaluation.measurement import measure_checkpoint
+from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_metrics
 from training.progress import announce, open_bar, warn
 from training.recipes.recipe import Recipe
 from training.report.card import save_card
@@ -315,7 +309,7 @@ def _warn_of_contention(cores: float, threads: int) -> None:
 def _summarize(report: StepReport) -> dict[str, float]:
     figures = {name: float(value) for name, value in {**report.losses, **report.figures}.items()}
     if len(next(iter(report.weights.values()))) > 1:
-        figures["spread"] = measure_spread(report.weights)
+        figures["spread"] = measure_weight_spread(report.weights)
     return figures
 
 

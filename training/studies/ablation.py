@@ -8,7 +8,8 @@ from statistics import mean, stdev
 from pydantic.dataclasses import dataclass
 
 from models.checkpoint import dump_json, load_checkpoint, write_file
-from training.evaluation.evaluation import ClassificationMetrics, Spread, load_metrics
+from training.evaluation.metrics import ClassificationMetrics, load_metrics
+from training.evaluation.summaries import Spread
 from training.progress import track
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary

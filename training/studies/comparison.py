@@ -21,7 +21,7 @@ from training.data.datasets import Dataset, load_outliers
 from training.data.image_folders import load_training_data
 from training.denormals import flush_denormals
 from training.evaluation.calibration import fit_temperature
-from training.evaluation.evaluation import Spread, evaluate_sets
+from training.evaluation.evaluation import evaluate_sets
 from training.evaluation.evidence import (
     Evidence,
     gather_evidence,
@@ -30,7 +30,8 @@ from training.evaluation.evidence import (
     save_evidence,
     trace_origin,
 )
-from training.evaluation.metrics import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
+from training.evaluation.measures import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
+from training.evaluation.summaries import Spread
 from training.progress import track
 from training.studies.figures import draw_curves
 

@@ -20,7 +20,9 @@ from models.targets.gauge import filter_vectors, find_couplings, fix_gauge, perm
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.uncertainty import measure_uncertainty
 from training.data.datasets import Dataset
-from training.evaluation.evaluation import INPUTS_PER_PART, SEED, Spread, measure_layer_norms, summarize
+from training.evaluation.diversity import measure_layer_norms
+from training.evaluation.evaluation import INPUTS_PER_PART, SEED
+from training.evaluation.summaries import Spread, summarize
 from training.progress import track
 
 ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -22,7 +22,7 @@ from training.__main__ import app
 from training.data.augmentation import Augmentation, distort
 from training.data.datasets import DatasetError
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
-from training.evaluation.shares import measure_share
+from training.evaluation.summaries import estimate_share
 from training.progress import announce, be_quiet, track, warn
 from training.recipes.own_images import choose_target
 from training.report.report import LEAST_DISPUTE
@@ -323,7 +323,7 @@ def test_what_lies_beyond_the_border_can_be_like_it() -> None:
 def test_intervals_of_shares_are_wilsons() -> None:
     """Against the numbers of Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-        interval = measure_share(hits / count, count)
+        interval = estimate_share(hits / count, count)
         assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
 
 

@@ -8,14 +8,10 @@ from pydantic import TypeAdapter
 from models.checkpoint import Checkpoint
 from models.predictions.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
 from tests import ROOT
-from training.evaluation.evaluation import (
-    ClassificationMetrics,
-    evaluate_split,
-    measure_classes,
-    measure_disagreement,
-    measure_ensembles,
-    measure_spread,
-)
+from training.evaluation.classification import measure_classes, measure_ensembles
+from training.evaluation.diversity import measure_disagreement, measure_weight_spread
+from training.evaluation.evaluation import evaluate_split
+from training.evaluation.metrics import ClassificationMetrics
 from training.report.report import list_cautions
 
 
@@ -114,7 +110,7 @@ def load_shipped(name: str) -> ClassificationMetrics:
 
 def test_diversity_known_answers() -> None:
     same = {"a.weight": torch.ones(4, 3, 2), "a.bias": torch.randn(4, 3)}
-    assert measure_spread(same) == 0
+    assert measure_weight_spread(same) == 0
     generator = torch.Generator().manual_seed(0)
     independent = {"a.weight": torch.randn(50, 300, 10, generator=generator)}
-    assert measure_spread(independent) == pytest.approx(1, abs=0.02)
+    assert measure_weight_spread(independent) == pytest.approx(1, abs=0.02)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.evaluation.metrics import (
+from training.evaluation.measures import (
     id_flagged_at_95_ood,
     measure_accuracy,
     measure_aupr,

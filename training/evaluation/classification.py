@@ -1,0 +1,166 @@
+"""Metrics of a classifier.
+
+Shapes: S sampled networks, B inputs, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.predictions.detection import Calibration, list_sizes
+from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
+from models.tasks.task import Classification
+from models.tasks.uncertainty import average_logits, measure_uncertainty
+from training.data.datasets import Examples
+from training.evaluation.diversity import measure_disagreement, measure_layer_norms
+from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
+from training.evaluation.flags import judge_any, measure_flags
+from training.evaluation.measures import (
+    id_flagged_at_95_ood,
+    measure_accuracy,
+    measure_aupr,
+    measure_aurc,
+    measure_auroc,
+    measure_brier,
+    measure_ece,
+    measure_nll,
+    ood_missed_at_5_id,
+)
+from training.evaluation.metrics import (
+    ClassificationMetrics,
+    ClassMetrics,
+    EnsembleMetrics,
+    OutlierMetrics,
+    ProbabilityMetrics,
+    SeparationMetrics,
+    SetMetrics,
+    SingleMetrics,
+)
+from training.evaluation.summaries import average, estimate_share, measure_share, summarize
+
+SCORES: tuple[ScoreName, ...] = (
+    "predictive_entropy",
+    "mutual_information",
+    "energy",
+    "max_probability",
+    "variation_ratio",
+)
+"""Uncertainties by which outliers are told apart."""
+
+
+def measure_classification(
+    checkpoint: Checkpoint, test: Examples, outputs: Mapping[str, Outputs]
+) -> ClassificationMetrics:
+    """Metrics of a calibrated classifier on the test split, whose outputs are `outputs["test"]`, and on other sets."""
+    task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
+    assert isinstance(task, Classification)
+    assert calibration is not None
+    inside = outputs["test"]
+    prediction = interpret(task, inside)
+    networks = len(prediction.members)
+    accuracies = (prediction.members.argmax(-1) == test.labels).double().mean(1)
+    answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
+    classes = measure_classes(task.classes, prediction.probabilities.argmax(-1), test.labels)
+    return ClassificationMetrics(
+        test_inputs=len(test),
+        networks=networks,
+        seed=SEED,
+        single=SingleMetrics(
+            accuracy_mean=float(accuracies.mean()),
+            accuracy_std=summarize(accuracies).std,
+            accuracy_min=float(accuracies.min()),
+            accuracy_max=float(accuracies.max()),
+            nll=average([measure_nll(logits.double().log_softmax(-1), test.labels) for logits in inside.plain]),
+        ),
+        ensembles=tuple(
+            measure_ensembles(inside.plain, test.labels, size, calibration) for size in list_sizes(networks)
+        ),
+        disagreement=measure_disagreement(prediction.members),
+        mutual_information=float(prediction.score("mutual_information").mean()),
+        flags=measure_flags(calibration, answers),
+        flagged_by_any=measure_share(judge_any(calibration, answers)),
+        sets=tuple(_measure_sets(calibration, answers, test.labels, 1 - rate) for rate in calibration.rates),
+        layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(networks))),
+        outliers=tuple(
+            _measure_outliers(calibration, task, name, inside, outside)
+            for name, outside in outputs.items()
+            if outside is not inside
+        ),
+        classes=classes,
+        majority_accuracy=int(test.labels.bincount().max()) / len(test),
+        balanced_accuracy=average([c.recall.share for c in classes if c.recall]),
+        version=checkpoint.version,
+    )
+
+
+def measure_classes(classes: Sequence[str], answers: Tensor, labels: Tensor) -> tuple[ClassMetrics, ...]:
+    """Recall of each class, from the class that is answered, [B], and labels [B]."""
+    found = []
+    for number, name in enumerate(classes):
+        right = answers[labels == number] == number
+        found.append(ClassMetrics(name, estimate_share(measure_share(right), len(right)) if len(right) else None))
+    return tuple(found)
+
+
+def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Calibration) -> EnsembleMetrics:
+    """Metrics of the S // size disjoint ensembles among the members, [S, B, K], on labels [B]."""
+    parts = [measure_uncertainty(part) for part in logits.split(size) if len(part) == size]
+    logs = [average_logits(part.double()) for part in logits.split(size) if len(part) == size]
+    wrong = [part.probabilities.argmax(-1) != labels for part in parts]
+    return EnsembleMetrics(
+        size=size,
+        ensembles=len(parts),
+        accuracy=average([measure_accuracy(part.probabilities, labels) for part in parts]),
+        aurc=average([measure_aurc(p.predictive_entropy, w) for p, w in zip(parts, wrong, strict=True)]),
+        plain=_measure_probabilities(logs, labels),
+        temperature=calibration.temperature_for(size),
+        tempered=_measure_probabilities([calibration.temper(part, size) for part in logs], labels),
+    )
+
+
+def _measure_probabilities(logs: list[Tensor], labels: Tensor) -> ProbabilityMetrics:
+    """Means over ensembles, each of which gives ln p, [B, K]."""
+    ensembles = [part.exp() for part in logs]
+    return ProbabilityMetrics(
+        nll=average([measure_nll(part, labels) for part in logs]),
+        brier=average([measure_brier(probabilities, labels) for probabilities in ensembles]),
+        ece=average([measure_ece(probabilities, labels) for probabilities in ensembles]),
+        adaptive_ece=average([measure_ece(probabilities, labels, adaptive=True) for probabilities in ensembles]),
+    )
+
+
+def _measure_outliers(
+    calibration: Calibration, task: Classification, name: str, inside: Outputs, outside: Outputs
+) -> OutlierMetrics:
+    networks = len(inside.plain)
+    test, other = interpret(task, inside), interpret(task, outside)
+    pairs = {
+        size: [interpret(task, outputs.prefix(size)).score("predictive_entropy") for outputs in (inside, outside)]
+        for size in list_sizes(networks)
+    }
+    return OutlierMetrics(
+        dataset=name,
+        inputs=outside.plain.shape[1],
+        mutual_information=float(other.score("mutual_information").mean()),
+        scores={score: measure_separation(test.score(score), other.score(score)) for score in SCORES},
+        by_size={size: measure_separation(*pair) for size, pair in pairs.items()},
+        flagged={flag: measure_share(judgement.flagged) for flag, judgement in calibration.judge(other).items()},
+        flagged_by_any=measure_share(judge_any(calibration, other)),
+    )
+
+
+def measure_separation(inside: Tensor, outside: Tensor) -> SeparationMetrics:
+    """How well scores tell m outliers, [m], from n inputs, [n]."""
+    return SeparationMetrics(
+        auroc=measure_auroc(inside, outside),
+        aupr=measure_aupr(inside, outside),
+        id_flagged_at_95_ood=id_flagged_at_95_ood(inside, outside),
+        ood_missed_at_5_id=ood_missed_at_5_id(inside, outside),
+    )
+
+
+def _measure_sets(calibration: Calibration, prediction: Prediction, labels: Tensor, coverage: float) -> SetMetrics:
+    sets = calibration.choose_sets(prediction, coverage)
+    covered = sets.members.gather(1, labels[:, None])
+    return SetMetrics(sets.coverage, measure_share(covered), float(sets.members.double().sum(1).mean()))

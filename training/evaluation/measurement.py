@@ -1,0 +1,27 @@
+"""Metrics of a checkpoint, by what it was trained for."""
+
+from collections.abc import Mapping
+
+from models.checkpoint import Checkpoint
+from models.predictions.prediction import Outputs
+from models.tasks.task import Classification
+from training.data.datasets import Dataset, Mixture
+from training.evaluation.classification import measure_classification
+from training.evaluation.density import measure_density_fit
+from training.evaluation.metrics import Metrics
+from training.evaluation.regression import measure_regression
+
+
+def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outputs: Mapping[str, Outputs]) -> Metrics:
+    """Metrics of a checkpoint by what it was trained for.
+
+    Args:
+        checkpoint: calibrated, unless it was trained on a density.
+        dataset: that it was trained on.
+        outputs: by set, of `evaluate_sets`.
+    """
+    if isinstance(dataset, Mixture):
+        return measure_density_fit(checkpoint, dataset)
+    if isinstance(dataset.task, Classification):
+        return measure_classification(checkpoint, dataset.test, outputs)
+    return measure_regression(checkpoint, dataset.test, outputs)

@@ -1,0 +1,62 @@
+"""Metrics of a regression."""
+
+import math
+from collections.abc import Mapping
+
+from models.checkpoint import Checkpoint
+from models.predictions.prediction import Outputs, Prediction, interpret
+from models.tasks.task import Regression
+from models.tasks.uncertainty import RegressionUncertainty
+from training.data.datasets import Examples
+from training.evaluation.diversity import measure_layer_norms
+from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
+from training.evaluation.flags import judge_any, measure_flags
+from training.evaluation.measures import measure_auroc
+from training.evaluation.metrics import BeyondMetrics, RegressionMetrics
+from training.evaluation.summaries import measure_share
+
+
+def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[str, Outputs]) -> RegressionMetrics:
+    """Metrics of a calibrated regression on the test split, whose outputs are `outputs["test"]`, and on other sets."""
+    task, calibration, target = checkpoint.config.task, checkpoint.calibration, checkpoint.config.target
+    assert isinstance(task, Regression)
+    assert calibration is not None
+    predictions = {name: interpret(task, o) for name, o in outputs.items()}
+    prediction = predictions.pop("test")
+    uncertainty, members = prediction.uncertainty, prediction.members.double()
+    assert isinstance(uncertainty, RegressionUncertainty)
+    errors = (members - test.labels).square()
+    noise = uncertainty.noise_variance
+    log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
+    mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
+    misses = (uncertainty.mean - test.labels).abs()
+    answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
+    return RegressionMetrics(
+        test_inputs=len(test),
+        networks=len(members),
+        seed=SEED,
+        single_error=float(errors.mean().sqrt()),
+        ensemble_error=float(misses.square().mean().sqrt()),
+        nll=float(-mixture.mean()),
+        covered=measure_share(misses <= 3 * uncertainty.variance.sqrt()),
+        deviation=_deviation(prediction),
+        flags=measure_flags(calibration, answers),
+        layer_norms=measure_layer_norms(target, checkpoint.sampler.sample(SEED, range(len(members)))),
+        beyond=tuple(
+            BeyondMetrics(
+                dataset=name,
+                inputs=other.members.shape[1],
+                deviation=_deviation(other),
+                auroc=measure_auroc(prediction.score("relative_deviation"), other.score("relative_deviation")),
+                flagged=measure_share(judge_any(calibration, other)),
+            )
+            for name, other in predictions.items()
+        ),
+        version=checkpoint.version,
+    )
+
+
+def _deviation(prediction: Prediction) -> float:
+    """Root mean square of the members' standard deviation."""
+    assert isinstance(prediction.uncertainty, RegressionUncertainty)
+    return float(prediction.uncertainty.epistemic_variance.mean().sqrt())
