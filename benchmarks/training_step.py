@@ -18,7 +18,7 @@ from models.inputs.spec import ImageSpec
 from models.targets.layers import STRICT
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.task import Classification
-from training.data.datasets import Dataset, Examples
+from training.data.dataset import Dataset, Examples
 from training.recipes.mnist import mnist_hypergan
 from training.runs.fitting import FittingRun
 

@@ -19,7 +19,7 @@ import service.api.multipart
 import service.catalog
 import service.errors
 import service.operation.access
-import training.data.datasets
+import training.data.dataset
 import training.runs.run
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
@@ -43,7 +43,7 @@ MODULES: tuple[ModuleType, ...] = (
     service.admission,
     service.api.multipart,
     service.errors,
-    training.data.datasets,
+    training.data.dataset,
     training.runs.run,
 )
 

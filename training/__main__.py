@@ -13,8 +13,9 @@ from models.checkpoint import CheckpointError, dump_json, load_checkpoint, write
 from models.device import DeviceError, choose_device
 from models.inputs.spec import ImageSpec
 from models.predictions.perturbation import Norm
-from training.data.datasets import DatasetError, default_data_folder
+from training.data.dataset import DatasetError
 from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
+from training.data.published import default_data_folder
 from training.evaluation.attack_report import Budget
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.objectives.objectives import Measure

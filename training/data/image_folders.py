@@ -18,14 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.checkpoint import CheckpointConfig
 from models.inputs.image_files import FileError, read_image_file
 from models.inputs.pixels import ImageError, decode_image
 from models.inputs.spec import ImageSpec
 from models.predictions.detection import DEFAULT_RATE
 from models.targets.layers import Shape
 from models.tasks.task import Classification
-from training.data.datasets import MAX_IMAGE_PIXELS, Dataset, DatasetError, Examples, Mixture, load_dataset
+from training.data.dataset import Dataset, DatasetError, Examples
 from training.data.image_layout import File, Layout, Part, read_layout
 from training.data.image_tree import show
 from training.progress import track
@@ -45,6 +44,8 @@ UNREADABLE = 0.1
 """Share of the files that may be left out; more of them mean that something else is wrong."""
 
 LISTED = 5
+
+MAX_IMAGE_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -93,24 +94,28 @@ def load_image_folder(folder: Path, size: int | None = None, grey: bool | None =
     return _load(folder, layout, _choose_shape([file.path for file in layout.files], size, grey))
 
 
-def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
-    """The dataset that a checkpoint was trained on; `data` holds its files, or is the user's own folder of images.
+def load_folder_again(name: str, folder: Path, shape: Shape) -> Dataset:
+    """The dataset that a folder was when a checkpoint was trained on it.
+
+    Args:
+        name: of the dataset, with the digest of its images.
+        folder: that holds the images now.
+        shape: of the images that the networks see.
 
     Raises:
-        DatasetError: as for `load_dataset`, or if the folder is another one, or its images have changed.
+        DatasetError: if the folder is another one, or its images have changed.
     """
-    name = config.training.dataset
-    if "@" not in name:
-        return load_dataset(name, data)
-    folder, _ = name.rsplit("@", 1)
+    original, digest = name.rsplit("@", 1)
     try:
-        found = _load(data, read_layout(data), config.input.shape)
+        found = _load(folder, read_layout(folder), shape)
     except DatasetError as error:
-        raise DatasetError(f"{error}. The model was trained on the folder {folder}, which --data must name") from error
-    if found.name.rsplit("@", 1)[1] != name.rsplit("@", 1)[1]:
         raise DatasetError(
-            f"{data} does not hold what the model was trained on, the folder {folder}: --data names another one, or "
-            "images were added, changed or removed, so that some of its test images may have been trained on"
+            f"{error}. The model was trained on the folder {original}, which --data must name"
+        ) from error
+    if found.name.rsplit("@", 1)[1] != digest:
+        raise DatasetError(
+            f"{folder} does not hold what the model was trained on, the folder {original}: --data names another one, "
+            "or images were added, changed or removed, so that some of its test images may have been trained on"
         )
     return found.dataset
 

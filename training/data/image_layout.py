@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.data.datasets import DatasetError
+from training.data.dataset import DatasetError
 from training.data.image_tree import Tree, list_folders, search, show
 
 Part = Literal["", "test", "validation", "train"]

@@ -28,7 +28,7 @@ from models.predictions.detection import DEFAULT_RATE, Flag
 from models.predictions.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
 from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, draw_noise, evaluate, interpret
 from models.tasks.uncertainty import average_logits
-from training.data.datasets import Examples
+from training.data.dataset import Examples
 from training.evaluation.attack_report import (
     FLAGS,
     RATES,

@@ -12,7 +12,7 @@ from models.predictions.detection import Calibration, list_sizes
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
 from models.tasks.task import Classification
 from models.tasks.uncertainty import average_logits, measure_uncertainty
-from training.data.datasets import Examples
+from training.data.dataset import Examples
 from training.evaluation.diversity import measure_disagreement, measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
 from training.evaluation.flags import judge_any, measure_flags

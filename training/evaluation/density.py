@@ -1,7 +1,7 @@
 """Metrics of a sampler that was fitted to a density over weights."""
 
 from models.checkpoint import Checkpoint
-from training.data.datasets import Mixture
+from training.data.mixture import Mixture
 from training.evaluation.evaluation import SEED
 from training.evaluation.metrics import DensityMetrics, PeakMetrics
 from training.objectives.objectives import entropy

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs, evaluate, join_outputs
-from training.data.datasets import Dataset, Mixture
+from training.data.dataset import Dataset
+from training.data.mixture import Mixture
 from training.progress import open_bar, track
 
 SEED = 0

@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, Training, write_file
 from models.predictions.detection import list_sizes
 from models.predictions.prediction import Outputs, Prediction, evaluate_members, interpret
 from models.tasks.task import Classification
-from training.data.datasets import Dataset
+from training.data.dataset import Dataset
 from training.evaluation.evaluation import SEED
 from training.evaluation.measures import measure_auroc, measure_nll
 from training.tensors import read_tensors, select_below

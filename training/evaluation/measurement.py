@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs
 from models.tasks.task import Classification
-from training.data.datasets import Dataset, Mixture
+from training.data.dataset import Dataset
+from training.data.mixture import Mixture
 from training.evaluation.classification import measure_classification
 from training.evaluation.density import measure_density_fit
 from training.evaluation.metrics import Metrics

@@ -7,7 +7,7 @@ from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs, Prediction, interpret
 from models.tasks.task import Regression
 from models.tasks.uncertainty import RegressionUncertainty
-from training.data.datasets import Examples
+from training.data.dataset import Examples
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
 from training.evaluation.flags import judge_any, measure_flags

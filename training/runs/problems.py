@@ -16,7 +16,8 @@ from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.task import Classification
 from training.data.augmentation import distort
-from training.data.datasets import Dataset, Mixture
+from training.data.dataset import Dataset
+from training.data.mixture import Mixture
 from training.data.outliers import synthesize_outliers
 from training.evaluation.diversity import measure_disagreement
 from training.objectives.hardening import harden

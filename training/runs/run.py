@@ -18,7 +18,8 @@ from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import NetworkStack, WeightSampler
 from models.targets.target import Weights
 from models.tasks.task import Classification
-from training.data.datasets import Dataset, Mixture
+from training.data.dataset import Dataset
+from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
 from training.recipes.recipe import Recipe
 from training.recipes.variation import ADDABLE

@@ -27,9 +27,11 @@ from models.inputs.spec import ImageSpec
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
 from models.tasks.task import Classification
-from training.data.datasets import Dataset, Mixture, load_dataset, load_outliers
+from training.data.dataset import Dataset
+from training.data.datasets import load_dataset, load_training_data
 from training.data.foreign import make_foreign_images
-from training.data.image_folders import load_training_data
+from training.data.mixture import Mixture
+from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
 from training.evaluation.attack import EPSILONS, attack, list_attempts
 from training.evaluation.attack_report import FILE, Budget, Report

@@ -17,8 +17,9 @@ from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_check
 from models.predictions.detection import apply_temperature
 from models.tasks.task import Classification
 from models.tasks.uncertainty import average_logits
-from training.data.datasets import Dataset, load_outliers
-from training.data.image_folders import load_training_data
+from training.data.dataset import Dataset
+from training.data.datasets import load_training_data
+from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
 from training.evaluation.calibration import fit_temperature
 from training.evaluation.evaluation import evaluate_sets

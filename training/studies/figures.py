@@ -19,7 +19,8 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, dump_json, write_file
 from models.predictions.prediction import evaluate_members
 from models.tasks.task import Regression
-from training.data.datasets import Dataset, Mixture
+from training.data.dataset import Dataset
+from training.data.mixture import Mixture
 from training.evaluation.evaluation import SEED
 from training.studies.study import Study
 

@@ -19,7 +19,7 @@ from models.predictions.prediction import evaluate_members
 from models.targets.gauge import filter_vectors, find_couplings, fix_gauge, permute_filters
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.uncertainty import measure_uncertainty
-from training.data.datasets import Dataset
+from training.data.dataset import Dataset
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import INPUTS_PER_PART, SEED
 from training.evaluation.summaries import Spread, summarize

@@ -15,16 +15,10 @@ import pytest
 import torch
 
 from tests.pictures import draw_image, encode
-from training.data.datasets import (
-    Dataset,
-    DatasetError,
-    Publication,
-    PublishedFile,
-    load_dataset,
-    load_outliers,
-    read_cifar,
-    read_idx,
-)
+from training.data.dataset import Dataset, DatasetError
+from training.data.datasets import load_dataset
+from training.data.outlier_sets import load_outliers
+from training.data.published import Publication, PublishedFile, read_cifar, read_idx
 
 
 def write_idx(path: Path, array: np.ndarray, kind: int = 8) -> None:

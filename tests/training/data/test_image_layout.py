@@ -18,10 +18,11 @@ from models.checkpoint import load_checkpoint
 from tests.pictures import draw_image, encode
 from tests.training.data.test_own_images import CLASSES, draw_class, write_folder
 from training.__main__ import app
-from training.data.datasets import DatasetError, load_outliers
+from training.data.dataset import DatasetError
 from training.data.image_folders import Split, load_image_folder
 from training.data.image_layout import OUTSIDE, read_layout
 from training.data.image_tree import HIDDEN, SYSTEM
+from training.data.outlier_sets import load_outliers
 from training.report.report import describe_omissions
 
 COUNTS = {"train": 50, "validation": 12, "test": 9}

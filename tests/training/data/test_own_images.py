@@ -20,7 +20,7 @@ from tests.pictures import draw_image, encode
 from training import progress
 from training.__main__ import app
 from training.data.augmentation import Augmentation, distort
-from training.data.datasets import DatasetError
+from training.data.dataset import DatasetError
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.summaries import estimate_share
 from training.progress import announce, be_quiet, track, warn

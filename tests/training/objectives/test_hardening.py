@@ -7,7 +7,8 @@ from models.inputs.spec import ImageSpec
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from tests.conftest import SMALL_TARGET, draw_weights
 from tests.training.runs.test_baselines import make_recipe
-from training.data.datasets import Dataset, load_dataset
+from training.data.dataset import Dataset
+from training.data.datasets import load_dataset
 from training.objectives.hardening import Hardening, harden
 from training.objectives.objectives import cross_entropy
 from training.runs.session import start_run

@@ -18,7 +18,8 @@ from models.targets.layers import Linear
 from models.targets.target import TargetNetwork
 from tests.conftest import SMALL_TARGET
 from training.data.augmentation import Augmentation
-from training.data.datasets import Dataset, load_dataset
+from training.data.dataset import Dataset
+from training.data.datasets import load_dataset
 from training.evaluation.calibration import fit_member_temperature
 from training.recipes.recipe import Distillation, OutlierExposure, Recipe
 from training.recipes.toys import digits_hypergan

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.data.datasets import Dataset, Examples, Mixture, load_dataset
+from training.data.dataset import Dataset, Examples
+from training.data.datasets import load_dataset
+from training.data.mixture import Mixture
 from training.recipes.toys import digits_hypergan, toy_mixture
 from training.runs.problems import Density, Supervised
 

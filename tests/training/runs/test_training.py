@@ -19,7 +19,8 @@ from models.targets.target import TargetNetwork
 from tests.conftest import make_session
 from tests.pictures import draw_image, encode
 from training.__main__ import app
-from training.data.datasets import Dataset, load_dataset
+from training.data.dataset import Dataset
+from training.data.datasets import load_dataset
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.evidence import load_evidence
 from training.objectives.objectives import moment_distance

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import training.data.datasets
+import training.data.outlier_sets
 import training.studies.ablation
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from models.inputs.spec import ImageSpec
@@ -19,7 +19,8 @@ from models.samplers.hypergan import HyperGANConfig
 from models.targets.gauge import find_couplings, permute_filters
 from tests.conftest import SMALL_TARGET, draw_weights, make_session
 from training.__main__ import app
-from training.data.datasets import load_dataset, load_digits, load_mixture
+from training.data.datasets import load_dataset, load_digits
+from training.data.mixture import load_mixture
 from training.evaluation.evaluation import evaluate_sets
 from training.objectives.hardening import Hardening
 from training.recipes.all import RECIPES
@@ -251,7 +252,7 @@ def test_the_ablation_goes_on_and_makes_a_table(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(training.studies.ablation, "train", train_and_count)
     outliers = {"notmnist": lambda _: torch.zeros(10, 1, 8, 8).byte()}
-    monkeypatch.setitem(training.data.datasets._OUTLIERS, "digits", outliers)
+    monkeypatch.setitem(training.data.outlier_sets._OUTLIERS, "digits", outliers)
     session = make_session(tmp_path, steps=3, recipe=digits_hypergan())
     assert ablate(session, [0])
     assert "±" not in (tmp_path / "README.md").read_text().split("| --- |")[-1]

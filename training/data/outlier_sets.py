@@ -1,0 +1,109 @@
+"""Sets of inputs that are unlike those of a dataset.
+
+Shapes: B inputs.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.inputs.pixels import ImageError, decode_image
+from models.inputs.spec import ImageSpec, InputSpec
+from training.data.cubic import load_cubic_beyond
+from training.data.dataset import DatasetError
+from training.data.datasets import load_cifar_10, load_dataset
+from training.data.image_folders import MAX_IMAGE_PIXELS
+from training.data.image_tree import USUAL_SUFFIXES, search, show
+from training.data.published import FASHION_MNIST, NOTMNIST, read_idx
+
+
+def load_outliers(
+    dataset: str, data: Path, folders: Collection[Path] = (), spec: InputSpec | None = None
+) -> dict[str, Tensor]:
+    """Inputs unlike those of a dataset, by name: what belongs to the dataset, and folders of images.
+
+    Args:
+        dataset: name of the dataset.
+        data: folder with, or for, its files.
+        folders: of images, which are fitted to the dataset's.
+        spec: of the dataset's inputs; without it, the dataset is loaded where there are folders.
+
+    Raises:
+        DatasetError: as for `load_dataset`, or if a folder holds no images.
+    """
+    sets = {name: load(data) for name, load in _OUTLIERS.get(dataset, {}).items()}
+    if folders:
+        spec = spec or load_dataset(dataset, data).input
+        if not isinstance(spec, ImageSpec):
+            raise DatasetError(f"{dataset} has no images; a folder of images cannot be told apart from it")
+        for folder in folders:
+            if folder.name in sets:
+                raise DatasetError(f"there are two sets of outliers by the name {folder.name!r}; rename {folder}")
+            sets[folder.name] = load_folder(folder, spec)
+    return sets
+
+
+def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
+    """All PNG, JPEG and WebP images in a folder and the folders in it, fitted to a target's input, [B, C, H, W].
+
+    Raises:
+        DatasetError: if there are none, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{show(folder)} is no folder")
+    try:
+        paths = search(folder).images
+        images = [decode_image(path.read_bytes(), spec, MAX_IMAGE_PIXELS, show(path)) for path in paths]
+    except (ImageError, OSError) as error:
+        raise DatasetError(f"a file in {show(folder)} is no image that can be taken. {error}") from error
+    if not images:
+        raise DatasetError(f"{show(folder)} holds no images; they must end in {', '.join(USUAL_SUFFIXES)}")
+    return torch.stack(images)
+
+
+def load_cifar_5_others(data: Path) -> Tensor:
+    """The test images of the five classes that CIFAR-5 leaves out."""
+    test = load_cifar_10(data).test
+    return test.inputs[test.labels >= 5]
+
+
+def load_fashion_mnist(data: Path) -> Tensor:
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017): the 10,000 test images, of clothes."""
+    return torch.tensor(read_idx(FASHION_MNIST.locate(data)[0]))[:, None]
+
+
+def load_notmnist(data: Path) -> Tensor:
+    """notMNIST (Bulatov, 2011): 10,000 glyphs of the letters A to J."""
+    images, _ = map(read_idx, NOTMNIST.locate(data))
+    return torch.tensor(images)[:, None]
+
+
+def _fit_cifar(images: Tensor) -> Tensor:
+    """Grey images of 28 × 28 pixels as colours of 32 × 32, with a black border."""
+    return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+
+
+_Sets = dict[str, Callable[[Path], Tensor]]
+
+
+_OUTLIERS_OF_MNIST: _Sets = {"notmnist": load_notmnist, "fashion-mnist": load_fashion_mnist}
+
+
+_OUTLIERS_OF_CIFAR: _Sets = {
+    "notmnist": lambda data: _fit_cifar(load_notmnist(data)),
+    "fashion-mnist": lambda data: _fit_cifar(load_fashion_mnist(data)),
+}
+
+
+_OUTLIERS: dict[str, _Sets] = {
+    "mnist": _OUTLIERS_OF_MNIST,
+    "mnist-5000": _OUTLIERS_OF_MNIST,
+    "cifar-10": _OUTLIERS_OF_CIFAR,
+    "cifar-10-5000": _OUTLIERS_OF_CIFAR,
+    "cifar-5": {"cifar-5-others": load_cifar_5_others},
+    "cubic": {"cubic-beyond": load_cubic_beyond},
+}
+"""Of each dataset, by name."""
