@@ -27,18 +27,12 @@ from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
 from training.report.report import FILE as REPORT_FILE
 from training.report.report import describe_images, describe_omissions, describe_report, make_report
+from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.run import TrainingError
-from training.runs.session import (
-    Session,
-    attack_directory,
-    calibrate_checkpoint,
-    check_output,
-    draw_figures,
-    evaluate_directory,
-    train,
-)
+from training.runs.session import Session, check_output, train
 from training.studies.ablation import ablate
 from training.studies.comparison import compare_directories
+from training.studies.figures import draw_figures
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -223,7 +217,7 @@ def calibrate_command(
     """Measure a checkpoint's thresholds again, on the calibration split; `evaluate` then writes its figures."""
     file = checkpoint / "calibration.json"
     with _explain_errors(), be_quiet(quiet):
-        calibrate_checkpoint(checkpoint, data, choose_device(device))
+        calibrate_directory(checkpoint, data, choose_device(device))
     _conclude(f"Wrote {file}. Its figures are gone: hyperdraw-train evaluate {checkpoint}", file, as_json)
 
 

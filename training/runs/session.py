@@ -3,72 +3,46 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from models.checkpoint import (
-    Checkpoint,
-    CheckpointConfig,
-    CheckpointError,
-    Training,
-    digest_config,
-    load_checkpoint,
-    save_calibration,
-    save_checkpoint,
-)
-from models.inputs.spec import ImageSpec
-from models.predictions.detection import list_scores
-from models.predictions.perturbation import Norm
-from models.tasks.task import Classification
+from models.checkpoint import Checkpoint, CheckpointConfig, Training, load_checkpoint, save_checkpoint
 from training.data.dataset import Dataset
-from training.data.datasets import load_dataset, load_training_data
-from training.data.foreign import make_foreign_images
+from training.data.datasets import load_dataset
 from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
-from training.evaluation.attack import EPSILONS, attack, list_attempts
-from training.evaluation.attack_report import FILE, Budget, Report
-from training.evaluation.calibration import calibrate
 from training.evaluation.diversity import measure_weight_spread
-from training.evaluation.evaluation import evaluate_parts, evaluate_sets
-from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
-from training.evaluation.measurement import measure_checkpoint
-from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_metrics
 from training.progress import announce, open_bar, warn
 from training.recipes.recipe import Recipe
 from training.report.card import save_card
+from training.runs.checkpoints import calibrate_checkpoint, measure_directory
 from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport, TrainingError, TrainingRun, read_identity
-from training.studies.figures import draw_mixture, draw_regression, draw_study
-from training.studies.study import study
 
-CALIBRATION_SEED = 10**15
-"""Seed of the first calibration input; each has one of its own, far from those that people choose."""
-
-VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
-"""Draws, each for a fiftieth of the inputs, that temperatures are fitted and scores chosen with; nothing is promised of
-these, so inputs may share networks."""
-
-FOREIGN_IMAGES = 1000
-"""Made-up images that tell which score raises a flag."""
-
-FOREIGN_SEED = 11
 LOG_EVERY = 20
+
+
 SAVE_EVERY_SECONDS = 120
+
+
 TIMED_STEPS = 20
+
+
 VALIDATIONS = 20
 """Validations in a run."""
 
+
 STATE_FILE = Path("training", "state.safetensors")
 """Of an unfinished run, below its directory."""
+
 
 CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
 """After so long a training that got less than this share of its threads' time says so."""
@@ -127,7 +101,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     if not complete:
         save_card(session.out, checkpoint, None)
         return False
-    _measure(session.out, checkpoint, run.dataset, outliers)
+    measure_directory(session.out, checkpoint, run.dataset, outliers)
     session.state_file.unlink()
     return True
 
@@ -138,131 +112,6 @@ def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
     options += f" --seed {seed}" if seed else ""
     options += f" --steps {steps}" if steps != recipe.steps else ""
     return f"hyperdraw-train {recipe.name} --out DIR{options}"
-
-
-@flush_denormals()
-def calibrate_checkpoint(directory: Path, data: Path, device: torch.device) -> None:
-    """Measures a checkpoint's thresholds anew, which makes another version of it; its metrics are dropped.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
-        DatasetError: if data is missing or damaged.
-    """
-    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be what is to be mended
-    dataset = load_training_data(checkpoint.config, data)
-    if isinstance(dataset, Mixture):
-        raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
-    checkpoint = _calibrate(checkpoint, directory, dataset)
-    save_card(directory, checkpoint, None)
-
-
-@flush_denormals()
-def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
-    """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
-
-    What was measured on other foreign sets, at this version of the checkpoint, stays in both.
-
-    Args:
-        directory: of the checkpoint.
-        data: folder of the datasets.
-        device: to compute on.
-        folders: of images that are something else.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
-        DatasetError: if data is missing or damaged.
-    """
-    checkpoint, dataset = load_with_dataset(directory, data, device)
-    outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
-    if checkpoint.calibration is None and not isinstance(dataset, Mixture):
-        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
-    try:
-        return _measure(directory, checkpoint, dataset, outliers)
-    except ValueError as error:
-        raise CheckpointError(directory / "config.json", str(error)) from error
-
-
-def _measure(
-    directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
-) -> Metrics:
-    """Evaluates a checkpoint; writes its figures, its card and, of a classifier, the evidence for comparisons."""
-    earlier = load_metrics(checkpoint)
-    outputs = evaluate_sets(checkpoint, dataset, outliers)
-    metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)
-    if isinstance(dataset, Dataset) and isinstance(dataset.task, Classification):
-        origin = trace_origin(checkpoint, dataset, outliers)
-        save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
-    save_metrics(directory, metrics)
-    save_card(directory, checkpoint, metrics)
-    return metrics
-
-
-@flush_denormals()
-def attack_directory(
-    directory: Path,
-    data: Path,
-    device: torch.device,
-    surrogate: Path | None,
-    budget: Budget,
-    epsilons: dict[Norm, tuple[float, ...]],
-    report: Callable[[str], None],
-    networks: int | None,
-) -> Report:
-    """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
-    the card.
-
-    Raises:
-        CheckpointError: if a checkpoint cannot be loaded, or attacked.
-        DatasetError: if data is missing or damaged.
-    """
-    checkpoint, dataset = load_with_dataset(directory, data, device)
-    other = load_checkpoint(surrogate, device) if surrogate else None
-    if isinstance(dataset, Mixture):
-        raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
-    if not any(epsilons.values()) and isinstance(dataset.input, ImageSpec):
-        epsilons = EPSILONS[dataset.input.channels]
-    attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
-    try:
-        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report, networks)
-    except ValueError as error:
-        raise CheckpointError(directory, str(error)) from error
-    save_card(directory, checkpoint, load_metrics(checkpoint))
-    return found
-
-
-@flush_denormals()
-def draw_figures(
-    directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
-) -> None:
-    """Draws a checkpoint's figures below its directory, and shows them in its card.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
-        DatasetError: if data is missing or damaged.
-    """
-    checkpoint, dataset = load_with_dataset(directory, data, device)
-    try:
-        if isinstance(dataset, Mixture):
-            draw_mixture(directory, checkpoint, dataset, networks)
-        elif isinstance(dataset.task, Classification):
-            outliers = load_outliers(checkpoint.config.training.dataset, data)
-            draw_study(directory, study(checkpoint, dataset, outliers, networks, report))
-        else:
-            draw_regression(directory, checkpoint, dataset, networks)
-    except ValueError as error:
-        raise CheckpointError(directory, str(error)) from error
-    save_card(directory, checkpoint, load_metrics(checkpoint))
-
-
-def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
-    """A checkpoint, and the dataset that it was trained on.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be loaded.
-        DatasetError: if data is missing or damaged.
-    """
-    checkpoint = load_checkpoint(directory, device)
-    return checkpoint, load_training_data(checkpoint.config, data)
 
 
 def _run_steps(session: Session, run: TrainingRun) -> bool:
@@ -418,35 +267,7 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
     checkpoint = load_checkpoint(session.out, session.device)
-    return checkpoint if isinstance(dataset, Mixture) else _calibrate(checkpoint, session.out, dataset)
-
-
-def _calibrate(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
-    """Measures thresholds on the calibration split, writes them, and loads it all again."""
-    config, validation, foreign = checkpoint.config, None, None
-    if isinstance(config.task, Classification):
-        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
-        validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
-        if isinstance(config.input, ImageSpec):
-            images = make_foreign_images(dataset.validation.inputs, FOREIGN_IMAGES, FOREIGN_SEED)
-            foreign = evaluate_parts(checkpoint, images, VALIDATION_SEEDS, "choosing scores")
-    seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
-    try:
-        calibration = calibrate(
-            checkpoint=digest_config(directory),
-            split=f"{config.training.dataset}/calibration",
-            seeds=seeds,
-            scores=list_scores(config.task, config.input),
-            task=config.task,
-            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
-            labels=dataset.calibration.labels,
-            foreign=foreign,
-            validation=validation,
-        )
-    except ValueError as error:
-        raise CheckpointError(directory, str(error)) from error
-    save_calibration(directory, calibration)
-    return load_checkpoint(directory, checkpoint.sampler.device)
+    return checkpoint if isinstance(dataset, Mixture) else calibrate_checkpoint(checkpoint, session.out, dataset)
 
 
 def _first(*values: int | None) -> int | None:

@@ -16,13 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, dump_json, write_file
+from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.predictions.prediction import evaluate_members
-from models.tasks.task import Regression
+from models.tasks.task import Classification, Regression
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
+from training.data.outlier_sets import load_outliers
+from training.denormals import flush_denormals
 from training.evaluation.evaluation import SEED
-from training.studies.study import Study
+from training.evaluation.metrics import load_metrics
+from training.report.card import save_card
+from training.runs.checkpoints import load_with_dataset
+from training.studies.study import Study, study
 
 FOLDER = "figures"
 STYLE: Any = {
@@ -38,6 +43,30 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 LINES = ("-", "-", "-", "-", "--", "--", "--", "--")
 CURVES = 30
 """Networks whose functions are drawn."""
+
+
+@flush_denormals()
+def draw_figures(
+    directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
+) -> None:
+    """Draws a checkpoint's figures below its directory, and shows them in its card.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
+        DatasetError: if data is missing or damaged.
+    """
+    checkpoint, dataset = load_with_dataset(directory, data, device)
+    try:
+        if isinstance(dataset, Mixture):
+            draw_mixture(directory, checkpoint, dataset, networks)
+        elif isinstance(dataset.task, Classification):
+            outliers = load_outliers(checkpoint.config.training.dataset, data)
+            draw_study(directory, study(checkpoint, dataset, outliers, networks, report))
+        else:
+            draw_regression(directory, checkpoint, dataset, networks)
+    except ValueError as error:
+        raise CheckpointError(directory, str(error)) from error
+    save_card(directory, checkpoint, load_metrics(checkpoint))
 
 
 def draw_study(directory: Path, study: Study) -> None:

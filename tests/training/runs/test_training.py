@@ -26,9 +26,10 @@ from training.evaluation.evidence import load_evidence
 from training.objectives.objectives import moment_distance
 from training.recipes.all import RECIPES
 from training.recipes.toys import digits_hypergan
+from training.runs.checkpoints import calibrate_directory
 from training.runs.fitting import FittingRun
 from training.runs.run import KEEP_EVERY, StepReport, TrainingError
-from training.runs.session import calibrate_checkpoint, train
+from training.runs.session import train
 
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
 STEP = FittingRun.step
@@ -312,7 +313,7 @@ def test_evaluate_keeps_what_was_measured_on_other_sets(checkpoints: Path, tmp_p
     assert evidence
     assert set(evidence.origin.sets) == set(evidence.entropies) == {"test", "squares", "circles"}
     assert set(evidence.curves) == {"NLL", "squares AUROC", "circles AUROC"}
-    calibrate_checkpoint(directory, tmp_path, torch.device("cpu"))
+    calibrate_directory(directory, tmp_path, torch.device("cpu"))
     assert evaluate() == {}
 
 
@@ -340,7 +341,7 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
         return evaluate(sampler, spec, task, inputs, seed, size)
 
     monkeypatch.setattr("training.evaluation.evaluation.evaluate", look)
-    calibrate_checkpoint(tmp_path / "digits", tmp_path, torch.device("cpu"))
+    calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
     checkpoint, dataset = load_checkpoint(tmp_path / "digits"), load_dataset("digits", Path())
     assert isinstance(dataset, Dataset)
     assert checkpoint.calibration is not None

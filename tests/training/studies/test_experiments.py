@@ -30,8 +30,9 @@ from training.recipes.toys import digits_hypergan, toy_cubic, toy_mixture
 from training.recipes.variation import vary
 from training.runs.fitting import FittingRun
 from training.runs.run import TrainingError
-from training.runs.session import Session, draw_figures, start_run, train
+from training.runs.session import Session, start_run, train
 from training.studies.ablation import VARIANTS, Variant, ablate
+from training.studies.figures import draw_figures
 from training.studies.study import PathAccuracy, match_filters, study
 
 CPU = torch.device("cpu")
