@@ -25,8 +25,8 @@ from training.recipes.mnist import mnist_hypergan_small
 from training.recipes.own_images import Method, own_images
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
-from training.report.report import FILE as REPORT_FILE
-from training.report.report import describe_images, describe_omissions, describe_report, make_report
+from training.report.own_images import FILE as REPORT_FILE
+from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.run import TrainingError
 from training.runs.session import Session, check_output, train

@@ -33,13 +33,13 @@ from training.evaluation.attack_report import (
     FLAGS,
     RATES,
     UNBOUNDED,
+    AttackReport,
     Budget,
     Outcome,
-    Report,
     Tier,
     check_strength,
     list_thresholds,
-    load_report,
+    load_attack_report,
 )
 from training.evaluation.measures import measure_auroc
 from training.evaluation.summaries import measure_share
@@ -176,7 +176,7 @@ def attack(
     path: Path,
     report: Callable[[str], None],
     networks: int | None = None,
-) -> Report:
+) -> AttackReport:
     """Attacks test images; what is finished is kept in `path`.
 
     Args:
@@ -200,7 +200,7 @@ def attack(
         raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
     pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
     networks = checkpoint.sampler.limit_networks(networks or config.training.largest_ensemble)
-    earlier = load_report(path.parent)
+    earlier = load_attack_report(path.parent)
     if earlier and earlier.version != checkpoint.version:
         earlier = None
     surrogate_version = surrogate.version if surrogate else earlier.surrogate if earlier else None
@@ -212,8 +212,8 @@ def attack(
     outcomes = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier else {}
     clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
 
-    def describe() -> Report:
-        return Report(
+    def describe() -> AttackReport:
+        return AttackReport(
             version=checkpoint.version,
             budget=budget,
             surrogate=surrogate_version,

@@ -89,7 +89,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class AttackReport:
     """What `attack.json` holds."""
 
     version: str
@@ -139,7 +139,7 @@ def is_no_less(values: Tensor, others: Tensor) -> bool:
     return bool(differences.mean() >= -2 * error)
 
 
-def load_report(directory: Path) -> Report | None:
+def load_attack_report(directory: Path) -> AttackReport | None:
     """What attacks on a checkpoint's weights found, if they were attacked; at the version that the report names.
 
     Raises:
@@ -149,7 +149,7 @@ def load_report(directory: Path) -> Report | None:
     if not path.exists():
         return None
     try:
-        report: Report = TypeAdapter(Report).validate_json(path.read_bytes())
+        report: AttackReport = TypeAdapter(AttackReport).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(path, str(error)) from error
     return report

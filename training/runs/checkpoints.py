@@ -18,7 +18,7 @@ from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
 from training.evaluation.attack import EPSILONS, attack, list_attempts
-from training.evaluation.attack_report import FILE, Budget, Report
+from training.evaluation.attack_report import FILE, AttackReport, Budget
 from training.evaluation.calibration import calibrate
 from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
@@ -94,7 +94,7 @@ def attack_directory(
     epsilons: dict[Norm, tuple[float, ...]],
     report: Callable[[str], None],
     networks: int | None,
-) -> Report:
+) -> AttackReport:
     """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
     the card.
 

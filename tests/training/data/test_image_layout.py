@@ -23,7 +23,7 @@ from training.data.image_folders import Split, load_image_folder
 from training.data.image_layout import OUTSIDE, read_layout
 from training.data.image_tree import HIDDEN, SYSTEM
 from training.data.outlier_sets import load_outliers
-from training.report.report import describe_omissions
+from training.report.own_images import describe_omissions
 
 COUNTS = {"train": 50, "validation": 12, "test": 9}
 

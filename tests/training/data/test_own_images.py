@@ -25,7 +25,7 @@ from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide
 from training.evaluation.summaries import estimate_share
 from training.progress import announce, be_quiet, track, warn
 from training.recipes.own_images import choose_target
-from training.report.report import LEAST_DISPUTE
+from training.report.own_images import LEAST_DISPUTE
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport
 

@@ -23,7 +23,7 @@ from training.evaluation.attack_report import (
     Tier,
     check_strength,
     is_no_less,
-    load_report,
+    load_attack_report,
 )
 from training.report.card import save_card
 
@@ -130,7 +130,7 @@ def test_every_tier_is_reported_kept_and_not_computed_again(
             assert outcome.evades[rate] <= outcome.evades_out_of_distribution[rate] <= outcome.wrong
         assert outcome.evades[DEFAULT_RATE] <= outcome.evades[0.01]
     assert {check.what for check in report.checks} >= {"without a bound, every answer is wrong"}
-    assert load_report(tmp_path) == report
+    assert load_attack_report(tmp_path) == report
     assert all(len(outcome.evades_by_image) == BUDGET.images for outcome in report.outcomes)
     assert report.outcomes[-1].evades[0.05] == pytest.approx(sum(report.outcomes[-1].evades_by_image) / BUDGET.images)
     again = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE, said.append)
@@ -190,7 +190,7 @@ def test_what_cannot_be_attacked(checkpoint: Checkpoint, tmp_path: Path) -> None
         attack(checkpoint, TEST, replace(checkpoint, config=config), BUDGET, [UNBOUNDED], tmp_path / FILE, print)
     (tmp_path / FILE).write_text("{")
     with pytest.raises(CheckpointError, match="Invalid JSON"):
-        load_report(tmp_path)
+        load_attack_report(tmp_path)
 
 
 def make_outcome(tier: str, by_image: list[float]) -> Outcome:

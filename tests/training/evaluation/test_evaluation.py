@@ -12,7 +12,7 @@ from training.evaluation.classification import measure_classes, measure_ensemble
 from training.evaluation.diversity import measure_disagreement, measure_weight_spread
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.metrics import ClassificationMetrics
-from training.report.report import list_cautions
+from training.report.own_images import list_cautions
 
 
 def one_hot(votes: list[list[int]], classes: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 import math
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +12,13 @@ from typer.testing import CliRunner
 
 import training.objectives.objectives
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.predictions.prediction import evaluate
 from models.samplers.sampler import Hypernetwork
-from models.targets.target import TargetNetwork
 from tests.conftest import make_session
-from tests.pictures import draw_image, encode
 from training.__main__ import app
-from training.data.dataset import Dataset
 from training.data.datasets import load_dataset
-from training.evaluation.evaluation import PROMISE_SEEDS
-from training.evaluation.evidence import load_evidence
 from training.objectives.objectives import moment_distance
 from training.recipes.all import RECIPES
 from training.recipes.toys import digits_hypergan
-from training.runs.checkpoints import calibrate_directory
 from training.runs.fitting import FittingRun
 from training.runs.run import KEEP_EVERY, StepReport, TrainingError
 from training.runs.session import train
@@ -272,130 +264,6 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code != 0
     assert message in " ".join(result.output.replace("│", " ").split())
-
-
-def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: Path) -> None:
-    before = (checkpoints / "digits" / "metrics.json").read_bytes()
-    result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    assert (checkpoints / "digits" / "metrics.json").read_bytes() == before
-
-
-def test_evaluate_keeps_what_was_measured_on_other_sets(checkpoints: Path, tmp_path: Path) -> None:
-    """Until another calibration makes another version; in the card and in the evidence for comparisons, too."""
-    directory = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", directory)
-    for name in ("squares", "circles"):
-        (tmp_path / name).mkdir()
-        for size in range(5, 25):
-            (tmp_path / name / f"{size}.png").write_bytes(encode(draw_image(size=(size, 20))))
-
-    def evaluate(*names: str) -> dict[str, Any]:
-        outliers = [part for name in names for part in ("--outliers", str(tmp_path / name))]
-        result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path), *outliers])
-        assert result.exit_code == 0, result.output
-        metrics = load_checkpoint(directory).metrics
-        assert metrics is not None
-        assert metrics["version"] == load_checkpoint(directory).version
-        return {row["dataset"]: row for row in metrics["outliers"]}
-
-    first = evaluate("squares")
-    both = evaluate("circles")
-    assert list(both) == ["squares", "circles"]
-    (tmp_path / "circles" / "5.png").unlink()
-    again = evaluate("circles")
-    assert again["squares"] == both["squares"] == first["squares"]
-    assert (both["circles"]["inputs"], again["circles"]["inputs"]) == (20, 19)
-    assert evaluate() == again
-    card = (directory / "README.md").read_text()
-    assert "| squares | predictive entropy |" in card
-    evidence = load_evidence(directory)
-    assert evidence
-    assert set(evidence.origin.sets) == set(evidence.entropies) == {"test", "squares", "circles"}
-    assert set(evidence.curves) == {"NLL", "squares AUROC", "circles AUROC"}
-    calibrate_directory(directory, tmp_path, torch.device("cpu"))
-    assert evaluate() == {}
-
-
-def test_metrics_that_cannot_be_read_are_not_written_over(checkpoints: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", directory)
-    (directory / "metrics.json").write_text('{"kind": "classification"}')
-    result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "metrics.json cannot be read (Field required); delete it, and measure anew" in " ".join(
-        result.output.split()
-    )
-    assert (directory / "metrics.json").read_text() == '{"kind": "classification"}'
-
-
-def test_every_calibration_input_is_judged_by_networks_of_its_own(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else inputs that share networks would not be exchangeable with one that is judged by fresh networks."""
-    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
-    calls: list[tuple[int, torch.Tensor]] = []
-
-    def look(sampler: Any, spec: Any, task: Any, inputs: torch.Tensor, seed: int, size: int) -> Any:
-        calls.append((seed, inputs))
-        return evaluate(sampler, spec, task, inputs, seed, size)
-
-    monkeypatch.setattr("training.evaluation.evaluation.evaluate", look)
-    calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
-    checkpoint, dataset = load_checkpoint(tmp_path / "digits"), load_dataset("digits", Path())
-    assert isinstance(dataset, Dataset)
-    assert checkpoint.calibration is not None
-    seeds, count = checkpoint.calibration.seeds, len(dataset.calibration)
-    first = seeds.first
-    own = {seed: inputs for seed, inputs in calls if first <= seed < first + count}
-    assert torch.equal(torch.cat([own[seed] for seed in sorted(own)]), dataset.calibration.inputs)
-    assert len(own) == len(seeds) == count
-    others = [seed for seed, _ in calls if seed not in own]  # that fit temperatures, and choose scores
-    assert len(others) == 2 * len({*others}) == 100
-    assert not {*own} & {*PROMISE_SEEDS}
-
-
-def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", copy)
-    version = load_checkpoint(copy).version
-    (copy / "calibration.json").unlink()
-    result = CliRunner().invoke(app, ["calibrate", str(copy), "--data", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    checkpoint = load_checkpoint(copy)
-    assert checkpoint.version == version
-    assert checkpoint.metrics is None
-    assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["calibrate"],
-        ["evaluate"],
-        ["attack", "--images", "1", "--steps", "1", "--restarts", "1", "--linf", "0.1", "--networks", "2"],
-        ["compare", "--out", "compared"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_networks_are_evaluated_as_in_training(
-    arguments: list[str], checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Denormal numbers count as zero in every command."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(checkpoints / "digits", "digits", ignore=shutil.ignore_patterns("training"))
-    flushed: set[bool] = set()
-    forward, denormal = TargetNetwork.forward, torch.tensor(1e-310, dtype=torch.float64)
-
-    def look(*given: Any) -> torch.Tensor:
-        flushed.add((denormal * 1).item() == 0)
-        return forward(*given)
-
-    monkeypatch.setattr(TargetNetwork, "forward", look)
-    name, *options = arguments
-    result = CliRunner().invoke(app, [name, "digits", *options, "--data", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    assert flushed == {True}
 
 
 def test_a_training_that_others_slow_down_says_so(

@@ -45,7 +45,7 @@ class DisputedImage:
 
 
 @dataclass(frozen=True)
-class Report:
+class ImagesReport:
     """What `hyperdraw-train images` ends with."""
 
     checkpoint: str
@@ -86,7 +86,7 @@ class Report:
 @flush_denormals()
 def make_report(
     out: Path, folder: Path, images: ImageFolder, checkpoint: Checkpoint, metrics: ClassificationMetrics
-) -> Report:
+) -> ImagesReport:
     """The report of a checkpoint that was just trained, calibrated and evaluated.
 
     Args:
@@ -120,7 +120,7 @@ def make_report(
     printable = [path for path in images.paths["test"] if show(path) == str(path)]
     path = shlex.quote(show(folder / (printable or images.paths["test"])[0]))
     name = shlex.quote(checkpoint.name)
-    return Report(
+    return ImagesReport(
         checkpoint=str(out),
         version=checkpoint.version,
         dataset=images.name,
@@ -193,7 +193,7 @@ def describe_omissions(images: ImageFolder) -> list[str]:
     ]
 
 
-def describe_report(report: Report) -> str:
+def describe_report(report: ImagesReport) -> str:
     """A report as plain text."""
     tested = report.accuracy.images
     width = max(27, *(len(c.name) for c in report.classes))

@@ -1,0 +1,116 @@
+"""The section of a model card on flags: what raises them, their thresholds, and how often they are raised."""
+
+from models.checkpoint import Checkpoint
+from models.predictions.detection import Calibration, Flag
+from models.predictions.prediction import JITTER, ScoreName
+from training.evaluation.evaluation import PROMISE_SEEDS
+from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
+from training.report.card_metrics import count_networks
+
+RAISING_SCORES = {
+    "predictive_entropy": "the predictive entropy, in nats",
+    "mutual_information": "the mutual information, in nats, which tells foreign images that were made for this choice better "
+    "from validation images",
+    "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
+    "relative_deviation": "the networks' standard deviation, in units of the output's own",
+}
+
+
+CAVEATS = {
+    "classification": "An ambiguous image can look foreign, and a foreign one certain: a flag is a hint, not a proof.\n"
+    "`suspect_adversarial` means suspect: whoever knows the model can evade it.",
+    "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
+}
+
+
+def describe_flags(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
+    """The flags' scores and thresholds, and how often they were raised if that was measured."""
+    calibration = checkpoint.calibration
+    if calibration is None:
+        return "## Flags\n\nNot calibrated: no flags."
+    assert not isinstance(metrics, DensityMetrics)
+    largest = calibration.sizes[-1]
+    rows = "\n".join(
+        f"| `{flag}` | {rate:g} | {threshold:.4g} | {_find_flagged(metrics, flag, rate)} |"
+        for flag, thresholds in largest.thresholds.items()
+        for rate, threshold in zip(calibration.rates, thresholds, strict=True)
+    )
+    raised = "\n".join(f"* `{flag}` is raised by {_describe_score(calibration, flag)}." for flag in calibration.flags)
+    return f"""## Flags
+
+{raised}
+
+A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
+else, {_describe_draws(calibration)}.
+With {count_networks(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
+
+| flag | budget of false alarms | threshold | flagged of the test set |
+| --- | --- | --- | --- |
+{rows}
+{_describe_catches(metrics, calibration.default_rate)}
+{CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
+
+
+def _describe_draws(calibration: Calibration) -> str:
+    """Which networks judge the inputs of the calibration, and those of ensembles of other sizes."""
+    own = len(calibration.seeds) == calibration.n
+    seeds = (
+        "each judged by networks of a seed of its own" if own else f"judged by draws of {len(calibration.seeds)} seeds"
+    )
+    sizes = [size.ensemble_size for size in calibration.sizes]
+    if len(sizes) == 1:
+        return seeds
+    unbroken = sum(size == i for i, size in enumerate(sizes, start=1))
+    names = [f"1 to {unbroken}"] if unbroken > 2 else sizes[:unbroken]
+    named = ", ".join(map(str, [*names, *sizes[unbroken:]]))
+    return f"{seeds}. Ensembles of {named} are calibrated; others\nare judged by their first networks"
+
+
+def _describe_score(calibration: Calibration, flag: Flag) -> str:
+    """What raises a flag at the largest ensemble size, and at those for which it is another score."""
+    *smaller, largest = calibration.sizes
+    others: dict[ScoreName, list[str]] = {}
+    for size in smaller:
+        if size.scores[flag] != largest.scores[flag]:
+            others.setdefault(size.scores[flag], []).append(str(size.ensemble_size))
+    exceptions = [
+        f"; with ensembles of {', '.join(sizes)} by {RAISING_SCORES[score]}" for score, sizes in others.items()
+    ]
+    return RAISING_SCORES[largest.scores[flag]] + "".join(exceptions)
+
+
+def _find_flagged(metrics: ClassificationMetrics | RegressionMetrics | None, flag: str, rate: float) -> str:
+    found = [m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, rate)] if metrics else []
+    return f"{found[0]:.2%}" if found else "not measured"
+
+
+def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None, rate: float) -> str:
+    if not isinstance(metrics, ClassificationMetrics) or not metrics.outliers:
+        return ""
+    flags = list(metrics.outliers[0].flagged)
+    rows = "\n".join(
+        f"| {o.dataset} | " + " | ".join(f"{share:.1%}" for share in (*o.flagged.values(), o.flagged_by_any)) + " |"
+        for o in metrics.outliers
+    )
+    own = [next(m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, rate)) for flag in flags]
+    return f"""
+At the default budget of {rate:g} for each flag, of all images of a kind:
+
+| images | {" | ".join(f"`{flag}`" for flag in flags)} | some flag |
+| --- |{" --- |" * (len(flags) + 1)}
+| test set | {" | ".join(f"{share:.1%}" for share in (*own, metrics.flagged_by_any))} |
+{rows}
+"""
+
+
+def _describe_sets(metrics: ClassificationMetrics | RegressionMetrics | None) -> str:
+    if not isinstance(metrics, ClassificationMetrics):
+        return ""
+    rows = "\n".join(f"| {s.coverage:.1%} | {s.covered:.2%} | {s.size:.3f} |" for s in metrics.sets)
+    return f"""
+
+Prediction sets, on the test set:
+
+| coverage that is asked for | label in the set | classes in a set |
+| --- | --- | --- |
+{rows}"""
