@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ FORBIDDEN = {
     "training": {"service", "hyperdraw"},
     "service": {"training", "hyperdraw"},
 }
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "training": {
+        "denormals": set(),
+        "tensors": set(),
+        "progress": set(),
+        "objectives": set(),
+        "data": {"progress"},
+        "recipes": {"data", "objectives"},
+        "evaluation": {"data", "objectives", "progress", "tensors"},
+        "report": {"data", "denormals", "evaluation"},
+        "runs": {"data", "denormals", "evaluation", "objectives", "progress", "recipes", "report", "tensors"},
+        "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
+        "__main__": {"data", "evaluation", "objectives", "progress", "recipes", "report", "runs", "studies"},
+    },
+}
+"""What each folder or file of a package may import of the same package, in an order without circles."""
 FILES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
 
 
@@ -33,7 +50,7 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
@@ -41,6 +58,28 @@ def imports(path: Path) -> set[str]:
 def test_import_direction(path: Path) -> None:
     package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
     assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_the_order_of_rooms(package: str) -> None:
+    rooms, folder = ROOMS[package], PACKAGES[package]
+    list(TopologicalSorter(rooms).static_order())  # raises at a circle
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        room = path.relative_to(folder).with_suffix("").parts[0]
+        inner = {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")}
+        found[room] = found.get(room, set()) | inner - {room}
+    assert found.pop("__init__") == set()
+    assert found == rooms
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_module_needs_itself(package: str) -> None:
+    folder = PACKAGES[package]
+    modules = {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)): path for path in folder.rglob("*.py")
+    }
+    list(TopologicalSorter({name: imports(path) & modules.keys() for name, path in modules.items()}).static_order())
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGES["hyperdraw"].rglob("*.py")), ids=lambda path: path.name)
