@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.dataset import DatasetError, Examples
+from training.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,15 @@ class Publication:
         folder = path.parent.parent if self.archive else path.parent
         unpack = pooch.Untar(members=[f"{self.folder}/{each.name}" for each in self.files], extract_dir=".")
         try:
-            pooch.retrieve(
-                self.url + fetched.name,
-                fetched.sha256,
-                fname=fetched.name,
-                path=folder,
-                processor=unpack if self.archive else None,
-                progressbar=True,
-            )
+            with Bar(f"downloading {fetched.name}", "byte", 0) as bar:
+                pooch.retrieve(
+                    self.url + fetched.name,
+                    fetched.sha256,
+                    fname=fetched.name,
+                    path=folder,
+                    processor=unpack if self.archive else None,
+                    progressbar=bar,
+                )
         except (OSError, ValueError) as error:
             path.unlink(missing_ok=True)
             raise DatasetError(

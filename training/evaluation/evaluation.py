@@ -8,7 +8,7 @@ from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs, evaluate, join_outputs
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
-from training.progress import open_bar, track
+from training.progress import Bar, track
 
 SEED = 0
 
@@ -44,7 +44,7 @@ def evaluate_sets(
         return {}
     sets = {"test": dataset.test.inputs, **outliers}
     outputs = {}
-    with open_bar("evaluating", "input", sum(map(len, sets.values()))) as bar:
+    with Bar("evaluating", "input", sum(map(len, sets.values()))) as bar:
         for name, inputs in sets.items():
             parts = []
             for part in inputs.split(INPUTS_PER_PART):

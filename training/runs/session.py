@@ -19,7 +19,7 @@ from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
 from training.evaluation.diversity import measure_weight_spread
-from training.progress import announce, open_bar, warn
+from training.progress import Bar, announce, warn
 from training.recipes.recipe import Recipe
 from training.report.card import save_card
 from training.runs.checkpoints import calibrate_checkpoint, measure_directory
@@ -121,15 +121,15 @@ def _run_steps(session: Session, run: TrainingRun) -> bool:
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
     with (
         SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
-        open_bar(session.recipe.name, "step", run.planned_steps, run.steps) as progress,
+        Bar(session.recipe.name, "step", run.planned_steps, run.steps) as bar,
         _catch_interrupt() as interrupted,
     ):
         while not run.finished and not interrupted():
             report = run.step()
-            progress.update()
+            bar.update()
             if run.steps % LOG_EVERY == 0:
                 figures = _summarize(report)
-                progress.set_postfix({name: f"{value:.3g}" for name, value in figures.items()}, refresh=False)
+                bar.note(", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
                 for name, value in figures.items():
                     log.add_scalar(f"train/{name}", value, run.steps)
             if run.steps % validate_every == 0 and (figures := run.validate()):

@@ -335,7 +335,7 @@ def test_progress_is_shown_on_stderr_unless_it_is_not_wanted(
     announce("so far")
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "counting:  67%" in shown.err
+    assert "counting: 67%, 2/3 numbers" in shown.err
     assert "so far" in shown.err.splitlines()
     with be_quiet():
         assert list(track([1, 2, 3], "counting", "number")) == [1, 2, 3]
