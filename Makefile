@@ -4,6 +4,7 @@
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
 # make faults  overload, kill, reload and soak the service, which takes half an hour
 # make lint    check style and types
+# make wheels  build both distributions into dist/; check-wheels installs and tries them in environments of their own
 # make screenshots   take the README's pictures, with Debian's chromium and chromium-driver
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
@@ -20,10 +21,11 @@ ARGS ?=
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check faults lint screenshots lock clean
+.PHONY: serve test train bench bench-check faults lint wheels check-wheels screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -48,22 +50,30 @@ lint: .venv/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+wheels: .venv/torch.installed
+	rm -rf build client/build dist # or wheels would hold what is no longer there
+	$(PIP) wheel --no-deps --wheel-dir dist ./client .
+
+check-wheels: .venv/dev.installed wheels
+	$(BIN)/python -m pytest -m wheels $(ARGS)
+
 screenshots: .venv/dev.installed
 	$(BIN)/python -m tests.screenshots
 
 lock: .venv/dev.installed
-	$(PIP) uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --output-file requirements.lock pyproject.toml
+	$(INSTALL) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header \
+		--output-file requirements.lock pyproject.toml client/pyproject.toml
 
 clean:
-	rm -rf .venv
+	rm -rf .venv build client/build dist
 
 .venv/torch.installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hyperdraw needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(PIP) --no-deps $(TORCH_INDEX) torch
+	$(INSTALL) --no-deps $(TORCH_INDEX) torch
 	touch $@
 
 .venv/%.installed: .venv/torch.installed pyproject.toml client/pyproject.toml
-	$(PIP) --editable ./client --editable '.[$*]'
+	$(INSTALL) --editable ./client --editable '.[$*]'
 	touch $@

@@ -3,8 +3,8 @@
 import os
 from importlib.util import find_spec
 
-if find_spec("fastapi") is None or find_spec("torch") is None:  # where the client alone is installed
-    raise ImportError("the service needs packages that are not installed: pip install '.[serve]'")
+if find_spec("fastapi") is None:
+    raise ImportError("the service needs the extra `serve` of hyperdraw-server: pip install '.[serve]'")
 
 SPIN_COUNT = "GOMP_SPINCOUNT"
 """The variable that says how long OpenMP's threads wait for each other actively; PyTorch's read it when it is loaded.

@@ -2,5 +2,5 @@
 
 from importlib.util import find_spec
 
-if find_spec("pooch") is None or find_spec("torch") is None:  # where the client alone is installed, or the service
-    raise ImportError("training needs packages that are not installed: pip install '.[train]'")
+if find_spec("pooch") is None:
+    raise ImportError("training needs the extra `train` of hyperdraw-server: pip install '.[train]'")
