@@ -1,13 +1,16 @@
 """The command line of the service: `hyperdraw-serve`, also `python -m service`."""
 
 import errno
+import inspect
+import json
 import logging
 import socket
 import sys
-from argparse import ArgumentParser
-from collections.abc import Iterator
-from typing import get_args
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Annotated, Any, get_args
 
+import typer
 from pydantic import ValidationError
 
 from models.device import DeviceError, choose_device
@@ -26,20 +29,110 @@ FAULT = 70
 OTHER_DESCRIPTORS = 256
 """Open files beside clients' connections: checkpoints that are loaded, decoders' pipes, logs, traces."""
 
+SCOPES = ", ".join(get_args(Scope))
+
 logger = logging.getLogger(__name__)
 
 
+app = typer.Typer(
+    name="hyperdraw-serve",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Serve samplers of neural networks over HTTP.\n\n"
+        "Each flag can also be an environment variable, `--port` as `HYPERDRAW_PORT`, or a line of the TOML file that "
+        "`--config` names, `port = 8080`. Flags override environment variables, which override the file.\n\n"
+        "A first try: `hyperdraw-serve`, then open <http://127.0.0.1:8000> for the page, and `/docs` there for the API."
+    ),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hyperdraw-serve {version('hyperdraw-server')}")
+        raise typer.Exit
+
+
+def _take_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command a flag for each setting, in the place of its `**flags`.
+
+    Flags are handed on as text, so that they are judged as variables and files are.
+    """
+    own = inspect.signature(command)
+    schemas = Settings.model_json_schema()["properties"]
+    flags = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_make_flag(name, schema))
+        for name, schema in schemas.items()
+    ]
+    kept = [parameter for parameter in own.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*kept, *flags])
+    command.__annotations__ |= {flag.name: flag.annotation for flag in flags}
+    return command
+
+
+def _make_flag(name: str, schema: dict[str, Any]) -> Any:
+    """The annotation of a setting's flag."""
+    kind: dict[str, Any] = schema.get("anyOf", [schema])[0]  # the others are null
+    names = [f"--{name.replace('_', '-')}"]
+    default = schema["default"]
+    shown = False if default in (None, []) else default if isinstance(default, str) else json.dumps(default)
+    if kind["type"] == "boolean":
+        names = [f"{names[0]}/--no-{names[0][2:]}"]
+        return Annotated[bool | None, typer.Option(*names, help=schema["description"], show_default=shown)]
+    metavar = "|".join(kind["enum"]) if "enum" in kind else kind.get("format", kind["type"]).upper()
+    option = typer.Option(*names, help=schema["description"], show_default=shown, metavar=metavar)
+    return Annotated[list[str] | None, option] if kind["type"] == "array" else Annotated[str | None, option]
+
+
+@app.callback(invoke_without_command=True)
+@_take_settings
+def serve_command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Serves until it is stopped."""
+    if context.invoked_subcommand is None:
+        serve(read_settings(flags))
+    elif any(value not in (None, []) for value in flags.values()):
+        raise typer.BadParameter(f"write the flags after {context.invoked_subcommand}")
+
+
+@app.command("check")
+@_take_settings
+def check_command(**flags: Any) -> None:
+    """Print all settings as a file for `--config`, and load the models once to see if they can be served."""
+    check(read_settings(flags))
+
+
+@app.command("key")
+def key_command(
+    name: Annotated[str, typer.Argument(help="Holder of the key: letters, digits, - and _.")],
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCOPE…", help=f"What the key allows: {SCOPES}.", show_default="predict weights"),
+    ] = None,
+    more_scopes: Annotated[list[str] | None, typer.Argument(metavar="SCOPE", hidden=True)] = None,
+) -> None:
+    """Draw an API key. Prints the key on standard error, and its entry for the file of keys on standard output."""
+    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+        raise typer.BadParameter(f"a name has only letters, digits, - and _, not {name!r}")
+    asked = [*(scopes or ()), *(more_scopes or ())] or ["predict", "weights"]
+    if unknown := set(asked) - set(get_args(Scope)):
+        raise typer.BadParameter(f"a scope is one of {SCOPES}, not {', '.join(sorted(unknown))}")
+    key, entry = create_key(name, [scope for scope in get_args(Scope) if scope in asked])
+    typer.echo(entry)
+    typer.echo(f"The key of {name}, which is stored nowhere: {key}", err=True)
+
+
 def main() -> None:
-    """Serves until it is stopped, or does what its first argument says."""
-    arguments = sys.argv[1:]
+    """Runs the command line, and ends the process."""
     try:
-        match arguments:
-            case ["check", *flags]:
-                check(read_settings(flags))
-            case ["key", *flags]:
-                make_key(flags)
-            case _:
-                serve(read_settings(arguments))
+        app(prog_name="hyperdraw-serve")
     except ValidationError as error:
         sys.exit("\n".join(f"hyperdraw-serve: invalid settings: {problem}" for problem in _describe(error)))
     except (ConfigurationError, DecoderError, DeviceError, KeyFileError) as error:
@@ -124,19 +217,6 @@ def check(settings: Settings) -> None:
     print(f"# device {choose_device(settings.device)}, models {names}")
     for name, reason in app.state.catalog.refused.items():
         print(f"# {name} is refused: {reason}")
-
-
-def make_key(arguments: list[str]) -> None:
-    """Prints a fresh key on the standard error, for its holder, and its entry on the standard output, for the file."""
-    parser = ArgumentParser("hyperdraw-serve key", description="Draws an API key.")
-    parser.add_argument("name", help="whose key it is; letters, digits, - and _")
-    parser.add_argument("--scopes", nargs="+", choices=get_args(Scope), default=["predict", "weights"])
-    chosen = parser.parse_args(arguments)
-    if not chosen.name.replace("-", "").replace("_", "").isalnum() or not chosen.name.isascii():
-        parser.error(f"{chosen.name!r} is no name of letters, digits, - and _")
-    key, entry = create_key(chosen.name, chosen.scopes)
-    print(entry)
-    print(f"The key of {chosen.name}, which is stored nowhere: {key}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPIOffline(
         title="hyperdraw",
+        version=version("hyperdraw-server"),
         summary="Samples neural networks on demand, and answers predictions with their uncertainty.",
         lifespan=run,
         redoc_url=None,

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import tomllib
-from argparse import ArgumentParser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    CliApp,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -53,7 +52,9 @@ def _check_network(network: str) -> str:
 
 
 def _split(value: Any) -> Any:
-    """A list from text: JSON, or elements between commas; flags, variables and files may all give it so."""
+    """A list from text: JSON, or elements between commas. Flags, variables and files may all give it so."""
+    if isinstance(value, list | tuple):  # a flag may be repeated
+        return [part for element in value for part in (_split(element) if isinstance(element, str) else [element])]
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
@@ -75,26 +76,11 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """Serve samplers of neural networks over HTTP.
-
-    Each flag can be given as an environment variable instead, --port as HYPERDRAW_PORT and so on, or in a TOML file
-    that --config names, there as port. A flag goes before a variable, a variable before the file. For example:
-
-      hyperdraw-serve --checkpoints checkpoints --port 8080
-      HYPERDRAW_PORT=8080 hyperdraw-serve
-      hyperdraw-serve check --config hyperdraw.toml            prints all settings, and whether they can be served with
-      hyperdraw-serve key alice --scopes predict weights       draws a key, and prints its entry for the file of keys
-
-    Then open http://127.0.0.1:8080 for a page to try it, and /docs for the API.
-    """
+    """What an operator may choose. `hyperdraw-serve --help` shows the descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix="HYPERDRAW_",
         env_ignore_empty=True,  # as compose files pass what is not set
-        cli_prog_name="hyperdraw-serve",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
         frozen=True,
     )
 
@@ -108,84 +94,82 @@ class Settings(BaseSettings):
     )
     watch: Seconds | None = Field(
         default=None,
-        description="Seconds between two looks at the checkpoints: what is new or changed is loaded, what is gone is "
-        "served no more. Without it, models are reloaded only when asked.",
+        description="Seconds between two looks at the checkpoints. New and changed ones are loaded, and removed ones "
+        "are no longer served. Without it, models are reloaded only on request.",
     )
-    max_model_bytes: Count = Field(default=MODEL_BYTES, description="Memory that all models together may take.")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda where there is one, else cpu.")
+    max_model_bytes: Count = Field(default=MODEL_BYTES, description="Bytes that all models together may take.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda if there is one, otherwise cpu.")
     freshness: Policy = Field(
         default="batch",
-        description="Whether networks are drawn for each request without a seed, for those that run together in a "
-        "batch, or for all of an interval; the answer names its seed in any case.",
+        description="How long networks answer requests without a seed: for one request, for a batch of requests that "
+        "run together, or for an interval. Every answer names its seed.",
     )
     freshness_seconds: Seconds = Field(default=60.0, description="Length of an interval.")
     freshness_predictions: Count = Field(
-        default=10_000, description="Images, or vectors, after which an interval ends early."
+        default=10_000, description="Number of inputs after which an interval ends early."
     )
 
     host: str = Field(
         default="127.0.0.1",
-        description="Address to listen on. One that other machines reach wants --keys, or --allow-anonymous.",
+        description="Address to listen on. One that other machines can reach needs --keys or --allow-anonymous.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     published_host: str | None = Field(
         default=None,
-        description="Address that clients reach, where that is not --host, as in a container: it decides whether keys "
-        "are wanted.",
+        description="Address that clients reach, if it differs from --host, as in a container. It decides whether keys "
+        "are required.",
     )
-    keys: Path | None = Field(default=None, description="A file of API keys' hashes; without it, none are asked for.")
+    keys: Path | None = Field(default=None, description="A file with hashes of API keys. Without it, none is required.")
     keys_broken: Broken = Field(
         default="keep",
-        description="While the file of keys is gone or cannot be used: keep, the keys that were read before are valid, "
-        "or close, none is.",
+        description="What happens while the file of keys is missing or invalid: keep, the last valid keys still count, "
+        "or close, every request is refused.",
     )
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")
     open_health: bool = Field(default=True, description="Answer /healthz and /readyz without a key.")
     open_metrics: bool = Field(default=False, description="Answer /metrics without a key.")
     cors_origins: Origins = Field(
-        default=[], description="Origins whose pages may use the API from a browser, like https://example.org; none."
+        default=[], description="Origins whose pages may use the API from a browser, such as https://example.org."
     )
     hosts: Hosts = Field(
         default=[],
-        description="Names by which clients may call a service without keys, besides those of this machine and "
-        "addresses; * for any name.",
+        description="Names by which clients may call a service without keys, besides addresses and the names of this "
+        "machine; * for any name.",
     )
     trusted_proxies: Networks = Field(
         default=[],
-        description="Addresses and networks of proxies, whose X-Forwarded-For says who the client is; none.",
+        description="Addresses and networks of proxies whose X-Forwarded-For names the client.",
     )
 
-    max_connections: Count = Field(default=4096, description="Most clients that are connected.")
+    max_connections: Count = Field(default=4096, description="Most open connections.")
     header_timeout: Seconds = Field(default=10.0, description="Seconds within which a request's headers must arrive.")
     keep_alive: Annotated[int, Field(gt=0)] = Field(
         default=75, description="Seconds that a connection may be idle between two requests."
     )
-    max_body_bytes: Count = Field(default=32 * 2**20, description="Largest request body.")
-    max_held_bytes: Count = Field(default=2**29, description="Bytes of bodies that all requests together may hold.")
+    max_body_bytes: Count = Field(default=32 * 2**20, description="Largest request body, in bytes.")
+    max_held_bytes: Count = Field(default=2**29, description="Bytes of request bodies that may be in memory at once.")
     body_timeout: Seconds = Field(default=30.0, description="Seconds within which a request body must arrive.")
     max_decompressed_bytes: Count = Field(
-        default=64 * 2**20, description="Largest request body after decompression, where bodies may be compressed."
+        default=64 * 2**20, description="Largest request body after decompression, in bytes."
     )
-    max_inputs: Count = Field(default=256, description="Most images, or vectors, in a request.")
-    max_image_pixels: Count = Field(default=16_000_000, description="Most pixels of an image, by its header.")
-    max_request_pixels: Count = Field(
-        default=256_000_000, description="Most pixels of all images of a request together."
-    )
+    max_inputs: Count = Field(default=256, description="Most inputs in a request.")
+    max_image_pixels: Count = Field(default=16_000_000, description="Most pixels of an image.")
+    max_request_pixels: Count = Field(default=256_000_000, description="Most pixels of all images in a request.")
     max_queue_pixels: Count = Field(
         default=1_024_000_000,
-        description="Most pixels that may wait to be decoded; what comes on top is told when to come again.",
+        description="Most pixels that may wait to be decoded. Excess requests get 429 with Retry-After.",
     )
     decoders: Count = Field(default=2, description="Processes that decode images.")
     image_timeout: Seconds = Field(default=5.0, description="Seconds that decoding an image may take.")
     max_ensemble_size: Count = Field(default=1000, description="Most networks in an ensemble or a download.")
     max_queue: Count = Field(
         default=QUEUE_COST,
-        description="Most images × networks that may wait; what comes on top is told when to come again.",
+        description="Most inputs × networks that may wait. Excess requests get 429 with Retry-After.",
     )
     request_timeout: Seconds = Field(
-        default=60.0, description="Seconds that a prediction may take; a request may ask for fewer."
+        default=60.0, description="Seconds that a prediction may take. A request may ask for fewer."
     )
-    max_weights_bytes: Count = Field(default=16 * 2**30, description="Largest download of weights.")
+    max_weights_bytes: Count = Field(default=16 * 2**30, description="Largest download of weights, in bytes.")
     max_streams: Count = Field(default=16, description="Most downloads of weights at a time.")
     stall_timeout: Seconds = Field(
         default=60.0, description="Seconds that a client may take to accept a part of a download."
@@ -193,20 +177,22 @@ class Settings(BaseSettings):
 
     drain_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Seconds, after SIGTERM, of not being ready but serving on, for load balancers to take note.",
+        description="Seconds after SIGTERM during which the service answers but is not ready, so that load balancers "
+        "take it out.",
     )
     drain_timeout: Count = Field(
-        default=30, description="Seconds, after that, within which requests in flight must be answered."
+        default=30, description="Seconds after the drain delay within which open requests must be answered."
     )
 
     log_format: LogFormat | None = Field(
-        default=None, description="json, a line for each event, or console; if not given, console on a terminal."
+        default=None,
+        description="json, one line per event, or console. The default is console on a terminal, else json.",
     )
-    log_level: LogLevel = Field(default="info", description="The least that is logged.")
+    log_level: LogLevel = Field(default="info", description="Least severe events that are logged.")
     otlp_endpoint: str | None = Field(
         default=None,
-        description="Collector that traces go to by OTLP over HTTP, such as http://127.0.0.1:4318; without it, "
-        "the one in OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere.",
+        description="Collector of traces, by OTLP over HTTP, such as http://127.0.0.1:4318. The default is "
+        "OTEL_EXPORTER_OTLP_ENDPOINT; without either, no traces are sent.",
     )
 
     @classmethod
@@ -218,7 +204,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What goes before what, apart from flags, which go before all."""
+        """The sources in their order. Flags are the first."""
         return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     def check_exposure(self) -> None:
@@ -243,30 +229,30 @@ class Settings(BaseSettings):
         )
 
 
-def read_settings(arguments: list[str]) -> Settings:
-    """Settings from flags, the environment and the file that one of them names.
+def read_settings(flags: Mapping[str, Any]) -> Settings:
+    """Settings from flags, the environment and the file that one of them names. Flags that are empty are not set.
 
     Raises:
         ConfigurationError: if the file cannot be read.
         ValidationError: if a setting is not valid.
     """
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=os.environ.get("HYPERDRAW_CONFIG") or None)
-    path = parser.parse_known_args(arguments)[0].config
+    given: dict[str, Any] = {
+        name: value for name, value in flags.items() if isinstance(value, bool) or (value and any(value))
+    }
+    path = given.get("config") or os.environ.get("HYPERDRAW_CONFIG") or None
     if path is not None:
         try:
             tomllib.loads(Path(path).read_text())
         except OSError as error:
             raise ConfigurationError(f"the file of settings {path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise ConfigurationError(f"the file of settings {path} is no TOML: {error}") from error
+            raise ConfigurationError(f"the file of settings {path} is not valid TOML: {error}") from error
 
     class ConfiguredSettings(Settings):
-        __doc__ = Settings.__doc__
         model_config = SettingsConfigDict(toml_file=path)
 
     try:
-        return CliApp.run(ConfiguredSettings, cli_args=arguments)
+        return ConfiguredSettings(**given)
     except SettingsError as error:
         raise ConfigurationError(f"invalid settings: {error}") from error
 

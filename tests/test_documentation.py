@@ -31,20 +31,24 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from models.checkpoint import load_checkpoint
-from service import __main__ as service_commands
+from service.__main__ import app as service_app
 from service.app import create_app
 from service.operation.access import create_key
 from service.settings import Settings, read_settings
 from tests import ROOT
 from tests.conftest import make_session, serve
+from tests.pictures import EXAMPLES
 from training.__main__ import app as training_app
 from training.recipes.toys import toy_cubic
 from training.runs.session import train
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / page for page in ("README.md", "client/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 ADDRESS = "127.0.0.1:8000"
-TYPER_APPS = {"hyperdraw": client_app, "hyperdraw-train": training_app}
-COPIED = ("hyperdraw", "models", "service", "tests", "training", "pyproject.toml")
+TYPER_APPS = {"hyperdraw": client_app, "hyperdraw-serve": service_app, "hyperdraw-train": training_app}
+COPIED = ("client", "models", "service", "tests", "training", "pyproject.toml")
 
 RUN, CHECKED, SKIPPED = "run", "checked", "skipped"
 outcomes: Counter[tuple[str, str]] = Counter()
@@ -101,8 +105,12 @@ def read_spans(page: Path) -> list[str]:
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 
 
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
 def name(block: Block) -> str:
-    return f"{block.page.name}:{block.line}"
+    return f"{title(block.page)}:{block.line}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ class Workspace:
 def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     path = tmp_path_factory.mktemp("workspace")
     (path / "service").symlink_to(ROOT / "service")
+    (path / "seven.png").symlink_to(EXAMPLES / "seven.png")
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / "mnist-hyperdraw").symlink_to(ROOT / "checkpoints" / "mnist-hyperdraw")
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
@@ -157,7 +166,7 @@ def _settings_from_flags_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name)
 def test_blocks(block: Block, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = block.page.name
+    page = title(block.page)
     monkeypatch.chdir(workspace.path)
     if block.comment.startswith("not run: "):
         outcomes[page, SKIPPED] += 1
@@ -186,7 +195,7 @@ def follow(block: Block, workspace: Workspace) -> Iterator[str]:
             yield CHECKED
         case "toml":
             Path("settings.toml").write_text(block.content)
-            read_settings(["--config", "settings.toml"])
+            read_settings({"config": "settings.toml"})
             yield CHECKED
         case "":
             pass  # a drawing
@@ -206,7 +215,7 @@ def do(command: str, workspace: Workspace) -> str:
         case "hyperdraw":
             invoke(program, arguments, HYPERDRAW_URL=f"http://{workspace.address}")
         case "hyperdraw-serve" if arguments[:1] in (["check"], ["key"]):
-            run_server_command(arguments)
+            invoke_into_file(program, arguments)
         case "hyperdraw-train" if is_quick(arguments):
             invoke(program, arguments)
         case _:
@@ -246,15 +255,12 @@ def run_shell(command: str, workspace: Workspace) -> str:
     return result.stdout
 
 
-def run_server_command(arguments: list[str]) -> None:
-    """`check` or `key`, the output of which may be appended to a file."""
+def invoke_into_file(program: str, arguments: list[str]) -> None:
+    """Runs a command whose output may be appended to a file."""
     *rest, redirection, path = arguments if ">>" in arguments else [*arguments, ">>", os.devnull]
     assert redirection == ">>"
     with Path(path).open("a") as out, redirect_stdout(out):
-        if rest[0] == "check":
-            service_commands.check(read_settings(rest[1:]))
-        else:
-            service_commands.make_key(rest[1:])
+        invoke(program, rest)
 
 
 def run_curl(command: str, workspace: Workspace) -> None:
@@ -321,8 +327,7 @@ def check(command: str) -> None:
             group = find_group(program)
             group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
         case "hyperdraw-serve":
-            assert arguments[:1] != ["key"]
-            read_settings([argument for argument in arguments if argument != "check"])
+            read_settings(find_group(program).make_context(program, arguments).params)
         case "docker":
             check_docker(arguments)
         case "make":
@@ -368,7 +373,7 @@ def check_pip(arguments: list[str]) -> None:
         assert (ROOT / arguments[1]).is_file()
         arguments = arguments[2:]
     for argument in arguments:
-        match = re.fullmatch(r"\.(?:\[(\w+)\])?", argument)
+        match = re.fullmatch(r"\./client|\.(?:\[(\w+)\])?", argument)
         assert match, argument
         assert match[1] is None or match[1] in extras
 
@@ -377,12 +382,13 @@ def check_pip(arguments: list[str]) -> None:
 
 
 def list_flags(program: str, *names: str) -> set[str]:
-    """Those of some subcommands of a program."""
-    commands = find_group(program).commands
-    return {"--help"} | {flag for name in names for parameter in commands[name].params for flag in parameter.opts}
+    """Those of a program and of some of its subcommands."""
+    group = find_group(program)
+    parameters = [*group.params, *(parameter for name in names for parameter in group.commands[name].params)]
+    return {"--help"} | {flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_commands_in_sentences_exist(page: Path) -> None:
     for span in read_spans(page):
         words = span.split()
@@ -391,14 +397,13 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         if words[0] in TYPER_APPS:
             names = words[1:2] if re.match("[a-z]", words[1]) else []
             assert {word for word in words if word.startswith("--")} <= list_flags(words[0], *names), span
-        elif words[0] in ("make", "docker") or span.startswith("pip install '"):
+        elif words[0] in ("make", "docker") or re.match(r"pip install [-'.]", span):
             check(span.replace("…", "x"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_flags_and_variables_exist(page: Path) -> None:
-    flags = {"--scopes", *(f"--{field.replace('_', '-')}" for field in Settings.model_fields)}
-    flags = flags.union(*(list_flags(program, *find_group(program).commands) for program in TYPER_APPS))
+    flags = {"--scopes"}.union(*(list_flags(program, *find_group(program).commands) for program in TYPER_APPS))
     named = {span.split()[0] for span in read_spans(page) if span.startswith("--")}
     assert named <= flags
 
@@ -428,7 +433,7 @@ def test_routes_are_named_and_exist(documented_app: FastAPI) -> None:
     assert alone <= {*paths, "/docs", "/openapi.json"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "README.md"], ids=title)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", read_prose(page)):
         if re.match(r"https?:", link):
@@ -472,7 +477,7 @@ def test_the_example_of_a_sampler(tmp_path: Path) -> None:
         if block.language == "diff":
             apply(block.content, tmp_path)
         if block.file or block.language == "diff":
-            outcomes["extend.md", RUN] += 1
+            outcomes["docs/extend.md", RUN] += 1
     commands = [c for block in blocks if block.comment == "run with the edits above" for c in block.commands]
     program = f"""
 import pytest
@@ -493,14 +498,14 @@ check(Settings(checkpoints="checkpoints"))
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{tmp_path / 'client'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "models gaussian" in result.stdout
-    outcomes["extend.md", RUN] += len(commands)
+    outcomes["docs/extend.md", RUN] += len(commands)
 
 
 def apply(diff: str, root: Path) -> None:
@@ -522,6 +527,6 @@ def apply(diff: str, root: Path) -> None:
 def test_what_was_run_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         for page in PAGES:
-            counts = ", ".join(f"{outcomes[page.name, outcome]} {outcome}" for outcome in (RUN, CHECKED, SKIPPED))
-            print(f"\n{page.name}: {counts}", end="", file=sys.stderr)  # as processes of pytest-xdist have no stdout
+            counts = ", ".join(f"{outcomes[title(page), outcome]} {outcome}" for outcome in (RUN, CHECKED, SKIPPED))
+            print(f"\n{title(page)}: {counts}", end="", file=sys.stderr)  # as processes of pytest-xdist have no stdout
         print(file=sys.stderr)

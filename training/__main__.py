@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,22 @@ app = typer.Typer(
         "with `--resume` goes on to the very result that an uninterrupted training has."
     ),
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hyperdraw-train {version('hyperdraw-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def train_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Takes the flags that stand before a command."""
+
 
 INTERRUPTED = "interrupted, so not evaluated on the test set. Go on with --resume."
 

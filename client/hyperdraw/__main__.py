@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TextIO
 
@@ -71,9 +72,19 @@ _WIDEST = 1_000_000
 """Columns of what is no terminal."""
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hyperdraw {version('hyperdraw')}")
+        raise typer.Exit
+
+
 @app.callback()
-def write_to_any_terminal() -> None:
-    """Before each command: what the terminal's encoding lacks becomes a question mark."""
+def write_to_any_terminal(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Replaces characters that the terminal's encoding lacks by question marks, before each command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -9,6 +9,7 @@ import re
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -81,7 +82,10 @@ def find_route(base_url: str, api_key: str | None) -> Route:
     url = _read_url(base_url, ("http", "https"))
     if "?" in base_url or "#" in base_url:
         raise ValueError(f"{hide_credentials(url)} is no address of a service: it may have a path, but no query")
-    headers = {"Accept-Encoding": "identity"}  # so that bytes are counted as they are sent
+    headers = {
+        "Accept-Encoding": "identity",  # so that bytes are counted as they are sent
+        "User-Agent": f"hyperdraw/{version('hyperdraw')}",
+    }
     if api_key is not None:
         if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
             raise ValueError("the API key must be printable ASCII without spaces; a line's end may have come with it")

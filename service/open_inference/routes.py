@@ -133,7 +133,7 @@ def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Han
 @router.get("")
 async def get_server() -> ServerMetadata:
     """The server, and what it knows beyond the protocol."""
-    return ServerMetadata(name="hyperdraw", version=distribution_version("hyperdraw"), extensions=EXTENSIONS)
+    return ServerMetadata(name="hyperdraw", version=distribution_version("hyperdraw-server"), extensions=EXTENSIONS)
 
 
 @router.get("/health/live", responses=_describe_errors(401, 503), dependencies=[HEALTH])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -178,6 +179,12 @@ def test_models(ask: Ask, address: str, client: httpx.Client) -> None:
         model = ask(address, "model", name)
         assert {key: getattr(model, key) for key in said} == said
     assert ask(address, "ready") is True
+
+
+def test_requests_say_who_asks(ask: Ask, client: httpx.Client) -> None:
+    with stand_before(client) as gateway:
+        ask(gateway.address, "models")
+    assert gateway.header("User-Agent") == [f"hyperdraw/{version('hyperdraw')}"]
 
 
 def test_predict_says_what_the_service_says(ask: Ask, address: str, client: httpx.Client) -> None:

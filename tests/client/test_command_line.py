@@ -6,12 +6,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import pytest
+import typer
+from hyperdraw.__main__ import app as client_app
+from typer.testing import CliRunner
 
+from service.__main__ import app as service_app
 from tests.pictures import EXAMPLES
+from training.__main__ import app as training_app
 
 
 @contextmanager
@@ -39,6 +45,19 @@ def test_serve_answers_and_stops_when_asked(checkpoints: Path) -> None:
         assert answer.status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("app", "command", "distribution"),
+    [
+        (client_app, "hyperdraw", "hyperdraw"),
+        (service_app, "hyperdraw-serve", "hyperdraw-server"),
+        (training_app, "hyperdraw-train", "hyperdraw-server"),
+    ],
+)
+def test_versions_are_those_of_the_distributions(app: typer.Typer, command: str, distribution: str) -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"{command} {version(distribution)}\n")
 
 
 @pytest.mark.parametrize("module", ["service", "training"])

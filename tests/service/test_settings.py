@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import ValidationError
 
-from service.__main__ import FAULT, OTHER_DESCRIPTORS, main
+from service.__main__ import FAULT, OTHER_DESCRIPTORS, app, main
 from service.catalog import ConfigurationError
 from service.operation.access import KeyFile
 from service.operation.server import Server
@@ -45,6 +46,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
+def read(*arguments: str) -> Settings:
+    """The settings that `hyperdraw-serve` with these arguments would serve with."""
+    return read_settings(typer.main.get_command(app).make_context("hyperdraw-serve", list(arguments)).params)
+
+
 def test_flags_go_before_variables_and_variables_before_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,13 +59,13 @@ def test_flags_go_before_variables_and_variables_before_the_file(
     monkeypatch.setenv("HYPERDRAW_MAX_INPUTS", "20")
     monkeypatch.setenv("HYPERDRAW_PORT", "10")
     monkeypatch.setenv("HYPERDRAW_MAX_BODY_BYTES", "")  # as compose files pass what is not set
-    settings = read_settings(["--config", str(path), "--port", "100"])
+    settings = read("--config", str(path), "--port", "100")
     assert (settings.port, settings.max_inputs, settings.max_queue) == (100, 20, 3)
     assert settings.cors_origins == ["https://a.example"]
     assert settings.max_body_bytes == Settings().max_body_bytes
     monkeypatch.setenv("HYPERDRAW_CONFIG", str(path))
-    assert read_settings([]).max_queue == 3
-    assert read_settings(["--max-queue=4", "--allow-anonymous"]).allow_anonymous
+    assert read().max_queue == 3
+    assert read("--max-queue=4", "--allow-anonymous").allow_anonymous
 
 
 def test_what_is_described_can_be_read_again(tmp_path: Path) -> None:
@@ -68,20 +74,20 @@ def test_what_is_described_can_be_read_again(tmp_path: Path) -> None:
     )
     path = tmp_path / "hyperdraw.toml"
     path.write_text(settings.describe())
-    read = read_settings(["--config", str(path)])
-    assert read.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
+    again = read("--config", str(path))
+    assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("port = ", "is no TOML"), ("\xff\xfe", "is no TOML"), (None, "cannot be read")],
+    [("port = ", "is not valid TOML"), ("\xff\xfe", "is not valid TOML"), (None, "cannot be read")],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "hyperdraw.toml"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigurationError, match=message):
-        read_settings(["--config", str(path)])
+        read("--config", str(path))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ def test_settings_that_are_not_valid(tmp_path: Path, content: str, message: str)
     path = tmp_path / "hyperdraw.toml"
     path.write_text(content)
     with pytest.raises(ValidationError, match=message):
-        read_settings(["--config", str(path)])
+        read("--config", str(path))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +121,12 @@ def test_lists_have_the_same_forms_everywhere(
 ) -> None:
     path = tmp_path / "hyperdraw.toml"
     path.write_text(f"cors_origins = {form!r}\n")
-    assert read_settings(["--config", str(path)]).cors_origins == expected
-    assert read_settings(["--cors-origins", form]).cors_origins == expected
+    assert read("--config", str(path)).cors_origins == expected
+    assert read("--cors-origins", form).cors_origins == expected
+    assert read("--cors-origins", form, "--cors-origins", "http://c").cors_origins == [*expected, "http://c"]
     monkeypatch.setenv("HYPERDRAW_CORS_ORIGINS", form)
-    assert read_settings([]).cors_origins == expected
+    assert read().cors_origins == expected
+    assert read("--cors-origins", "").cors_origins == expected  # what is empty is not set
 
 
 def test_lists_that_are_not_valid(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +157,11 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name(monkeypatch: pytest.
         ("PORT_8000_TCP_PROTO", "tcp"),
     ):
         monkeypatch.setenv(f"HYPERDRAW_{name}", value)
-    assert read_settings([]).port == 8000
-    assert read_settings(["--port", "9"]).port == 9
+    assert read().port == 8000
+    assert read("--port", "9").port == 9
     monkeypatch.setenv("HYPERDRAW_PORT", "http://10.3.4.5")
     with pytest.raises(ValidationError, match="port"):
-        read_settings([])
+        read()
 
 
 def test_connections_that_descriptors_do_not_suffice_for() -> None:
@@ -204,8 +212,37 @@ def test_keys_are_made_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert found is not None
     assert found[0] == "alice"
     assert found[1].scopes == {"predict", "admin"}
-    assert run("key", "alice bob").status == 2
-    assert run("key", "alice", "--scopes", "root").status == 2
+    for scopes in ("--scopes predict --scopes admin", "--scopes admin predict", ""):
+        done = run("key", "bob", *scopes.split())
+        assert f'scopes = ["predict", "{"admin" if scopes else "weights"}"]' in done.stdout
+    for arguments, message in (
+        (["alice bob"], "a name has only letters"),
+        (["alice", "--scopes", "root"], "not root"),
+        (["alice", "--scopes", "predict", "root"], "not root"),
+        ([], "name"),
+    ):
+        done = run("key", *arguments)
+        assert done.status == 2
+        assert message in done.stderr
+
+
+def test_help_is_shown(run: Run) -> None:
+    for flag in ("--help", "-h"):
+        done = run(flag)
+        assert done.status == 0
+        assert "hyperdraw-serve [OPTIONS]" in done.stdout
+
+
+def test_flags_that_nobody_would_heed_are_refused(run: Run) -> None:
+    for arguments, message in (
+        (["--port", "80", "check"], "write the flags after check"),
+        (["--no-open-health", "key", "alice"], "write the flags after key"),
+        (["serve"], "No such command"),
+        (["--prot", "80"], "No such option"),
+    ):
+        done = run(*arguments)
+        assert done.status == 2
+        assert message in done.stderr
 
 
 def test_what_cannot_be_served_ends_with_a_reason(run: Run, checkpoints: Path) -> None:

@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_server_and_models_tell_what_they_are(
     assert not triton.is_model_ready("digits", "1")
     assert not triton.is_model_ready("bert")
     server = triton.get_server_metadata()
-    assert server["name"] == "hyperdraw"
+    assert (server["name"], server["version"]) == ("hyperdraw", version("hyperdraw-server"))
+    assert client.get("/openapi.json").json()["info"]["version"] == server["version"]
     assert "binary_tensor_data" in server["extensions"]
     assert client.get("/v2/").json() == server
     model = triton.get_model_metadata("digits", checkpoint.version)
