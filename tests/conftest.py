@@ -18,9 +18,12 @@ from models.targets.target import TargetNetwork, Weights
 from service.app import create_app
 from service.operation.server import Server
 from service.settings import Settings
+from tests.programs import pytest_addoption, pytest_runtest_setup, pytest_terminal_summary
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
 from training.runs.session import Session, train
+
+__all__ = ["pytest_addoption", "pytest_runtest_setup", "pytest_terminal_summary"]  # hooks
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 

@@ -19,7 +19,7 @@ import pytest
 from tests import ROOT
 from tests.pictures import EXAMPLES
 
-pytestmark = pytest.mark.wheels
+pytestmark = [pytest.mark.wheels, pytest.mark.timeout(900)]
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HYPERDRAW_"))}
 

@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "faults" in item.path.parts:
             item.add_marker("fault")
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 def report(**figures: Any) -> None:

@@ -11,6 +11,8 @@ from service.app import create_app
 from service.settings import Settings
 from tests import ROOT
 
+pytestmark = pytest.mark.needs("git")
+
 CHECKPOINTS = sorted(path.name for path in (ROOT / "checkpoints").iterdir())
 
 
@@ -22,8 +24,6 @@ def run_git(directory: Path, *arguments: str) -> None:
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Of what the project holds beside code: with and without its attributes."""
-    if shutil.which("git") is None:
-        pytest.skip("there is no git here")
     directory = tmp_path_factory.mktemp("clones")
     cloned = {}
     for attributes in (True, False):

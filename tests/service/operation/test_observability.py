@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from typing import Any
 
@@ -120,7 +119,7 @@ def test_compose_mounts_what_there_is_for_this_machine_only() -> None:
     assert job["static_configs"][0]["targets"] == ["hyperdraw:8000"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+@pytest.mark.needs("promtool")
 def test_prometheus_understands_its_files_and_alerts() -> None:
     for arguments in (
         ["check", "config", str(DIRECTORY / "prometheus.yml")],

@@ -14,9 +14,6 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 from safetensors.torch import save
-
-pytest.importorskip("selenium")
-
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -29,14 +26,14 @@ from models.checkpoint import save_checkpoint
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.settings import Settings
-from tests.browser import CHROMIUM, DRIVER, open_browser, read_requests, set_screen
+from tests.browser import open_browser, read_requests, set_screen
 from tests.conftest import SMALL_TARGET, serve
 from tests.models.samplers.test_samplers import make_config
 from tests.service.api.test_explorations import save_curve
 from tests.service.engine.test_engine import hold
 from tests.service.operation.test_access import write_keys
 
-pytestmark = pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="there is no chromium with its driver")
+pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
 WAIT = 15
 
