@@ -23,8 +23,8 @@ from benchmarks.load import Ask, Load, apply_load, connect, get
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.checkpoint import load_checkpoint
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.inputs.spec import ImageSpec
 from models.predictions.prediction import split_members
 from service import SPIN_COUNT
 from service.engine.engine import Engine
@@ -114,14 +114,14 @@ def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
 
 def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
     engine = Engine(device)
-    checkpoint = engine.load(directory)
-    engine.warm_up(checkpoint)
-    spec = checkpoint.config.input
+    model = engine.load(directory)
+    engine.warm_up(model)
+    spec = model.input
     assert isinstance(spec, ImageSpec)
     inputs = decode_image(IMAGE.read_bytes(), spec, 10**6, IMAGE.name)[None]
 
     async def ask() -> None:
-        await asyncio.wrap_future(engine.predict(checkpoint, inputs, None, checkpoint.default_size))
+        await asyncio.wrap_future(engine.predict(model, inputs, None, model.default_size))
 
     async def get_ask() -> Ask:
         return ask

@@ -14,10 +14,10 @@ from torch import Tensor
 from benchmarks.plain import forward_loop
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
-from models.inputs.spec import ImageSpec
-from models.targets.layers import STRICT
+from models.inputs.image import ImageSpec
+from models.schema import STRICT
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset, Examples
 from training.recipes.mnist import mnist_hypergan
 from training.runs.fitting import FittingRun

@@ -37,7 +37,7 @@ from models.samplers.mlp import MLPConfig
 from models.samplers.mnf import MNFConfig
 from models.samplers.sampler import WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
-from models.targets.layers import STRICT
+from models.schema import STRICT
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
 
@@ -124,8 +124,8 @@ class CheckpointConfig:
     format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
-        if self.task.num_outputs != self.target.num_outputs:
-            raise ValueError(f"{self.task.num_outputs} names for a target with {self.target.num_outputs} outputs")
+        if len(self.task.outputs) != self.target.num_outputs:
+            raise ValueError(f"{len(self.task.outputs)} names for a target with {self.target.num_outputs} outputs")
         if self.target.input_shape != self.input.shape:
             raise ValueError(f"the target takes {self.target.input_shape}, the input is {self.input}")
         for name in self.files:

@@ -24,7 +24,7 @@ from service.operation.server import Server
 from service.settings import Settings, read_settings
 
 FAULT = 70
-"""The exit status when the device computes no more: an internal error, by sysexits.h."""
+"""The exit status when the device stopped responding: an internal error, by sysexits.h."""
 
 OTHER_DESCRIPTORS = 256
 """Open files beside clients' connections: checkpoints that are loaded, decoders' pipes, logs, traces."""
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Loads the models, and serves until it is stopped, or until the device computes no more.
+    """Loads the models, and serves until it is stopped, or until the device stopped responding.
 
     Raises:
         ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot.
@@ -213,7 +213,7 @@ def check(settings: Settings) -> None:
     app = create_app(settings)
     app.state.engine.close()
     app.state.decoder.close()
-    names = ", ".join(checkpoint.name for checkpoint in app.state.catalog)
+    names = ", ".join(model.name for model in app.state.catalog)
     print(f"# device {choose_device(settings.device)}, models {names}")
     for name, reason in app.state.catalog.refused.items():
         print(f"# {name} is refused: {reason}")

@@ -17,19 +17,19 @@ from starlette.datastructures import Headers
 
 from models.device import choose_device
 from service.admission import Admission
-from service.api import routes
+from service.api import explorations, health, models, page, predictions, weights
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
 from service.errors import add_error_handlers
 from service.open_inference import routes as open_inference
-from service.open_inference.statistics import Statistics
 from service.operation.access import KeyFile
 from service.operation.gate import Gate
 from service.operation.headers import SecurityHeaders
 from service.operation.metrics import Metrics
 from service.operation.middleware import Accounting, Follow
+from service.parts import Parts
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         ConfigurationError: if the checkpoints cannot be had, or the settings do not go together.
         DecoderError: if no process can be started that decodes images.
         DeviceError: if there is no such device.
-        KeyFileError: if the file of keys cannot be used.
+        KeyFileError: if the key file cannot be used.
     """
     settings.check_exposure()
     keys = KeyFile(settings.keys, settings.keys_broken) if settings.keys else None
@@ -83,15 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state.settings = settings
-    app.state.keys = keys
-    app.state.engine = engine
-    app.state.decoder = decoder
-    app.state.metrics = metrics
-    app.state.catalog = catalog
-    app.state.draining = False
-    app.state.streams = 0
-    app.state.statistics = Statistics()
+    app.state = Parts(settings, keys, engine, decoder, metrics, catalog)  # type: ignore[assignment]
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -112,9 +104,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    app.include_router(routes.router)
-    app.include_router(open_inference.router)
-    app.mount("/static", _RevalidatedFiles(directory=routes.STATIC))
+    for routes in (page, health, models, predictions, explorations, weights, open_inference):
+        app.include_router(routes.router)
+    app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app
 
 

@@ -1,7 +1,6 @@
-"""The models that a service offers: one for each checkpoint in a directory, replaced while it serves."""
+"""The models that a service offers: one for each model in a directory, replaced while it serves."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import Checkpoint, CheckpointError, name_checkpoint
-from models.device import is_out_of_memory
-from models.foreign_files import Stamp, is_settled, may_pass, take_stamp
-from models.tasks.uncertainty import NotFiniteError
+from models.checkpoint import CheckpointError
+from models.foreign_files import Stamp, is_settled
+from models.model import Model
+from models.tasks.probabilities import NotFiniteError
+from service.checkpoint_files import explain_refusal, list_checkpoints, may_load_later, stamp_checkpoint
 from service.engine.engine import Engine
 from service.engine.ensembles import count_kept
-from service.errors import ServiceError
+from service.errors import CLOSING, ServiceError
 from service.names import check_name, escape
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,6 @@ BYTES_PER_NUMBER = 4
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
 """After which files that could not be loaded for a reason that may pass are tried again: twice as long each time."""
-
-
-MAX_REASON = 500
-"""Characters of why a model is refused."""
 
 
 MOST_PAUSE_SECONDS = 2.0
@@ -62,7 +58,7 @@ class _Attempt:
 class Catalog:
     """Loaded and warmed checkpoints by name, the default first, and what was refused.
 
-    A checkpoint is loaded beside the one that it replaces, verified and warmed, and only then takes its place; one that
+    A model is loaded beside the one that it replaces, verified and warmed, and only then takes its place; one that
     cannot be loaded changes nothing. Requests keep the checkpoint that they began with. All methods may be called from
     any thread. One thread loads, one model after the other.
     """
@@ -71,7 +67,7 @@ class Catalog:
         """Loads what there is.
 
         Args:
-            directory: with a checkpoint in each subdirectory, or one itself.
+            directory: with a model in each subdirectory, or one itself.
             engine: that runs them.
             default: the name of the model that comes first; if None, the first one in alphabetical order.
             max_bytes: that all of them may take, by `count_bytes`.
@@ -89,7 +85,7 @@ class Catalog:
         self._engine = engine
         self._default = default
         self._max_bytes = max_bytes
-        self._models: dict[str, Checkpoint] = {}
+        self._models: dict[str, Model] = {}
         self._attempts: dict[str, _Attempt] = {}
         """The last one of each name that is there."""
         self._lock = threading.Lock()
@@ -116,22 +112,25 @@ class Catalog:
         elif default not in self._models:
             raise ConfigurationError(f"the default model {default!r} is none of {', '.join(self._models)}")
 
-    def __iter__(self) -> Iterator[Checkpoint]:
+    def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
-    def find(self, name: str) -> Checkpoint:
-        """A model by name.
+    def resolve(self, name: str, version: str | None = None) -> Model:
+        """A model by name, at one version or at that which is served.
 
         Raises:
-            ServiceError: 404 if there is none, 503 if its checkpoint was refused.
+            ServiceError: 404 if there is no such model or version, 503 if its checkpoint was refused.
         """
-        if (checkpoint := self._models.get(name)) is not None:
-            return checkpoint
-        if (reason := self.refused.get(name)) is not None:
-            raise ServiceError(503, "model_refused", f"{name} was not loaded: {reason}", self._hint)
-        raise self._unknown(name)
+        if (model := self._models.get(name)) is None:
+            if (reason := self.refused.get(name)) is not None:
+                raise ServiceError(503, "model_refused", f"{name} was not loaded: {reason}", self._hint)
+            raise self._unknown(name)
+        if version not in (None, model.version):
+            hint = f"{name} is at version {model.version}."
+            raise ServiceError(404, "unknown_version", f"Version {str(version)[:100]!r} is not served.", hint)
+        return model
 
-    def reload(self, name: str) -> tuple[Checkpoint, bool]:
+    def reload(self, name: str) -> tuple[Model, bool]:
         """Loads a model from its files, also one that was not here before.
 
         Returns:
@@ -143,7 +142,7 @@ class Catalog:
         """
         return self.request_reload(name).result()
 
-    def request_reload(self, name: str) -> "Future[tuple[Checkpoint, bool]]":
+    def request_reload(self, name: str) -> "Future[tuple[Model, bool]]":
         """As `reload`, for whom it wants no thread to wait in. It cannot be cancelled.
 
         Who asks before it has begun shares it, so that a model that is being loaded is loaded once more, however many
@@ -219,49 +218,49 @@ class Catalog:
                 future.set_exception(error)
             except BaseException as error:  # which is to end no other thread
                 logger.critical("what loads models failed", exc_info=error)
-                message = f"What loads models was ended by {type(error).__name__}."
-                future.set_exception(ServiceError(503, "reload_failed", message, "Ask again in a while."))
+                message = f"The loading thread was ended by {type(error).__name__}."
+                future.set_exception(ServiceError(503, "reload_failed", message, "Try again later."))
             finally:
                 seconds = time.monotonic() - self._load_start
                 self._load_start = None
             time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that those who are served have half of the time
 
-    def _load_again(self, name: str) -> tuple[Checkpoint, bool]:
+    def _load_again(self, name: str) -> tuple[Model, bool]:
         try:
             path = self._list().get(name)
         except OSError as error:
             message = f"The models cannot be listed: {error.strerror}."
-            raise ServiceError(503, "reload_failed", message, "Ask again in a while.") from error
+            raise ServiceError(503, "reload_failed", message, "Try again later.") from error
         if path is None:
             raise self._unknown(name)
         before, last = self._models.get(name), self._attempts.get(name)
-        if before is not None and last is not None and last.served and last.stamp == _stamp(path):
+        if before is not None and last is not None and last.served and last.stamp == stamp_checkpoint(path):
             return before, False
         if (failure := self._try(name, path)) is not None:
-            message = f"{name} was not loaded: {_explain(failure, path)}"
-            status, hint = 409, "Mend the checkpoint's files, then reload it again."
-            if _passes(failure):
-                status, hint = 503, "Ask again in a while."
+            message = f"{name} was not loaded: {explain_refusal(failure, path)}"
+            status, hint = 409, "Fix the checkpoint's files and reload."
+            if may_load_later(failure):
+                status, hint = 503, "Try again later."
             if before is not None:
-                hint = f"What was served before is served still. {hint}"
+                hint = f"The previous version is still served. {hint}"
             raise ServiceError(status, "reload_failed", message, hint) from failure
         return self._models[name], self._models[name] is not before
 
     def _refresh_all(self) -> None:
         paths = self._list()
         if not paths and self._models:
-            logger.error("%s holds no checkpoint any more; what was served is served still", self._directory)
+            logger.error("%s holds no checkpoint any more; the previous models are still served", self._directory)
             return
         for name in self._attempts.keys() - paths.keys():
             del self._attempts[name]
             self._refuse(name, None)
             if name in self._models:
-                logger.info("%s is gone, and served no more", name)
+                logger.info("%s is gone and no longer served", name)
                 self._replace(name, None)
         for name, path in paths.items():
             attempt = self._attempts.get(name)
             again = attempt is not None and attempt.retry is not None and time.monotonic() >= attempt.retry
-            if attempt is None or again or attempt.stamp != _stamp(path):
+            if attempt is None or again or attempt.stamp != stamp_checkpoint(path):
                 self._try(name, path)
 
     @property
@@ -277,37 +276,26 @@ class Catalog:
         Raises:
             OSError: if they cannot be listed.
         """
-        if _is_there(self._directory / "config.json"):
-            return {name_checkpoint(self._directory): self._directory}
-        with os.scandir(self._directory) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
-        paths = {name: self._directory / name for name in names if self._holds_checkpoint(name)}
+        paths = list_checkpoints(self._directory)
         return {name: paths[name] for name in sorted(paths, key=lambda name: (name != self._default, name))}
-
-    def _holds_checkpoint(self, name: str) -> bool:
-        """Also if it cannot be read, for which it is refused then."""
-        try:
-            return _is_there(self._directory / name / "config.json")
-        except OSError:
-            return True
 
     def _try(self, name: str, path: Path) -> Exception | None:
         """Loads a model, unless it is the one that is served; what kept it from being loaded, upon which nothing else
         has changed."""
         last = self._attempts.get(name)
-        attempt = _Attempt(_stamp(path))  # before they are read, so that later changes are seen
+        attempt = _Attempt(stamp_checkpoint(path))  # before they are read, so that later changes are seen
         try:
             self._load(name, path)
         except CancelledError:
             raise
         except Exception as error:
-            reason = _explain(error, path)
-            if _passes(error):
+            reason = explain_refusal(error, path)
+            if may_load_later(error):
                 if last is not None and last.stamp == attempt.stamp:
                     attempt.delay = last.delay
                 attempt.delay = min(2 * attempt.delay, LAST_RETRY_SECONDS)
                 attempt.retry = time.monotonic() + attempt.delay
-            expected = isinstance(error, CheckpointError | NotFiniteError) or _passes(error)
+            expected = isinstance(error, CheckpointError | NotFiniteError) or may_load_later(error)
             logger.error("%s is refused: %s", escape(name), reason, exc_info=None if expected else error)
             if name not in self._models:
                 self._refuse(name, reason)
@@ -321,26 +309,26 @@ class Catalog:
     def _load(self, name: str, path: Path) -> None:
         if (reason := check_name(name)) is not None:
             raise CheckpointError(path, f"its name {reason}")
-        checkpoint = self._engine.load(path, self._max_bytes)
+        model = self._engine.load(path, self._max_bytes)
         served = self._models.get(name)
-        if served is not None and served.version == checkpoint.version:
+        if served is not None and served.version == model.version:
             return
-        self._check_size(path, checkpoint)
-        self._engine.warm_up(checkpoint)
-        self._replace(name, checkpoint)
-        logger.info("serving %s at version %s", name, checkpoint.version)
+        self._check_size(path, model)
+        self._engine.warm_up(model)
+        self._replace(name, model)
+        logger.info("serving %s at version %s", name, model.version)
 
-    def _check_size(self, path: Path, checkpoint: Checkpoint) -> None:
+    def _check_size(self, path: Path, model: Model) -> None:
         """Whether a model can be run beside the others, before that is tried."""
-        target = checkpoint.config.target
+        target = model.target
         if (number := target.num_multiplications) > MOST_MULTIPLICATIONS:
             reason = f"a network takes {number:.1e} multiplications for an input, more than {MOST_MULTIPLICATIONS:.0e}"
             raise CheckpointError(path, reason)
         if (work := 2 * BYTES_PER_NUMBER * target.count_numbers(self._engine.device)) > self._max_bytes:
             reason = f"a network takes {work / 2**20:.0f} MiB for an input"
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
-        others = sum(count_bytes(model) for model in self if model.name != checkpoint.name)
-        if others + (own := count_bytes(checkpoint)) > self._max_bytes:
+        others = sum(count_bytes(other) for other in self if other.name != model.name)
+        if others + (own := count_bytes(model)) > self._max_bytes:
             reason = f"it takes {own / 2**20:.0f} MiB beside {others / 2**20:.0f} MiB of other models"
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
 
@@ -350,61 +338,20 @@ class Catalog:
             self._reasons[name] = reason
         self.refused = {escape(name): reason for name, reason in self._reasons.items()}
 
-    def _replace(self, name: str, checkpoint: Checkpoint | None) -> None:
-        models = {**self._models, name: checkpoint}
+    def _replace(self, name: str, model: Model | None) -> None:
+        models = {**self._models, name: model}
         names = sorted(models, key=lambda name: (name != self._default, name))
         old = self._models.get(name)
-        self._models = {name: model for name in names if (model := models[name]) is not None}
+        self._models = {name: known for name in names if (known := models[name]) is not None}
         if old is not None:
             self._engine.unload(old)
 
 
-def count_bytes(checkpoint: Checkpoint) -> int:
+def count_bytes(model: Model) -> int:
     """Memory that a model takes while it is served: its sampler, and the networks that are kept of two ensembles, the
     one that answers and the next."""
-    sampler: int = sum(tensor.nbytes for tensor in checkpoint.sampler.state_dict().values())
-    return sampler + 2 * count_kept(checkpoint) * checkpoint.config.target.num_weights * BYTES_PER_NUMBER
-
-
-def _is_there(path: Path) -> bool:
-    """Also a link that leads nowhere.
-
-    Raises:
-        OSError: if that cannot be said.
-    """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _stamp(directory: Path) -> dict[str, Stamp]:
-    """Differs when a file of a checkpoint was replaced, or written again."""
-    try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors"))
-    except OSError:
-        return {".": take_stamp(directory)}
-    return {path.name: take_stamp(path) for path in paths}
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the same files may be loaded another time."""
-    return is_out_of_memory(error) or may_pass(error) or may_pass(error.__cause__)
-
-
-def _explain(error: Exception, path: Path) -> str:
-    """For clients, who learn no path of the server's, and get no control characters from files."""
-    if isinstance(error, CheckpointError):
-        reason = f"{error.path.name}: {error.reason}"
-    elif isinstance(error, NotFiniteError):
-        reason = f"{path.name}: {error}"
-    elif is_out_of_memory(error):
-        reason = f"{path.name}: memory does not suffice for it"
-    else:
-        reason = f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name)
-    return escape(reason[:MAX_REASON] + "…" * (len(reason) > MAX_REASON))
+    return model.nbytes + 2 * count_kept(model) * model.target.num_weights * BYTES_PER_NUMBER
 
 
 def _say_closing() -> ServiceError:
-    return ServiceError(503, "closing", "The service ends.", "Ask another instance, or again in a while.")
+    return ServiceError(503, **CLOSING.model_dump())

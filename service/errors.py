@@ -52,7 +52,9 @@ class ServiceError(Exception):
         return self.detail.message
 
 
-CLOSING = ErrorDetail(code="closing", message="The service ends.", hint="Ask another instance, or again in a while.")
+CLOSING = ErrorDetail(
+    code="closing", message="The service is shutting down.", hint="Ask another instance, or try again later."
+)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -85,8 +87,8 @@ async def _answer_service_error(request: Request, error: Exception) -> JSONRespo
 async def _answer_overloaded(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OverloadedError)
     seconds = math.ceil(error.seconds)
-    hint = f"Ask again in {seconds} s, or for less."
-    detail = ErrorDetail(code="overloaded", message="As much as may wait is waiting.", hint=hint)
+    hint = f"Try again in {seconds} s, or ask for less."
+    detail = ErrorDetail(code="overloaded", message="The request queue is full.", hint=hint)
     return respond(request.scope, 429, detail, {"Retry-After": str(seconds)})
 
 

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(default=None, description="A TOML file with settings.")
 
     checkpoints: Path = Field(
-        default=Path("checkpoints"), description="A checkpoint, or a directory with one in each subdirectory."
+        default=Path("checkpoints"), description="A model, or a directory with one in each subdirectory."
     )
     default_model: str | None = Field(
         default=None, description="The model listed first; without it, the first one in alphabetical order."
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     keys: Path | None = Field(default=None, description="A file with hashes of API keys. Without it, none is required.")
     keys_broken: Broken = Field(
         default="keep",
-        description="What happens while the file of keys is missing or invalid: keep, the last valid keys still count, "
+        description="What happens while the key file is missing or invalid: keep, the last valid keys still count, "
         "or close, every request is refused.",
     )
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")

@@ -11,6 +11,7 @@ import torch
 from fastapi import FastAPI
 
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.model import Model
 from models.samplers.deutsch import DeutschConfig
 from models.samplers.hypergan import HyperGANConfig
 from models.targets.layers import Activation, Convolution, Flatten, Linear, MaxPooling
@@ -71,6 +72,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(checkpoints: Path) -> Checkpoint:
     return load_checkpoint(checkpoints / "digits")
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Checkpoint) -> Model:
+    return Model(checkpoint)
 
 
 @contextmanager

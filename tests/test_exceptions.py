@@ -13,7 +13,7 @@ import pytest
 import models.checkpoint
 import models.device
 import models.inputs.pixels
-import models.tasks.uncertainty
+import models.tasks.probabilities
 import service.admission
 import service.api.multipart
 import service.catalog
@@ -37,7 +37,7 @@ MODULES: tuple[ModuleType, ...] = (
     models.checkpoint,
     models.device,
     models.inputs.pixels,
-    models.tasks.uncertainty,
+    models.tasks.probabilities,
     service.operation.access,
     service.catalog,
     service.admission,

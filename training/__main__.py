@@ -12,7 +12,7 @@ import typer
 
 from models.checkpoint import CheckpointError, dump_json, load_checkpoint, write_file
 from models.device import DeviceError, choose_device
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.predictions.perturbation import Norm
 from training.data.dataset import DatasetError
 from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder

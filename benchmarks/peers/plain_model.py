@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.plain import forward_vmap
 from models.checkpoint import load_checkpoint
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.inputs.spec import ImageSpec
 
 PIXELS = 16_000_000
 
@@ -29,7 +29,7 @@ class PlainModel:
         assert isinstance(spec, ImageSpec)
         decoded = [decode_image(base64.b64decode(image), spec, PIXELS, "image") for image in images]
         weights = sampler.sample(secrets.randbits(53), range(100))
-        logits = forward_vmap(sampler.target, weights, spec.normalize(torch.stack(decoded)))
+        logits = forward_vmap(sampler.target, weights, spec.prepare(torch.stack(decoded)))
         probabilities = logits.softmax(-1).mean(0)
         entropies = torch.special.entr(probabilities).sum(-1)
         return [

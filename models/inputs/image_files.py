@@ -135,7 +135,7 @@ def ambiguous(reason: str) -> FileError:
 
 
 def _excessive(reason: str) -> FileError:
-    return FileError("unsupported", reason, "Save it anew with an ordinary encoder.")
+    return FileError("unsupported", reason, "Save it again with an ordinary encoder.")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

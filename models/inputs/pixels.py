@@ -14,7 +14,7 @@ from models.inputs.image_files import FileError, Format, ImageFile, Kind, ambigu
 if TYPE_CHECKING:  # as a process that decodes images needs no tensors
     from torch import Tensor
 
-    from models.inputs.spec import ImageSpec
+    from models.inputs.image import ImageSpec
 
 # Pillow's decoder of WebP refuses what exceeds this limit of the whole process. `max_pixels` holds in its place, and it
 # is kept before Pillow sees a file.

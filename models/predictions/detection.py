@@ -15,17 +15,18 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec, InputSpec
+from models.inputs.spec import InputSpec
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import Prediction, ScoreName
-from models.targets.layers import STRICT
-from models.tasks.task import Regression, Task
+from models.schema import STRICT, Finite
+from models.tasks.kind import Flag
+from models.tasks.task import Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 """Ensembles that are evaluated, besides the largest."""
@@ -38,9 +39,7 @@ RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 DEFAULT_RATE = 0.05
 
-Flag = Literal["out_of_distribution", "suspect_adversarial"]
 Rate = Annotated[float, Field(gt=0, lt=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -242,14 +241,11 @@ def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
 
 def list_scores(task: Task, spec: InputSpec) -> dict[Flag, tuple[ScoreName, ...]]:
     """What each flag may be raised by; the first, where nothing speaks for another."""
-    if isinstance(task, Regression):
-        return {"out_of_distribution": ("relative_deviation",)}
-    if isinstance(spec, ImageSpec):
-        return {
-            "out_of_distribution": ("predictive_entropy", "mutual_information"),
-            "suspect_adversarial": ("fragility",),
-        }
-    return {"out_of_distribution": ("predictive_entropy",)}
+    usable = {
+        flag: tuple(name for name in names if spec.perturbable or name not in task.noisy_scores)
+        for flag, names in task.flag_scores.items()
+    }
+    return {flag: names for flag, names in usable.items() if names}
 
 
 def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, networks: int | None) -> None:
@@ -268,7 +264,7 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, net
         for flag, score in size.scores.items():
             if score not in scores[flag]:
                 raise ValueError(f"{flag} is raised by {' or '.join(scores[flag])}, not by {score}")
-        if (size.classes is None) != isinstance(task, Regression):
+        if (size.classes is not None) != task.has_classes:
             raise ValueError("must have temperatures and prediction sets for classes, and for nothing else")
 
 

@@ -14,8 +14,8 @@ from models.predictions.prediction import split_members
 from models.samplers.sampler import WeightSampler
 from models.targets.gauge import fix_gauge
 from models.targets.target import Weights
+from models.tasks.probabilities import NotFiniteError
 from models.tasks.task import Task
-from models.tasks.uncertainty import NotFiniteError
 
 PathKind = Literal["straight", "latent"]
 
@@ -47,7 +47,7 @@ def follow_paths(
     Raises:
         NotFiniteError: if an output is not finite.
     """
-    target, normalized = sampler.target, spec.normalize(inputs).to(sampler.device)
+    target, normalized = sampler.target, spec.prepare(inputs).to(sampler.device)
     outputs: dict[PathKind, list[Tensor]] = {"straight": []}
     if sampler.num_networks is None:
         outputs["latent"] = []

@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec
+from models.inputs.spec import InputSpec
 from models.noise import uniform
 from models.samplers.sampler import WeightSampler
-from models.tasks.uncertainty import NotFiniteError, average_logits
+from models.tasks.probabilities import NotFiniteError, average_logits
 
 ATTACK_STREAM = 13
 MOMENTUM = 0.75
@@ -54,7 +54,7 @@ class Descent:
 
 
 def perturb(
-    sampler: WeightSampler, spec: ImageSpec, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
+    sampler: WeightSampler, spec: InputSpec, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
 ) -> Generator[None, None, Tensor]:
     """Images that an ensemble answers otherwise, if these few steps find some; that none is found proves nothing.
 
@@ -85,7 +85,7 @@ def perturb(
         weights = target.arrange(sampler.generate(sampler.draw_latents(seed, range(size))))
 
     def evaluate(current: Tensor) -> Tensor:
-        logits = target.forward(weights, spec.normalize(255 * current).to(sampler.device)).cpu()
+        logits = target.forward(weights, spec.prepare(255 * current).to(sampler.device)).cpu()
         if not torch.isfinite(logits).all():
             raise NotFiniteError("a sampled network gave logits that are not finite")
         return average_logits(logits)

@@ -3,7 +3,6 @@
 Shapes: S sampled networks, J of them that also see noisy inputs, B inputs, K outputs.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,30 +10,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec, InputSpec
-from models.noise import uniform
+from models.inputs.spec import InputSpec
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.task import Classification, Task
-from models.tasks.uncertainty import RegressionUncertainty, Uncertainty, average_logits, normalize_logits
+from models.tasks.classification import Uncertainty
+from models.tasks.regression import RegressionUncertainty
+from models.tasks.task import Task
 
-ScoreName = Literal[
-    "predictive_entropy",
-    "mutual_information",
-    "variation_ratio",
-    "max_probability",
-    "energy",
-    "fragility",
-    "relative_deviation",
-]
-
-JITTER = 0.2
-"""Half the range of the noise that fragility is measured with, in units of the pixels' range."""
+ScoreName = str
+"""A quantity that grows with uncertainty."""
 
 JITTERED_NETWORKS = 20
-JITTER_STREAM = 9
 IMAGES_PER_BLOCK = 512
-"""Whose noisy copies are in memory at a time."""
+"""Most images whose noisy copies are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs as they came, and as the target takes them."""
+
+    raw: Tensor
+    """[B, …]."""
+    prepared: Tensor
+    """float32 [B, …]. What prepares an input may be expensive, so it is done once, for all networks."""
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def split(self, size: int) -> "list[Inputs]":
+        """Successive parts of at most some size."""
+        parts = zip(self.raw.split(size), self.prepared.split(size), strict=True)
+        return [Inputs(raw, prepared) for raw, prepared in parts]
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Outputs:
     plain: Tensor
     """float32 [S, B, K]."""
     jittered: Tensor | None
-    """Of the first J networks on noisy inputs, [J, B, K], where inputs are images of classes."""
+    """What the first J networks give for noisy inputs, [J, B, K], where the task uses it and inputs have noise."""
 
     def prefix(self, size: int) -> "Outputs":
         """Those of the first networks alone."""
@@ -64,12 +70,7 @@ class Prediction:
     """What it was made of."""
     members: Tensor
     """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
-    log_mean: Tensor | None
-    """ln of the mean class probabilities, if there are classes: float64 [B, K]."""
     uncertainty: Uncertainty | RegressionUncertainty
-    fragility: Tensor | None
-    """How much of the chosen class's probability, by the J networks, small noise takes away, [B]. An answer that they
-    do not repeat, each with noise of its own, depends on details that the noise hides."""
 
     @property
     def size(self) -> int:
@@ -83,19 +84,22 @@ class Prediction:
     @property
     def probabilities(self) -> Tensor:
         """Mean class probabilities, [B, K]."""
-        assert isinstance(self.uncertainty, Uncertainty)
-        return self.uncertainty.probabilities
+        return self._of_classes.probabilities
 
     @property
     def log_probabilities(self) -> Tensor:
         """Their logarithms, finite however small they are, [B, K]."""
-        assert self.log_mean is not None
-        return self.log_mean
+        return self._of_classes.log_probabilities
 
     def score(self, name: ScoreName) -> Tensor:
         """A score by name, larger for what is less to be trusted, [B]."""
-        scores: Tensor = getattr(self if name == "fragility" else self.uncertainty, name)
-        return scores
+        score: Tensor = getattr(self.uncertainty, name)
+        return score
+
+    @property
+    def _of_classes(self) -> Uncertainty:
+        assert isinstance(self.uncertainty, Uncertainty)
+        return self.uncertainty
 
 
 def interpret(task: Task, outputs: Outputs) -> Prediction:
@@ -104,17 +108,8 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
     Raises:
         NotFiniteError: if one is not finite.
     """
-    uncertainty, fragility = task.measure(outputs.plain), None
-    logs = average_logits(outputs.plain.double()) if isinstance(uncertainty, Uncertainty) else None
-    if outputs.jittered is not None:
-        assert isinstance(uncertainty, Uncertainty)
-        chosen = uncertainty.probabilities.argmax(-1, keepdim=True)
-        before, after = (
-            normalize_logits(logits).mean(0).gather(-1, chosen)
-            for logits in (outputs.plain[: len(outputs.jittered)], outputs.jittered)
-        )
-        fragility = (before - after).squeeze(-1)
-    return Prediction(task, outputs, task.predict(outputs.plain), logs, uncertainty, fragility)
+    uncertainty = task.measure(outputs.plain, outputs.jittered)
+    return Prediction(task, outputs, task.predict(outputs.plain), uncertainty)
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,7 @@ class Draw:
     weights: Weights
     """On the sampler's device."""
     noise: Tensor | None
-    """Of the first of them, where these also see noisy inputs: [J, 1, C, H, W], in units of the pixels' range."""
+    """The noise of the first J of them, [J, 1, …], where these also see noisy inputs."""
 
     def prefix(self, size: int) -> "Draw":
         """The first of them alone."""
@@ -145,8 +140,9 @@ def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor
         seed: of the draw.
         size: S.
     """
+    both = prepare(spec, inputs)
     draws = (draw(sampler, spec, task, seed, members) for members in split_members(sampler.target, size))
-    return join_outputs([evaluate_draw(networks, sampler.target, spec, inputs) for networks in draws], dim=0)
+    return join_outputs([evaluate_draw(networks, sampler.target, spec, both) for networks in draws], dim=0)
 
 
 @torch.inference_mode()
@@ -157,7 +153,7 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
 
     Args:
         sampler: in evaluation mode.
-        inputs: [B, *input shape], normalised, on any device.
+        inputs: [B, *input shape], prepared, on any device.
         seed: of the draw.
         size: S.
 
@@ -171,26 +167,34 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
 
 def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members: range) -> Draw:
     """Draws some members of a seed, to be asked with `evaluate_draw`; arguments otherwise as for `evaluate`."""
-    noise, noisy = None, members[: max(0, JITTERED_NETWORKS - members.start)]
-    if noisy and isinstance(spec, ImageSpec) and isinstance(task, Classification):
-        noise = draw_noise(spec, seed, noisy)
+    noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
+    noise = spec.draw_noise(seed, noisy) if noisy else None
     return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
 
 
+def prepare(spec: InputSpec, raw: Tensor) -> Inputs:
+    """Inputs [B, …], as the spec takes them, made ready for all networks."""
+    return Inputs(raw, spec.prepare(raw))
+
+
 @torch.inference_mode()
-def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Tensor) -> Outputs:
-    """Outputs of the networks of a draw for inputs [B, …], as the spec takes them."""
+def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Inputs) -> Outputs:
+    """Outputs of the networks of a draw for inputs of a spec."""
     device = next(iter(draw.weights.values())).device
-    plain = target.forward(draw.weights, spec.normalize(inputs).to(device)).cpu()
+    plain = target.forward(draw.weights, inputs.prepared.to(device)).cpu()
     if draw.noise is None:
         return Outputs(plain, None)
-    assert isinstance(spec, ImageSpec)
     weights = draw.prefix(len(draw.noise)).weights
     blocks = [
-        target.forward(weights, spec.normalize(spec.add_noise(block, draw.noise)).to(device)).cpu()
-        for block in inputs.split(IMAGES_PER_BLOCK)
+        target.forward(weights, spec.prepare(spec.jitter(block, draw.noise)).to(device)).cpu()
+        for block in inputs.raw.split(IMAGES_PER_BLOCK)
     ]
     return Outputs(plain, torch.cat(blocks, dim=1))
+
+
+def join_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """Successive inputs as one."""
+    return Inputs(torch.cat([part.raw for part in parts]), torch.cat([part.prepared for part in parts]))
 
 
 def join_outputs(parts: Sequence[Outputs], dim: Literal[0, 1]) -> Outputs:
@@ -208,8 +212,3 @@ def split_members(target: TargetNetwork, size: int) -> list[range]:
 def count_networks_per_block(target: TargetNetwork) -> int:
     """Networks whose weights may be in memory at a time: 16 MB, or one network."""
     return max(1, 4_000_000 // target.num_weights)
-
-
-def draw_noise(spec: ImageSpec, seed: int, members: Sequence[int]) -> Tensor:
-    """The noise that belongs to some members of a seed, in units of the pixels' range: [S, 1, C, H, W]."""
-    return JITTER * uniform(seed, members, math.prod(spec.shape), JITTER_STREAM).view(-1, 1, *spec.shape)

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.samplers.sampler import WeightSampler
-from models.targets.layers import STRICT, Size
+from models.schema import STRICT, Size
 from models.targets.target import TargetNetwork, Weights
 
 

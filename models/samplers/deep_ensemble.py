@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import NetworkStack
-from models.targets.layers import STRICT
+from models.schema import STRICT
 from models.targets.target import TargetNetwork, Weights
 
 

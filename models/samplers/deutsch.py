@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.samplers.sampler import Hypernetwork
-from models.targets.layers import STRICT, Size
+from models.schema import STRICT, Size
 from models.targets.target import TargetNetwork, Weights
 
 NEGATIVE_SLOPE = 0.05

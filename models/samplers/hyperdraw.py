@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import NetworkStack
-from models.targets.layers import STRICT, Size
+from models.schema import STRICT, Size
 from models.targets.target import TargetNetwork, Weights
 
 

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.samplers.sampler import Hypernetwork
-from models.targets.layers import STRICT, Shape, Size
+from models.schema import STRICT, Shape, Size
 from models.targets.target import TargetNetwork, Weights
 
 DEVIATION_SHARE = 0.4

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.samplers.sampler import NetworkStack, WeightSampler
-from models.targets.layers import STRICT
+from models.schema import STRICT
 from models.targets.target import TargetNetwork, Weights
 
 

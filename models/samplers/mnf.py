@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.samplers.sampler import VariationalSampler
-from models.targets.layers import STRICT, Shape, Size
+from models.schema import STRICT, Shape, Size
 from models.targets.target import TargetNetwork, Weights
 
 INITIAL_LOG_VARIANCE = -9.0

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import NetworkStack
-from models.targets.layers import STRICT, Size, numel
+from models.schema import STRICT, Size
+from models.targets.layers import numel
 from models.targets.target import TargetNetwork, Weights
 
 

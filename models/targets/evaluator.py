@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.schema import Shape
 from models.targets.layers import (
     Activation,
     Convolution,
@@ -25,7 +26,6 @@ from models.targets.layers import (
     MaxPooling,
     Normalization,
     Residual,
-    Shape,
     Weighted,
     add_bias,
     numel,

@@ -16,15 +16,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, FailFast, Field
+from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Shape = tuple[int, ...]
-"""Of one input or output of a layer."""
-Size = Annotated[int, Field(gt=0, le=65536)]
-STRICT = ConfigDict(extra="forbid")
+from models.schema import STRICT, Shape, Size
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -16,15 +16,13 @@ from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from models.schema import STRICT, Shape, Size
 from models.targets.evaluator import Evaluator
 from models.targets.layers import (
-    STRICT,
     Layer,
     Linear,
     Residual,
     ResidualBlock,
-    Shape,
-    Size,
     build_modules,
     count_layers,
     count_multiplications,

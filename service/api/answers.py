@@ -9,12 +9,13 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from models.checkpoint import Checkpoint
 from models.inputs.pixels import encode_image
-from models.predictions.detection import Calibration, Flag, Judgement, PredictionSets
+from models.model import Model
+from models.predictions.detection import Calibration, Judgement, PredictionSets
 from models.predictions.path import PathKind
-from models.tasks.task import Classification, Regression
-from models.tasks.uncertainty import RegressionUncertainty
+from models.tasks.classification import Classification
+from models.tasks.kind import Flag
+from models.tasks.regression import Regression
 from service.api.schemas import (
     AttackAnswer,
     AttackDescription,
@@ -45,37 +46,36 @@ def list_models(catalog: Catalog) -> ModelsAnswer:
     """All models, the default first, and what was refused."""
     return ModelsAnswer(
         default=next(iter(catalog)).name,
-        models=[summarize_model(checkpoint) for checkpoint in catalog],
+        models=[summarize_model(model) for model in catalog],
         refused=[RefusedModel(name=name, reason=reason) for name, reason in catalog.refused.items()],
     )
 
 
-def summarize_model(checkpoint: Checkpoint) -> ModelSummary:
+def summarize_model(model: Model) -> ModelSummary:
     """What a client must know to send inputs and to read answers."""
-    config = checkpoint.config
-    num_networks = checkpoint.sampler.num_networks
+    num_networks = model.num_networks
     sampler = SamplerDescription(
         fresh_draws=num_networks is None,
         num_networks=num_networks,
-        ensemble_size=checkpoint.default_size,
+        ensemble_size=model.default_size,
         is_distribution=num_networks != 1,
     )
-    return ModelSummary(**identify(checkpoint).model_dump(), sampler=sampler, input=config.input, task=config.task)
+    return ModelSummary(**identify(model).model_dump(), sampler=sampler, input=model.input, task=model.task)
 
 
-def describe_model(checkpoint: Checkpoint) -> ModelDescription:
+def describe_model(model: Model) -> ModelDescription:
     """All that is known of a model."""
-    target = checkpoint.config.target
+    target = model.target
     return ModelDescription(
-        **dict(summarize_model(checkpoint)),
+        **dict(summarize_model(model)),
         target=TargetDescription(
             num_weights=target.num_weights,
             parameters={name: list(shape) for name, shape in target.parameter_shapes.items()},
             source=target.source,
         ),
-        training=asdict(checkpoint.config.training),
-        calibration=asdict(checkpoint.calibration) if checkpoint.calibration else None,
-        metrics=dict(checkpoint.metrics) if checkpoint.metrics else None,
+        training=asdict(model.training),
+        calibration=asdict(model.calibration) if model.calibration else None,
+        metrics=dict(model.metrics) if model.metrics else None,
     )
 
 
@@ -85,18 +85,16 @@ class Findings:
 
     ensemble: EnsembleIdentity
     tensors: dict[str, Tensor]
-    """By name, [B] or [B, K] each; `probabilities` are tempered."""
+    """The task's quantities, [B] or [B, K] each, and of classes the tempered `probabilities`."""
     judgements: dict[Flag, Judgement]
     sets: PredictionSets | None
 
 
-def apply_calibration(
-    checkpoint: Checkpoint, answer: Answer, false_alarm_rate: float | None, coverage: float | None
-) -> Findings:
+def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | None, coverage: float | None) -> Findings:
     """The numbers of every answer to a request.
 
     Args:
-        checkpoint: that answered.
+        model: that answered.
         answer: the engine's.
         false_alarm_rate: for each flag, if not the default.
         coverage: of prediction sets, if they are asked for.
@@ -104,14 +102,14 @@ def apply_calibration(
     Raises:
         ValueError: if a rate or coverage is asked for that was not calibrated.
     """
-    prediction, calibration = answer.prediction, checkpoint.calibration
+    prediction, calibration, task = answer.prediction, model.calibration, model.task
     size, uncertainty = len(prediction.members), prediction.uncertainty
     ensemble = EnsembleIdentity(size=size, seed=answer.seed)
-    tensors: dict[str, Tensor] = dict(vars(uncertainty))
+    tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
     judgements, sets = calibration.judge(prediction, false_alarm_rate) if calibration else {}, None
-    if isinstance(uncertainty, RegressionUncertainty):
-        tensors["standard_deviation"] = uncertainty.variance.sqrt()
-    elif calibration:
+    if task.has_classes:
+        tensors["probabilities"] = prediction.probabilities
+    if task.has_classes and calibration:
         ensemble.temperature = calibration.temperature_for(size)
         tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
         if coverage is not None:
@@ -119,14 +117,14 @@ def apply_calibration(
     return Findings(ensemble, tensors, judgements, sets)
 
 
-def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
+def answer_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
     """The answer to a request, from the engine's.
 
     Raises:
         ValueError: as `apply_calibration` does.
     """
-    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
-    calibration, task, members = checkpoint.calibration, checkpoint.config.task, answer.prediction.members
+    findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, task, members = model.calibration, model.task, answer.prediction.members
     judged = _raise_flags(calibration, findings.judgements) if calibration else {}
     flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(members.shape[1])]
     predictions = (
@@ -134,17 +132,17 @@ def answer_prediction(checkpoint: Checkpoint, answer: Answer, parameters: Predic
         if isinstance(task, Regression)
         else _answer_classes(task, findings, flags, members if parameters.members else None)
     )
-    return PredictAnswer(model=identify(checkpoint), ensemble=findings.ensemble, predictions=predictions)
+    return PredictAnswer(model=identify(model), ensemble=findings.ensemble, predictions=predictions)
 
 
-def answer_attack(checkpoint: Checkpoint, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
+def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
     """The answer to an attack, from the engine's for two images, uint8 [2, C, H, W], the original first.
 
     Raises:
         ValueError: as `apply_calibration` does.
     """
     asked = PredictParameters(false_alarm_rate=parameters.false_alarm_rate, coverage=parameters.coverage)
-    told = answer_prediction(checkpoint, answer, asked)
+    told = answer_prediction(model, answer, asked)
     before, after = told.predictions
     assert isinstance(before, PredictionAnswer)
     assert isinstance(after, PredictionAnswer)
@@ -164,29 +162,27 @@ def answer_attack(checkpoint: Checkpoint, answer: Answer, pixels: Tensor, parame
     )
 
 
-def answer_walk(
-    checkpoint: Checkpoint, seed: int, members: tuple[int, int], paths: Mapping[PathKind, Tensor]
-) -> WalkAnswer:
+def answer_walk(model: Model, seed: int, members: tuple[int, int], paths: Mapping[PathKind, Tensor]) -> WalkAnswer:
     """The answer to a walk for one input, from what the networks of each path predict, [P, 1, K]."""
-    task = checkpoint.config.task
+    task = model.task
     return WalkAnswer(
-        model=identify(checkpoint),
+        model=identify(model),
         seed=seed,
         members=members,
-        outputs=list(task.names if isinstance(task, Regression) else task.classes),
+        outputs=list(task.outputs),
         paths={kind: predicted[:, 0].tolist() for kind, predicted in paths.items()},
     )
 
 
-def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictParameters) -> bytes:
+def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> bytes:
     """The answer's numbers as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the
     members and then the inputs; what holds for all inputs is in the metadata.
 
     Raises:
         ValueError: as `apply_calibration` does.
     """
-    findings = apply_calibration(checkpoint, answer, parameters.false_alarm_rate, parameters.coverage)
-    calibration, tensors = checkpoint.calibration, dict(findings.tensors)
+    findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
+    calibration, tensors = model.calibration, dict(findings.tensors)
     for flag, judgement in findings.judgements.items():
         tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
     if findings.sets:
@@ -195,9 +191,9 @@ def pack_prediction(checkpoint: Checkpoint, answer: Answer, parameters: PredictP
         tensors["members"] = answer.prediction.members
     thresholds = _describe_thresholds(calibration, findings.judgements) if calibration else {}
     metadata = {
-        "model": identify(checkpoint).model_dump_json(),
+        "model": identify(model).model_dump_json(),
         "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
-        "task": json.dumps(asdict(checkpoint.config.task)),
+        "task": json.dumps(asdict(model.task)),
         "flags": json.dumps(thresholds),
         **({"coverage": str(findings.sets.coverage)} if findings.sets else {}),
     }
@@ -248,9 +244,9 @@ def _answer_numbers(
     ]
 
 
-def identify(checkpoint: Checkpoint) -> ModelIdentity:
+def identify(model: Model) -> ModelIdentity:
     """Which model, at which version."""
-    return ModelIdentity(name=checkpoint.name, version=checkpoint.version, method=checkpoint.config.method.method)
+    return ModelIdentity(name=model.name, version=model.version, method=model.method)
 
 
 def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, dict[str, Any]]:

@@ -1,64 +1,19 @@
-"""What routes ask for: parts of the service, and what all requests may say.
-
-All of it is asynchronous, as FastAPI hands what is not to a thread, at a price.
-"""
+"""What routes ask for, and what they have in common."""
 
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 
-from models.checkpoint import Checkpoint
-from service.catalog import Catalog
+from models.model import Model
+from service.api.asking import Asking
 from service.engine.engine import Engine
 from service.errors import ErrorResponse, ServiceError
-from service.open_inference.statistics import Statistics
-from service.operation.access import KeyFile, check_keys, require
-from service.operation.metrics import Metrics
-from service.settings import Settings
+from service.operation.access import check_keys, require
+from service.parts import Parts, find_parts
 
-
-async def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
-
-
-async def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-async def _catalog(request: Request) -> Catalog:
-    catalog: Catalog = request.app.state.catalog
-    return catalog
-
-
-async def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
-async def _statistics(request: Request) -> Statistics:
-    statistics: Statistics = request.app.state.statistics
-    return statistics
-
-
-SettingsDependency = Annotated[Settings, Depends(_settings)]
-EngineDependency = Annotated[Engine, Depends(_engine)]
-CatalogDependency = Annotated[Catalog, Depends(_catalog)]
-MetricsDependency = Annotated[Metrics, Depends(_metrics)]
-StatisticsDependency = Annotated[Statistics, Depends(_statistics)]
-
+PartsDependency = Annotated[Parts, Depends(find_parts)]
 
 ANY_KEY = Depends(require(None))
-
-
-async def _checkpoint(model: str, catalog: CatalogDependency, _: Annotated[None, ANY_KEY]) -> Checkpoint:
-    """A key comes before any word about models."""
-    return catalog.find(model)
-
-
-CheckpointDependency = Annotated[Checkpoint, Depends(_checkpoint)]
-
 HEALTH = Depends(require(None, unless="open_health"))
 METRICS = Depends(require(None, unless="open_metrics"))
 
@@ -74,6 +29,23 @@ TimeoutHeader = Annotated[
 ]
 
 
+async def _resolve_model(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> Model:
+    """A key comes before any word about models."""
+    return parts.catalog.resolve(model)
+
+
+ModelDependency = Annotated[Model, Depends(_resolve_model)]
+
+
+async def _ask(
+    request: Request, parts: PartsDependency, model: ModelDependency, timeout: TimeoutHeader = None
+) -> Asking:
+    return Asking(request, parts, model, timeout)
+
+
+AskingDependency = Annotated[Asking, Depends(_ask)]
+
+
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of answers other than success; the first two, which the gate gives, are everywhere."""
     return {status: {"model": ErrorResponse} for status in sorted({400, 403, *statuses})}
@@ -86,27 +58,26 @@ def check_health(engine: Engine) -> None:
         ServiceError: 503 if only a new one can.
     """
     if engine.fault:
-        raise ServiceError(503, "device_fault", f"Broken: {engine.fault}.", "Start the service anew.")
+        raise ServiceError(503, "device_fault", f"The service is broken: {engine.fault}.", "Restart the service.")
 
 
-def check_readiness(request: Request, engine: Engine) -> None:
+def check_readiness(parts: Parts) -> None:
     """Whether requests are to be sent here.
 
     Raises:
         ServiceError: 503 if not.
     """
-    check_health(engine)
-    if engine.stall:
-        raise ServiceError(503, "stalled", f"Nothing is computed: {engine.stall}.", "Ask another instance, or wait.")
-    if request.app.state.draining:
-        raise ServiceError(503, "draining", "The service is about to end.", "Ask another instance.")
-    if (keys := request.app.state.keys) is not None:
-        check_keys(keys)
+    check_health(parts.engine)
+    if stall := parts.engine.stall:
+        raise ServiceError(503, "stalled", f"Nothing is computed: {stall}.", "Ask another instance, or wait.")
+    if parts.draining:
+        raise ServiceError(503, "draining", "The service is about to shut down.", "Ask another instance.")
+    if parts.keys is not None:
+        check_keys(parts.keys)
 
 
-def list_warnings(request: Request) -> list[str] | None:
-    """What should be mended though requests are answered, if there is anything. No paths are told."""
-    keys: KeyFile | None = request.app.state.keys
-    if keys is None or keys.fault is None:
+def list_warnings(parts: Parts) -> list[str] | None:
+    """What should be fixed though requests are answered, if there is anything. It names no path."""
+    if parts.keys is None or parts.keys.fault is None:
         return None
-    return ["The file of keys cannot be used; the keys that were read before are valid."]
+    return ["The key file cannot be used. The keys that were read before are still valid."]

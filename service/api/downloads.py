@@ -3,41 +3,42 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ServiceError
+from service.parts import Parts
+
+BINARY = "application/octet-stream"
+"""Safetensors files have no type of their own."""
+BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
 logger = logging.getLogger(__name__)
 
 
 class Download(StreamingResponse):
-    """A stream of which only so many may be open at a time."""
+    """A streamed answer. Only so many may be open at a time."""
 
     def __init__(
         self,
         content: AsyncIterator[memoryview],
         status: int,
         headers: Mapping[str, str],
-        state: Any,
-        most: int,
+        parts: Parts,
         seconds: float | None,
     ) -> None:
         """As its base class, and:
 
         Args:
-            content: the parts.
+            content: what is sent.
             status: of the answer.
             headers: of the answer.
-            state: of the app, whose `streams` counts the open ones.
-            most: that may be open.
+            parts: of the service, whose `streams` counts the open ones.
             seconds: after which it is broken off, if not None.
         """
         super().__init__(content, status, headers)
-        self._state = state
-        self._most = most
+        self._parts = parts
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,14 +46,14 @@ class Download(StreamingResponse):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body"})
             return
-        if self._state.streams >= self._most:
-            message, hint = f"{self._most} downloads run, as many as may.", "Ask again in a while."
+        if self._parts.streams >= (most := self._parts.settings.max_streams):
+            message, hint = f"All {most} download slots are in use.", "Try again later."
             raise ServiceError(429, "too_many_downloads", message, hint, {"Retry-After": "1"})
-        self._state.streams += 1
+        self._parts.streams += 1
         try:
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
         except TimeoutError:  # upon which the server closes the connection, as the answer is not whole
             logger.info("a download was not done within the %g s that its client gave it", self._seconds)
         finally:
-            self._state.streams -= 1
+            self._parts.streams -= 1

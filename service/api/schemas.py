@@ -1,12 +1,16 @@
 """What clients send as parameters and get as answers."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
 from models.predictions.path import PathKind
+from models.tasks.classification import Classification
+from models.tasks.quantity import Axis, Quantity
+from models.tasks.regression import EACH_NUMBER, Regression
 from models.tasks.task import Task
 
 Seed = Annotated[
@@ -113,15 +117,22 @@ class EnsembleIdentity(BaseModel):
     temperature: float | None = Field(None, description="Of the mean probabilities, if it was calibrated.")
 
 
-class UncertaintyAnswer(BaseModel):
+def _declare(quantities: Mapping[str, Quantity], axes: tuple[Axis, ...]) -> Any:
+    """A schema with a field for each quantity that has some axes."""
+    fields: dict[str, Any] = {
+        name: (float, Field(description=quantity.description))
+        for name, quantity in quantities.items()
+        if quantity.axes == axes
+    }
+    return create_model("Quantities", **fields)
+
+
+class UncertaintyAnswer(_declare(Classification.quantities, ("inputs",))):  # type: ignore[misc]
     """Of the members' probabilities, before any temperature. In nats, but for variation ratio and max-probability."""
 
-    predictive_entropy: float = Field(description="Entropy of the mean probabilities: all uncertainty.")
-    expected_entropy: float = Field(description="Mean entropy of the members: ambiguity that they agree on.")
-    mutual_information: float = Field(description="The difference: disagreement among the members.")
-    variation_ratio: float = Field(description="Share of members that do not vote for the most chosen class.")
-    max_probability: float = Field(description="1 − the largest mean probability.")
-    energy: float = Field(description="−ln Σ exp of the mean logits.")
+
+class NumberAnswer(_declare(Regression.quantities, EACH_NUMBER)):  # type: ignore[misc]
+    """The predictive distribution of one number, in its own units."""
 
 
 class FlagAnswer(BaseModel):
@@ -153,16 +164,6 @@ class PredictionAnswer(BaseModel):
     member_probabilities: list[list[float]] | None = Field(
         None, description="[ensemble size][classes], if asked for; rounded to 7 decimals."
     )
-
-
-class NumberAnswer(BaseModel):
-    """The predictive distribution of one number, in its own units."""
-
-    mean: float
-    standard_deviation: float = Field(description="Root of the variance.")
-    variance: float = Field(description="All uncertainty: the sum of the two below.")
-    noise_variance: float = Field(description="Of observations around their expectation.")
-    epistemic_variance: float = Field(description="Of the members' expectations: their disagreement.")
 
 
 class RegressionAnswer(BaseModel):

@@ -9,7 +9,7 @@ import binascii
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from anyio import to_thread
@@ -17,9 +17,9 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from torch import Tensor
 
-from models.inputs.spec import VectorSpec
-from service.api.asking import Deadline, check_number, convert_vectors
+from service.api.asking import Asking, Deadline, check_number
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
+from service.api.page import EXAMPLE_IMAGE
 from service.errors import ServiceError
 from service.settings import Settings
 
@@ -63,50 +63,69 @@ class VectorsBody(BaseModel):
     """One row for each vector, with the model's input numbers in order."""
 
 
-async def read_vectors(request: Request, settings: Settings, spec: VectorSpec, deadline: Deadline) -> Tensor:
-    """The vectors of a request, float32 [B, numbers].
+async def read_inputs(asking: Asking, networks: int, most_inputs: int | None = None) -> Tensor:
+    """The raw inputs of a request, [B, …], if there is room for so many networks to see them.
+
+    Args:
+        asking: the request.
+        networks: that will see each input.
+        most_inputs: that it may have, if fewer than usual.
 
     Raises:
         ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
-            such vectors, 504 if the deadline passes.
+            such inputs, 504 if the deadline passes.
+        OverloadedError: if too much waits.
     """
-    names = ", ".join(spec.names)
-    hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {len(spec.names)} number(s).'
-    content_type = _read_content_type(request)
+    most = most_inputs or asking.parts.settings.max_inputs
+    if asking.model.input.form == "rows":
+        return await _read_rows(asking, most)
+    files = await _read_files(asking, most)
+    asking.check_room(len(files) * networks)
+    with asking.parts.metrics.time("decode", asking.model.name):
+        return await asking.decode_files(files)
+
+
+async def _read_rows(asking: Asking, most: int) -> Tensor:
+    spec = asking.model.input
+    names, count = ", ".join(spec.columns), len(spec.columns)
+    hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {count} number(s).'
+    content_type = _read_content_type(asking.request)
     if content_type not in ("application/json", ""):
         message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
         raise ServiceError(415, "unsupported_media_type", message, hint)
-    body = await _read_plain_body(request, settings, deadline)
-    return await _do(body, partial(_parse_vectors, body, settings, spec, hint))
+    body = await _read_plain_body(asking)
+
+    def parse() -> Tensor:
+        rows = validate_json(body, VectorsBody, hint, 2 * most * count + OTHER_VALUES).inputs
+        check_number(len(rows), spec.noun, most)
+        if wrong := [index for index, row in enumerate(rows) if len(row) != count]:
+            raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
+        return asking.decode_values(torch.tensor(rows, dtype=torch.float64))
+
+    return await _do(body, parse)
 
 
-async def read_images(request: Request, settings: Settings, deadline: Deadline) -> dict[str, bytes]:
-    """The encoded images of a request, in order, by a name for messages.
-
-    Raises:
-        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
-            images, 504 if the deadline passes.
-    """
-    content_type = _read_content_type(request)
-    body = await _read_plain_body(request, settings, deadline)
+async def _read_files(asking: Asking, most: int) -> dict[str, bytes]:
+    """Encoded files in order, by a name for messages."""
+    content_type = _read_content_type(asking.request)
+    body = await _read_plain_body(asking)
     if content_type == "multipart/form-data":
-        images = await _do(body, partial(_parse_multipart, request.headers["content-type"], body, settings))
+        files = await _do(body, partial(_parse_multipart, asking.request.headers["content-type"], body, most))
     elif content_type == "application/json":
-        images = await _do(body, partial(_parse_json, body, settings))
+        files = await _do(body, partial(_parse_json, body, most))
     elif content_type.startswith("image/") or content_type in ("application/octet-stream", ""):
-        images = {"the body": body}
+        files = {"the body": body}
     else:
-        raise ServiceError(
-            415, "unsupported_media_type", f"A body of type {content_type!r} is not understood.", _BODY_HINT
-        )
-    check_number(len(images), "images", settings)
-    if empty := [name for name, content in images.items() if not content]:
+        message = f"A body of type {content_type!r} is not understood."
+        raise ServiceError(415, "unsupported_media_type", message, _BODY_HINT)
+    check_number(len(files), asking.model.input.noun, most)
+    if empty := [name for name, content in files.items() if not content]:
         raise ServiceError(422, "invalid_image", f"{empty[0]} is empty.", _BODY_HINT)
-    return images
+    return files
 
 
 async def _do(body: bytes, parse: Callable[[], Result]) -> Result:
-    """Parses a body, not on the event loop if it is large."""
+    """Parses a body, in a thread if it is large."""
     return parse() if len(body) <= SMALL_BODY else await to_thread.run_sync(parse)
 
 
@@ -128,7 +147,7 @@ async def read_body(request: Request, settings: Settings, deadline: Deadline) ->
         if left < settings.body_timeout:
             raise deadline.exceeded from error
         message = f"The body had not arrived after {settings.body_timeout:g} s."
-        raise ServiceError(408, "body_too_slow", message, "Send it faster, or in parts.") from error
+        raise ServiceError(408, "body_too_slow", message, "Send it faster, or split the request.") from error
 
 
 def decompress(body: bytes, encoding: str, settings: Settings) -> bytes:
@@ -163,11 +182,11 @@ def read_encoding(request: Request) -> str:
     return request.headers.get("content-encoding", "identity").strip().lower()
 
 
-async def _read_plain_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
-    if (encoding := read_encoding(request)) != "identity":
+async def _read_plain_body(asking: Asking) -> bytes:
+    if (encoding := read_encoding(asking.request)) != "identity":
         message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
         raise ServiceError(415, "unsupported_encoding", message, hint)
-    return await read_body(request, settings, deadline)
+    return await read_body(asking.request, asking.parts.settings, asking.deadline)
 
 
 async def _read_limited(request: Request, limit: int) -> bytes:
@@ -183,23 +202,14 @@ async def _read_limited(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _parse_vectors(body: bytes, settings: Settings, spec: VectorSpec, hint: str) -> Tensor:
-    most_values = 2 * settings.max_inputs * len(spec.names) + OTHER_VALUES
-    rows = validate_json(body, VectorsBody, hint, most_values).inputs
-    check_number(len(rows), "vectors", settings)
-    if wrong := [index for index, row in enumerate(rows) if len(row) != len(spec.names)]:
-        raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
-    return convert_vectors(torch.tensor(rows, dtype=torch.float64), spec)
-
-
-def _parse_multipart(content_type: str, body: bytes, settings: Settings) -> dict[str, bytes]:
+def _parse_multipart(content_type: str, body: bytes, most: int) -> dict[str, bytes]:
     images: dict[str, bytes] = {}
     try:
         boundary = read_boundary(content_type)
-        check_number(count_parts(body, boundary), "images", settings)
+        check_number(count_parts(body, boundary), "images", most)
         for index, part in enumerate(split_parts(body, boundary)):
             if part.filename is None:
-                message = f"Part {index}, {part.name[:100]!r}, is text and no file."
+                message = f"Part {index}, {part.name[:100]!r}, is text, not a file."
                 raise ServiceError(422, "unknown_part", message, _BODY_HINT)
             if part.name != "images":
                 raise ServiceError(422, "unknown_part", f"Part {index} is named {part.name[:100]!r}.", _BODY_HINT)
@@ -212,9 +222,8 @@ def _parse_multipart(content_type: str, body: bytes, settings: Settings) -> dict
     return images
 
 
-def _parse_json(body: bytes, settings: Settings) -> dict[str, bytes]:
-    most_values = 2 * settings.max_inputs + OTHER_VALUES
-    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT, most_values).images)
+def _parse_json(body: bytes, most: int) -> dict[str, bytes]:
+    return decode_base64(validate_json(body, ImagesBody, _BODY_HINT, 2 * most + OTHER_VALUES).images)
 
 
 def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
@@ -254,3 +263,22 @@ def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) 
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:100] or "the body"
         raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", hint) from error
+
+
+def describe_upload() -> dict[str, Any]:
+    """The OpenAPI description of the bodies that `read_inputs` understands."""
+    example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
+    file = {"type": "string", "format": "binary"}
+    images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
+    content: dict[str, Any] = {
+        "application/json": {
+            "schema": {"oneOf": [ImagesBody.model_json_schema(), VectorsBody.model_json_schema()]},
+            "examples": {
+                "images": {"summary": "For a model of images", "value": {"images": [example]}},
+                "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},
+            },
+        },
+        "multipart/form-data": {"schema": images},
+    }
+    content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg", "webp")}
+    return {"requestBody": {"required": True, "content": content}}

@@ -14,8 +14,8 @@ from functools import cached_property
 
 import torch
 
-from models.checkpoint import Checkpoint
-from models.targets.layers import Shape
+from models.model import Model
+from models.schema import Shape
 from service.engine.engine import Engine
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,7 +28,7 @@ _BYTES_PER_CHUNK = 2**20
 class WeightsFile:
     """The file with one network, or with several stacked on a leading axis."""
 
-    checkpoint: Checkpoint
+    model: Model
     seed: int
     members: range
     stacked: bool
@@ -38,7 +38,7 @@ class WeightsFile:
     def filename(self) -> str:
         """For who saves it."""
         members = str(self.members[0]) if len(self.members) == 1 else f"{self.members[0]}-{self.members[-1]}"
-        return f"{self.checkpoint.name}-seed{self.seed}-member{members}.safetensors"
+        return f"{self.model.name}-seed{self.seed}-member{members}.safetensors"
 
     @property
     def size(self) -> int:
@@ -65,16 +65,16 @@ class WeightsFile:
     @property
     def metadata(self) -> dict[str, str]:
         """Where the networks come from, what they are, and what they want as input."""
-        config = self.checkpoint.config
+        model = self.model
         return {
             "format": "pt",
-            "checkpoint": self.checkpoint.name,
-            "version": self.checkpoint.version,
+            "checkpoint": model.name,
+            "version": model.version,
             "seed": str(self.seed),
             "members": f"{self.members[0]}-{self.members[-1]}",
-            "target": config.target.source,
-            "input": json.dumps(asdict(config.input)),
-            "task": json.dumps(asdict(config.task)),
+            "target": model.target.source,
+            "input": json.dumps(asdict(model.input)),
+            "task": json.dumps(asdict(model.task)),
         }
 
     def etag(self, device: torch.device) -> str:
@@ -99,7 +99,7 @@ class WeightsFile:
                 if end <= start or begin >= stop:
                     continue
                 dtype = DTYPES[self.dtype]
-                drawn = await asyncio.wrap_future(engine.sample(self.checkpoint, self.seed, members, {name}, dtype))
+                drawn = await asyncio.wrap_future(engine.sample(self.model, self.seed, members, {name}, dtype))
                 content = drawn[name].flatten().view(torch.uint8).numpy().data
                 content = content[max(0, start - begin) : stop - begin]
                 for offset in range(0, len(content), _BYTES_PER_CHUNK):
@@ -107,7 +107,7 @@ class WeightsFile:
 
     @property
     def _shapes(self) -> dict[str, Shape]:
-        return self.checkpoint.config.target.parameter_shapes
+        return self.model.target.parameter_shapes
 
     @property
     def _bytes_per_network(self) -> int:

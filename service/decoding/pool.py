@@ -22,7 +22,7 @@ from torch import Tensor
 
 from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, encode_image
-from models.targets.layers import Shape
+from models.schema import Shape
 from service.admission import Admission, Reservation
 from service.decoding.process import read_message, write_message
 
@@ -239,7 +239,7 @@ class _Worker:
         if answer is None:
             self._start()
             reason = self._reason or "what decodes it broke off"
-            hint = "Send a complete PNG, JPEG or WebP file of ordinary make, or a smaller one."
+            hint = "Send a complete PNG, JPEG or WebP file from an ordinary encoder, or a smaller one."
             raise ImageError("invalid", f"{request['name']} cannot be decoded: {reason}.", hint)
         head, pixels = answer
         if "error" in head:

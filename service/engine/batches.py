@@ -3,29 +3,24 @@
 Shapes: S sampled networks, B inputs, K outputs.
 """
 
+import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from models.checkpoint import Checkpoint
-from models.predictions.prediction import (
-    Draw,
-    Outputs,
-    Prediction,
-    count_networks_per_block,
-    evaluate_draw,
-    interpret,
-    join_outputs,
-)
-from models.tasks.uncertainty import NotFiniteError
+from models.model import Model
+from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, join_inputs, join_outputs
+from models.tasks.probabilities import NotFiniteError
 from service.admission import Reservation
 from service.engine.ensembles import Ensemble
+from service.engine.jobs import Job, settle
 from service.engine.observer import Observer, Origin
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,74 +33,80 @@ class Answer:
 
 @dataclass(eq=False)
 class Request:
-    """For what members 0 … size−1 of a seed, or of a fresh one, say of inputs."""
+    """A request for what members 0 … size−1 of a seed, or of a fresh one, say of inputs."""
 
-    checkpoint: Checkpoint
+    model: Model
     inputs: Tensor
-    """[B, …], as the checkpoint's input takes them."""
+    """[B, …], as the model's input takes them."""
     seed: int | None
     size: int
     """S."""
+    key: Hashable | None = None
+    """Requests of the same key may share a batch."""
     origin: Origin = field(default_factory=Origin)
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None
-    """Of its cost, which shrinks as networks have been asked."""
+    """What it may let wait, which shrinks as networks have been asked."""
     outputs: list[Outputs] = field(default_factory=list)
-    """Of the first members, so far."""
+    """Outputs of the first members, so far."""
+    _prepared: Inputs | None = None
 
     @property
     def cost(self) -> int:
         """Inputs × networks."""
         return len(self.inputs) * self.size
 
+    @property
+    def finished(self) -> bool:
+        return self.future.done()
 
-class Batch:
+    def prepare(self) -> Inputs:
+        """The inputs as the target takes them, prepared once for all networks."""
+        if self._prepared is None:
+            self._prepared = self.model.prepare(self.inputs)
+        return self._prepared
+
+    def fail(self, error: Exception) -> None:
+        settle(self.future, error)
+
+
+class Batch(Job):
     """Requests that one ensemble answers. What it says of an input does not depend on the others, to rounding."""
 
-    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], large: bool, observer: Observer) -> None:
+    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], observer: Observer) -> None:
+        self.model: Model = ensemble.model
         self.ensemble = ensemble
-        self.large = large
-        """Whether it is one request that others should not wait for."""
         self._requests = list(requests)
         self._observer = observer
         self._networks: Draw | None = None
         self._start = 0
         """The first member that has not been asked."""
-        self._most_networks = count_networks_per_block(ensemble.checkpoint.config.target)
-        self._rest: deque[Tensor] = deque()
+        self._most_networks = self.model.networks_per_block
+        self._rest: deque[Inputs] = deque()
         """Inputs that the networks have not seen."""
         self._parts: list[Outputs] = []
         """What they said of the others."""
 
     @property
     def finished(self) -> bool:
-        """Whether all requests are answered, or cancelled."""
-        return all(request.future.done() for request in self._requests)
+        return all(request.finished for request in self._requests)
 
-    def step(self, most_cost: int) -> int:
-        """Asks some networks about some inputs, and answers the requests that need no more.
-
-        Args:
-            most_cost: inputs × networks, if it is to be no single network or input.
-
-        Returns:
-            the cost.
-        """
+    def step(self, budget: int) -> int:
+        """Asks some networks about some inputs, and answers the requests that need no more."""
         if self._networks is None:
-            self._begin(most_cost)
-        networks, config = self._networks, self.ensemble.checkpoint.config
+            self._begin(budget)
+        networks = self._networks
         assert networks is not None
         part, start = self._rest[0], time.perf_counter()
-        self._parts.append(evaluate_draw(networks, config.target, config.input, part))
+        self._parts.append(self.model.evaluate(networks, part))
         self._rest.popleft()
         cost = len(part) * len(networks.members)
-        self._observer.evaluate(self.ensemble.checkpoint.name, cost, start, self._origins)
+        self._observer.evaluate(self.model.name, cost, start, self._origins)
         if not self._rest:
             self._deliver(networks)
         return cost
 
     def relieve(self) -> bool:
-        """Makes the next step smaller than the last one, for which memory did not suffice; whether that can be done."""
         self.ensemble.drop()
         if self._networks is None:
             self._most_networks //= 2
@@ -116,24 +117,26 @@ class Batch:
         elif networks > 1:
             self._networks = self._networks.prefix(networks // 2)
             self._parts = [part.prefix(networks // 2) for part in self._parts]
-        return inputs > 1 or networks > 1
+        relieved = inputs > 1 or networks > 1
+        if relieved:
+            logger.warning("memory ran out for a step of %s; it is tried in smaller ones", self.model.name)
+        return relieved
 
     def fail(self, error: Exception) -> None:
-        """Answers what is still open with an error."""
+        logger.error("a batch of %s failed", self.model.name, exc_info=error)
         for request in self._requests:
-            answer(request, error)
+            request.fail(error)
 
-    def _begin(self, most_cost: int) -> None:
-        """Turns to the next networks, for the requests that are open yet."""
-        self._requests = [request for request in self._requests if not request.future.done()]
-        inputs = torch.cat([request.inputs for request in self._requests])
+    def _begin(self, budget: int) -> None:
+        """Turns to the next networks, for the requests that are still open."""
+        self._requests = [request for request in self._requests if not request.finished]
+        inputs = join_inputs([request.prepare() for request in self._requests])
         stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
         start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
         if lacking:
-            drawn = len(self._networks.members)
-            self._observer.draw(self.ensemble.checkpoint.name, drawn, start, self._origins)
-        self._rest.extend(inputs.split(max(1, most_cost // len(self._networks.members))))
+            self._observer.draw(self.model.name, len(self._networks.members), start, self._origins)
+        self._rest.extend(inputs.split(max(1, budget // len(self._networks.members))))
 
     @property
     def _origins(self) -> list[Origin]:
@@ -151,18 +154,8 @@ class Batch:
                 request.reservation.shrink(len(request.inputs) * (min(request.size, stop) - start))
             if request.size <= stop:
                 try:
-                    prediction = interpret(self.ensemble.checkpoint.config.task, join_outputs(request.outputs, dim=0))
-                    answer(request, Answer(self.ensemble.seed, prediction))
+                    prediction = self.model.interpret(join_outputs(request.outputs, dim=0))
+                    settle(request.future, Answer(self.ensemble.seed, prediction))
                 except NotFiniteError as error:
-                    answer(request, error)
+                    request.fail(error)
         self._networks, self._start, self._parts = None, stop, []
-
-
-def answer(request: Request, outcome: Answer | Exception) -> None:
-    """Unless it was answered, or its client has cancelled it, be it in this very moment."""
-    if request.future.done() or not request.future.set_running_or_notify_cancel():
-        return
-    if isinstance(outcome, Exception):
-        request.future.set_exception(outcome)
-    else:
-        request.future.set_result(outcome)

@@ -1,89 +1,49 @@
-"""The engine: owns the device and decides what it does next. It knows nothing of HTTP.
+"""The engine: owns the device and the thread that computes. It knows nothing of HTTP.
 
-It conserves work: a free device never waits, and requests that arrive while it is busy form the next batch. What takes
-long is done in steps of about a tenth of a second, which take turns with what is short.
+What is done next is the scheduler's matter; what a step does is the job's.
 
-Shapes: S sampled networks, B inputs, K outputs.
+Shapes: S sampled networks, B inputs.
 """
 
 import atexit
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import Checkpoint, load_checkpoint
-from models.device import is_out_of_memory, works
+from models.checkpoint import load_checkpoint
+from models.device import works
+from models.model import Model
 from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
-from service.engine.batches import Answer, Batch, Request, answer
-from service.engine.ensembles import Ensemble, Ensembles, Freshness
+from service.engine.batches import Answer, Batch, Request
+from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
+from service.engine.jobs import Computation, do_at_once
 from service.engine.observer import GuardedObserver, Observer
+from service.engine.scheduler import STEP_SECONDS, Scheduler, Step
 
 logger = logging.getLogger(__name__)
-
-STEP_SECONDS = 0.1
-"""That a step may take; so long, about, a request waits before its first step if nobody else waits."""
-
-BATCH_STEPS = 3
-"""That a batch of several requests may take. The larger a batch, the faster, but none begins before it ends."""
-
-INITIAL_COST = 3_200
-"""Inputs × networks of a model's first steps."""
 
 QUEUE_COST = 500_000
 """Inputs × networks that may wait."""
 
 STALL_SECONDS = 30.0
-"""That no step takes, on whatever device: one that runs for longer does not end."""
+"""More than any step takes, on whatever device: one that runs for longer does not end."""
 
 CLOSE_SECONDS = 5.0
-"""That the end waits for a step."""
+"""How long the engine waits for a step when it is closed."""
 
 NUMBERS_PER_COPY = 2**23
-"""Of weights that are moved to a device."""
+"""Weights that are moved to a device at a time."""
 
 Result = TypeVar("Result")
-
-
-@dataclass
-class Call(Generic[Result]):
-    """A computation where the device may be used, in steps between which others have their turn."""
-
-    steps: Generator[None, None, Result]
-    future: Future[Result] = field(default_factory=Future)
-
-    def run(self) -> bool:
-        """Does the next step, unless it was cancelled; whether there are more."""
-        if self.future.done():
-            return False
-        try:
-            next(self.steps)
-            return True
-        except StopIteration as end:
-            deliver = partial(self.future.set_result, end.value)
-        except Exception as error:
-            deliver = partial(self.future.set_exception, error)
-        if self.future.set_running_or_notify_cancel():
-            deliver()
-        return False
-
-
-def _do_at_once(function: Callable[[], Result]) -> Generator[None, None, Result]:
-    """A function as steps, of which there is one."""
-    return function()
-    yield
 
 
 def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None]:
@@ -101,9 +61,6 @@ def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None
         tensor.data = moved
 
 
-Job = TypeVar("Job", Call[Any], Request)
-
-
 class Engine:
     """Runs loading, sampling and evaluation on one device.
 
@@ -119,42 +76,42 @@ class Engine:
         freshness: Freshness | None = None,
         queue_cost: int = QUEUE_COST,
         observer: Observer | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.device = device
         self.admission = Admission(queue_cost)
-        """Of inputs × networks that are still to be asked."""
+        """Limits the inputs × networks that wait."""
         self._observer = GuardedObserver(observer or Observer())
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
-        self._most_costs: WeakKeyDictionary[Checkpoint, int] = WeakKeyDictionary()
-        """Inputs × networks of a step."""
+        self._clock = clock
+        self._scheduler: Scheduler[Request] = Scheduler(
+            self._begin,
+            DrawAhead(self._ensembles),
+            free_memory=self._ensembles.drop,
+            check_device=self._check_device,
+            clock=clock,
+        )
         self._changed = threading.Condition()
-        self._calls: deque[Call[Any]] = deque()
-        self._waiting: deque[Request] = deque()
-        self._short: deque[Batch] = deque()
-        self._large: deque[Batch] = deque()
-        """Batches that have begun; however many large ones there are, every other step is a short one's."""
-        self._turns = deque([self._take_call, self._take_waiting, self._take_short, self._take_large])
-        self._lacking = False
-        """Whether networks may be drawn ahead."""
+        """Guards the scheduler's queues, and tells of new work."""
         self._closing = False
         self._open: set[Future[Any]] = set()
         """All that were promised and are not done, whatever has become of their jobs."""
         self._step_start: float | None = None
-        """Of the step that is being done, on the monotonic clock."""
+        """When the current step began, by the clock."""
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     def predict(
-        self, checkpoint: Checkpoint, inputs: Tensor, seed: int | None, ensemble_size: int, client: str = ""
+        self, model: Model, inputs: Tensor, seed: int | None, ensemble_size: int, client: str = ""
     ) -> Future[Answer]:
-        """What members 0 … ensemble_size−1 say of inputs [B, …], as the checkpoint's input takes them.
+        """What members 0 … ensemble_size−1 say of inputs [B, …], as the model's input takes them.
 
         An input's answer does not depend on what else runs (to rounding). To cancel the future ends the work.
 
         Args:
-            checkpoint: from this engine's `load`.
+            model: from this engine's `load`.
             inputs: on the CPU.
             seed: of the members; if None, that of an ensemble as fresh as the engine's policy has it.
             ensemble_size: S.
@@ -163,20 +120,21 @@ class Engine:
         Raises:
             OverloadedError: as `check_room` does.
         """
-        request = Request(checkpoint, inputs, seed, ensemble_size)
-        request.reservation = self._reserve(checkpoint, request.cost, client, request.future)
-        self._submit(self._waiting, request)
+        alone = seed is None and self._ensembles.freshness.policy == "request"
+        request = Request(model, inputs, seed, ensemble_size, key=None if alone else (model.version, seed))
+        request.reservation = self._reserve(model, request.cost, client, request.future)
+        self._submit(request.future, lambda: self._scheduler.wait(request))
         return request.future
 
     def compute(
-        self, checkpoint: Checkpoint, steps: Generator[None, None, Result], cost: int, client: str = ""
+        self, model: Model, steps: Generator[None, None, Result], cost: int, client: str = ""
     ) -> Future[Result]:
         """What a generator returns. Each of its steps should take about as long as the engine's own.
 
         To cancel the future ends the work.
 
         Args:
-            checkpoint: that it computes with.
+            model: that it computes with.
             steps: the computation, which yields to let others have their turn.
             cost: of all of it, in inputs × networks.
             client: that asks, for its share of what may wait.
@@ -184,80 +142,74 @@ class Engine:
         Raises:
             OverloadedError: as `check_room` does.
         """
-        call = Call(steps)
-        self._reserve(checkpoint, cost, client, call.future)
-        return self._submit_call(call)
+        computation = Computation(steps)
+        self._reserve(model, cost, client, computation.future)
+        return self._add(computation)
 
-    def check_room(self, checkpoint: Checkpoint, cost: int, client: str = "") -> None:
+    def check_room(self, model: Model, cost: int, client: str = "") -> None:
         """Whether a client's inputs × networks may wait for an answer; the largest request may, if nothing else does.
 
         Raises:
             OverloadedError: if not.
         """
-        with self._counting_refusals(checkpoint):
+        with self._counting_refusals(model):
             self.admission.check(client, cost)
 
-    def _reserve(self, checkpoint: Checkpoint, cost: int, client: str, future: Future[Any]) -> Reservation:
+    def _reserve(self, model: Model, cost: int, client: str, future: Future[Any]) -> Reservation:
         """Counts a cost as waiting until a future is done.
 
         Raises:
             OverloadedError: as `check_room` does.
         """
-        with self._counting_refusals(checkpoint):
-            reservation = self.admission.reserve(client, cost, STEP_SECONDS / self._limit_cost(checkpoint))
+        with self._counting_refusals(model):
+            reservation = self.admission.reserve(client, cost, STEP_SECONDS / self._scheduler.find_budget(model))
         future.add_done_callback(lambda _: reservation.release())
         return reservation
 
     @contextmanager
-    def _counting_refusals(self, checkpoint: Checkpoint) -> Iterator[None]:
+    def _counting_refusals(self, model: Model) -> Iterator[None]:
         try:
             yield
         except OverloadedError:
-            self._observer.refuse(checkpoint.name)
+            self._observer.refuse(model.name)
             raise
 
     def sample(
         self,
-        checkpoint: Checkpoint,
+        model: Model,
         seed: int,
         members: Sequence[int],
         names: Collection[str],
         dtype: torch.dtype = torch.float32,
     ) -> Future[Weights]:
         """The named parameters of some members of a seed, on the CPU, without holes in memory."""
+        return self._call(lambda: model.sample(seed, members, names, dtype))
 
-        def draw() -> Weights:
-            weights = checkpoint.sampler.sample(seed, members, names)
-            return {name: tensor.to(dtype).cpu().contiguous() for name, tensor in weights.items()}
-
-        return self._call(draw)
-
-    def load(self, directory: Path, most_bytes: int | None = None) -> Checkpoint:
+    def load(self, directory: Path, most_bytes: int | None = None) -> Model:
         """A checkpoint from its directory, on this device. It is read and checked in the thread that calls.
 
         Raises:
             CheckpointError: as `load_checkpoint` does.
         """
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
-        self._submit_call(Call(_move(checkpoint.sampler, self.device))).result()
-        return checkpoint
+        self._add(Computation(_move(checkpoint.sampler, self.device))).result()
+        return Model(checkpoint)
 
-    def unload(self, checkpoint: Checkpoint) -> None:
-        """Frees what is kept for a checkpoint that is to be served no more. Requests that it has yet are answered."""
-        self._call(lambda: self._ensembles.forget(checkpoint)).result()
+    def unload(self, model: Model) -> None:
+        """Frees what is kept for a model that is no longer served. Requests that still wait for it are answered."""
+        self._call(lambda: self._ensembles.forget(model)).result()
 
-    def warm_up(self, checkpoint: Checkpoint) -> None:
-        """A real forward pass, so that the first request finds everything in place. However much waits, it may, too.
+    def warm_up(self, model: Model) -> None:
+        """A real forward pass, so that the first request finds everything in place. It may wait, however much waits.
 
         Raises:
-            NotFiniteError: if the checkpoint's networks give outputs that are not finite.
+            NotFiniteError: if the model's networks give outputs that are not finite.
         """
-        spec = checkpoint.config.input
-        inputs = torch.zeros(1, *spec.shape, dtype=spec.dtype)
-        request = Request(checkpoint, inputs, seed=0, size=checkpoint.default_size)
-        self._submit(self._waiting, request)
+        inputs = torch.zeros(1, *model.input.shape, dtype=model.input.dtype)
+        request = Request(model, inputs, seed=0, size=model.default_size, key=(model.version, 0))
+        self._submit(request.future, lambda: self._scheduler.wait(request))
         request.future.result()
-        self._call(lambda: self._expect(checkpoint)).result()
+        self._call(lambda: self._ensembles.expect(model)).result()
 
     @property
     def fault(self) -> str | None:
@@ -268,9 +220,9 @@ class Engine:
 
     @property
     def step_seconds(self) -> float:
-        """For which the current step has run; 0 if there is none."""
+        """How long the current step has run; 0 if there is none."""
         start = self._step_start
-        return 0.0 if start is None else time.monotonic() - start
+        return 0.0 if start is None else self._clock() - start
 
     @property
     def stall(self) -> str | None:
@@ -279,7 +231,7 @@ class Engine:
         return f"a step of the engine has run for {seconds:.0f} s" if seconds > STALL_SECONDS else None
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Cancels what is not done, and waits for the step that is being done, but not for one that does not end."""
+        """Cancels what is not done, and waits for the current step, but not for one that does not end."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -292,29 +244,30 @@ class Engine:
             self._cancel_open()
 
     def _call(self, function: Callable[[], Result]) -> Future[Result]:
-        return self._submit_call(Call(_do_at_once(function)))
+        return self._add(do_at_once(function))
 
-    def _submit_call(self, call: Call[Result]) -> Future[Result]:
-        self._submit(self._calls, call)
-        return call.future
+    def _add(self, computation: Computation[Result]) -> Future[Result]:
+        self._submit(computation.future, lambda: self._scheduler.add(computation))
+        return computation.future
 
-    def _submit(self, queue: deque[Job], job: Job) -> None:
+    def _submit(self, future: Future[Any], queue: Callable[[], None]) -> None:
+        """Queues what fulfils a future, or cancels that if the engine is closing."""
         with self._changed:
             taken = not self._closing
             if taken:
-                self._open.add(job.future)
-                queue.append(job)
+                self._open.add(future)
+                queue()
                 self._changed.notify()
         if taken:
-            job.future.add_done_callback(self._open.discard)
+            future.add_done_callback(self._open.discard)
         else:
-            job.future.cancel()
+            future.cancel()
 
     def _run(self) -> None:
         """All of the thread's life."""
         try:
-            while (step := self._choose()) is not None:
-                self._step_start = time.monotonic()
+            while (step := self._await_step()) is not None:
+                self._step_start = self._clock()
                 step()
                 self._step_start = None
         except BaseException as error:
@@ -323,6 +276,15 @@ class Engine:
             self._step_start = None
             self._closing = True
             self._cancel_open()
+
+    def _await_step(self) -> Step | None:
+        """The next step, once there is one; None to end."""
+        with self._changed:
+            while not self._closing:
+                if (step := self._scheduler.choose()) is not None:
+                    return step
+                self._changed.wait()
+        return None
 
     def _break(self, fault: str, error: BaseException | None = None) -> None:
         """Ends the engine."""
@@ -337,140 +299,19 @@ class Engine:
             if not future.cancel() and not future.done():  # what ended the thread did so amid an answer
                 future.set_exception(CancelledError())
 
-    def _choose(self) -> Callable[[], None] | None:
-        """What to do next: calls, batches to begin, short batches and large ones take turns; None to end."""
-        with self._changed:
-            while not self._closing:
-                for _ in range(len(self._turns)):
-                    self._turns.rotate(-1)
-                    if (step := self._turns[0]()) is not None:
-                        return step
-                if self._lacking:
-                    return self._draw_ahead
-                self._changed.wait()
-        return None
-
-    def _take_call(self) -> Callable[[], None] | None:
-        return partial(self._answer, self._calls.popleft()) if self._calls else None
-
-    def _take_short(self) -> Callable[[], None] | None:
-        return partial(self._advance, self._short.popleft()) if self._short else None
-
-    def _take_large(self) -> Callable[[], None] | None:
-        return partial(self._advance, self._large.popleft()) if self._large else None
-
-    def _take_waiting(self) -> Callable[[], None] | None:
-        """The request that has waited longest, with others that its networks can answer, up to a batch's limit.
-
-        While such a batch runs, others wait, and so form the next one. One that is a single large request they need not
-        wait for: it takes turns with them.
-        """
-        while self._waiting and self._waiting[0].future.done():
-            self._waiting.popleft()
-        if not self._waiting or self._short:
-            return None
-        first = self._waiting.popleft()
-        requests, cost = [first], first.cost
-        limit = BATCH_STEPS * self._limit_cost(first.checkpoint)
-        if first.seed is not None or self._ensembles.freshness.policy != "request":
-            for request in [request for request in self._waiting if not request.future.done()]:
-                same = (request.checkpoint.version, request.seed) == (first.checkpoint.version, first.seed)
-                if same and cost + request.cost <= limit:
-                    self._waiting.remove(request)
-                    requests.append(request)
-                    cost += request.cost
-        return lambda: self._begin(requests, large=cost > limit)
-
-    def _begin(self, requests: list[Request], large: bool) -> None:
-        """Starts a batch of what is not cancelled by now."""
-        requests = [request for request in requests if not request.future.done()]
-        if not requests:
-            return
-        try:
-            batch = Batch(self._choose_ensemble(requests), requests, large, self._observer)
-            self._observer.begin(batch.ensemble.checkpoint.name, [request.origin for request in requests])
-        except Exception as error:
-            logger.exception("a batch of %s could not begin", requests[0].checkpoint.name)
-            if self._check_device():
-                for request in requests:
-                    answer(request, error)
-            return
-        self._advance(batch)
-
-    def _choose_ensemble(self, requests: list[Request]) -> Ensemble:
-        """That answers a batch."""
-        checkpoint, seed = requests[0].checkpoint, requests[0].seed
+    def _begin(self, requests: Sequence[Request]) -> Batch:
+        """A batch of requests that share a key."""
+        model, seed = requests[0].model, requests[0].seed
         if seed is not None:
-            return Ensemble(checkpoint, seed, keeps=False)
-        ensemble = self._ensembles.take(checkpoint, sum(len(request.inputs) for request in requests))
-        self._lacking = True
-        return ensemble
-
-    def _advance(self, batch: Batch) -> None:
-        """Does a step of a batch, if anybody still wants it, and puts it back if it is not the last."""
-        if batch.finished:
-            return
-        checkpoint = batch.ensemble.checkpoint
-        most_cost = self._limit_cost(checkpoint)
-        start = time.perf_counter()
-        try:
-            cost = batch.step(most_cost)
-        except Exception as error:
-            self._recover(batch, error)
-            return
-        seconds = time.perf_counter() - start
-        if seconds > STEP_SECONDS or cost > most_cost / 2:  # a short step of little cost says nothing of larger ones
-            estimate = min(cost * STEP_SECONDS / seconds, 4 * most_cost)
-            most_cost = max(1, int((most_cost * estimate) ** 0.5))  # their mean, as some steps are slow by chance
-        self._most_costs[checkpoint] = most_cost
-        if not batch.finished:
-            self._put_back(batch)
-
-    def _put_back(self, batch: Batch) -> None:
-        with self._changed:
-            (self._large if batch.large else self._short).append(batch)
-
-    def _answer(self, call: Call[Any]) -> None:
-        if call.run():
-            with self._changed:
-                self._calls.append(call)
-        elif not call.future.cancelled() and call.future.exception() is not None:
-            self._check_device()
-
-    def _recover(self, batch: Batch, error: Exception) -> None:
-        """After a step that failed: tries a smaller one if memory ran out, or else answers with the error."""
-        checkpoint = batch.ensemble.checkpoint
-        if is_out_of_memory(error):
-            self._ensembles.drop()
-            self._lacking = False
-            if batch.relieve():
-                logger.warning("memory ran out for a step of %s; it is tried in smaller ones", checkpoint.name)
-                self._most_costs[checkpoint] = max(1, self._limit_cost(checkpoint) // 2)
-                self._put_back(batch)
-                return
-        logger.error("a batch of %s failed", checkpoint.name, exc_info=error)
-        if self._check_device():
-            batch.fail(error)
+            ensemble = Ensemble(model, seed, keeps=False)
+        else:
+            ensemble = self._ensembles.take(model, sum(len(request.inputs) for request in requests))
+        batch = Batch(ensemble, requests, self._observer)
+        self._observer.begin(model.name, [request.origin for request in requests])
+        return batch
 
     def _check_device(self) -> bool:
         """Whether the device still computes. If not, the engine closes itself."""
         if not works(self.device):
-            self._break(f"the device {self.device} computes no more")
+            self._break(f"the device {self.device} stopped responding")
         return self._fault is None
-
-    def _limit_cost(self, checkpoint: Checkpoint) -> int:
-        """Inputs × networks of a step."""
-        return self._most_costs.get(checkpoint, INITIAL_COST)
-
-    def _expect(self, checkpoint: Checkpoint) -> None:
-        self._ensembles.expect(checkpoint)
-        self._lacking = True
-
-    def _draw_ahead(self) -> None:
-        try:
-            self._lacking = self._ensembles.draw_ahead()
-        except Exception:
-            logger.exception("networks could not be drawn ahead")
-            self._ensembles.drop()
-            self._lacking = False
-            self._check_device()

@@ -3,6 +3,7 @@
 Shapes: S sampled networks.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -10,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakSet
 
-from models.checkpoint import Checkpoint
-from models.predictions.prediction import Draw, count_networks_per_block, draw
+from models.model import Model
+from models.predictions.prediction import Draw
+from service.engine.jobs import Job
 from service.engine.observer import Observer
+
+logger = logging.getLogger(__name__)
 
 DRAWN_SEED_BITS = 53
 """Seeds that are drawn here survive clients that keep numbers as doubles, as JavaScript does."""
@@ -35,9 +39,9 @@ class Freshness:
     """Inputs after which an interval ends early."""
 
 
-def count_kept(checkpoint: Checkpoint) -> int:
+def count_kept(model: Model) -> int:
     """Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
-    return min(checkpoint.default_size, max(1, AHEAD_WEIGHTS // checkpoint.config.target.num_weights))
+    return min(model.default_size, max(1, AHEAD_WEIGHTS // model.target.num_weights))
 
 
 def choose_seed() -> int:
@@ -49,7 +53,7 @@ def choose_seed() -> int:
 class Ensemble:
     """The networks of a seed, drawn as they are needed."""
 
-    checkpoint: Checkpoint
+    model: Model
     seed: int = field(default_factory=choose_seed)
     keeps: bool = True
     """Whether networks are kept, as they may be asked again."""
@@ -67,10 +71,8 @@ class Ensemble:
             if start in networks.members:
                 assert start == networks.members.start
                 return networks.prefix(stop - start)
-        config, sampler = self.checkpoint.config, self.checkpoint.sampler
-        members = range(start, min(stop, start + count_networks_per_block(config.target)))
-        networks = draw(sampler, config.input, config.task, self.seed, members)
-        if self.keeps and start == self.count < count_kept(self.checkpoint):
+        networks = self.model.draw(self.seed, range(start, min(stop, start + self.model.networks_per_block)))
+        if self.keeps and start == self.count < count_kept(self.model):
             self.kept.append(networks)
         return networks
 
@@ -102,53 +104,78 @@ class Ensembles:
         self._observer = observer or Observer()
         self._clock = clock
         self._next: dict[str, Ensemble] = {}
-        """By the checkpoint's version, those that lack networks first."""
+        """By the model's version."""
         self._intervals: dict[str, _Interval] = {}
-        self._forgotten: WeakSet[Checkpoint] = WeakSet()
+        self._forgotten: WeakSet[Model] = WeakSet()
 
-    def expect(self, checkpoint: Checkpoint) -> None:
-        """Says that requests for a checkpoint are to come."""
-        self._next.setdefault(checkpoint.version, Ensemble(checkpoint))
+    def expect(self, model: Model) -> None:
+        """Says that requests for a model are to come."""
+        self._next.setdefault(model.version, Ensemble(model))
 
-    def forget(self, checkpoint: Checkpoint) -> None:
-        """Drops what was drawn of a checkpoint that is to be served no more; requests that it has yet get their own."""
-        self._forgotten.add(checkpoint)
-        self._next.pop(checkpoint.version, None)
-        self._intervals.pop(checkpoint.version, None)
+    def forget(self, model: Model) -> None:
+        """Drops what was drawn of a model that is no longer served; requests that still wait get their own networks."""
+        self._forgotten.add(model)
+        self._next.pop(model.version, None)
+        self._intervals.pop(model.version, None)
 
     def drop(self) -> None:
         """Frees what was drawn ahead."""
         for ensemble in self._next.values():
             ensemble.drop()
 
-    def take(self, checkpoint: Checkpoint, inputs: int) -> Ensemble:
+    def take(self, model: Model, inputs: int) -> Ensemble:
         """The ensemble that answers for some inputs, as the policy has it."""
-        if checkpoint in self._forgotten:
-            return Ensemble(checkpoint, keeps=False)
+        if model in self._forgotten:
+            return Ensemble(model, keeps=False)
         if self.freshness.policy != "interval":
-            return self._take_next(checkpoint)
-        now, interval = self._clock(), self._intervals.get(checkpoint.version)
+            return self._take_next(model)
+        now, interval = self._clock(), self._intervals.get(model.version)
         if (
             interval is None
             or now - interval.since >= self.freshness.seconds
             or interval.predictions >= self.freshness.predictions
         ):
-            interval = self._intervals[checkpoint.version] = _Interval(self._take_next(checkpoint), now)
+            interval = self._intervals[model.version] = _Interval(self._take_next(model), now)
         interval.predictions += inputs
         return interval.ensemble
 
-    def draw_ahead(self) -> bool:
-        """Draws a block of networks of an ensemble that is to come; whether any were lacking."""
-        for ensemble in self._next.values():
-            first, wanted = ensemble.count, count_kept(ensemble.checkpoint)
-            if ensemble.keeps and first < wanted:
-                start = time.perf_counter()
-                drawn = len(ensemble.draw(first, wanted).members)
-                self._observer.draw(ensemble.checkpoint.name, drawn, start)
-                return True
-        return False
+    @property
+    def lacks_networks(self) -> bool:
+        """Whether networks can be drawn ahead."""
+        return self._find_lacking() is not None
 
-    def _take_next(self, checkpoint: Checkpoint) -> Ensemble:
-        ensemble = self._next.pop(checkpoint.version, None) or Ensemble(checkpoint)
-        self.expect(checkpoint)
+    def draw_ahead(self) -> None:
+        """Draws a block of networks of an ensemble that is to come, if one lacks any."""
+        if (ensemble := self._find_lacking()) is None:
+            return
+        start = time.perf_counter()
+        drawn = len(ensemble.draw(ensemble.count, count_kept(ensemble.model)).members)
+        self._observer.draw(ensemble.model.name, drawn, start)
+
+    def _find_lacking(self) -> Ensemble | None:
+        lacking = (e for e in self._next.values() if e.keeps and e.count < count_kept(e.model))
+        return next(lacking, None)
+
+    def _take_next(self, model: Model) -> Ensemble:
+        ensemble = self._next.pop(model.version, None) or Ensemble(model)
+        self.expect(model)
         return ensemble
+
+
+class DrawAhead(Job):
+    """Draws the networks of ensembles that are to come."""
+
+    def __init__(self, ensembles: Ensembles) -> None:
+        self._ensembles = ensembles
+
+    @property
+    def finished(self) -> bool:
+        return not self._ensembles.lacks_networks
+
+    def step(self, budget: int) -> int:
+        self._ensembles.draw_ahead()
+        return 0
+
+    def fail(self, error: Exception) -> None:
+        logger.error("networks could not be drawn ahead", exc_info=error)
+        self._ensembles.drop()

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
+from models.inputs.kind import Datatype
 from service.api.schemas import EnsembleParameters
 from service.api.uploads import validate_json
 from service.errors import ServiceError
-from service.open_inference.tensors import Array, Datatype, encode_binary, encode_json, name_datatype
+from service.open_inference.tensors import Array, encode_binary, encode_json, name_datatype
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Bytes of the JSON that tensors in binary follow, of a body that is not compressed."""

@@ -17,33 +17,33 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel
 
-from models.checkpoint import Checkpoint
 from models.inputs.spec import InputSpec
+from models.model import Model
 from service.api.answers import Findings, apply_calibration
-from service.api.asking import FEW_INPUTS, check_calibration, check_room, choose_ensemble_size, infer, set_deadline
+from service.api.asking import FEW_INPUTS, Asking, set_deadline
 from service.api.dependencies import (
     ANY_KEY,
     HEALTH,
-    CatalogDependency,
-    CheckpointDependency,
-    EngineDependency,
-    MetricsDependency,
-    SettingsDependency,
-    StatisticsDependency,
+    ModelDependency,
+    PartsDependency,
     check_health,
     check_readiness,
 )
-from service.api.routes import BINARY, BINARY_SCHEMA, EXAMPLE_IMAGE
+from service.api.downloads import BINARY, BINARY_SCHEMA
+from service.api.page import EXAMPLE_IMAGE
 from service.api.uploads import OTHER_VALUES, SMALL_BODY, decompress, read_body, read_encoding, validate_json
 from service.engine.batches import Answer
-from service.errors import InferenceErrorResponse, ServiceError
+from service.errors import InferenceErrorResponse
 from service.open_inference.messages import (
     HEADER_LENGTH,
+    DurationStatistics,
     InferenceAnswer,
     InferenceRequest,
+    InferenceStatistics,
     ModelConfig,
     ModelMetadata,
     ModelReady,
+    ModelStatistics,
     RepositoryIndexRequest,
     RepositoryModel,
     RequestedOutput,
@@ -67,6 +67,7 @@ from service.open_inference.signatures import (
 )
 from service.open_inference.tensors import Array
 from service.operation.access import require
+from service.operation.statistics import Counts
 from service.settings import Settings
 
 PLATFORM = "hyperdraw_safetensors"
@@ -106,10 +107,8 @@ def _describe_body(schema: type[BaseModel], required: bool, **others: Any) -> di
     return {"required": required, "content": content}
 
 
-async def _check_version(checkpoint: CheckpointDependency, version: str) -> None:
-    if version != checkpoint.version:
-        hint = f"{checkpoint.name} is at version {checkpoint.version}."
-        raise ServiceError(404, "unknown_version", f"Version {version[:100]!r} is not served.", hint)
+async def _check_version(model: ModelDependency, parts: PartsDependency, version: str) -> None:
+    parts.catalog.resolve(model.name, version)
 
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -137,23 +136,23 @@ async def get_server() -> ServerMetadata:
 
 
 @router.get("/health/live", responses=_describe_errors(401, 503), dependencies=[HEALTH])
-async def get_live(engine: EngineDependency) -> ServerLive:
+async def get_live(parts: PartsDependency) -> ServerLive:
     """Whether the process can answer."""
-    check_health(engine)
+    check_health(parts.engine)
     return ServerLive(live=True)
 
 
 @router.get("/health/ready", responses=_describe_errors(401, 503), dependencies=[HEALTH])
-async def get_ready(request: Request, engine: EngineDependency) -> ServerReady:
+async def get_ready(parts: PartsDependency) -> ServerReady:
     """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
-    check_readiness(request, engine)
+    check_readiness(parts)
     return ServerReady(ready=True)
 
 
 @router.get("/models/stats", responses=_describe_errors(401), dependencies=[ANY_KEY])
-async def get_all_statistics(catalog: CatalogDependency, statistics: StatisticsDependency) -> StatisticsAnswer:
+async def get_all_statistics(parts: PartsDependency) -> StatisticsAnswer:
     """What was asked of all models."""
-    return StatisticsAnswer(model_stats=[statistics.report(checkpoint) for checkpoint in catalog])
+    return StatisticsAnswer(model_stats=[_report(model, parts.statistics.find(model)) for model in parts.catalog])
 
 
 @router.post(
@@ -163,16 +162,14 @@ async def get_all_statistics(catalog: CatalogDependency, statistics: StatisticsD
     openapi_extra={"requestBody": _describe_body(RepositoryIndexRequest, required=False)},
     dependencies=[ANY_KEY],
 )
-async def get_index(
-    request: Request, catalog: CatalogDependency, settings: SettingsDependency
-) -> list[RepositoryModel]:
+async def get_index(request: Request, parts: PartsDependency) -> list[RepositoryModel]:
     """The models here, and those that could not be loaded."""
-    body = await read_body(request, settings, set_deadline(request, None, settings))
+    body = await read_body(request, parts.settings, set_deadline(request, None, parts))
     hint = 'Send nothing, or {"ready": true} for the models that are ready.'
     asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
-    ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in catalog]
+    ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in parts.catalog]
     refused = [
-        RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in catalog.refused.items()
+        RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in parts.catalog.refused.items()
     ]
     return ready if asked.ready else ready + refused
 
@@ -182,41 +179,41 @@ async def get_index(
     responses=_describe_errors(401, 403, 404, 409, 503),
     dependencies=[Depends(require("admin"))],
 )
-async def load_model(model: str, catalog: CatalogDependency) -> dict[str, str]:
-    """Load a model again from its files, or one that is new there; parameters of Triton's client are not looked at."""
-    await asyncio.wrap_future(catalog.request_reload(model))
+async def load_model(model: str, parts: PartsDependency) -> dict[str, str]:
+    """Load a model again from its files, or one that is new there; parameters of Triton's client have no effect."""
+    await asyncio.wrap_future(parts.catalog.request_reload(model))
     return {}
 
 
 @_on_model("GET", "", ANY_KEY, responses=_describe_errors(401, 404, 503))
-async def get_metadata(checkpoint: CheckpointDependency) -> ModelMetadata:
+async def get_metadata(model: ModelDependency) -> ModelMetadata:
     """A model's version, and the tensors that it takes and gives."""
     return ModelMetadata(
-        name=checkpoint.name,
-        versions=[checkpoint.version],
+        name=model.name,
+        versions=[model.version],
         platform=PLATFORM,
-        inputs=describe_inputs(checkpoint.config.input),
-        outputs=describe_outputs(checkpoint),
+        inputs=describe_inputs(model.input),
+        outputs=describe_outputs(model),
     )
 
 
 @_on_model("GET", "/ready", ANY_KEY, responses=_describe_errors(401, 404, 503))
-async def get_model_ready(request: Request, checkpoint: CheckpointDependency, engine: EngineDependency) -> ModelReady:
+async def get_model_ready(model: ModelDependency, parts: PartsDependency) -> ModelReady:
     """Whether a model was loaded and warmed, and the service is not about to end."""
-    check_readiness(request, engine)
-    return ModelReady(name=checkpoint.name, ready=True)
+    check_readiness(parts)
+    return ModelReady(name=model.name, ready=True)
 
 
 @_on_model("GET", "/config", ANY_KEY, responses=_describe_errors(401, 404, 503), response_model_exclude_none=True)
-async def get_config(checkpoint: CheckpointDependency, settings: SettingsDependency) -> ModelConfig:
+async def get_config(model: ModelDependency, parts: PartsDependency) -> ModelConfig:
     """A model's tensors by Triton's model configuration."""
-    inputs = describe_inputs(checkpoint.config.input)
+    inputs = describe_inputs(model.input)
     return ModelConfig(
-        name=checkpoint.name,
+        name=model.name,
         platform=PLATFORM,
-        max_batch_size=settings.max_inputs,
+        max_batch_size=parts.settings.max_inputs,
         input=[_configure(tensor, optional=len(inputs) > 1 or None) for tensor in inputs],
-        output=[_configure(tensor) for tensor in describe_outputs(checkpoint)],
+        output=[_configure(tensor) for tensor in describe_outputs(model)],
     )
 
 
@@ -226,9 +223,22 @@ def _configure(tensor: TensorMetadata, optional: bool | None = None) -> TensorCo
 
 
 @_on_model("GET", "/stats", ANY_KEY, responses=_describe_errors(401, 404, 503))
-async def get_statistics(checkpoint: CheckpointDependency, statistics: StatisticsDependency) -> StatisticsAnswer:
+async def get_statistics(model: ModelDependency, parts: PartsDependency) -> StatisticsAnswer:
     """What was asked of a model."""
-    return StatisticsAnswer(model_stats=[statistics.report(checkpoint)])
+    return StatisticsAnswer(model_stats=[_report(model, parts.statistics.find(model))])
+
+
+def _report(model: Model, counts: Counts) -> ModelStatistics:
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=counts.last_success,
+        inference_count=counts.inputs,
+        inference_stats=InferenceStatistics(
+            success=DurationStatistics(count=counts.successes, ns=counts.success_nanoseconds),
+            fail=DurationStatistics(count=counts.failures, ns=counts.failure_nanoseconds),
+        ),
+    )
 
 
 def _describe_inference() -> dict[str, Any]:
@@ -258,11 +268,8 @@ def _describe_inference() -> dict[str, Any]:
 )
 async def infer_tensors(
     request: Request,
-    checkpoint: CheckpointDependency,
-    settings: SettingsDependency,
-    engine: EngineDependency,
-    metrics: MetricsDependency,
-    statistics: StatisticsDependency,
+    parts: PartsDependency,
+    model: ModelDependency,
     header_length: Annotated[
         int | None,
         Header(alias=HEADER_LENGTH, ge=0, description="Bytes of the JSON that tensors in binary follow; 0 for none."),
@@ -275,30 +282,30 @@ async def infer_tensors(
 
     With an `Inference-Header-Content-Length` of 0 the body is the tensor of one input: an encoded image or a vector.
     """
+    asking, settings = Asking(request, parts, model), parts.settings
     start, answered = time.perf_counter_ns(), 0
     try:
-        deadline = set_deadline(request, None, settings)
-        body, encoding = await read_body(request, settings, deadline), read_encoding(request)
-        read = partial(_read, body, encoding, header_length, checkpoint.config.input, settings)
+        body, encoding = await read_body(request, settings, asking.deadline), read_encoding(request)
+        read = partial(_read, body, encoding, header_length, model.input, settings)
         small = len(body) <= SMALL_BODY and encoding == "identity"
         message, array = read() if small else await to_thread.run_sync(read)
         asked = message.parameters
-        deadline = set_deadline(request, asked.timeout / 1e6 if asked.timeout else None, settings)
-        ensemble_size = choose_ensemble_size(checkpoint, asked.ensemble_size, settings)
-        check_calibration(checkpoint, asked.false_alarm_rate, asked.coverage)
-        outputs = choose_outputs(message.outputs, checkpoint, asked.coverage)
-        check_room(request, engine, checkpoint, len(array) * ensemble_size)
-        with metrics.time("decode", checkpoint.name):
-            inputs = await convert_input(request, array, checkpoint.config.input, deadline)
-        answer = await infer(request, engine, checkpoint, inputs, asked.seed, ensemble_size, deadline)
-        write = partial(_write, message, outputs, checkpoint, answer)
+        asking.limit_time(asked.timeout / 1e6 if asked.timeout else None)
+        size = asking.choose_size(asked.ensemble_size)
+        asking.check_calibration(asked.false_alarm_rate, asked.coverage)
+        outputs = choose_outputs(message.outputs, model, asked.coverage)
+        asking.check_room(len(array) * size)
+        with parts.metrics.time("decode", model.name):
+            inputs = await convert_input(asking, array)
+        answer = await asking.predict(inputs, asked.seed, size)
+        write = partial(_write, message, outputs, model, answer)
         few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
-        with metrics.time("serialise", checkpoint.name):
+        with parts.metrics.time("serialise", model.name):
             response = write() if few else await to_thread.run_sync(write)
         answered = len(inputs)
         return response
     finally:
-        statistics.record(checkpoint, answered, time.perf_counter_ns() - start)
+        parts.statistics.record(model, answered, time.perf_counter_ns() - start)
 
 
 def _read(
@@ -313,14 +320,12 @@ def _read(
     return message, read_input(message.inputs, tensors, spec, settings)
 
 
-def _write(
-    message: InferenceRequest, outputs: list[RequestedOutput], checkpoint: Checkpoint, answer: Answer
-) -> Response:
+def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Model, answer: Answer) -> Response:
     asked = message.parameters
-    findings = apply_calibration(checkpoint, answer, asked.false_alarm_rate, asked.coverage)
+    findings = apply_calibration(model, answer, asked.false_alarm_rate, asked.coverage)
     header = InferenceAnswer(
-        model_name=checkpoint.name,
-        model_version=checkpoint.version,
+        model_name=model.name,
+        model_version=model.version,
         id=message.id,
         parameters=_describe_answer(findings),
         outputs=[],
@@ -329,7 +334,7 @@ def _write(
     for output in outputs:
         in_binary = output.parameters.binary_data
         in_binary = asked.binary_data_output if in_binary is None else in_binary
-        tensors.append((output.name, collect_output(output, checkpoint, answer, findings), in_binary))
+        tensors.append((output.name, collect_output(output, model, answer, findings), in_binary))
     return write_answer(header, tensors)
 
 

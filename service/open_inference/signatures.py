@@ -5,19 +5,16 @@ Shapes: B inputs, S sampled networks, K classes or numbers.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
-from fastapi import Request
 from torch import Tensor
 
-from models.checkpoint import Checkpoint
-from models.inputs.spec import ImageSpec, InputSpec
-from models.tasks.task import Classification
-from models.tasks.uncertainty import Uncertainty
+from models.inputs.kind import Datatype
+from models.inputs.spec import InputSpec
+from models.model import Model
 from service.api.answers import Findings
-from service.api.asking import Deadline, check_number, convert_vectors, decode_images
+from service.api.asking import Asking, check_number
 from service.api.uploads import decode_base64
 from service.engine.batches import Answer
 from service.errors import ServiceError
@@ -29,60 +26,47 @@ from service.open_inference.messages import (
     RequestedOutput,
     TensorMetadata,
 )
-from service.open_inference.tensors import Array, Datatype, decode_binary, decode_json
+from service.open_inference.tensors import Array, decode_binary, decode_json
 from service.settings import Settings
-
-IMAGES = "images"
-ENCODED_IMAGES = "encoded_images"
-VECTORS = "inputs"
-
-_REGRESSION = ("mean", "standard_deviation", "variance", "noise_variance", "epistemic_variance")
 
 
 def describe_inputs(spec: InputSpec) -> list[TensorMetadata]:
     """The inputs that a request gives one of; what is FP32 may be FP64, too."""
-    if isinstance(spec, ImageSpec):
-        pixels = TensorMetadata(name=IMAGES, datatype="UINT8", shape=[-1, *spec.shape])
-        return [pixels, TensorMetadata(name=ENCODED_IMAGES, datatype="BYTES", shape=[-1])]
-    return [TensorMetadata(name=VECTORS, datatype="FP32", shape=[-1, *spec.shape])]
+    return [
+        TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape])
+        for tensor in spec.signature
+    ]
 
 
-def describe_outputs(checkpoint: Checkpoint) -> list[TensorMetadata]:
+def describe_outputs(model: Model) -> list[TensorMetadata]:
     """The outputs that a request may ask for; `prediction_set` only together with a coverage."""
-    task, calibration = checkpoint.config.task, checkpoint.calibration
-    each, wide = [-1], [-1, task.num_outputs]
-    outputs: list[tuple[str, Datatype, list[int]]]
-    if isinstance(task, Classification):
-        measures = [field.name for field in fields(Uncertainty) if field.name != "probabilities"]
-        outputs = [("probabilities", "FP32", wide), ("label", "BYTES", each)]
-        outputs += [(name, "FP32", each) for name in measures]
-        if calibration:
-            outputs.append(("prediction_set", "BOOL", wide))
-    else:
-        outputs = [(name, "FP32", wide) for name in _REGRESSION]
+    task, calibration = model.task, model.calibration
+    each, wide = [-1], [-1, len(task.outputs)]
+    outputs: list[tuple[str, Datatype, list[int]]] = []
+    if task.has_classes:
+        outputs += [("probabilities", "FP32", wide), ("label", "BYTES", each)]
+    for name, quantity in task.quantities.items():
+        outputs.append((name, "FP32", wide if "outputs" in quantity.axes else each))
+    if task.has_classes and calibration:
+        outputs.append(("prediction_set", "BOOL", wide))
     for flag in calibration.flags if calibration else ():
         outputs += [(flag, "BOOL", each), (f"{flag}_score", "FP32", each)]
-    outputs.append(("members", "FP32", [-1, -1, task.num_outputs]))
+    outputs.append(("members", "FP32", [-1, -1, len(task.outputs)]))
     return [TensorMetadata(name=name, datatype=datatype, shape=shape) for name, datatype, shape in outputs]
 
 
 def read_raw(body: bytes, spec: InputSpec) -> tuple[InferenceRequest, memoryview]:
-    """The request that a body without JSON is: one input, all outputs in binary.
-
-    To a model of images it is an encoded file, to one of vectors FP32.
-    """
-    name, datatype, shape = VECTORS, "FP32", [1, *spec.shape]
-    if isinstance(spec, ImageSpec):
-        name, datatype, shape = ENCODED_IMAGES, "BYTES", [1]
+    """The request that a body without JSON is: one input, in the last form of the signature, all outputs in binary."""
+    name, datatype, shape = spec.signature[-1]
+    if datatype == "BYTES":
         body = struct.pack("<I", len(body)) + body
     size = InputParameters(binary_data_size=len(body))
-    tensor = InputTensor(name=name, shape=shape, datatype=datatype, parameters=size)
+    tensor = InputTensor(name=name, shape=[1, *shape], datatype=datatype, parameters=size)
     return InferenceRequest(inputs=[tensor], parameters=InferenceParameters(binary_data_output=True)), memoryview(body)
 
 
 def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputSpec, settings: Settings) -> Array:
-    """The tensor of a request, by the model's signature: UINT8 [B, C, H, W], BYTES [B] of encoded images, or FP64
-    [B, numbers].
+    """The tensor of a request, by the model's signature, with FP64 for FP32: finite numbers [B, …], or files [B].
 
     Args:
         tensors: the request's inputs.
@@ -106,7 +90,7 @@ def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputS
     if len(tensor.shape) != len(expected.shape) or tensor.shape[1:] != expected.shape[1:] or tensor.shape[0] == 0:
         hint = f"It takes {expected.shape}, where −1 is any number from 1 to {settings.max_inputs}."
         raise _refuse(f"{tensor.name} has shape {_list(tensor.shape)}", hint)
-    check_number(tensor.shape[0], "images" if isinstance(spec, ImageSpec) else "vectors", settings)
+    check_number(tensor.shape[0], spec.noun, settings.max_inputs)
     size, datatype = tensor.parameters.binary_data_size, datatypes[tensor.datatype]
     if (size is None) == (tensor.data is None):
         message = f"{tensor.name} has {'neither data nor' if size is None else 'both data and'} a binary_data_size"
@@ -120,7 +104,7 @@ def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputS
         array = decode_json(tensor.data, datatype, tensor.shape)
         if datatype == "BYTES":  # which are strings in JSON, and no file is a string
             array[:] = list(decode_base64(array.tolist()).values())
-    if isinstance(spec, ImageSpec):
+    if datatype not in ("FP32", "FP64"):
         return array
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
@@ -128,29 +112,24 @@ def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputS
     return array
 
 
-async def convert_input(request: Request, array: Array, spec: InputSpec, deadline: Deadline) -> Tensor:
-    """The inputs [B, …] as the model takes them.
+async def convert_input(asking: Asking, array: Array) -> Tensor:
+    """The raw inputs [B, …] of a tensor.
 
     Raises:
-        ServiceError, OverloadedError: as `decode_images` and `convert_vectors` do.
+        ServiceError, OverloadedError: as `decode_files` and `decode_values` do.
     """
     if array.dtype == object:
-        assert isinstance(spec, ImageSpec)
-        files = {f"image {index}": content for index, content in enumerate(array)}
-        return await decode_images(request, files, spec, deadline)
-    tensor = torch.tensor(array)
-    return tensor if isinstance(spec, ImageSpec) else convert_vectors(tensor, spec)
+        return await asking.decode_files({f"image {index}": content for index, content in enumerate(array)})
+    return asking.decode_values(torch.tensor(array))
 
 
-def choose_outputs(
-    requested: Sequence[RequestedOutput], checkpoint: Checkpoint, coverage: float | None
-) -> list[RequestedOutput]:
+def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage: float | None) -> list[RequestedOutput]:
     """The outputs that a request asks for, or those that are usual.
 
     Raises:
-        ServiceError: 400 for outputs that are unknown, or asked for twice, or that no classes can be named of.
+        ServiceError: 400 for outputs that are unknown, or asked for twice, or that have no classes to name.
     """
-    names = [output.name for output in describe_outputs(checkpoint)]
+    names = [output.name for output in describe_outputs(model)]
     if coverage is None and "prediction_set" in names:
         names.remove("prediction_set")
     if not requested:
@@ -160,15 +139,15 @@ def choose_outputs(
         needs = " without the parameter coverage" if unknown[0] == "prediction_set" else ""
         raise _refuse(f"There is no output {unknown[0][:100]!r}{needs}", f"The outputs are {', '.join(names)}.")
     if len(set(asked)) < len(asked):
-        raise _refuse(f"Among the outputs {_list(asked)} is one twice", "Ask for each once.")
+        raise _refuse(f"An output is requested twice: {_list(asked)}", "Ask for each once.")
     if wrong := [o.name for o in requested if o.parameters.classification and o.name != "probabilities"]:
         raise _refuse(f"classification is asked of {wrong[0]}", "Ask it of probabilities.")
     return list(requested)
 
 
-def collect_output(output: RequestedOutput, checkpoint: Checkpoint, answer: Answer, findings: Findings) -> Array:
+def collect_output(output: RequestedOutput, model: Model, answer: Answer, findings: Findings) -> Array:
     """An output of those that `choose_outputs` chose."""
-    name, task = output.name, checkpoint.config.task
+    name, classes = output.name, model.task.outputs
     if name == "members":
         return answer.prediction.members.transpose(0, 1).float().numpy()
     if name == "prediction_set":
@@ -179,13 +158,11 @@ def collect_output(output: RequestedOutput, checkpoint: Checkpoint, answer: Answ
             return judgement.flagged.numpy()
         if name == f"{flag}_score":
             return judgement.scores.float().numpy()
-    if isinstance(task, Classification):
-        probabilities = findings.tensors["probabilities"]
-        if name == "label":
-            labels = probabilities.argmax(-1).tolist()
-            return np.array([task.classes[label].encode() for label in labels], dtype=object)
-        if output.parameters.classification:
-            return _rank(probabilities, output.parameters.classification, task.classes)
+    if name == "label":
+        labels = findings.tensors["probabilities"].argmax(-1).tolist()
+        return np.array([classes[label].encode() for label in labels], dtype=object)
+    if output.parameters.classification:
+        return _rank(findings.tensors["probabilities"], output.parameters.classification, classes)
     return findings.tensors[name].float().numpy()
 
 

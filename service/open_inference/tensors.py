@@ -8,15 +8,13 @@ import struct
 from collections.abc import Sequence
 from itertools import chain
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.inputs.kind import Datatype
 from service.errors import ServiceError
-
-Datatype: TypeAlias = Literal["BOOL", "UINT8", "FP32", "FP64", "BYTES"]
-"""Those of the protocol that the models here take or give."""
 
 Array: TypeAlias = NDArray[Any]
 

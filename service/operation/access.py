@@ -32,13 +32,13 @@ from service.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 Scope = Literal["predict", "weights", "admin"]
-"""What a key is good for: predictions, downloads of weights, changes of what is served."""
+"""What a key allows: predictions, downloads of weights, changes of what is served."""
 
 Broken = Literal["keep", "close"]
 """What becomes of keys while their file cannot be used."""
 
 MOST_BYTES = 2**18
-"""Of a file of keys, about 2,000 of them."""
+"""Largest key file, about 2,000 keys."""
 
 MOST_CHARACTERS = 1000
 """Of a line, as Python's reader takes memory by the square of a dotted key's parts."""
@@ -51,7 +51,7 @@ _KEY_HINT = "Send a key as the header Authorization: Bearer KEY."
 
 
 class KeyFileError(Exception):
-    """A file of keys that cannot be used; the message says why."""
+    """A key file that cannot be used; the message says why."""
 
 
 class Key(BaseModel):
@@ -143,20 +143,18 @@ def read_keys(path: Path) -> Mapping[str, Key]:
     try:
         content = read_file(path, MOST_BYTES, forbidden_mode=stat.S_IWOTH).decode()
         if max(map(len, content.splitlines()), default=0) > MOST_CHARACTERS:
-            raise KeyFileError(
-                f"the file of keys {path} is not valid: a line has more than {MOST_CHARACTERS} characters"
-            )
+            raise KeyFileError(f"the key file {path} is not valid: a line has more than {MOST_CHARACTERS} characters")
         return TypeAdapter(dict[str, Key]).validate_python(tomllib.loads(content))
     except OSError as error:
-        raise KeyFileError(f"the file of keys {path} cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise KeyFileError(f"the file of keys {path} is no TOML: it is too deep") from error
+        raise KeyFileError(f"the key file {path} is not valid TOML: it is too deep") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise KeyFileError(f"the file of keys {path} is not valid: {where}: {first['msg']}") from error
+        raise KeyFileError(f"the key file {path} is not valid: {where}: {first['msg']}") from error
     except ValueError as error:  # also what is no UTF-8
-        raise KeyFileError(f"the file of keys {path} is no TOML: {error}") from error
+        raise KeyFileError(f"the key file {path} is not valid TOML: {error}") from error
 
 
 def create_key(name: str, scopes: list[Scope]) -> tuple[str, str]:
@@ -176,8 +174,8 @@ def check_keys(keys: KeyFile) -> None:
         ServiceError: 503 if not.
     """
     if keys.closed:
-        hint = "Whoever runs the service must mend the file."
-        raise ServiceError(503, "keys_unusable", "The file of keys cannot be used, so no key is valid.", hint)
+        hint = "The operator must fix the key file."
+        raise ServiceError(503, "keys_unusable", "The key file cannot be used, so no key is valid.", hint)
 
 
 def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., Awaitable[None]]:
@@ -192,14 +190,14 @@ def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., 
             return
         check_keys(keys)
         if credentials is None:
-            raise _unauthorized("This service wants a key.")
+            raise _unauthorized("An API key is required.")
         if (found := keys.find(credentials.credentials)) is None:
-            raise _unauthorized("The key is not known.")
+            raise _unauthorized("The API key is unknown.")
         name, key = found
         request.scope["hyperdraw.key"] = name  # for the log
         if scope is not None and scope not in key.scopes:
             scopes = ", ".join(sorted(key.scopes)) or "nothing"
-            message = f"The key {name!r} is good for {scopes}, not for {scope}."
+            message = f"Key {name!r} has scope {scopes}; this needs {scope}."
             raise ServiceError(403, "missing_scope", message, f"Use a key with the scope {scope}.")
 
     return check_key

@@ -58,7 +58,9 @@ class Gate:
         hosts = headers.getlist("host")
         host = _HOST.fullmatch(hosts[0].strip()) if len(hosts) == 1 else None
         if host is None and (hosts or scope["http_version"] != "1.0"):
-            message = f"The request has {len(hosts)} Host headers." if len(hosts) != 1 else "Its Host is no host."
+            message = "The Host header is not a host name."
+            if len(hosts) != 1:
+                message = f"The request has {len(hosts)} Host headers."
             return _refuse(400, "invalid_host", message, "Send one Host header, such as example.org:8000.")
         if doubled := [name for name in SINGLE if len(headers.getlist(name)) > 1]:
             return _refuse(400, "repeated_header", f"The header {doubled[0]} is given more than once.", "Give it once.")

@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from models.checkpoint import Checkpoint
+from models.model import Model
 from models.predictions.prediction import Prediction
-from models.tasks.uncertainty import Uncertainty
+from models.tasks.classification import Classification
+from models.tasks.regression import Regression
 from service.admission import Admission
 from service.catalog import Catalog
 from service.engine.engine import Engine
@@ -89,27 +90,18 @@ class Metrics(Observer):
             ["model", "flag"],
             registry=registry,
         )
-        self._predictive_entropy = Histogram(
-            "hyperdraw_predictive_entropy_nats",
-            "Predictive entropy of an input's classes.",
-            ["model"],
-            buckets=UNCERTAINTIES,
-            registry=registry,
-        )
-        self._mutual_information = Histogram(
-            "hyperdraw_mutual_information_nats",
-            "Mutual information of an input's class and the network.",
-            ["model"],
-            buckets=UNCERTAINTIES,
-            registry=registry,
-        )
-        self._relative_deviation = Histogram(
-            "hyperdraw_relative_deviation",
-            "Disagreement on an input's numbers, in units of their standard deviation in training.",
-            ["model"],
-            buckets=UNCERTAINTIES,
-            registry=registry,
-        )
+        self._quantities = {
+            name: Histogram(
+                f"hyperdraw_{name}" + ("_nats" if quantity.unit == "nats" else ""),
+                quantity.description,
+                ["model"],
+                buckets=UNCERTAINTIES,
+                registry=registry,
+            )
+            for task in (Classification, Regression)
+            for name, quantity in task.quantities.items()
+            if quantity.monitored
+        }
         self._weights_bytes = Counter(
             "hyperdraw_weights_sent_bytes", "Bytes of sampled weights sent.", ["model"], registry=registry
         )
@@ -149,22 +141,19 @@ class Metrics(Observer):
         yield
         self._end_stage(stage, model, start, [copy_context()])
 
-    def count_answer(self, checkpoint: Checkpoint, prediction: Prediction) -> None:
-        """What tells drift: how uncertain the answer is, and what is flagged.
+    def count_answer(self, model: Model, prediction: Prediction) -> None:
+        """Tells drift: how uncertain the answer is, and what is flagged.
 
-        Of numbers that is the relative deviation. It has no bound, but is in the same unit for all models, and is what
-        their flag goes by; the share of it in the variance is near 1 for all inputs wherever there is little noise.
+        For numbers that is the relative deviation. It has no bound, but is in the same unit for all models, and their
+        flag goes by it; its share of the variance is near 1 for all inputs wherever there is little noise.
         """
-        model, uncertainty = checkpoint.name, prediction.uncertainty
-        self._predictions.labels(model).inc(prediction.members.shape[1])
-        if isinstance(uncertainty, Uncertainty):
-            _observe(self._predictive_entropy.labels(model), uncertainty.predictive_entropy)
-            _observe(self._mutual_information.labels(model), uncertainty.mutual_information)
-        else:
-            _observe(self._relative_deviation.labels(model), uncertainty.relative_deviation)
-        if checkpoint.calibration:
-            for flag, judgement in checkpoint.calibration.judge(prediction).items():
-                self._flags.labels(model, flag).inc(int(judgement.flagged.sum()))
+        self._predictions.labels(model.name).inc(prediction.members.shape[1])
+        for name, quantity in model.task.quantities.items():
+            if quantity.monitored:
+                _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
+        if model.calibration:
+            for flag, judgement in model.calibration.judge(prediction).items():
+                self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
 
     def count_request(self, route: str, method: str, status: int, seconds: float, cancelled: bool) -> None:
         """A request that has ended.
@@ -220,7 +209,7 @@ class _State:
                 self._catalog.load_seconds,
             ),
             "hyperdraw_keys_stale": (
-                "Whether there is a file of keys that cannot be used as it is now.",
+                "Whether the key file cannot be used as it is now.",
                 self._keys is not None and self._keys.fault is not None,
             ),
             "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
@@ -239,10 +228,10 @@ class _State:
             yield GaugeMetricFamily(name, description, value=float(value))
         models = GaugeMetricFamily("hyperdraw_model_info", "Models served.", labels=["model", "version", "method"])
         rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default budget of each flag.", labels=["model"])
-        for checkpoint in list(self._catalog):
-            models.add_metric([checkpoint.name, checkpoint.version, checkpoint.config.method.method], 1)
-            if checkpoint.calibration:
-                rates.add_metric([checkpoint.name], checkpoint.calibration.default_rate)
+        for model in list(self._catalog):
+            models.add_metric([model.name, model.version, model.method], 1)
+            if model.calibration:
+                rates.add_metric([model.name], model.calibration.default_rate)
         yield from (models, rates)
 
 

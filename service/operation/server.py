@@ -24,7 +24,7 @@ MAX_HEADER_BYTES = 2**16
 
 
 class Server(uvicorn.Server):
-    """Runs an app until SIGTERM or SIGINT, or until its engine's device computes no more.
+    """Runs an app until SIGTERM or SIGINT, or until its engine's device stopped responding.
 
     On SIGTERM the app is not ready at once. For the time of `drain_delay` it goes on to serve, while load balancers
     take note, and asks clients to leave their connections. Then it takes no new ones, answers what it has, within
@@ -112,7 +112,7 @@ class Protocol(HttpToolsProtocol):
         self._rest = _Timer(self.loop, settings.body_timeout, transport.abort)
         """Of a body that nobody reads; a client that is cut off at once would not see why."""
         if len(self.connections) > settings.max_connections:
-            self._refuse(503, "too_many_connections", "As many clients as may are connected.", "Try again in a while.")
+            self._refuse(503, "too_many_connections", "Too many open connections.", "Try again later.")
         else:
             self._headers.start()
 
@@ -179,7 +179,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What was sent is not HTTP."""
-        self._refuse(400, "invalid_http", msg, "Speak HTTP/1.1.")
+        self._refuse(400, "invalid_http", msg, "Send HTTP/1.1.")
 
     @property
     def _answered(self) -> bool:
@@ -189,7 +189,7 @@ class Protocol(HttpToolsProtocol):
     def _end_waiting(self) -> None:
         if self._header_bytes:
             message = f"The request's headers had not arrived after {self._header_seconds:g} s."
-            self._refuse(408, "headers_too_slow", message, "Send them at once.")
+            self._refuse(408, "headers_too_slow", message, "Send them without delay.")
         else:
             self.transport.close()
 

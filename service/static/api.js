@@ -110,7 +110,7 @@ const readJson = async (response) => {
 const KEY = "hyperdraw.key";
 
 const reach = async (url, options = {}) => {
-  for (let question = "This service wants a key:"; ; question = "The service does not take this key. Another one:") {
+  for (let question = "An API key is required:"; ; question = "The service does not accept this key. Enter another one:") {
     const key = sessionStorage.getItem(KEY);
     const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
     const response = await unlessBroken(fetch(url, { ...options, headers }));

@@ -32,11 +32,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from models.checkpoint import Checkpoint, CheckpointConfig, Training, save_checkpoint
-from models.inputs.spec import VectorSpec
+from models.inputs.vector import VectorSpec
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.targets.layers import Activation, Linear
 from models.targets.target import TargetNetwork
-from models.tasks.task import Regression
+from models.tasks.regression import Regression
 from service.app import create_app
 from service.operation.access import create_key
 from service.settings import Settings

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from models.checkpoint import CheckpointConfig, Training, save_checkpoint
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.targets.layers import Convolution, Flatten, GlobalPooling, Linear
 from models.targets.target import TargetNetwork
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from service.app import create_app
 from service.catalog import Catalog, ConfigurationError
 from service.engine.engine import Engine

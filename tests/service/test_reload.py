@@ -22,6 +22,7 @@ import service.catalog
 import service.engine.engine
 from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from models.device import is_out_of_memory
+from models.model import Model
 from service.app import create_app
 from service.catalog import Catalog, ConfigurationError, count_bytes
 from service.engine.engine import Engine
@@ -122,14 +123,14 @@ def test_only_checkpoints_of_the_directory_can_be_loaded(store: Path, name: str)
 
 def test_requests_are_answered_by_the_version_that_they_began_with(store: Path, engine: Engine) -> None:
     catalog = Catalog(store, engine, None)
-    old = catalog.find("digits")
+    old = catalog.resolve("digits")
     images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
     alone = engine.predict(old, images[:1], 7, 50).result(60)
     running = engine.predict(old, images, 7, 1000)
     change(store / "digits")
     new, changed = catalog.reload("digits")
     assert changed
-    assert catalog.find("digits") is new
+    assert catalog.resolve("digits") is new
     torch.testing.assert_close(running.result(60).prediction.members[:50, :1], alone.prediction.members)
     assert not torch.equal(
         engine.predict(new, images[:1], 7, 50).result(60).prediction.members, alone.prediction.members
@@ -165,10 +166,10 @@ def test_changes_are_watched_for(store: Path) -> None:
         (store / ".new").rename(store / "second")
         wait_until(lambda: names() == ["digits", "second"])
         version = change(store / "second")
-        wait_until(lambda: catalog.find("second").version == version)
+        wait_until(lambda: catalog.resolve("second").version == version)
         (store / "second" / "model.safetensors").write_bytes(b"damaged")
         time.sleep(0.3)
-        assert catalog.find("second").version == version
+        assert catalog.resolve("second").version == version
         shutil.rmtree(store / "second")
         wait_until(lambda: names() == ["digits"])
         shutil.rmtree(store / "digits")
@@ -211,7 +212,7 @@ def test_all_models_together_fit_into_the_memory_that_they_may_take(
 ) -> None:
     for name in ("a", "b"):
         shutil.copytree(store / "digits", store / name)
-    each = count_bytes(load_checkpoint(checkpoints / "digits"))
+    each = count_bytes(Model(load_checkpoint(checkpoints / "digits")))
     catalog = Catalog(store, engine, "b", max_bytes=2 * each)
     assert [model.name for model in catalog] == ["b", "a"]
     assert "MiB allowed" in catalog.refused["digits"]
@@ -227,7 +228,7 @@ def test_what_memory_does_not_suffice_for_is_refused(
     store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = Catalog(store, engine, None)
-    version = catalog.find("digits").version
+    version = catalog.resolve("digits").version
     change(store / "digits")
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -235,9 +236,9 @@ def test_what_memory_does_not_suffice_for_is_refused(
 
     assert is_out_of_memory(torch.OutOfMemoryError())
     monkeypatch.setattr(Engine, "warm_up", fail)
-    with pytest.raises(ServiceError, match="memory does not suffice"):
+    with pytest.raises(ServiceError, match="not enough memory"):
         catalog.reload("digits")
-    assert catalog.find("digits").version == version
+    assert catalog.resolve("digits").version == version
 
 
 def test_a_storm_of_reloads_fails_no_request(store: Path) -> None:
@@ -317,11 +318,11 @@ def test_what_is_watched_for_is_loaded_though_the_queue_is_full(store: Path) -> 
     catalog: Catalog = app.state.catalog
     images = torch.zeros(256, 1, 8, 8, dtype=torch.uint8)
     with serve(app) as address:
-        endless = app.state.engine.predict(catalog.find("digits"), images, 7, 100_000)
+        endless = app.state.engine.predict(catalog.resolve("digits"), images, 7, 100_000)
         assert httpx.post(f"{address}/v1/models/digits/predict", **PICTURE).status_code == 429
         version = change(store / "digits")
         shutil.copytree(store / "digits", store / "second")
-        wait_until(lambda: catalog.find("digits").version == version and len(list(catalog)) == 2)
+        wait_until(lambda: catalog.resolve("digits").version == version and len(list(catalog)) == 2)
         assert httpx.post(f"{address}/v1/models/digits:reload").status_code == 200
         assert endless.cancel()
 
@@ -379,11 +380,11 @@ def test_what_could_not_be_loaded_for_a_passing_reason_is_tried_again(
     assert tries == [1, 3, 7, 15, 31, 63, 127, 255]
     other = change(store / "other")
     catalog.refresh()
-    assert catalog.find("other").version == other
+    assert catalog.resolve("other").version == other
     refusals.error = None
     now = 600
     catalog.refresh()
-    assert catalog.find("digits").version == version
+    assert catalog.resolve("digits").version == version
     refusals.tried = 0
     catalog.refresh()
     assert refusals.tried == 0
@@ -403,14 +404,14 @@ def test_what_lies_in_the_files_is_tried_once_and_keeps_no_other_model_away(
     for _ in range(3):
         catalog.refresh()
     assert refusals.tried == 1
-    assert catalog.find("other").version == other
+    assert catalog.resolve("other").version == other
     with pytest.raises(ServiceError) as caught:
         catalog.reload("digits")
     assert caught.value.status == 409
     refusals.error = None
     version = change(store / "digits")
     catalog.refresh()
-    assert catalog.find("digits").version == version
+    assert catalog.resolve("digits").version == version
 
 
 def test_files_that_change_while_they_are_read_are_read_again(
@@ -432,9 +433,9 @@ def test_files_that_change_while_they_are_read_are_read_again(
     change(store / "digits")
     monkeypatch.setattr(Engine, "load", load_late)
     catalog.refresh()
-    assert catalog.find("digits").version != version
+    assert catalog.resolve("digits").version != version
     catalog.refresh()
-    assert catalog.find("digits").version == version
+    assert catalog.resolve("digits").version == version
 
 
 @pytest.mark.parametrize("where", ["scandir", "lstat"])
@@ -504,7 +505,7 @@ def test_files_that_are_served_are_not_read_again(store: Path, engine: Engine, m
     assert loads.tried == 3
     monkeypatch.setattr(models.foreign_files, "SETTLED_SECONDS", -1)
     for _ in range(10):
-        assert catalog.reload("digits") == (catalog.find("digits"), False)
+        assert catalog.reload("digits") == (catalog.resolve("digits"), False)
     assert loads.tried == 4
     version = change(store / "digits")
     assert catalog.reload("digits")[0].version == version

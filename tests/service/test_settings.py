@@ -272,7 +272,7 @@ def test_a_fault_of_the_device_is_told_by_the_exit_status(
     run: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(server: Server) -> None:
-        server.config.app.state.engine._fault = "the device cpu computes no more"  # type: ignore[union-attr]  # an app
+        server.config.app.state.engine._fault = "the device cpu stopped responding"  # type: ignore[union-attr]  # an app
 
     monkeypatch.setattr(Server, "run", break_down)
     assert run("--checkpoints", str(checkpoints)).status == FAULT

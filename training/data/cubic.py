@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.inputs.spec import VectorSpec
+from models.inputs.vector import VectorSpec
 from models.noise import standard_normal, uniform
-from models.tasks.task import Regression
+from models.tasks.regression import Regression
 from training.data.dataset import Dataset, Examples
 
 CUBIC_SEED, CUBIC_NOISE = 4, 3.0

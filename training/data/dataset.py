@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec, InputSpec
+from models.inputs.image import ImageSpec
+from models.inputs.spec import InputSpec
 from models.tasks.task import Task
 
 

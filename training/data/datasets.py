@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.checkpoint import CheckpointConfig
-from models.inputs.spec import ImageSpec
-from models.tasks.task import Classification
+from models.inputs.image import ImageSpec
+from models.tasks.classification import Classification
 from training.data.cubic import load_cubic
 from training.data.dataset import Dataset, DatasetError, Examples, split_randomly
 from training.data.image_folders import load_folder_again

@@ -18,12 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.inputs.image import ImageSpec
 from models.inputs.image_files import FileError, read_image_file
 from models.inputs.pixels import ImageError, decode_image
-from models.inputs.spec import ImageSpec
 from models.predictions.detection import DEFAULT_RATE
-from models.targets.layers import Shape
-from models.tasks.task import Classification
+from models.schema import Shape
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset, DatasetError, Examples
 from training.data.image_layout import File, Layout, Part, read_layout
 from training.data.image_tree import show

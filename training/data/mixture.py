@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.inputs.spec import VectorSpec
+from models.inputs.vector import VectorSpec
 from models.noise import uniform
-from models.tasks.task import Regression
+from models.tasks.regression import Regression
 
 MIXTURE_SEED = 0
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import ImageError, decode_image
-from models.inputs.spec import ImageSpec, InputSpec
+from models.inputs.spec import InputSpec
 from training.data.cubic import load_cubic_beyond
 from training.data.dataset import DatasetError
 from training.data.datasets import load_cifar_10, load_dataset

@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, dump_json, write_file
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.noise import permutations, uniform
-from models.predictions.detection import DEFAULT_RATE, Flag
+from models.predictions.detection import DEFAULT_RATE
 from models.predictions.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
-from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, draw_noise, evaluate, interpret
-from models.tasks.uncertainty import average_logits
+from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate, interpret
+from models.tasks.kind import Flag
+from models.tasks.probabilities import average_logits
 from training.data.dataset import Examples
 from training.evaluation.attack_report import (
     FLAGS,
@@ -143,14 +144,14 @@ class Attacker:
         logits = self._forward(seed, members, 255 * images)
         if not self.minds_flags:
             return logits, None
-        noisy = self.spec.add_noise(255 * images, draw_noise(self.spec, seed, noisy_members))
+        noisy = self.spec.jitter(255 * images, self.spec.draw_noise(seed, noisy_members))
         return logits, self._forward(seed, noisy_members, noisy)
 
     def _forward(self, seed: int, members: Sequence[int], pixels: Tensor) -> Tensor:
         sampler = self.attacked.sampler
         with torch.no_grad():
             weights = sampler.generate(sampler.draw_latents(seed, members))
-        return sampler.target.forward(weights, self.spec.normalize(pixels).to(sampler.device)).cpu()
+        return sampler.target.forward(weights, self.spec.prepare(pixels).to(sampler.device)).cpu()
 
     def _choose(self, restart: int, step: int) -> tuple[int, Sequence[int], Sequence[int]]:
         """The seed and the networks that a step attacks, and those that see noise."""

@@ -15,8 +15,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.checkpoint import CheckpointError
-from models.predictions.detection import DEFAULT_RATE, Calibration, Flag
+from models.predictions.detection import DEFAULT_RATE, Calibration
 from models.predictions.perturbation import Norm
+from models.tasks.kind import Flag
 
 FILE = "attack.json"
 RATES = (0.01, DEFAULT_RATE)

@@ -15,7 +15,6 @@ from models.predictions.detection import (
     RATES,
     Calibration,
     ClassCalibration,
-    Flag,
     Seeds,
     SizeCalibration,
     apply_temperature,
@@ -23,8 +22,9 @@ from models.predictions.detection import (
     list_sizes,
 )
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
+from models.tasks.kind import Flag
+from models.tasks.probabilities import average_logits
 from models.tasks.task import Task
-from models.tasks.uncertainty import average_logits
 from training.evaluation.measures import measure_auroc
 
 FEW_LABELS = 1000

@@ -10,8 +10,8 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.predictions.detection import Calibration, list_sizes
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
-from models.tasks.task import Classification
-from models.tasks.uncertainty import average_logits, measure_uncertainty
+from models.tasks.classification import Classification, measure_uncertainty
+from models.tasks.probabilities import average_logits
 from training.data.dataset import Examples
 from training.evaluation.diversity import measure_disagreement, measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, Training, write_file
 from models.predictions.detection import list_sizes
 from models.predictions.prediction import Outputs, Prediction, evaluate_members, interpret
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.evaluation.evaluation import SEED
 from training.evaluation.measures import measure_auroc, measure_nll
@@ -84,7 +84,7 @@ def gather_evidence(
             curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
     members = {}
     if checkpoint.sampler.num_networks is not None:
-        validation = config.input.normalize(dataset.validation.inputs)
+        validation = config.input.prepare(dataset.validation.inputs)
         held = checkpoint.sampler.num_networks
         members = {
             "test": outputs["test"].plain.log_softmax(-1),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.classification import measure_classification

@@ -8,8 +8,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from models.checkpoint import Checkpoint, dump_json, write_file
-from models.predictions.detection import Flag
 from models.predictions.prediction import ScoreName
+from models.tasks.kind import Flag
 from training.evaluation.summaries import Share, Spread
 
 

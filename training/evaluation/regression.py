@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs, Prediction, interpret
-from models.tasks.task import Regression
-from models.tasks.uncertainty import RegressionUncertainty
+from models.tasks.regression import Regression, RegressionUncertainty
 from training.data.dataset import Examples
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.targets.target import TargetNetwork, Weights
 from training.objectives.objectives import cross_entropy
 
@@ -54,7 +54,7 @@ def harden(
         return images
     frozen = {name: tensor.detach() for name, tensor in weights.items()}
     clean, rest = images[:, :count], images[:, count:]
-    low, high = (spec.normalize(torch.full((spec.channels, 1, 1), value)).to(images.device) for value in (0.0, 255.0))
+    low, high = (spec.prepare(torch.full((spec.channels, 1, 1), value)).to(images.device) for value in (0.0, 255.0))
     reach = hardening.epsilon * (high - low)
     current = clean + reach * noise.flatten()[: clean.numel()].view_as(clean).to(images.device)
     for _ in range(hardening.steps):

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from models.targets.gauge import GaugeStep, fix_gauge
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.task import Classification, Regression, Task
-from models.tasks.uncertainty import average_logits
+from models.tasks.classification import Classification
+from models.tasks.probabilities import average_logits
+from models.tasks.regression import Regression
+from models.tasks.task import Task
 
 Measure = Literal["entropy", "variance"]
 

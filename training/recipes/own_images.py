@@ -7,7 +7,8 @@ from models.checkpoint import MethodConfig
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.samplers.mc_dropout import MCDropoutConfig
-from models.targets.layers import Shape, numel
+from models.schema import Shape
+from models.targets.layers import numel
 from models.targets.target import TargetNetwork
 from training.data.augmentation import Augmentation
 from training.recipes.recipe import OutlierExposure, Recipe

@@ -1,5 +1,6 @@
 """Target networks that several recipes share."""
 
+from models.schema import Shape
 from models.targets.layers import (
     Activation,
     Convolution,
@@ -10,7 +11,6 @@ from models.targets.layers import (
     MaxPooling,
     Normalization,
     Residual,
-    Shape,
 )
 from models.targets.target import TargetNetwork
 

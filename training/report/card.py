@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
-from models.inputs.spec import ImageSpec, VectorSpec
-from models.tasks.task import Classification, Regression
+from models.inputs.image import ImageSpec
+from models.inputs.vector import VectorSpec
+from models.tasks.classification import Classification
+from models.tasks.regression import Regression
 from training.evaluation.attack_report import load_attack_report
 from training.evaluation.metrics import Metrics
 from training.report.card_attacks import describe_attacks

@@ -1,8 +1,10 @@
 """The section of a model card on flags: what raises them, their thresholds, and how often they are raised."""
 
 from models.checkpoint import Checkpoint
-from models.predictions.detection import Calibration, Flag
-from models.predictions.prediction import JITTER, ScoreName
+from models.inputs.image import JITTER
+from models.predictions.detection import Calibration
+from models.predictions.prediction import ScoreName
+from models.tasks.kind import Flag
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
 from training.report.card_metrics import count_networks

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_checkpoint, save_calibration
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
 from training.data.foreign import make_foreign_images

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.noise import permutations, uniform
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.augmentation import distort
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
@@ -78,7 +78,7 @@ class Supervised(Problem):
         if recipe.balance:
             if not isinstance(dataset.task, Classification):
                 raise ValueError("there are no classes to balance")
-            self._class_weights = balance_classes(self._labels, dataset.task.num_outputs)
+            self._class_weights = balance_classes(self._labels, len(dataset.task.outputs))
         self._outliers = torch.empty(0)
         if recipe.outliers is not None:
             self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
@@ -110,7 +110,7 @@ class Supervised(Problem):
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
-        outputs = evaluate_members(sampler, self.dataset.input.normalize(validation.inputs), seed=0, size=networks)
+        outputs = evaluate_members(sampler, self.dataset.input.prepare(validation.inputs), seed=0, size=networks)
         members, labels = task.predict(outputs), validation.labels
         if isinstance(task, Classification):
             return {
@@ -137,14 +137,14 @@ class Supervised(Problem):
                 numbers = uniform(self.seed, [step], len(inputs) * width, AUGMENTATION_STREAM).view(-1, width)
                 inputs = distort(inputs, augmentation, numbers.to(inputs.device))
             inputs = inputs.unflatten(0, self.shape)
-        return self.dataset.input.normalize(inputs), labels
+        return self.dataset.input.prepare(inputs), labels
 
     def draw_outliers(self, step: int) -> Tensor:
         """Normalised outliers of a step, the same for all of its networks, [B, …]."""
         assert self.recipe.outliers is not None
         shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
         index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
-        return self.dataset.input.normalize(self._outliers[index.to(self._outliers.device)])
+        return self.dataset.input.prepare(self._outliers[index.to(self._outliers.device)])
 
     def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None

@@ -13,11 +13,11 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import NetworkStack, WeightSampler
 from models.targets.target import Weights
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
@@ -142,7 +142,7 @@ class TrainingRun(ABC):
     def _fit_temperature(self) -> float:
         assert isinstance(self.dataset, Dataset)
         validation = self.dataset.validation
-        inputs = self.dataset.input.normalize(validation.inputs)
+        inputs = self.dataset.input.prepare(validation.inputs)
         networks = self.sampler.limit_networks(self.recipe.largest_ensemble)
         logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
         return fit_member_temperature(logits, validation.labels)

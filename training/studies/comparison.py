@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
 from models.predictions.detection import apply_temperature
-from models.tasks.task import Classification
-from models.tasks.uncertainty import average_logits
+from models.tasks.classification import Classification
+from models.tasks.probabilities import average_logits
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
 from training.data.outlier_sets import load_outliers

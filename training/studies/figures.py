@@ -18,7 +18,8 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.predictions.prediction import evaluate_members
-from models.tasks.task import Classification, Regression
+from models.tasks.classification import Classification
+from models.tasks.regression import Regression
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
@@ -96,12 +97,12 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
     """
     task, spec = checkpoint.config.task, checkpoint.config.input
     assert isinstance(task, Regression)
-    if spec.shape != (1,) or task.num_outputs != 1:
+    if spec.shape != (1,) or len(task.outputs) != 1:
         raise ValueError("only a regression of one number on one other can be drawn")
     train = dataset.train
     margin = float(train.inputs.max() - train.inputs.min()) / 4
     x = torch.linspace(float(train.inputs.min()) - margin, float(train.inputs.max()) + margin, 400)[:, None]
-    outputs = evaluate_members(checkpoint.sampler, spec.normalize(x), SEED, networks)
+    outputs = evaluate_members(checkpoint.sampler, spec.prepare(x), SEED, networks)
     members, uncertainty = task.predict(outputs), task.measure(outputs)
     mean, across = uncertainty.mean[:, 0].numpy(), x[:, 0].numpy()
     with mpl.rc_context(STYLE):

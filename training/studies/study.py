@@ -18,7 +18,7 @@ from models.predictions.path import go_straight
 from models.predictions.prediction import evaluate_members
 from models.targets.gauge import filter_vectors, find_couplings, fix_gauge, permute_filters
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.uncertainty import measure_uncertainty
+from models.tasks.classification import measure_uncertainty
 from training.data.dataset import Dataset
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import INPUTS_PER_PART, SEED
@@ -134,7 +134,7 @@ def study(
     networks = sampler.limit_networks(networks)
     if networks < UNCERTAINTY_OF:
         raise ValueError(f"a study takes at least {UNCERTAINTY_OF} networks, and there are only {networks}")
-    inputs, labels = config.input.normalize(dataset.test.inputs), dataset.test.labels
+    inputs, labels = config.input.prepare(dataset.test.inputs), dataset.test.labels
 
     report(f"{networks} networks on {len(labels):,} test inputs")
     # In parts, so that something is seen to be done.
@@ -152,7 +152,7 @@ def study(
     del logits
     for name, images in outliers.items():
         report(f"{UNCERTAINTY_OF} networks on {name}")
-        others = evaluate_members(sampler, config.input.normalize(images), SEED, UNCERTAINTY_OF)
+        others = evaluate_members(sampler, config.input.prepare(images), SEED, UNCERTAINTY_OF)
         uncertainties[name] = measure_uncertainty(others)
 
     report("weights")
@@ -222,7 +222,7 @@ def _find_filters(target: TargetNetwork, weights: Weights) -> Tensor | None:
 @torch.inference_mode()
 def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy]:
     sampler, target = checkpoint.sampler, checkpoint.config.target
-    inputs = checkpoint.config.input.normalize(dataset.validation.inputs).to(sampler.device)
+    inputs = checkpoint.config.input.prepare(dataset.validation.inputs).to(sampler.device)
     labels = dataset.validation.labels.to(sampler.device)
 
     def measure(weights: Weights) -> list[float]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.inputs.spec import ImageSpec
 from tests.pictures import add_exif, chunk, draw_image, encode
 
 SPEC = ImageSpec(channels=1, height=28, width=28, mean=(0.0,), std=(1.0,))

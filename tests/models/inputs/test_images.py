@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from models.inputs.image import ImageSpec
 from models.inputs.image_files import MAX_PARTS, MAX_SCANS
 from models.inputs.pixels import ImageError, decode_image
-from models.inputs.spec import ImageSpec
 from tests.pictures import (
     chunk,
     draw_image,
@@ -361,7 +361,7 @@ MEASURE = """
 import json, re, sys, time
 from pathlib import Path
 from models.inputs.pixels import ImageError, decode_image
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 spec = ImageSpec(channels=3, height=28, width=28, mean=(0.0,) * 3, std=(1.0,) * 3)
 def read_peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -9,12 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from models.checkpoint import dump_json
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     Calibration,
     ClassCalibration,
-    Flag,
     Seeds,
     SizeCalibration,
     apply_temperature,
@@ -23,7 +22,9 @@ from models.predictions.detection import (
     list_scores,
 )
 from models.predictions.prediction import Outputs, ScoreName, interpret
-from models.tasks.task import Classification, Regression
+from models.tasks.classification import Classification
+from models.tasks.kind import Flag
+from models.tasks.regression import Regression
 from training.evaluation.calibration import calibrate, fit_member_temperature, fit_temperature
 
 TASK = Classification(classes=("a", "b", "c", "d"))

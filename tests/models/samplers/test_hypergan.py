@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.samplers.hypergan import CodeDiscriminator, HyperGAN, HyperGANConfig, _apply_head
-from models.tasks.uncertainty import entropy
+from models.tasks.probabilities import shannon_entropy
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 from training.recipes.mnist import mnist_hypergan
 
@@ -73,7 +73,7 @@ def test_sampled_networks_start_like_ordinary_ones() -> None:
             assert not tensor.any()
     images = torch.randn(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     probabilities = sampler.target.forward(weights, images).softmax(-1)
-    assert entropy(probabilities).mean() > 0.3 * math.log(10)
+    assert shannon_entropy(probabilities).mean() > 0.3 * math.log(10)
 
 
 def test_discriminator_sees_codes_jointly() -> None:

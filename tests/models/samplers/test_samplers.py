@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.samplers.apd import APDConfig
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hyperdraw import HyperDrawConfig
@@ -19,7 +19,7 @@ from models.samplers.sampler import VariationalSampler, WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.targets.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
 
 CONFIGS: dict[str, MethodConfig] = {

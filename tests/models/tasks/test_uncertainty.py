@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.tasks.uncertainty import measure_uncertainty
+from models.tasks.classification import measure_uncertainty
 
 
 def to_logits(probabilities: torch.Tensor) -> torch.Tensor:

@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.checkpoint import Checkpoint, CheckpointConfig, Training, save_checkpoint
-from models.inputs.spec import ImageSpec, VectorSpec
+from models.inputs.image import ImageSpec
+from models.inputs.vector import VectorSpec
 from models.predictions.path import follow_paths
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.targets.gauge import fix_gauge
 from models.targets.layers import Activation, Linear
 from models.targets.target import TargetNetwork
-from models.tasks.task import Regression
+from models.tasks.regression import Regression
 from service.api.asking import Deadline
 from service.app import create_app
-from service.engine.engine import Call
+from service.engine.jobs import Computation
 from service.settings import Settings
 from tests.conftest import SMALL_TARGET, serve
 from tests.models.samplers.test_samplers import make_config
@@ -110,12 +111,12 @@ def test_the_ends_of_a_walk_are_the_members(client: httpx.Client, checkpoint: Ch
 def test_the_middle_of_a_straight_way_has_the_mean_weights(checkpoint: Checkpoint) -> None:
     config, sampler = checkpoint.config, checkpoint.sampler
     steps = follow_paths(sampler, config.input, config.task, DIGITS.inputs[:2], seed=7, ends=(0, 1), points=3)
-    found = Call(steps)
-    while found.run():
-        pass
+    found = Computation(steps)
+    while not found.finished:
+        found.step(budget=1)
     pair = fix_gauge(config.target, sampler.sample(7, [0, 1]), ["scaling"])
     mean = {name: tensor.mean(0, keepdim=True) for name, tensor in pair.items()}
-    expected = config.task.predict(config.target.forward(mean, config.input.normalize(DIGITS.inputs[:2])))
+    expected = config.task.predict(config.target.forward(mean, config.input.prepare(DIGITS.inputs[:2])))
     torch.testing.assert_close(found.future.result()["straight"][1], expected[0], rtol=1e-4, atol=1e-6)
 
 

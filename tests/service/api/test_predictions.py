@@ -18,8 +18,8 @@ from safetensors.torch import load
 
 from models.checkpoint import Checkpoint, save_checkpoint
 from models.device import DeviceError
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.inputs.spec import ImageSpec
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import evaluate, interpret
 from models.samplers.deep_ensemble import DeepEnsembleConfig
@@ -523,7 +523,7 @@ def test_an_ensemble_answers_with_all_its_networks(ensemble_client: httpx.Client
 @pytest.mark.parametrize(
     ("path", "parameters", "message"),
     [
-        ("predict", {"ensemble_size": 4}, "three has 3 networks, no 4."),
+        ("predict", {"ensemble_size": 4}, "three has only 3 networks; 4 were requested."),
         ("weights", {"member": 3}, "three has no member 3."),
         ("weights", {"member": 2, "count": 2}, "three has no member 3."),
         ("predict", {"false_alarm_rate": 0.05}, "three has no calibration."),
@@ -567,7 +567,10 @@ def test_a_single_network_says_that_it_is_no_distribution(tmp_path: Path) -> Non
         assert answer["ensemble"]["size"] == 1
         assert answer["predictions"][0]["uncertainty"]["mutual_information"] == pytest.approx(0, abs=1e-6)
         refused = client.post("/v1/models/one/predict?ensemble_size=2", files={"images": PICTURES[0]})
-        assert refused.json()["error"]["message"] == "one is a single network, no distribution to draw 2 from."
+        assert (
+            refused.json()["error"]["message"]
+            == "one is a single network, not a distribution; 2 networks were requested."
+        )
 
 
 def test_as_many_networks_answer_as_were_evaluated_or_are_allowed(tmp_path: Path) -> None:

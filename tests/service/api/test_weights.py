@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 
 from models.checkpoint import Checkpoint, MethodConfig
+from models.model import Model
 from models.noise import MEMBER_LIMIT
 from service.api.weights_file import DTYPES, WeightsFile, parse_range
 from service.engine.engine import Engine
@@ -172,7 +173,7 @@ def test_parse_range_outside(header: str) -> None:
         ({"seed": "many"}, 422, "seed"),
         ({"seed": 2**63}, 422, "seed"),
         ({"dtype": "int8"}, 422, "dtype"),
-        ({"version": "0" * 64}, 404, "Version 000"),
+        ({"version": "0" * 64}, 404, "Version '000"),
         ({"members": 3}, 422, "members"),
     ],
 )
@@ -210,10 +211,10 @@ def test_work_for_a_client_that_left_stops(app: FastAPI, client: httpx.Client, m
     assert after_leaving < needed
 
 
-def test_memory_does_not_grow_with_the_number_of_networks(checkpoint: Checkpoint) -> None:
+def test_memory_does_not_grow_with_the_number_of_networks(model: Model) -> None:
     """Every draw is bounded, and the header is known before any."""
-    file = WeightsFile(checkpoint, 0, range(10**6), True, "float32")
-    assert file.size == len(file.header) + 4 * checkpoint.config.target.num_weights * 10**6
+    file = WeightsFile(model, 0, range(10**6), True, "float32")
+    assert file.size == len(file.header) + 4 * model.target.num_weights * 10**6
     assert len(file.header) < 4096
 
 
@@ -221,7 +222,7 @@ def test_memory_does_not_grow_with_the_number_of_networks(checkpoint: Checkpoint
 def test_every_method_can_be_downloaded(method: MethodConfig) -> None:
     """Whatever the layout in memory of what its generator makes."""
     sampler = method.build(SMALL_TARGET).eval().requires_grad_(False)
-    checkpoint = Checkpoint("network", "1", make_config(sampler), sampler, None, None)
+    checkpoint = Model(Checkpoint("network", "1", make_config(sampler), sampler, None, None))
     engine = Engine(torch.device("cpu"))
     file = WeightsFile(checkpoint, 7, range(2, 40), stacked=True, dtype="float32")
 

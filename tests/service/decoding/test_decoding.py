@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import service.decoding.pool
+from models.inputs.image import ImageSpec
 from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, decode_image
-from models.inputs.spec import ImageSpec
 from service.admission import OverloadedError
 from service.decoding.pool import Decoder, DecoderError
 from tests.pictures import draw_image, encode, write_webp

@@ -15,7 +15,7 @@ import torch
 
 import service.engine.batches
 import service.engine.engine
-from models.checkpoint import Checkpoint
+from models.model import Model
 from service.admission import OverloadedError
 from service.app import create_app
 from service.engine.batches import Answer
@@ -46,12 +46,12 @@ def raise_in(engine: Engine, error: type[BaseException]) -> None:
     engine._call(lambda: None)  # which wakes it
 
 
-def ask(engine: Engine, checkpoint: Checkpoint, seed: int | None = None) -> Future[Answer]:
-    return engine.predict(checkpoint, draw_images(checkpoint, 1), seed, 5)
+def ask(engine: Engine, model: Model, seed: int | None = None) -> Future[Answer]:
+    return engine.predict(model, draw_images(model, 1), seed, 5)
 
 
 def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
-    checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
         raise RuntimeError("broken")
@@ -62,17 +62,17 @@ def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
     engine = Engine(torch.device("cpu"), queue_cost=20)
     with caplog.at_level(logging.ERROR, "service.engine.observer"):
         for seed in range(5):
-            assert ask(engine, checkpoint, seed).result(60).seed == seed
+            assert ask(engine, model, seed).result(60).seed == seed
             with hold(engine):
-                ask(engine, checkpoint)
+                ask(engine, model)
                 with pytest.raises(OverloadedError):
-                    engine.predict(checkpoint, draw_images(checkpoint, 1), None, 100)
+                    engine.predict(model, draw_images(model, 1), None, 100)
     assert sorted(record.getMessage().split()[2] for record in caplog.records) == heard
     assert engine.fault is None
     engine.close()
 
 
-def test_what_cannot_begin_fails_alone(engine: Engine, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_begin_fails_alone(engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     take = Ensembles.take
     for error in (ValueError("odd"), MemoryError()):
 
@@ -81,32 +81,30 @@ def test_what_cannot_begin_fails_alone(engine: Engine, checkpoint: Checkpoint, m
 
         monkeypatch.setattr(Ensembles, "take", fail)
         with hold(engine):
-            futures = [ask(engine, checkpoint, seed) for seed in (None, None, 7)]
+            futures = [ask(engine, model, seed) for seed in (None, None, 7)]
         for future in futures[:2]:
             with pytest.raises(type(error)):
                 future.result(60)
         assert futures[2].result(60).seed == 7
         assert engine.admission.amount == 0
     monkeypatch.setattr(Ensembles, "take", take)
-    ask(engine, checkpoint).result(60)
+    ask(engine, model).result(60)
     assert engine.fault is None
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_whatever_ends_the_thread_is_a_fault_and_cancels_what_waits(
-    checkpoint: Checkpoint, error: type[BaseException]
-) -> None:
+def test_whatever_ends_the_thread_is_a_fault_and_cancels_what_waits(model: Model, error: type[BaseException]) -> None:
     engine = Engine(torch.device("cpu"))
     done: list[str] = []
     with hold(engine):
         futures: dict[str, Future[Any]] = {
-            "short": ask(engine, checkpoint, 7),
-            "large": engine.predict(checkpoint, draw_images(checkpoint, 256), 1, 1_000),
-            "call": engine.sample(checkpoint, 1, [0], {"linear1.bias"}),
+            "short": ask(engine, model, 7),
+            "large": engine.predict(model, draw_images(model, 256), 1, 1_000),
+            "call": engine.sample(model, 1, [0], {"linear1.bias"}),
         }
         for name, future in futures.items():
             future.add_done_callback(lambda _, name=name: done.append(name))  # type: ignore[misc]
-        cancelled = ask(engine, checkpoint, 8)
+        cancelled = ask(engine, model, 8)
         cancelled.cancel()
         raise_in(engine, error)
     for future in futures.values():
@@ -116,24 +114,22 @@ def test_whatever_ends_the_thread_is_a_fault_and_cancels_what_waits(
     assert engine.fault == f"the engine's thread was ended by {error.__name__}"
     assert sorted(done) == sorted(futures)
     assert engine.admission.amount == 0
-    assert ask(engine, checkpoint).cancelled()
+    assert ask(engine, model).cancelled()
     engine.close()
 
 
 @pytest.mark.parametrize("part", ["step", "finished", "relieve"])
-def test_an_exception_anywhere_leaves_nobody_waiting(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
+def test_an_exception_anywhere_leaves_nobody_waiting(model: Model, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     engine = Engine(torch.device("cpu"))
 
     def fail(*args: Any) -> None:
         raise SystemExit
 
     if part == "relieve":
-        monkeypatch.setattr(service.engine.batches, "evaluate_draw", lambda *_: torch.empty(2**60))
+        monkeypatch.setattr(Model, "evaluate", lambda *_: torch.empty(2**60))
     monkeypatch.setattr(service.engine.batches.Batch, part, property(fail) if part == "finished" else fail)
     with hold(engine):
-        futures = [ask(engine, checkpoint, seed) for seed in (1, 1, 2, None)]
+        futures = [ask(engine, model, seed) for seed in (1, 1, 2, None)]
     for future in futures:
         with pytest.raises(CancelledError):
             future.result(20)
@@ -151,25 +147,25 @@ def test_a_thread_that_is_gone_is_a_fault_whoever_says_so(engine: Engine, monkey
     assert engine.fault == "the engine's thread has ended"
 
 
-def test_many_may_close_it_at_once_and_the_engine_itself(checkpoint: Checkpoint) -> None:
+def test_many_may_close_it_at_once_and_the_engine_itself(model: Model) -> None:
     engine = Engine(torch.device("cpu"))
     engine._call(engine.close).result(20)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: engine.close(), range(8)))
     assert not engine._thread.is_alive()
     assert engine.fault is None
-    assert ask(engine, checkpoint).cancelled()
+    assert ask(engine, model).cancelled()
 
 
 def test_a_step_that_does_not_end_is_told_and_does_not_keep_the_engine_from_closing(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(torch.device("cpu"))
     monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.2)
     assert engine.step_seconds == 0
     with hold(engine):
         assert engine.stall is None
-        waiting = ask(engine, checkpoint)
+        waiting = ask(engine, model)
         wait_until(lambda: engine.stall is not None)
         assert engine.fault is None
         start = time.monotonic()

@@ -25,8 +25,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from models.checkpoint import Checkpoint
+from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.inputs.spec import ImageSpec
 from service.api.uploads import decompress
 from service.app import create_app
 from service.errors import ServiceError
@@ -304,10 +304,20 @@ def test_statistics_count(checkpoints: Path, pixels: NDArray[np.uint8]) -> None:
         ("digits", {"parameters": {"seed": "7"}}, "400", "parameters.seed"),
         ("digits", {"parameters": {"size": 7}}, "400", "parameters.size: Extra inputs are not permitted. "),
         ("digits", {"parameters": {"size": 7}}, "400", "ensemble_size, seed, false_alarm_rate, coverage, timeout"),
-        ("digits", {"parameters": {"coverage": 0.5}}, "400", "a coverage of 0.5 was not calibrated. Calibrated are"),
+        (
+            "digits",
+            {"parameters": {"coverage": 0.5}},
+            "400",
+            "a coverage of 0.5 was not calibrated. The calibrated false-alarm rates",
+        ),
         ("digits", {"outputs": [InferRequestedOutput("logits")]}, "400", "There is no output 'logits'. The outputs"),
         ("digits", {"outputs": [InferRequestedOutput("prediction_set")]}, "400", "without the parameter coverage. The"),
-        ("digits", {"outputs": [InferRequestedOutput("label")] * 2}, "400", "label, label is one twice"),
+        (
+            "digits",
+            {"outputs": [InferRequestedOutput("label")] * 2},
+            "400",
+            "An output is requested twice: label, label.",
+        ),
         ("digits", {"outputs": [InferRequestedOutput("label", class_count=2)]}, "400", "Ask it of probabilities."),
         ("digits", {"timeout": -1}, "400", "parameters.timeout"),
     ],
@@ -342,7 +352,7 @@ def test_what_cannot_wait_is_told_when_to_come_again(checkpoints: Path) -> None:
         )
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) >= 1
-    assert response.json()["error"].startswith("As much as may wait is waiting. Ask again in")
+    assert response.json()["error"].startswith("The request queue is full. Try again in")
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -582,7 +592,7 @@ def test_a_raw_body_is_one_vector(cubic: tuple[httpx.Client, InferenceServerClie
     [
         (np.nan, "inputs has a number that is not finite. Leave NaN and infinity out."),
         (np.inf, "inputs has a number that is not finite."),
-        (1e30, "x in row 0 is 1e+30, out of all proportion to the training. Keep it within"),
+        (1e30, "x in row 0 is 1e+30, more than 10⁶ standard deviations from the training mean. Keep it within"),
     ],
 )
 @pytest.mark.parametrize("binary", [True, False])

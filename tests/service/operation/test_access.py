@@ -121,8 +121,8 @@ def test_keys_change_with_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[half", "is no TOML"),
-        (b"\xff", "is no TOML"),
+        (b"[half", "is not valid TOML"),
+        (b"\xff", "is not valid TOML"),
         (b'[a]\nsha256 = "abc"\nscopes = []', "a.sha256: .*match"),
         (b'[a]\nscopes = ["predict"]', "a.sha256: .*required"),
         (b'[a]\nsha256 = "' + b"0" * 64 + b'"\nscopes = ["root"]', "a.scopes.0: .*'predict', 'weights' or 'admin'"),
@@ -296,11 +296,11 @@ def test_a_broken_file_is_told_and_old_keys_are_kept_or_not(
                 assert response.status_code == 200
         ready = client.get("/readyz")
         assert ready.status_code == (503 if broken == "close" else 200)
-        assert "file of keys cannot be used" in ready.text
+        assert "key file cannot be used" in ready.text
         assert str(path) not in ready.text
         assert client.get("/healthz").status_code == 200
         assert "hyperdraw_keys_stale 1.0" in client.get("/metrics").text
-        assert sum("file of keys" in record.message for record in caplog.records) == 1
+        assert sum("the key file" in record.message for record in caplog.records) == 1
         replacement = path.with_suffix(".new")
         replacement.write_bytes(good)
         if path.is_dir():

@@ -42,7 +42,7 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
 def await_rest(engine: Engine) -> None:
     """Until all networks are drawn ahead."""
     deadline = time.monotonic() + 10
-    while engine._lacking:
+    while engine._ensembles.lacks_networks:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

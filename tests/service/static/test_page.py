@@ -459,7 +459,7 @@ def test_a_key_is_asked_for(browser: webdriver.Chrome, checkpoints: Path, tmp_pa
         page.settle()
         page.choose_example("seven")
         page.find("#tab-weights").click()
-        page.await_true(lambda: "not for weights" in page.text("#alert-message"))
+        page.await_true(lambda: "this needs weights" in page.text("#alert-message"))
         browser.get("about:blank")
     page.errors()
     read_requests(browser)

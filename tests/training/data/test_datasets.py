@@ -196,6 +196,6 @@ def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:
     again = load_dataset("digits", tmp_path)
     assert isinstance(again, Dataset)
     assert torch.equal(again.test.labels, dataset.test.labels)
-    normalized = dataset.input.normalize(dataset.train.inputs)
+    normalized = dataset.input.prepare(dataset.train.inputs)
     assert normalized.mean().abs() < 0.02
     assert abs(normalized.std() - 1) < 0.02

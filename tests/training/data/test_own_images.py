@@ -220,7 +220,7 @@ def test_splits_are_disjoint_stratified_and_the_same_again(folder: Path) -> None
         assert [path.parts[0] for path in images.paths[split]] == [CLASSES[label] for label in examples.labels]
         assert examples.labels.double().mean() == 0.5
     assert images.dataset.input.shape == (1, 12, 12)
-    normal = images.dataset.input.normalize(images.dataset.train.inputs)
+    normal = images.dataset.input.prepare(images.dataset.train.inputs)
     assert abs(float(normal.mean())) < 1e-3
     assert abs(float(normal.std()) - 1) < 1e-3
 

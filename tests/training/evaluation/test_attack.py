@@ -12,7 +12,7 @@ from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save
 from models.predictions.detection import DEFAULT_RATE
 from models.predictions.perturbation import Norm, measure_margin, normalize, project
 from models.predictions.prediction import ScoreName
-from models.tasks.task import Classification
+from models.tasks.classification import Classification
 from training.data.datasets import load_digits
 from training.evaluation.attack import TIERS, Attacker, attack, judge, measure_joint_loss
 from training.evaluation.attack_report import (

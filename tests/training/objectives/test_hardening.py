@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from tests.conftest import SMALL_TARGET, draw_weights
 from tests.training.runs.test_baselines import make_recipe
@@ -19,7 +19,7 @@ SPEC = ImageSpec(channels=1, height=12, width=12, mean=(0.3,), std=(0.5,))
 def test_each_network_is_attacked_within_epsilon_and_the_range() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {name: tensor / 5 for name, tensor in draw_weights(SMALL_TARGET, generator, 3).items()}
-    images = SPEC.normalize(torch.randint(256, (3, 8, 1, 12, 12), generator=generator).byte())
+    images = SPEC.prepare(torch.randint(256, (3, 8, 1, 12, 12), generator=generator).byte())
     labels = torch.randint(5, (3, 8), generator=generator)
     noise = 2 * torch.rand(1, images.numel(), generator=generator) - 1
     hardening = Hardening(epsilon=0.1, share=0.5)
@@ -48,7 +48,7 @@ def test_hardened_networks_err_less_under_attack() -> None:
     dataset = load_dataset("digits", Path())
     assert isinstance(dataset, Dataset)
     assert isinstance(dataset.input, ImageSpec)
-    inputs = dataset.input.normalize(dataset.validation.inputs).expand(2, -1, -1, -1, -1)
+    inputs = dataset.input.prepare(dataset.validation.inputs).expand(2, -1, -1, -1, -1)
     labels = dataset.validation.labels.expand(2, -1)
     accuracies = []
     for hardening in (None, Hardening(epsilon=0.07, share=1.0)):

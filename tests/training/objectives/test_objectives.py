@@ -6,7 +6,8 @@ import torch
 from models.samplers.hypergan import CodeDiscriminator
 from models.targets.layers import Linear
 from models.targets.target import TargetNetwork
-from models.tasks.task import Classification, Regression
+from models.tasks.classification import Classification
+from models.tasks.regression import Regression
 from tests.conftest import SMALL_TARGET, draw_weights
 from training.objectives.objectives import (
     Diversity,

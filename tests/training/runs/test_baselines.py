@@ -116,7 +116,7 @@ def test_networks_that_saw_outliers_are_sharpened_for_use() -> None:
             networks = run.sampler.limit_networks(100)
             logits = []
             for _ in range(2):
-                logits.append(evaluate_members(run.sampler, dataset.input.normalize(validation.inputs), 0, networks))
+                logits.append(evaluate_members(run.sampler, dataset.input.prepare(validation.inputs), 0, networks))
                 run.recalibrate()
             if with_outliers:
                 temperature = fit_member_temperature(logits[0], validation.labels)

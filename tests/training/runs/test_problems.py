@@ -45,7 +45,7 @@ def test_all_networks_may_see_all_examples() -> None:
     inputs, labels = pose("cubic", 64, 20).draw_batch(17)
     assert inputs.shape == labels.shape == (64, 20, 1)
     for network in (0, 63):
-        assert torch.equal(inputs[network], dataset.input.normalize(dataset.train.inputs))
+        assert torch.equal(inputs[network], dataset.input.prepare(dataset.train.inputs))
         assert torch.equal(labels[network], dataset.train.labels)
 
 
@@ -62,7 +62,7 @@ def test_classes_can_be_balanced() -> None:
     recipe = replace(digits_hypergan(), networks_per_step=2, inputs_per_network=10, balance=True)
     weights = recipe.method.build(recipe.target).eval().sample(0, range(2))
     found = Supervised(recipe, few, 0, CPU).fit(recipe.target, weights, 0).losses["fit"]
-    logits = recipe.target.forward(weights, few.input.normalize(few.train.inputs)).log_softmax(-1)
+    logits = recipe.target.forward(weights, few.input.prepare(few.train.inputs)).log_softmax(-1)
     parts = torch.stack([-logits[:, few.train.labels == digit, digit].mean() for digit in (0, 1)])
     assert found.item() == pytest.approx(parts.sum().item() / 10, rel=1e-5)  # of ten classes
     with pytest.raises(ValueError, match="no classes to balance"):

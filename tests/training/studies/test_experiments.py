@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import training.data.outlier_sets
 import training.studies.ablation
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from models.inputs.spec import ImageSpec
+from models.inputs.image import ImageSpec
 from models.samplers.hypergan import HyperGANConfig
 from models.targets.gauge import find_couplings, permute_filters
 from tests.conftest import SMALL_TARGET, draw_weights, make_session

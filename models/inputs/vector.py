@@ -1,0 +1,67 @@
+"""Vectors of named numbers as inputs.
+
+Shapes: B inputs.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import FailFast, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.inputs.kind import InputError, InputKind, TensorSignature
+from models.schema import STRICT, Deviations, Means, Shape
+
+MAX_DEVIATIONS = 1e6
+"""Largest distance of a number from its mean in training, in standard deviations. Far beyond, float32 overflows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class VectorSpec(InputKind):
+    """Vectors of named numbers: each minus its `mean`, divided by its `std`."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
+    mean: Means
+    std: Deviations
+    kind: Literal["vector"] = "vector"
+
+    form: ClassVar[Literal["rows"]] = "rows"
+    noun: ClassVar[str] = "vectors"
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == len(self.names):
+            raise ValueError(f"mean and std must have one number for each of {len(self.names)} names")
+
+    @property
+    def shape(self) -> Shape:
+        return (len(self.names),)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def signature(self) -> tuple[TensorSignature, ...]:
+        return (TensorSignature("inputs", "FP32", self.shape),)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """float32 [B, numbers] from finite numbers in double precision.
+
+        Raises:
+            InputError: if a number is more than `MAX_DEVIATIONS` standard deviations from its mean in training.
+        """
+        if (deviations := self.prepare(values).abs()).max() > MAX_DEVIATIONS:
+            row, number = divmod(int(deviations.argmax()), len(self.names))
+            raise InputError(
+                f"{self.names[number]} in row {row} is {values[row, number]:g}, "
+                "more than 10⁶ standard deviations from the training mean.",
+                f"Keep it within {self.mean[number]:g} ± {MAX_DEVIATIONS * self.std[number]:g}.",
+            )
+        return values.float()
+
+    def prepare(self, raw: Tensor) -> Tensor:
+        """Numbers [..., numbers] → the same shape and precision, as the target expects it."""
+        mean, std = (torch.tensor(values, device=raw.device) for values in (self.mean, self.std))
+        return (raw - mean) / std

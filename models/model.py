@@ -1,0 +1,141 @@
+"""A model: a checkpoint on its device, and all that may be asked of it.
+
+Shapes: S sampled networks, B inputs.
+"""
+
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, Training
+from models.inputs.spec import InputSpec
+from models.noise import MEMBER_LIMIT
+from models.predictions.detection import Calibration
+from models.predictions.path import PathKind, follow_paths
+from models.predictions.perturbation import perturb
+from models.predictions.prediction import (
+    Draw,
+    Inputs,
+    Outputs,
+    Prediction,
+    count_networks_per_block,
+    draw,
+    evaluate_draw,
+    interpret,
+    prepare,
+)
+from models.targets.target import TargetNetwork, Weights
+from models.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What answers requests. Whoever asks it need not know what a checkpoint is made of."""
+
+    checkpoint: Checkpoint
+    """Its sampler is in evaluation mode, on the device that computes."""
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def version(self) -> str:
+        """SHA-256 of the checkpoint, in hexadecimal."""
+        return self.checkpoint.version
+
+    @property
+    def method(self) -> str:
+        """Name of the sampler's method."""
+        return self.checkpoint.config.method.method
+
+    @property
+    def input(self) -> InputSpec:
+        return self.checkpoint.config.input
+
+    @property
+    def task(self) -> Task:
+        return self.checkpoint.config.task
+
+    @property
+    def target(self) -> TargetNetwork:
+        return self.checkpoint.config.target
+
+    @property
+    def training(self) -> Training:
+        return self.checkpoint.config.training
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return self.checkpoint.calibration
+
+    @property
+    def metrics(self) -> Mapping[str, Any] | None:
+        return self.checkpoint.metrics
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the sampler."""
+        return sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
+
+    @property
+    def num_networks(self) -> int | None:
+        """How many networks there are; None if every draw is a fresh one."""
+        return self.checkpoint.sampler.num_networks
+
+    @property
+    def largest_ensemble(self) -> int:
+        """How many networks an ensemble can have."""
+        return self.checkpoint.sampler.limit_networks(MEMBER_LIMIT)
+
+    @property
+    def default_size(self) -> int:
+        """Networks of an ensemble where no number is named: as many as the model was evaluated with."""
+        return self.checkpoint.default_size
+
+    @property
+    def networks_per_block(self) -> int:
+        """Networks whose weights may be in memory at a time."""
+        return count_networks_per_block(self.target)
+
+    def draw(self, seed: int, members: range) -> Draw:
+        """Some networks of a seed, ready to be evaluated."""
+        return draw(self.checkpoint.sampler, self.input, self.task, seed, members)
+
+    def sample(
+        self, seed: int, members: Sequence[int], names: Collection[str], dtype: torch.dtype = torch.float32
+    ) -> Weights:
+        """The named parameters of some members of a seed, on the CPU, without holes in memory."""
+        weights = self.checkpoint.sampler.sample(seed, members, names)
+        return {name: tensor.to(dtype).cpu().contiguous() for name, tensor in weights.items()}
+
+    def prepare(self, raw: Tensor) -> Inputs:
+        """Raw inputs [B, …], made ready for all networks."""
+        return prepare(self.input, raw)
+
+    def evaluate(self, networks: Draw, inputs: Inputs) -> Outputs:
+        """Outputs of drawn networks for inputs."""
+        return evaluate_draw(networks, self.target, self.input, inputs)
+
+    def interpret(self, outputs: Outputs) -> Prediction:
+        """What the outputs of an ensemble mean.
+
+        Raises:
+            NotFiniteError: if one is not finite.
+        """
+        return interpret(self.task, outputs)
+
+    def perturb(
+        self, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
+    ) -> Generator[None, None, Tensor]:
+        """Images that an ensemble answers otherwise: `models.predictions.perturbation.perturb`."""
+        return perturb(self.checkpoint.sampler, self.input, pixels, seed, size, epsilon, steps)
+
+    def follow_paths(
+        self, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
+    ) -> Generator[None, None, dict[PathKind, Tensor]]:
+        """What networks between two members predict: `models.predictions.path.follow_paths`."""
+        return follow_paths(self.checkpoint.sampler, self.input, self.task, inputs, seed, ends, points)

@@ -1,0 +1,15 @@
+"""What the dataclasses that are read from a checkpoint's files share."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, FailFast, Field
+
+STRICT = ConfigDict(extra="forbid")
+
+Shape = tuple[int, ...]
+"""Shape of one input, or of one output of a layer."""
+Size = Annotated[int, Field(gt=0, le=65536)]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Means = Annotated[tuple[Finite, ...], FailFast()]
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], FailFast()]

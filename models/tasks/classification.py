@@ -1,0 +1,121 @@
+"""Classification: outputs are logits, and uncertainty is measured in nats.
+
+Shapes: S members, J of them that also see noisy inputs, B inputs, K classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import FailFast, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.schema import STRICT
+from models.tasks.kind import Flag, TaskKind
+from models.tasks.probabilities import average_logits, compute_probabilities, shannon_entropy
+from models.tasks.quantity import Quantity, list_quantities
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """What S members' class probabilities say together; every tensor in double precision.
+
+    The predictive entropy is the sum of the expected entropy, what the members agree is ambiguous, and the mutual
+    information of prediction and network, where they disagree (Depeweg et al., ICML 2018).
+    """
+
+    probabilities: Tensor
+    """[B, K], the mean over members."""
+    log_probabilities: Tensor
+    """[B, K], its logarithm, finite however small a probability is."""
+    predictive_entropy: Annotated[
+        Tensor, Quantity("Entropy of the mean probabilities: all uncertainty.", unit="nats", score=True, monitored=True)
+    ]
+    expected_entropy: Annotated[
+        Tensor, Quantity("Mean entropy of the members: ambiguity that they agree on.", unit="nats")
+    ]
+    mutual_information: Annotated[
+        Tensor, Quantity("The difference: disagreement among the members.", unit="nats", score=True, monitored=True)
+    ]
+    variation_ratio: Annotated[
+        Tensor, Quantity("Share of members that do not vote for the most chosen class.", unit="1", score=True)
+    ]
+    max_probability: Annotated[Tensor, Quantity("1 − the largest mean probability.", unit="1", score=True)]
+    energy: Annotated[Tensor, Quantity("−ln Σ exp of the mean logits.", unit="nats", score=True)]
+    """Liu et al., NeurIPS 2020; it may be negative."""
+    fragility: Tensor | None = None
+    """[B], how much of the chosen class's probability, by the J networks, small noise takes away; None where no network
+    saw noise. An answer that they do not repeat, each with noise of its own, depends on details that the noise hides.
+    """
+
+
+def measure_uncertainty(logits: Tensor, jittered: Tensor | None = None) -> Uncertainty:
+    """Uncertainty of an ensemble.
+
+    Args:
+        logits: of the members, [S, B, K].
+        jittered: of the first J members on noisy inputs, [J, B, K], if they saw any.
+
+    Raises:
+        NotFiniteError: if a logit is not finite.
+    """
+    members = compute_probabilities(logits)
+    mean = members.mean(0)
+    predictive, expected = shannon_entropy(mean), shannon_entropy(members).mean(0)
+    votes = F.one_hot(members.argmax(-1), members.shape[-1]).double().mean(0)
+    fragility = None
+    if jittered is not None:
+        chosen = mean.argmax(-1, keepdim=True)
+        before, after = members[: len(jittered)].mean(0), compute_probabilities(jittered).mean(0)
+        fragility = (before.gather(-1, chosen) - after.gather(-1, chosen)).squeeze(-1)
+    return Uncertainty(
+        probabilities=mean,
+        log_probabilities=average_logits(logits.double()),
+        predictive_entropy=predictive,
+        expected_entropy=expected,
+        mutual_information=(predictive - expected).clamp(min=0),
+        variation_ratio=1 - votes.amax(-1),
+        max_probability=1 - mean.amax(-1),
+        energy=-logits.double().mean(0).logsumexp(-1),
+        fragility=fragility,
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Classification(TaskKind):
+    """Outputs are logits of `classes`."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=2), FailFast()]
+    kind: Literal["classification"] = "classification"
+
+    quantities: ClassVar[Mapping[str, Quantity]] = list_quantities(Uncertainty)
+    has_classes: ClassVar[bool] = True
+    flag_scores: ClassVar[Mapping[Flag, tuple[str, ...]]] = {
+        "out_of_distribution": ("predictive_entropy", "mutual_information"),
+        "suspect_adversarial": ("fragility",),
+    }
+    noisy_scores: ClassVar[frozenset[str]] = frozenset({"fragility"})
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.classes
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Class probabilities from the networks' outputs, [S, B, K]."""
+        return outputs.softmax(-1)
+
+    def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> Uncertainty:
+        """The uncertainty of an ensemble: `measure_uncertainty`."""
+        return measure_uncertainty(outputs, jittered)
+
+    def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """The mean cross-entropy of an example, logits [S, B, K], labels [S, B], classes weighted by [K], if at all.
+
+        In expectation a weighted mean is that of all examples, for any B.
+        """
+        logits, labels = outputs.flatten(0, 1), labels.flatten()
+        if class_weights is None:
+            return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, class_weights, reduction="none").mean()

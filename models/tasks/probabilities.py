@@ -1,0 +1,37 @@
+"""Arithmetic of class probabilities.
+
+A probability may be too small for a floating-point number; its logarithm is not. What takes logarithms is made of
+logits, never of probabilities.
+
+Shapes: S members, B inputs, K classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class NotFiniteError(ValueError):
+    """Outputs of networks that are not finite, and must not pass for certainty."""
+
+
+def shannon_entropy(probabilities: Tensor) -> Tensor:
+    """−Σ p ln p over the last axis, with 0 ln 0 = 0."""
+    return -torch.xlogy(probabilities, probabilities).sum(-1)
+
+
+def average_logits(logits: Tensor) -> Tensor:
+    """ln of the mean probabilities of S networks, [B, K], from their logits, or any logarithms, [S, B, K]."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+
+def compute_probabilities(logits: Tensor) -> Tensor:
+    """Class probabilities in double precision, of the shape of the logits.
+
+    Raises:
+        NotFiniteError: if a logit is not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise NotFiniteError("a sampled network gave logits that are not finite")
+    return logits.double().softmax(-1)

@@ -1,0 +1,37 @@
+"""Quantities: what an ensemble's answer is measured by.
+
+A quantity is declared once, as an annotated field of the dataclass that a task's `measure` returns. Answers in JSON,
+tensors, the signatures of the Open Inference Protocol, the service's metrics and the scores of flags derive from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_type_hints
+
+Axis = Literal["inputs", "outputs"]
+Unit = Literal["nats", "1", "outputs", "outputs²"]
+"""1 is for shares and ratios; outputs is the unit of the numbers that are predicted."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is known of a quantity beside its numbers."""
+
+    description: str
+    unit: Unit
+    axes: tuple[Axis, ...] = ("inputs",)
+    score: bool = False
+    """Whether it grows with uncertainty, so that inputs may be told apart by it."""
+    monitored: bool = False
+    """Whether the service's metrics have a histogram of it."""
+
+
+def list_quantities(measures: type[Any]) -> Mapping[str, Quantity]:
+    """The quantities among a dataclass's fields by name, in order."""
+    annotations = get_type_hints(measures, include_extras=True)
+    return {
+        name: detail
+        for name, annotation in annotations.items()
+        for detail in getattr(annotation, "__metadata__", ())
+        if isinstance(detail, Quantity)
+    }

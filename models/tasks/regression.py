@@ -1,0 +1,122 @@
+"""Regression: outputs are expectations of numbers, and uncertainty is measured as variance.
+
+Shapes: S members, B inputs, K numbers.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import FailFast, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.schema import STRICT, Deviations, Means
+from models.tasks.kind import Flag, TaskKind
+from models.tasks.probabilities import NotFiniteError
+from models.tasks.quantity import Axis, Quantity, list_quantities
+
+EACH_NUMBER: tuple[Axis, ...] = ("inputs", "outputs")
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionUncertainty:
+    """What S members' expectations of K numbers say together; every tensor in double precision.
+
+    The predictive distribution is the mixture of the members' normal ones. Its variance is the sum of the noise's,
+    which no further data would lessen, and the variance of the members' expectations, their disagreement.
+    """
+
+    mean: Annotated[Tensor, Quantity("Mean of the members' expectations.", unit="outputs", axes=EACH_NUMBER)]
+    standard_deviation: Annotated[Tensor, Quantity("Root of the variance.", unit="outputs", axes=EACH_NUMBER)]
+    variance: Annotated[
+        Tensor, Quantity("All uncertainty: the sum of the two below.", unit="outputs²", axes=EACH_NUMBER)
+    ]
+    noise_variance: Annotated[
+        Tensor, Quantity("Of observations around their expectation.", unit="outputs²", axes=EACH_NUMBER)
+    ]
+    epistemic_variance: Annotated[
+        Tensor, Quantity("Of the members' expectations: their disagreement.", unit="outputs²", axes=EACH_NUMBER)
+    ]
+    """With divisor S, as the members are the whole mixture."""
+    relative_deviation: Annotated[
+        Tensor,
+        Quantity(
+            "Root of the epistemic variance in units of the numbers' variance in training, averaged over them.",
+            unit="1",
+            score=True,
+            monitored=True,
+        ),
+    ]
+
+
+def measure_regression_uncertainty(
+    member_expectations: Tensor, noise_std: Tensor, unit: Tensor
+) -> RegressionUncertainty:
+    """Uncertainty of an ensemble.
+
+    Args:
+        member_expectations: [S, B, K].
+        noise_std: [K], of the observations around their expectation.
+        unit: [K], the numbers' standard deviation in training.
+
+    Raises:
+        NotFiniteError: if an expectation is not finite.
+    """
+    if not torch.isfinite(member_expectations).all():
+        raise NotFiniteError("a sampled network gave an expectation that is not finite")
+    members = member_expectations.double()
+    epistemic = members.var(0, correction=0)
+    noise = noise_std.double().square().expand_as(epistemic)
+    return RegressionUncertainty(
+        mean=members.mean(0),
+        standard_deviation=(noise + epistemic).sqrt(),
+        variance=noise + epistemic,
+        noise_variance=noise,
+        epistemic_variance=epistemic,
+        relative_deviation=(epistemic / unit.double().square()).mean(-1).sqrt(),
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
+class Regression(TaskKind):
+    """Outputs times `std` plus `mean` are the expectations of named numbers, whose noise is normal."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
+    mean: Means
+    std: Deviations
+    noise_std: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], FailFast()]
+    """Standard deviation of the observations around their expectation, known beforehand, in the numbers' own units."""
+    kind: Literal["regression"] = "regression"
+
+    quantities: ClassVar[Mapping[str, Quantity]] = list_quantities(RegressionUncertainty)
+    flag_scores: ClassVar[Mapping[Flag, tuple[str, ...]]] = {"out_of_distribution": ("relative_deviation",)}
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == len(self.noise_std) == len(self.names):
+            raise ValueError(f"mean, std and noise_std must have one number for each of {len(self.names)} names")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.names
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Expectations in the numbers' own units from the networks' outputs, [S, B, K]."""
+        mean, std = (torch.tensor(values, device=outputs.device) for values in (self.mean, self.std))
+        return outputs * std + mean
+
+    def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> RegressionUncertainty:
+        """The uncertainty of an ensemble from its members' outputs, [S, B, K].
+
+        Raises:
+            NotFiniteError: if an expectation is not finite.
+        """
+        return measure_regression_uncertainty(
+            self.predict(outputs), torch.tensor(self.noise_std), torch.tensor(self.std)
+        )
+
+    def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², averaged over [S, B]; y is [S, B, K]."""
+        noise_std = torch.tensor(self.noise_std, device=outputs.device)
+        return ((self.predict(outputs) - labels) / noise_std).square().sum(-1).mean() / 2

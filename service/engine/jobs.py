@@ -1,0 +1,83 @@
+"""Jobs: what the device does, in steps between which others have their turn."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from models.model import Model
+
+Result = TypeVar("Result")
+
+
+class Job(ABC):
+    """Work in steps. The scheduler knows no more of any work than this."""
+
+    model: Model | None = None
+    """Whose steps take about as long for the same cost; None if the cost of steps is not known."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether there is nothing left to do, or nobody who wants it."""
+
+    @abstractmethod
+    def step(self, budget: int) -> int:
+        """Does the next step.
+
+        Args:
+            budget: the most that it should do, in inputs × networks, unless one input of one network is more.
+
+        Returns:
+            what it did, in inputs × networks; 0 if that is not known.
+        """
+
+    def relieve(self) -> bool:
+        """Makes the next step smaller than the last one, which ran out of memory; whether that is possible."""
+        return False
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Ends the job with an error that a step raised."""
+
+
+class Computation(Job, Generic[Result]):
+    """A computation whose generator yields between its steps."""
+
+    def __init__(self, steps: Generator[None, None, Result]) -> None:
+        self.future: Future[Result] = Future()
+        self._steps = steps
+
+    @property
+    def finished(self) -> bool:
+        return self.future.done()
+
+    def step(self, budget: int) -> int:
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            settle(self.future, end.value)
+        return 0
+
+    def fail(self, error: Exception) -> None:
+        settle(self.future, error)
+
+
+def do_at_once(function: Callable[[], Result]) -> Computation[Result]:
+    """A function as a computation of one step."""
+
+    def steps() -> Generator[None, None, Result]:
+        return function()
+        yield
+
+    return Computation(steps())
+
+
+def settle(future: Future[Result], outcome: Result | Exception) -> None:
+    """Gives a future its outcome, unless it has one, or whoever asked has cancelled it, be it in this very moment."""
+    if future.done() or not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -1,0 +1,191 @@
+"""Whose turn it is, and how much a turn may do. The scheduler knows jobs and a clock, but no threads and no device.
+
+It conserves work: whenever there is something to do, something is done, and requests that arrive meanwhile form the
+next batch.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from models.device import is_out_of_memory
+from models.model import Model
+from service.engine.jobs import Job
+
+logger = logging.getLogger(__name__)
+
+STEP_SECONDS = 0.1
+"""What a step should take at most; so long, about, a request waits before its first step if nobody else waits."""
+
+BATCH_STEPS = 3
+"""How many steps a batch of several requests may take. The larger a batch, the faster, but none begins before it ends.
+"""
+
+INITIAL_BUDGET = 3_200
+"""Inputs × networks of a model's first steps."""
+
+
+class Waiting(Protocol):
+    """A request that waits for a batch."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def cost(self) -> int:
+        """Inputs × networks."""
+
+    @property
+    def key(self) -> Hashable | None:
+        """Requests of the same key may share a batch; a request without a key has a batch of its own."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nobody wants it any more."""
+
+    def fail(self, error: Exception) -> None:
+        """Answers it with an error."""
+
+
+Request = TypeVar("Request", bound=Waiting)
+Step = Callable[[], None]
+
+
+class Scheduler(Generic[Request]):
+    """Decides what the device does next: computations, new batches, short batches and large ones take turns."""
+
+    def __init__(
+        self,
+        begin: Callable[[Sequence[Request]], Job],
+        idle: Job,
+        *,
+        free_memory: Callable[[], None],
+        check_device: Callable[[], bool],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Args:
+        begin: makes a batch of requests that share a key.
+        idle: is done while nothing else is to be done; it may begin again after it has finished.
+        free_memory: is called when a step ran out of memory.
+        check_device: is called when a step failed; whether the device still works. If not, nobody is answered here.
+        clock: seconds, from any start.
+        """
+        self._begin = begin
+        self._idle = idle
+        self._free_memory = free_memory
+        self._check_device = check_device
+        self._clock = clock
+        self._budgets: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
+        self._computations: deque[Job] = deque()
+        self._waiting: deque[Request] = deque()
+        self._short: deque[Job] = deque()
+        self._large: deque[Job] = deque()
+        """Batches that have begun. However many large ones there are, every other step is a short one's."""
+        self._turns: deque[Callable[[], Step | None]] = deque(
+            [
+                partial(self._take, self._computations),
+                self._take_waiting,
+                partial(self._take, self._short),
+                partial(self._take, self._large),
+            ]
+        )
+
+    def add(self, job: Job) -> None:
+        """Gives a job its turns beside all others."""
+        self._computations.append(job)
+
+    def wait(self, request: Request) -> None:
+        """Lets a request wait for a batch."""
+        self._waiting.append(request)
+
+    def choose(self) -> Step | None:
+        """The next step; None if there is nothing to do."""
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            if (step := self._turns[0]()) is not None:
+                return step
+        return None if self._idle.finished else partial(self._advance, self._idle, None)
+
+    def find_budget(self, model: Model | None) -> int:
+        """Inputs × networks of a step, so that it takes about `STEP_SECONDS`."""
+        return INITIAL_BUDGET if model is None else self._budgets.get(model, INITIAL_BUDGET)
+
+    def _take(self, lane: deque[Job]) -> Step | None:
+        return partial(self._advance, lane.popleft(), lane) if lane else None
+
+    def _take_waiting(self) -> Step | None:
+        """The request that has waited longest, with others of its key, up to a batch's limit.
+
+        While such a batch runs, others wait, and so form the next one. A batch that is a single large request takes
+        turns with them instead.
+        """
+        while self._waiting and self._waiting[0].finished:
+            self._waiting.popleft()
+        if not self._waiting or self._short:
+            return None
+        first = self._waiting.popleft()
+        requests, cost = [first], first.cost
+        limit = BATCH_STEPS * self.find_budget(first.model)
+        if first.key is not None:
+            for request in [request for request in self._waiting if not request.finished]:
+                if request.key == first.key and cost + request.cost <= limit:
+                    self._waiting.remove(request)
+                    requests.append(request)
+                    cost += request.cost
+        return partial(self._start, requests, self._large if cost > limit else self._short)
+
+    def _start(self, requests: Sequence[Request], lane: deque[Job]) -> None:
+        """Begins a batch of the requests that somebody still wants."""
+        requests = [request for request in requests if not request.finished]
+        if not requests:
+            return
+        try:
+            job = self._begin(requests)
+        except Exception as error:
+            logger.exception("a batch of %s could not begin", requests[0].model.name)
+            if self._check_device():
+                for request in requests:
+                    request.fail(error)
+            return
+        self._advance(job, lane)
+
+    def _advance(self, job: Job, lane: deque[Job] | None) -> None:
+        """Does a step of a job, if anybody still wants it, and puts it back if it is not the last."""
+        if job.finished:
+            return
+        budget = self.find_budget(job.model)
+        start = self._clock()
+        try:
+            cost = job.step(budget)
+        except Exception as error:
+            if not self._relieve(job, error):
+                if self._check_device():
+                    job.fail(error)
+                return
+        else:
+            self._learn(job.model, budget, cost, self._clock() - start)
+        if lane is not None and not job.finished:
+            lane.append(job)
+
+    def _relieve(self, job: Job, error: Exception) -> bool:
+        """Whether a step that failed is to be tried again as a smaller one, as it ran out of memory."""
+        if not is_out_of_memory(error):
+            return False
+        self._free_memory()
+        relieved = job.relieve()
+        if relieved and job.model is not None:
+            self._budgets[job.model] = max(1, self.find_budget(job.model) // 2)
+        return relieved
+
+    def _learn(self, model: Model | None, budget: int, cost: int, seconds: float) -> None:
+        """Adapts a model's budget to what a step took."""
+        if model is None:
+            return
+        if seconds > STEP_SECONDS or cost > budget / 2:  # a short step of little cost says nothing of larger ones
+            estimate = min(cost * STEP_SECONDS / seconds, 4 * budget) if seconds > 0 else 4 * budget
+            budget = max(1, int((budget * estimate) ** 0.5))  # their mean, as some steps are slow by chance
+        self._budgets[model] = budget

@@ -1,0 +1,36 @@
+"""The parts of a running service, which routes, middleware and the server share."""
+
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from service.catalog import Catalog
+from service.decoding.pool import Decoder
+from service.engine.engine import Engine
+from service.operation.access import KeyFile
+from service.operation.metrics import Metrics
+from service.operation.statistics import Statistics
+from service.settings import Settings
+
+
+@dataclass
+class Parts:
+    """What `app.state` holds."""
+
+    settings: Settings
+    keys: KeyFile | None
+    engine: Engine
+    decoder: Decoder
+    metrics: Metrics
+    catalog: Catalog
+    statistics: Statistics = field(default_factory=Statistics)
+    draining: bool = False
+    """Whether the service is about to end."""
+    streams: int = 0
+    """Downloads that are open."""
+
+
+async def find_parts(request: Request) -> Parts:
+    """The parts of the service that a request came to. It is asynchronous, as FastAPI hands what is not to a thread."""
+    parts: Parts = request.app.state
+    return parts
