@@ -7,7 +7,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
@@ -24,8 +24,12 @@ from pydantic_settings import (
 from service.catalog import MODEL_BYTES, ConfigurationError
 from service.engine.engine import QUEUE_COST
 from service.engine.ensembles import Policy
-from service.operation.access import Broken
-from service.operation.logs import LogFormat, LogLevel
+
+Broken = Literal["keep", "close"]
+"""What becomes of keys while their file cannot be used."""
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -25,6 +25,48 @@ FORBIDDEN = {
     "service": {"training", "hyperdraw"},
 }
 ROOMS: dict[str, dict[str, set[str]]] = {
+    "models": {
+        "schema": set(),
+        "noise": set(),
+        "device": set(),
+        "memory": set(),
+        "files": set(),
+        "foreign_files": set(),
+        "targets": {"schema"},
+        "inputs": {"noise", "schema"},
+        "tasks": {"schema"},
+        "samplers": {"noise", "schema", "targets"},
+        "predictions": {"inputs", "noise", "samplers", "schema", "targets", "tasks"},
+        "checkpoint": {"files", "foreign_files", "inputs", "predictions", "samplers", "schema", "targets", "tasks"},
+        "model": {"checkpoint", "inputs", "noise", "predictions", "targets", "tasks"},
+    },
+    "service": {
+        "names": set(),
+        "admission": set(),
+        "errors": {"admission"},
+        "checkpoint_files": {"names"},
+        "engine": {"admission"},
+        "decoding": {"admission"},
+        "catalog": {"checkpoint_files", "engine", "errors", "names"},
+        "settings": {"catalog", "engine"},
+        "operation": {"admission", "catalog", "engine", "errors", "names", "settings"},
+        "parts": {"catalog", "decoding", "engine", "operation", "settings"},
+        "api": {"catalog", "engine", "errors", "names", "operation", "parts", "settings"},
+        "open_inference": {"api", "engine", "errors", "operation", "settings"},
+        "app": {
+            "admission",
+            "api",
+            "catalog",
+            "decoding",
+            "engine",
+            "errors",
+            "open_inference",
+            "operation",
+            "parts",
+            "settings",
+        },
+        "__main__": {"app", "catalog", "decoding", "operation", "settings"},
+    },
     "training": {
         "denormals": set(),
         "tensors": set(),
@@ -71,6 +113,21 @@ def test_the_order_of_rooms(package: str) -> None:
         found[room] = found.get(room, set()) | inner - {room}
     assert found.pop("__init__") == set()
     assert found == rooms
+
+
+def test_no_protocol_imports_routes_of_another() -> None:
+    """A module of routes has a `router`; only the app knows it."""
+    service = PACKAGES["service"]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in service.rglob("*.py")}
+    routes = {name for name, path in modules.items() if re.search(r"^router = APIRouter", path.read_text(), re.M)}
+    assert len(routes) >= 7
+    importers = {name for name, path in modules.items() if imports(path) & routes}
+    assert importers == {"service.app"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("package", ROOMS)

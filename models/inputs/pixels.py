@@ -9,7 +9,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from models.inputs.image_files import FileError, Format, ImageFile, Kind, ambiguous, damaged, read_image_file
+from models.inputs.image_file import FileError, Format, ImageFile, Kind, ambiguous, damaged
+from models.inputs.image_files import read_image_file
 
 if TYPE_CHECKING:  # as a process that decodes images needs no tensors
     from torch import Tensor

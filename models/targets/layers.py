@@ -12,16 +12,16 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import reduce
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from models.schema import STRICT, Shape, Size
+from models.targets.products import join_channels, multiply, split_channels
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,10 +51,10 @@ class Convolution:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H′, W′, channels]."""
         networks, shared = len(weight), x.dim() == 4
-        images = x.movedim(-1, 1) if shared else _join_channels(x)
+        images = x.movedim(-1, 1) if shared else join_channels(x)
         filters = self.arrange(weight).flatten(0, 1)
         groups = 1 if shared else networks
-        return _split_channels(
+        return split_channels(
             F.conv2d(images, filters, bias.flatten(), self.stride, self.padding, groups=groups), networks
         )
 
@@ -79,7 +79,7 @@ class Convolution:
 
     def multiply(self, patches: Tensor, weight: Tensor) -> Tensor:
         """As `forward`, without a bias and with maxima over windows of pooling, from what `unfold` made of x."""
-        products = _multiply(patches.flatten(-4, -2), weight.movedim(2, -1).flatten(2))
+        products = multiply(patches.flatten(-4, -2), weight.movedim(2, -1).flatten(2))
         return products.view(len(weight), *patches.shape[-4:-1], self.channels)
 
 
@@ -121,7 +121,7 @@ class MaxPooling:
         """[..., H, W, C] → [..., H′, W′, C]."""
         size, height, width = self.size, x.shape[-3] // self.size, x.shape[-2] // self.size
         if x.requires_grad and x.dim() == 5:
-            return _split_channels(F.max_pool2d(_join_channels(x), size), len(x))
+            return split_channels(F.max_pool2d(join_channels(x), size), len(x))
         # Maxima of slices are several times faster on the CPU, and slow only backward.
         rows = [x[..., i : height * size : size, :, :] for i in range(size)]
         x = reduce(torch.maximum, rows)
@@ -171,14 +171,14 @@ class Normalization:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H, W, C]."""
         networks, shared = len(weight), x.dim() == 4
-        images = x.movedim(-1, 1) if shared else _join_channels(x)
+        images = x.movedim(-1, 1) if shared else join_channels(x)
         groups = self.groups if shared else networks * self.groups
         # PyTorch 2.13 crashes on the gradient of gains where channels are last and the input takes none.
         if shared or (weight.requires_grad and not x.requires_grad):
             normalized = F.group_norm(images, groups)
-            normalized = normalized.movedim(1, -1) if shared else _split_channels(normalized, networks)
+            normalized = normalized.movedim(1, -1) if shared else split_channels(normalized, networks)
             return normalized * weight[:, None, None, None] + bias[:, None, None, None]
-        return _split_channels(F.group_norm(images, groups, weight.flatten(), bias.flatten()), networks)
+        return split_channels(F.group_norm(images, groups, weight.flatten(), bias.flatten()), networks)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -215,7 +215,7 @@ class Linear:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, numbers], the same for S networks, or [S, B, numbers] → [S, B, features]."""
-        products = _multiply(x[None], weight)
+        products = multiply(x[None], weight)
         return products + bias[:, None]
 
 
@@ -350,65 +350,6 @@ def list_weighted(layers: Iterable[Layer], prefix: str = "") -> list[str]:
         elif isinstance(layer, Weighted):
             names.append(prefix + name)
     return names
-
-
-def _join_channels(x: Tensor) -> Tensor:
-    """[S, B, H, W, C] → [B, S · C, H, W], where networks and channels are next to one another in memory."""
-    return x.permute(1, 2, 3, 0, 4).flatten(3).movedim(-1, 1)
-
-
-def _split_channels(images: Tensor, networks: int) -> Tensor:
-    """The inverse of `_join_channels`, of S networks."""
-    return images.view(len(images), networks, -1, *images.shape[2:]).permute(1, 0, 3, 4, 2)
-
-
-def _multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """Largest of P products: x [P, n, k], the same for S matrices [S, m, k], or [P, S, n, k] → [S, n, m]."""
-    networks, shared = len(weight), x.dim() == 3
-    factors = (x[:, None], weight.flatten(0, 1)[None]) if shared else (x, weight)
-    if len(x) > 1:
-        # PyTorch leaves `apply` untyped, and mypy excuses calls to torch's own classes alone.
-        products: Tensor = _LargestProducts.apply(*factors)  # type: ignore[no-untyped-call]
-    else:
-        products = _multiply_matrices(factors[0][0], factors[1].mT)
-    return products[0].unflatten(1, (networks, -1)).movedim(1, 0) if shared else products
-
-
-def _multiply_matrices(a: Tensor, b: Tensor) -> Tensor:
-    """[S, n, k], [S, k, m] → [S, n, m]; a single product may be divided among threads in other ways."""
-    return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
-
-
-class _LargestProducts(torch.autograd.Function):
-    """For x [P, S, n, k] and y [S, m, k] the largest of x[i] yᵀ, number by number: [S, n, m].
-
-    PyTorch's own gradients of maxima take longer than the products.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        largest, larger = _multiply_matrices(x[0], y.mT), []
-        for others in x[1:]:
-            products = _multiply_matrices(others, y.mT)
-            if any(ctx.needs_input_grad):
-                larger.append(products > largest)
-            torch.maximum(largest, products, out=largest)
-        ctx.save_for_backward(x, y, *larger)
-        return largest
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, y, *larger = ctx.saved_tensors
-        of_x, of_y = [], torch.zeros_like(y)
-        for factor, chosen in zip(x.unbind()[::-1], [*larger[::-1], None], strict=True):
-            part = gradient if chosen is None else gradient * chosen
-            gradient = gradient if chosen is None else gradient - part
-            if ctx.needs_input_grad[0]:
-                of_x.append(_multiply_matrices(part, y))
-            if ctx.needs_input_grad[1]:
-                of_y += _multiply_matrices(part.mT, factor)
-        return torch.stack(of_x[::-1]) if of_x else None, of_y if ctx.needs_input_grad[1] else None
 
 
 def numel(shape: Shape) -> int:

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 STATIC = Path(__file__).parents[1] / "static"
-EXAMPLE_IMAGE = STATIC / "examples" / "seven.png"
 
 _HEADERS = {
     "Content-Security-Policy": (

@@ -9,6 +9,7 @@ import binascii
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from service.api.asking import Asking, Deadline, check_number
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
-from service.api.page import EXAMPLE_IMAGE
 from service.errors import ServiceError
 from service.settings import Settings
+
+EXAMPLE_IMAGE = Path(__file__).parents[1] / "static" / "examples" / "seven.png"
 
 _BODY_HINT = (
     "Send PNG, JPEG or WebP files: in multipart/form-data as file parts named images (curl -F images=@FILE), one alone "

@@ -30,8 +30,15 @@ from service.api.dependencies import (
     check_readiness,
 )
 from service.api.downloads import BINARY, BINARY_SCHEMA
-from service.api.page import EXAMPLE_IMAGE
-from service.api.uploads import OTHER_VALUES, SMALL_BODY, decompress, read_body, read_encoding, validate_json
+from service.api.uploads import (
+    EXAMPLE_IMAGE,
+    OTHER_VALUES,
+    SMALL_BODY,
+    decompress,
+    read_body,
+    read_encoding,
+    validate_json,
+)
 from service.engine.batches import Answer
 from service.errors import InferenceErrorResponse
 from service.open_inference.messages import (

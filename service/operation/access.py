@@ -28,14 +28,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from models.foreign_files import Stamp, is_settled, may_pass, read_file, take_stamp
 from service.errors import ServiceError
+from service.settings import Broken
 
 logger = logging.getLogger(__name__)
 
 Scope = Literal["predict", "weights", "admin"]
 """What a key allows: predictions, downloads of weights, changes of what is served."""
-
-Broken = Literal["keep", "close"]
-"""What becomes of keys while their file cannot be used."""
 
 MOST_BYTES = 2**18
 """Largest key file, about 2,000 keys."""

@@ -2,15 +2,12 @@
 
 import logging
 import sys
-from typing import Literal
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from service.names import escape
-
-LogFormat = Literal["json", "console"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+from service.settings import LogFormat, LogLevel
 
 
 def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:

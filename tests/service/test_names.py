@@ -22,8 +22,8 @@ from tritonclient.utils import np_to_triton_dtype
 
 from service.app import create_app
 from service.names import check_name, escape, write_disposition
-from service.operation.logs import LogFormat, make_formatter
-from service.settings import Settings
+from service.operation.logs import make_formatter
+from service.settings import LogFormat, Settings
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from models.inputs.image import ImageSpec
-from models.inputs.image_files import FileError, read_image_file
+from models.inputs.image_file import FileError
+from models.inputs.image_files import read_image_file
 from models.inputs.pixels import ImageError, decode_image
 from models.predictions.detection import DEFAULT_RATE
 from models.schema import Shape

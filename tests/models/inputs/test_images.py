@@ -17,7 +17,8 @@ import torch
 from PIL import Image, ImageFile
 
 from models.inputs.image import ImageSpec
-from models.inputs.image_files import MAX_PARTS, MAX_SCANS
+from models.inputs.image_file import MAX_PARTS
+from models.inputs.jpeg import MAX_SCANS
 from models.inputs.pixels import ImageError, decode_image
 from tests.pictures import (
     chunk,
@@ -208,11 +209,11 @@ def pad_webp(chunks: int) -> bytes:
 
 JPEG = encode(draw_image(), "JPEG")
 BAD: dict[str, tuple[Callable[[], bytes], str, str]] = {
-    "empty": (lambda: b"", "invalid", "no PNG, JPEG or WebP"),
-    "text": (lambda: b"hello, I am an image", "invalid", "no PNG, JPEG or WebP"),
-    "wrong magic": (lambda: b"\x89PNX" + encode(draw_image())[4:], "invalid", "no PNG, JPEG or WebP"),
-    "GIF": (lambda: encode(draw_image(), "GIF"), "invalid", "no PNG, JPEG or WebP"),
-    "TIFF": (lambda: encode(draw_image(), "TIFF"), "invalid", "no PNG, JPEG or WebP"),
+    "empty": (lambda: b"", "invalid", "not a PNG, JPEG or WebP"),
+    "text": (lambda: b"hello, I am an image", "invalid", "not a PNG, JPEG or WebP"),
+    "wrong magic": (lambda: b"\x89PNX" + encode(draw_image())[4:], "invalid", "not a PNG, JPEG or WebP"),
+    "GIF": (lambda: encode(draw_image(), "GIF"), "invalid", "not a PNG, JPEG or WebP"),
+    "TIFF": (lambda: encode(draw_image(), "TIFF"), "invalid", "not a PNG, JPEG or WebP"),
     "truncated PNG": (lambda: encode(draw_image())[:-30], "invalid", "cannot be decoded"),
     "truncated JPEG": (lambda: JPEG[:-100], "invalid", "cannot be decoded"),
     "truncated WebP": (lambda: encode(draw_image("RGB"), "WEBP")[:-30], "invalid", "decoded"),

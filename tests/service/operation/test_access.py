@@ -13,8 +13,8 @@ import models.foreign_files
 import service.operation.access
 from service.app import create_app
 from service.catalog import ConfigurationError
-from service.operation.access import Broken, Key, KeyFile, KeyFileError, Scope, create_key, read_keys
-from service.settings import Settings
+from service.operation.access import Key, KeyFile, KeyFileError, Scope, create_key, read_keys
+from service.settings import Broken, Settings
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
 

@@ -277,7 +277,7 @@ def test_size_and_colour_are_chosen_by_the_images(tmp_path: Path) -> None:
         ),
         (
             lambda folder: [path.write_bytes(b"GIF89a") for path in sorted(write_folder(folder).rglob("*.png"))[:9]],
-            "9 of 80 files in .* are no images that can be taken. bar/0.png cannot be decoded: it is no PNG, JPEG or",
+            "9 of 80 files in .* are no images that can be taken. bar/0.png cannot be decoded: it is not a PNG, JPEG",
         ),
     ],
 )
