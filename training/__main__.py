@@ -1,4 +1,4 @@
-"""The command line of training: `hyperdraw-train`, also `python -m training`."""
+"""The command line of training: `hyperdraw-train` or `python -m training`."""
 
 import inspect
 from collections.abc import Iterator
@@ -42,9 +42,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help=(
         "Train a sampler of neural networks and write it as a checkpoint that `hyperdraw-serve` loads.\n\n"
-        "A first try, without any download: `hyperdraw-train digits-hypergan --out checkpoints/digits`\n\n"
-        "Ctrl-C ends a training after its current step and leaves a checkpoint that can be served; the same command "
-        "with `--resume` goes on to the very result that an uninterrupted training has."
+        "Try this first; it downloads nothing: `hyperdraw-train digits-hypergan --out checkpoints/digits`\n\n"
+        "Ctrl-C stops a training after its current step and leaves a checkpoint that can be served. The same command "
+        "with `--resume` continues it, with exactly the result of an uninterrupted training."
     ),
 )
 
@@ -64,31 +64,34 @@ def train_command(
     """Takes the flags that stand before a command."""
 
 
-INTERRUPTED = "interrupted, so not evaluated on the test set. Go on with --resume."
+INTERRUPTED = "the training was interrupted, so it was not evaluated on the test set. Continue with --resume."
 
 DATA_FOLDER = default_data_folder()
-DataOption = Annotated[
-    Path, typer.Option(help="Folder that holds the datasets' files; what is missing is downloaded into it.")
-]
+DataOption = Annotated[Path, typer.Option(help="Folder of the datasets' files. Missing files are downloaded into it.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Directory of the checkpoint.")]
 OutliersOption = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of images that the models were not trained on, besides the usual; may be repeated."),
+    typer.Option(help="Folder of images to use as outliers, besides the usual sets. Can be repeated."),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Show results and warnings alone, no progress.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only results and warnings, no progress.")]
 JSONOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON document; everything else goes to stderr.")
+    bool, typer.Option("--json", help="Print the result as one JSON document. Everything else goes to stderr.")
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, show_default="0")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.", show_default="0")
+]
 MinutesOption = Annotated[
-    float | None, typer.Option(min=0.01, help="Length in minutes: steps from this machine's measured speed.")
+    float | None,
+    typer.Option(min=0.01, help="Length in minutes, instead of --steps. The speed of this machine is measured first."),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the training that --out holds.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")]
 WithoutOption = Annotated[
-    list[Part] | None, typer.Option(help="A part to leave out, to see what it does; may be repeated.")
+    list[Part] | None, typer.Option(help="A part to leave out, to see its effect. Can be repeated.")
 ]
-OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one, else cpu.")]
+OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint. It is created if it does not exist.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:N or auto. With auto it is cuda if available, otherwise cpu.")
+]
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
@@ -97,29 +100,31 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         data: DataOption = DATA_FOLDER,
         device: DeviceOption = "auto",
         seed: SeedOption = None,
-        steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default=f"{recipe.steps}")] = None,
+        steps: Annotated[
+            int | None, typer.Option(min=1, help="Number of training steps.", show_default=f"{recipe.steps}")
+        ] = None,
         minutes: MinutesOption = None,
         resume: ResumeOption = False,
         without: WithoutOption = None,
-        extras: Annotated[list[Part] | None, typer.Option("--with", help="A part to add; may be repeated.")] = None,
+        extras: Annotated[list[Part] | None, typer.Option("--with", help="A part to add. Can be repeated.")] = None,
         accuracy_weight: Annotated[
             float | None,
             typer.Option(
-                help="λ, the weight of accuracy against the diversity of the sampled weights.",
+                help="λ, the weight of accuracy relative to the diversity of the sampled weights.",
                 show_default=f"{recipe.diversity.accuracy_weight:g}" if recipe.diversity else "no diversity",
             ),
         ] = None,
         diversity: Annotated[
             Measure | None,
             typer.Option(
-                help="How the diversity of the sampled weights is measured.",
+                help="Measure of the diversity of the sampled weights.",
                 show_default=recipe.diversity.measure if recipe.diversity else "none",
             ),
         ] = None,
         moment_matching: Annotated[
             float | None,
             typer.Option(
-                help="Weight of matching the moments of the mixed codes to their prior's.",
+                help="Weight of matching the moments of mixed codes to those of their prior.",
                 show_default=f"{recipe.moment_matching_weight:g}",
             ),
         ] = None,
@@ -142,14 +147,18 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
 
 def _check_length(steps: int | None, minutes: float | None, resume: bool) -> None:
     if steps is not None and minutes is not None:
-        raise typer.BadParameter("give --steps or --minutes, not both")
+        raise typer.BadParameter("use --steps or --minutes, not both")
     if resume and minutes is not None:
-        raise typer.BadParameter("a resumed training keeps the steps it was planned with; leave --minutes out")
+        raise typer.BadParameter(
+            "a resumed training keeps its planned steps, so --minutes cannot be used with --resume"
+        )
 
 
 @app.command("images", rich_help_panel="Your own data")
 def images_command(
-    folder: Annotated[Path, typer.Argument(help="Holds a folder for each class, as DIR/cat/1.jpg.", metavar="DIR")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that holds a folder for each class, as in DIR/cat/1.jpg.", metavar="DIR")
+    ],
     out: OutOption,
     size: Annotated[
         int | None,
@@ -157,37 +166,40 @@ def images_command(
             min=LEAST_SIZE,
             max=128,
             help="Width and height that images are resized to.",
-            show_default=f"their own, if all have one, of at most {OWN_SIZE} × {OWN_SIZE}; else {USUAL_SIZE}",
+            show_default=f"their own size if it is the same for all and at most {OWN_SIZE}; otherwise {USUAL_SIZE}",
         ),
     ] = None,
     grey: Annotated[
-        bool | None, typer.Option("--grey/--colour", show_default="grey, if all images are stored without colours")
+        bool | None, typer.Option("--grey/--colour", show_default="grey if no image is stored in colour")
     ] = None,
     flip: Annotated[
-        bool, typer.Option("--flip", help="Mirrored images are of the same class, so learn from them too; not letters.")
+        bool,
+        typer.Option(
+            "--flip", help="Train on mirrored images too. Not for letters: their mirror images mean something else."
+        ),
     ] = False,
     balance: Annotated[
-        bool, typer.Option("--balance", help="Let rare classes weigh as much as frequent ones in the loss.")
+        bool, typer.Option("--balance", help="Give rare classes the same weight in the loss as frequent ones.")
     ] = False,
-    method: Annotated[Method, typer.Option(help="That networks are sampled with.")] = Method.HYPERDRAW,
+    method: Annotated[Method, typer.Option(help="Method that samples the networks.")] = Method.HYPERDRAW,
     without: WithoutOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length.", show_default="1500")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps.", show_default="1500")] = None,
     minutes: MinutesOption = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Your own images, in a folder for each class: train, calibrate, evaluate, and report; minutes on 2 cores.
+    """Train on your own images, in a folder for each class, and report how good the model is; minutes on 2 cores.
 
-    PNG, JPEG and WebP files, DIR/cat/1.jpg and so on. Of each class 60 % are trained on, 10 % choose the temperature,
-    15 % calibrate flags and 15 % test. DIR may hold `train`, with `test`, `val` or both, in place of the classes, which
-    are in them then; what is to be tested on is the former, or the latter if it is alone.
+    Images are PNG, JPEG and WebP files, such as DIR/cat/1.jpg. Each class is divided: 60 % train, 10 % choose the
+    temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with `test`, `val` or
+    both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
     """
     _check_length(steps, minutes, resume)
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
-        raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not hold each other")
+        raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not contain each other")
     with _explain_errors(), be_quiet(quiet):
         check_output(out, resume)
         images = load_image_folder(folder, size, grey)
@@ -231,11 +243,15 @@ def calibrate_command(
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Measure a checkpoint's thresholds again, on the calibration split; `evaluate` then writes its figures."""
+    """Measure a checkpoint's thresholds again on the calibration split. Run `evaluate` afterwards."""
     file = checkpoint / "calibration.json"
     with _explain_errors(), be_quiet(quiet):
         calibrate_directory(checkpoint, data, choose_device(device))
-    _conclude(f"Wrote {file}. Its figures are gone: hyperdraw-train evaluate {checkpoint}", file, as_json)
+    _conclude(
+        f"Wrote {file} and removed the old metrics. Measure them again: hyperdraw-train evaluate {checkpoint}",
+        file,
+        as_json,
+    )
 
 
 @app.command("evaluate", rich_help_panel="Checkpoints")
@@ -260,55 +276,62 @@ def attack_command(
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     surrogate: Annotated[
-        Path | None, typer.Option(help="Directory of another model for the same images, to transfer attacks from.")
+        Path | None, typer.Option(help="Directory of another model for the same images, whose attacks are transferred.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Of the test set, the first ones.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Of an attack.")] = 500,
-    restarts: Annotated[int, typer.Option(min=1, help="Of which the best counts.")] = 5,
+    images: Annotated[int, typer.Option(min=1, help="Number of test images to attack, from the first on.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 500,
+    restarts: Annotated[int, typer.Option(min=1, help="Restarts of each attack. The best one counts.")] = 5,
     linf: Annotated[
         list[float] | None,
         typer.Option(
             min=0,
             max=1,
-            help="ε, of the pixels' range; may be repeated.",
-            show_default="0.1 0.2 0.3 in grey, 2, 4 and 8 / 255 in colour",
+            help="ε in the maximum norm, as a share of the pixels' range. Can be repeated.",
+            show_default="0.1, 0.2, 0.3 for grey images; 2/255, 4/255, 8/255 for colour",
         ),
     ] = None,
     l2: Annotated[
-        list[float] | None, typer.Option(min=0, help="ε likewise.", show_default="1 2 3 in grey, 0.25 0.5 1 in colour")
+        list[float] | None,
+        typer.Option(
+            min=0,
+            help="ε in the Euclidean norm, in the same unit. Can be repeated.",
+            show_default="1, 2, 3 for grey images; 0.25, 0.5, 1 for colour",
+        ),
     ] = None,
     networks: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the ensemble that answers.", show_default="the largest that is evaluated"),
+        typer.Option(min=1, help="Size of the ensemble that answers.", show_default="the largest that is evaluated"),
     ] = None,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Attack a classifier and its flags, adaptively, and write how often that succeeds to its model card.
+    """Attack a classifier and its flags with adaptive attacks, and write to its model card how often they succeed.
 
-    This takes hours on a CPU. What is finished is kept: the same command goes on after an interrupt.
+    This takes hours on a CPU. Finished attacks are kept, so the same command continues after an interrupt.
     """
     epsilons: dict[Norm, tuple[float, ...]] = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     file = checkpoint / "attack.json"
     with _explain_errors(), be_quiet(quiet):
         budget = Budget(images, steps, restarts)
-        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, announce, networks)
-    _conclude(f"Wrote {file}; {checkpoint / 'README.md'} has the table.", file, as_json)
+        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks)
+    _conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
 
 
 @app.command("compare", rich_help_panel="Checkpoints")
 def compare_command(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Directories, of several methods, each with some seeds.")],
-    out: Annotated[Path, typer.Option(help="Directory of the table and the figure.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Directories of checkpoints: several methods, each with one or more seeds.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the table and the figure.")],
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Compare checkpoints of one dataset on equal terms, in one table; the first one's method is the yardstick."""
+    """Compare checkpoints of one dataset in one table. Differences are taken from the first checkpoint's method."""
     with _explain_errors(), be_quiet(quiet):
-        compare_directories(checkpoints, out, data, choose_device(device), outliers or (), announce)
+        compare_directories(checkpoints, out, data, choose_device(device), outliers or ())
     _conclude(f"Wrote {out / 'README.md'}.", out / "comparison.json", as_json)
 
 
@@ -317,41 +340,44 @@ def figures_command(
     checkpoint: CheckpointArgument,
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
-    networks: Annotated[int, typer.Option(min=100, max=100_000, help="How many are sampled.")] = 1000,
+    networks: Annotated[int, typer.Option(min=100, max=100_000, help="Number of networks to sample.")] = 1000,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw a checkpoint's figures, the papers' own, into its `figures` folder, and show them in its model card."""
+    """Draw a checkpoint's figures, like those of the papers, into its `figures` folder, and add them to its card."""
     with _explain_errors(), be_quiet(quiet):
-        draw_figures(checkpoint, data, choose_device(device), networks, announce)
-    typer.echo(f"Wrote {checkpoint / 'figures'}; {checkpoint / 'README.md'} shows them.")
+        draw_figures(checkpoint, data, choose_device(device), networks)
+    typer.echo(f"Wrote {checkpoint / 'figures'}, and added the figures to {checkpoint / 'README.md'}.")
 
 
 @app.command("ablate", rich_help_panel="Experiments")
 def ablate_command(
-    out: Annotated[Path, typer.Option(help="Directory of the table, and of a checkpoint for each run.")],
+    out: Annotated[Path, typer.Option(help="Directory for the table, and for a checkpoint of each run.")],
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, max=2**63 - 1, help="May be repeated.", show_default="0, 1 and 2")
+        list[int] | None,
+        typer.Option(min=0, max=2**63 - 1, help="Seed of the runs. Can be repeated.", show_default="0, 1 and 2"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length of each run.", show_default="the recipe's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps of each run.", show_default="the recipe's")
+    ] = None,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Train mnist-hypergan-small without some of its parts, with several seeds each, and make a table of them.
+    """Train mnist-hypergan-small without some of its parts, with several seeds each, and make a table.
 
-    What is finished is kept: the same command goes on after an interrupt.
+    Finished runs are kept, so the same command continues after an interrupt.
     """
     with _explain_errors(), be_quiet(quiet):
         session = Session(mnist_hypergan_small(), out, data, choose_device(device), None, steps, None, False)
         finished = ablate(session, seed or (0, 1, 2))
     if not finished:
-        warn("interrupted. Go on with the same command.")
+        warn("the ablation was interrupted. Continue with the same command.")
     _conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
 
 
 def _conclude(text: str, document: Path, as_json: bool) -> None:
-    """The last word on stdout: the text, or the document that was written, null if none was."""
+    """Prints the result on stdout: the text, or the document that was written, or null if none was."""
     if as_json:
         typer.echo(document.read_text().rstrip() if document.exists() else "null")
     elif text:
@@ -360,7 +386,7 @@ def _conclude(text: str, document: Path, as_json: bool) -> None:
 
 @contextmanager
 def _explain_errors() -> Iterator[None]:
-    """Errors that a user can mend end the command with their message alone."""
+    """Turns errors that a user can fix into a message and exit status 1."""
     try:
         yield
     except (DatasetError, TrainingError, CheckpointError, DeviceError) as error:

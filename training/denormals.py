@@ -1,4 +1,4 @@
-"""Numbers too small for full precision, on which processors are several times slower."""
+"""Denormal numbers: too small for full precision, and several times slower on processors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Treats denormal numbers as zero, here and in threads that are started from here; not to be nested.
+    """Treats denormal numbers as zero, in this thread and in threads that it starts. It must not be nested.
 
-    Once a model fits its images, gradients become denormal, and so do the probabilities that it gives other classes.
-    Whatever trains, calibrates, evaluates or attacks does so under this, so that all of them compute alike.
+    Once a model fits its images, gradients become denormal, and so do the probabilities of wrong classes. Training,
+    calibration, evaluation and attacks all run under this, so that they compute alike.
     """
     torch.set_flush_denormal(True)
     try:

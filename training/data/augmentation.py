@@ -1,4 +1,4 @@
-"""Augmentation: small random affine distortions of images, drawn anew each time an image is seen.
+"""Augmentation: small random affine distortions of images, drawn again each time an image is seen.
 
 Shapes: N images.
 """
@@ -11,30 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NUMBERS = 6
-"""Random numbers that a distortion takes; a flip takes one more."""
+"""Random numbers for a distortion; a flip needs one more."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The largest distortions; each is uniform between minus and plus its largest."""
+    """The largest distortions. Each is drawn uniformly between minus and plus its largest value."""
 
     rotation: float = 0.14
-    """Radians."""
+    """In radians."""
     scale: float = 0.08
-    """Of the logarithm of size, and half of it of the ratio of width to height."""
+    """Change of the logarithm of size; the ratio of width to height changes by half as much."""
     shift: float = 0.07
-    """Of half the image's width and height: a pixel of 28."""
+    """Share of half the image's width and height: one of 28 pixels."""
     shear: float = 0.1
     beyond: Literal["zeros", "border"] = "zeros"
-    """What is beyond the image: black, or what its border is."""
+    """What lies beyond the image: black, or its border repeated."""
     flip: bool = False
-    """Whether half of the images are mirrored, left to right."""
+    """Whether half of the images are mirrored left to right."""
     whole_pixels: bool = False
-    """Whether shifts are rounded to pixels, so that images that are shifted alone stay sharp."""
+    """Whether shifts are rounded to pixels, so that images that are only shifted stay sharp."""
 
     @property
     def numbers(self) -> int:
-        """Random numbers that it takes."""
+        """Random numbers for each image."""
         return NUMBERS + self.flip
 
 
@@ -42,12 +42,12 @@ def distort(images: Tensor, augmentation: Augmentation, numbers: Tensor) -> Tens
     """Distorts each image in its own way.
 
     Args:
-        images: [N, C, H, W], of any type.
-        augmentation: how far.
-        numbers: uniform on (−1, 1), [N, 6], or with flips [N, 7].
+        images: [N, C, H, W] of any type.
+        augmentation: the largest distortions.
+        numbers: uniform on (−1, 1), [N, 6], or [N, 7] with flips.
 
     Returns:
-        float32 of the same shape and range.
+        float32 images of the same shape and range.
     """
     rotation, scale, ratio, shear, right, down = numbers[:, :NUMBERS].T
     angle = augmentation.rotation * rotation

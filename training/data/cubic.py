@@ -13,7 +13,7 @@ CUBIC_SEED, CUBIC_NOISE = 4, 3.0
 
 
 def load_cubic(data: Path) -> Dataset:
-    """y = x³ + N(0, 3²) with x uniform on (−4, 4): 20 points to train on (HyperGAN, section 4.2), more to measure."""
+    """y = x³ + N(0, 3²) with x uniform on (−4, 4): 20 points to train on (HyperGAN, section 4.2), more for the rest."""
     input_spec = VectorSpec(names=("x",), mean=(0.0,), std=(2.3,))
     task = Regression(names=("y",), mean=(0.0,), std=(24.0,), noise_std=(CUBIC_NOISE,))
     sizes = 20, 100, 200, 400

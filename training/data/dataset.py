@@ -14,12 +14,12 @@ from models.tasks.task import Task
 
 
 class DatasetError(Exception):
-    """A dataset's file that is missing and cannot be had, or is damaged; the message says which and what to do."""
+    """A dataset's file is damaged, or missing and not available; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N inputs, as their `InputSpec` takes them, with labels: classes, int64 [N], or numbers, float32 [N, K]."""
+    """N inputs, as an `InputSpec` expects them, with labels: classes, int64 [N], or numbers, float32 [N, K]."""
 
     inputs: Tensor
     labels: Tensor
@@ -33,10 +33,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset in splits with one use each, the same in every run.
+    """A dataset in splits. Each split has one use, and is the same in every run.
 
-    `train` fits weights, `validation` chooses hyper-parameters, `calibration` sets thresholds and nothing else,
-    `test` is touched once, at the end.
+    `train` fits weights, `validation` chooses hyper-parameters, `calibration` only sets thresholds, and `test` is used
+    once, at the end.
     """
 
     input: InputSpec
@@ -47,14 +47,14 @@ class Dataset:
     test: Examples
 
     def with_plain_pixels(self) -> "Dataset":
-        """The same images, with pixels that stay in [0, 1]."""
+        """The same images with pixels that stay in [0, 1]."""
         assert isinstance(self.input, ImageSpec)
         zeros, ones = (0.0,) * self.input.channels, (1.0,) * self.input.channels
         return replace(self, input=replace(self.input, mean=zeros, std=ones))
 
 
 def split_randomly(data: Examples, sizes: tuple[int, ...]) -> list[Examples]:
-    """Random parts that are the same in every run, whatever its seed."""
+    """Random parts, which are the same in every run, whatever its seed."""
     assert sum(sizes) == len(data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     return [data[part] for part in order.split(list(sizes))]

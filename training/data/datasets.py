@@ -33,7 +33,7 @@ def load_mnist(data: Path) -> Dataset:
 
 
 def load_mnist_5000(data: Path) -> Dataset:
-    """MNIST with 5,000 random images to train on; the other splits are those of MNIST (HyperGAN, section 4.1)."""
+    """MNIST with only 5,000 random training images and the same other splits (HyperGAN, section 4.1)."""
     mnist = load_mnist(data)
     return replace(mnist, train=mnist.train[:5_000])
 
@@ -48,20 +48,20 @@ def load_cifar_10(data: Path) -> Dataset:
 
 
 def load_cifar_10_5000(data: Path) -> Dataset:
-    """CIFAR-10 with 5,000 random images to train on; the other splits are those of CIFAR-10 (HyperGAN, section 4.1)."""
+    """CIFAR-10 with only 5,000 random training images and the same other splits (HyperGAN, section 4.1)."""
     cifar = load_cifar_10(data)
     return replace(cifar, train=cifar.train[:5_000])
 
 
 def load_cifar_5(data: Path) -> Dataset:
-    """The first five classes of CIFAR-10, of all its splits (HyperGAN, section 4.1)."""
+    """The first five classes of CIFAR-10 in all splits (HyperGAN, section 4.1)."""
     cifar = load_cifar_10(data)
     known = [split[split.labels < 5] for split in (cifar.train, cifar.validation, cifar.calibration, cifar.test)]
     return Dataset(cifar.input, Classification(CIFAR_CLASSES[:5]), *known)
 
 
 def load_digits(data: Path) -> Dataset:
-    """The 1,797 digits of 8 × 8 pixels that scikit-learn carries: 1,097, 200, 200 and 300 of them."""
+    """The 1,797 digits of 8 × 8 pixels in scikit-learn: 1,097 to train, 200, 200 and 300 for the other splits."""
     from sklearn.datasets import load_digits as load_from_sklearn  # only this dataset needs it
 
     bunch = load_from_sklearn()
@@ -72,7 +72,7 @@ def load_digits(data: Path) -> Dataset:
 
 
 def label_images(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> Examples:
-    """Examples from grey images, uint8 [N, H, W], and their classes, [N]."""
+    """Makes examples of grey images, uint8 [N, H, W], and their classes, [N]."""
     return Examples(torch.tensor(images)[:, None], torch.tensor(labels.astype(np.int64)))
 
 
@@ -89,21 +89,21 @@ _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
 
 
 def load_dataset(name: str, data: Path) -> Dataset | Mixture:
-    """A dataset by name; `data` is the folder with, or for, its files.
+    """Loads a dataset by name; `data` is the folder that holds its files or receives them.
 
     Raises:
-        DatasetError: if there is no such dataset, or a file of it is damaged or not to be had.
+        DatasetError: if there is no such dataset, or if a file is damaged or not available.
     """
     if name not in _DATASETS:
-        raise DatasetError(f"there is no dataset {name!r}, only {', '.join(_DATASETS)}")
+        raise DatasetError(f"there is no dataset {name!r}; choose one of {', '.join(_DATASETS)}")
     return _DATASETS[name](data)
 
 
 def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
-    """The dataset that a checkpoint was trained on; `data` holds its files, or is the user's own folder of images.
+    """Loads the dataset that a checkpoint was trained on; `data` holds its files, or is the user's folder of images.
 
     Raises:
-        DatasetError: as for `load_dataset`, or if the folder is another one, or its images have changed.
+        DatasetError: as `load_dataset`, or if the folder is another one or its images have changed.
     """
     name = config.training.dataset
     return load_folder_again(name, data, config.input.shape) if "@" in name else load_dataset(name, data)

@@ -1,7 +1,7 @@
-"""Foreign images that choose the score of a flag: kinds that no recipe trains with.
+"""Made-up foreign images, which decide what score raises a flag. No recipe trains on these kinds.
 
-A network that learned to be uncertain on `training.data.outliers` is a poor judge of itself there. These images are
-made in other ways: by gratings, from noise with the spectrum of an image, by permuting pixels, and of two halves.
+A network that learned to be uncertain on `training.data.outliers` cannot be judged on those. These images are made in
+other ways: as gratings, as noise with the spectrum of an image, by permuting pixels, and from two halves.
 
 Shapes: N images.
 """
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def make_foreign_images(images: Tensor, count: int, seed: int) -> Tensor:
-    """Foreign images to a set of images, equal parts of each kind.
+    """Makes foreign images for a set of images, equal parts of each kind.
 
     Args:
-        images: uint8 [N, C, H, W], which no network was trained on.
-        count: how many to make.
-        seed: decides all that is random about them.
+        images: uint8 [N, C, H, W]; no network was trained on them.
+        count: number of foreign images.
+        seed: seeds all randomness.
 
     Returns:
         uint8 [count, C, H, W], the kinds in turn.
@@ -29,8 +29,8 @@ def make_foreign_images(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def draw_gratings(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Two plane waves over one another in each image, of any direction, phase, wavelength and colour; half of them are
-    hard stripes."""
+    """Two superposed plane waves in each image, of any direction, phase, wavelength and colour. In half of the images
+    they are hard stripes."""
     count, channels, height, width = images.shape
     directions, phases = torch.pi * torch.rand(2, count, 2, 1, 1, generator=generator)
     cycles = 1 + (min(height, width) / 4 - 1) * torch.rand(count, 2, 1, 1, generator=generator)
@@ -43,7 +43,7 @@ def draw_gratings(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def scramble_phases(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image's spectrum with the phases of noise, the same in all channels: its texture without its shapes."""
+    """Each image's spectrum with the phases of noise, the same in all channels. Texture stays, and shapes go."""
     size = images.shape[-2:]
     noise = torch.fft.rfft2(torch.randn(len(images), 1, *size, generator=generator))
     phases = noise / noise.abs()
@@ -60,7 +60,7 @@ def permute_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def join_halves(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The upper or left half of each image, and the other half of the one before it."""
+    """The upper or left half of each image, with the other half of the image before it."""
     others = images.roll(1, 0)
     upright, across = images.clone(), images.clone()
     upright[..., images.shape[-1] // 2 :] = others[..., images.shape[-1] // 2 :]

@@ -1,7 +1,6 @@
-"""Images of a user's own, in a folder for each class: `DIR/cat/1.jpg`, `DIR/dog/2.jpg`, …
+"""A user's own images, in a folder for each class: `DIR/cat/1.jpg`, `DIR/dog/2.jpg`, …
 
-They are read exactly as the service reads the images that it is sent. How `DIR` may be laid out is said in
-`training.data.image_layout`.
+They are decoded exactly as the service decodes requests. `training.data.image_layout` says how `DIR` can be laid out.
 
 Shapes: N images.
 """
@@ -33,16 +32,17 @@ from training.progress import track
 Split = Literal["train", "validation", "calibration", "test"]
 
 SHARES: dict[Split, float] = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}
-"""Of each class, where a folder holds all splits; else the splits that it holds have the same proportions."""
+"""Shares of each class if a folder is divided into all splits. Fewer splits keep the same proportions."""
 
 LEAST_CALIBRATION = math.ceil(1 / DEFAULT_RATE) - 1
-"""Images, of all classes together, without which flags have no threshold at their usual rate of false alarms."""
+"""Fewest images, of all classes together, for thresholds at the usual rate of false alarms."""
 
 OWN_SIZE, USUAL_SIZE, LEAST_SIZE = 64, 32, 8
-"""Pixels: images of one size, up to the first, keep it; others become the second. No side is smaller than the third."""
+"""In pixels. If all images have one size, up to the first number, they keep it; otherwise they are resized to the
+second. No side is smaller than the third."""
 
 UNREADABLE = 0.1
-"""Share of the files that may be left out; more of them mean that something else is wrong."""
+"""Largest share of files that may be unusable; if there are more, something else is wrong."""
 
 LISTED = 5
 
@@ -51,25 +51,25 @@ MAX_IMAGE_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder's images, read and divided."""
+    """A folder's images, read and divided into splits."""
 
     name: str
-    """The folder's, and a digest of its images and of how they are divided: another division is another dataset."""
+    """The folder's name, and a digest of its images and splits: with other splits it is another dataset."""
     dataset: Dataset
     paths: Mapping[Split, Sequence[Path]]
-    """Of each split's examples, in their order, relative to the folder."""
+    """Paths of each split's examples, in the same order, relative to the folder."""
     unreadable: Mapping[str, str]
-    """Why a file that is meant as an image was left out, by its path."""
+    """Why files that are meant as images were left out, by path."""
     left_out: Mapping[str, Sequence[str]]
-    """Paths of all other files that were left out, by what they are."""
+    """Paths of all other files that were left out, by kind."""
     contradictory: Mapping[str, str]
-    """Files that equal one of another class byte for byte, and that one; all of them were left out."""
+    """Files that equal a file of another class byte for byte, with that file; all of them were left out."""
     copies: Mapping[str, str]
-    """Files that equal another one byte for byte, and that one; they were left out, as a network that was trained on
-    one of them would know the answer to the other."""
+    """Files that equal another file of their class byte for byte, with that file. They were left out, because a network
+    trained on one of them would know the answer to the other."""
 
     def count(self) -> dict[str, dict[Split, int]]:
-        """Images of each class in each split."""
+        """Counts the images of each class in each split."""
         assert isinstance(self.dataset.task, Classification)
         counts = {split: Counter(getattr(self.dataset, split).labels.tolist()) for split in SHARES}
         names = enumerate(self.dataset.task.classes)
@@ -77,62 +77,60 @@ class ImageFolder:
 
 
 def load_image_folder(folder: Path, size: int | None = None, grey: bool | None = None) -> ImageFolder:
-    """Reads all images below a folder, and divides them among the splits, class by class.
+    """Reads all images below a folder, and divides each class among the splits.
 
-    What is no image by its name is left out and listed, and so are images that cannot be taken, which must be few.
+    Files that are not images are left out and listed. So are unusable images, of which there must be few.
 
     Args:
-        folder: with a folder for each class, or with `train`, and `test`, `val` or both, that have them.
-        size: of the images that the networks see, width and height; if none is given, the images' own if all have the
-            same, of at most 64 × 64 pixels, else 32 × 32.
-        grey: whether colours are dropped; if not given, where all images are stored without.
+        folder: holds a folder for each class, or `train` with `test`, `val` or both, which hold the classes.
+        size: width and height that images are resized to. If not given, they keep their size if it is the same for
+            all and at most 64 × 64 pixels; otherwise it is 32.
+        grey: whether colours are dropped. If not given, they are dropped if all images are stored without.
 
     Raises:
-        DatasetError: if the layout is unknown, there are no classes or only one, a class has too few images, or too
-            many images cannot be taken.
+        DatasetError: if the layout is unknown, if there are fewer than two classes, if a class has too few images, or
+            if too many images are unusable.
     """
     layout = read_layout(folder)
     return _load(folder, layout, _choose_shape([file.path for file in layout.files], size, grey))
 
 
 def load_folder_again(name: str, folder: Path, shape: Shape) -> Dataset:
-    """The dataset that a folder was when a checkpoint was trained on it.
+    """Loads the dataset that a checkpoint was trained on from its folder.
 
     Args:
-        name: of the dataset, with the digest of its images.
-        folder: that holds the images now.
-        shape: of the images that the networks see.
+        name: name of the dataset, with its digest.
+        folder: where the images are now.
+        shape: shape of the networks' inputs.
 
     Raises:
-        DatasetError: if the folder is another one, or its images have changed.
+        DatasetError: if it is another folder, or if its images have changed.
     """
     original, digest = name.rsplit("@", 1)
     try:
         found = _load(folder, read_layout(folder), shape)
     except DatasetError as error:
-        raise DatasetError(
-            f"{error}. The model was trained on the folder {original}, which --data must name"
-        ) from error
+        raise DatasetError(f"{error}. The model was trained on the folder {original}; pass it with --data") from error
     if found.name.rsplit("@", 1)[1] != digest:
         raise DatasetError(
-            f"{folder} does not hold what the model was trained on, the folder {original}: --data names another one, "
-            "or images were added, changed or removed, so that some of its test images may have been trained on"
+            f"{show(folder)} is not the folder {original} that the model was trained on: --data names another folder, "
+            "or images were added, changed or removed. The model may have been trained on some of its test images"
         )
     return found.dataset
 
 
 def divide(count: int, classes: int, splits: Collection[Split]) -> dict[Split, int] | None:
-    """How many of a class's images go into each split: its share, rounded down, and to the first split all others.
+    """How many of a class's images go into each split: the split's share, rounded down; the first split gets the rest.
 
-    The calibration split takes more where it would have fewer than 19 images of all classes.
+    The calibration split gets more images if it had fewer than 19 of all classes together.
 
     Args:
-        count: images of the class.
-        classes: how many there are.
-        splits: among which the images are divided.
+        count: number of images of the class.
+        classes: number of classes.
+        splits: the splits to divide the images among.
 
     Returns:
-        numbers by split; None where the images are too few, and would leave less than half of them for training.
+        Numbers by split, or None if there are too few images: less than half of them would be left for training.
     """
     first, *others = splits
     total = sum(SHARES[split] for split in splits)
@@ -146,7 +144,7 @@ def divide(count: int, classes: int, splits: Collection[Split]) -> dict[Split, i
 
 
 def _plan(parts: Collection[Part]) -> dict[Part, tuple[Split, ...]]:
-    """Which splits each dividing folder holds. What users call validation is what others call test, if it is alone."""
+    """The splits that each part is divided into. If there is only one of validation and test, it serves for testing."""
     if {"validation", "test"} <= set(parts):
         return {"train": ("train",), "validation": ("validation", "calibration"), "test": ("test",)}
     for part in ("validation", "test"):
@@ -161,7 +159,7 @@ def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) ->
         try:
             file = read_image_file(path.read_bytes(), MAX_IMAGE_PIXELS)
         except (OSError, FileError):
-            continue  # it will be listed when it is decoded
+            continue  # it is listed when it is decoded
         sizes.add(file.upright_size)
         colours |= not file.grey
     if grey is None:
@@ -196,8 +194,8 @@ def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
     if len(unreadable) > UNREADABLE * len(layout.files):
         listed = " ".join(list(unreadable.values())[:LISTED])
         raise DatasetError(
-            f"{len(unreadable)} of {len(layout.files)} files in {show(folder)} are no images that can be taken. "
-            f"{listed} PNG, JPEG and WebP files can, with 8 bits a channel, opaque, not animated and without a palette"
+            f"{len(unreadable)} of {len(layout.files)} files in {show(folder)} cannot be used as images. {listed} "
+            "Use PNG, JPEG or WebP files with 8 bits a channel, opaque, without animation and without a palette"
         )
     digests: dict[File, str] = {}
     copies: dict[str, str] = {}
@@ -234,13 +232,13 @@ def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
 def _split(
     layout: Layout, files: Sequence[File], named: Mapping[str, File], others: Mapping[str, str]
 ) -> dict[Split, list[File]]:
-    """Random parts of each class, the same in every run, whatever its seed.
+    """Random parts of each class, which are the same in every run, whatever its seed.
 
     Args:
-        layout: of the folder.
-        files: that can be taken.
-        named: all files, by their names.
-        others: files that were left out as they equal another one, which is named, too.
+        layout: the folder's layout.
+        files: usable files.
+        named: all files by name.
+        others: files that were left out because they equal another file, with that file.
     """
     generator, classes = torch.Generator().manual_seed(0), layout.classes
     chosen: dict[Split, list[File]] = {split: [] for split in SHARES}
@@ -254,12 +252,12 @@ def _split(
             if sizes is None:
                 lack = _explain_lack(layout.parts[part] / label, len(own), len(classes), splits)
                 left = [name for name in others if (named[name].part, named[name].label) == (part, label)]
-                hint = f". {len(left)} equal others, as {left[0]} does {others[left[0]]}" if left else ""
+                hint = f". {len(left)} equal other files, as {left[0]} equals {others[left[0]]}" if left else ""
                 raise DatasetError(lack + hint)
             order = iter(torch.randperm(len(own), generator=generator).tolist())
             for split, size in sizes.items():
                 chosen[split] += [own[index] for index in itertools.islice(order, size)]
-    # Parts of a split are judged by draws of their own, so the classes are mixed.
+    # Parts of a split are judged by different draws, so the classes are mixed.
     return {
         split: [own[index] for index in torch.randperm(len(own), generator=generator).tolist()]
         for split, own in chosen.items()
@@ -267,7 +265,7 @@ def _split(
 
 
 def _normalize(plain: ImageSpec, images: Tensor) -> ImageSpec:
-    """The spec with the mean and the standard deviation of images [N, C, H, W], rounded, and no deviation of 0."""
+    """The spec with the rounded mean and standard deviation of images [N, C, H, W]; deviations are never 0."""
     pixels = images.transpose(0, 1).flatten(1).double() / 255
     mean, std = (tuple(round(number, 4) for number in values.tolist()) for values in (pixels.mean(1), pixels.std(1)))
     return ImageSpec(plain.channels, plain.height, plain.width, mean, tuple(max(number, 0.01) for number in std))
@@ -280,10 +278,10 @@ def _explain_lack(folder: Path, count: int, classes: int, splits: Sequence[Split
     purposes: dict[Split, str] = {
         "train": "to train on",
         "validation": "to validate",
-        "calibration": f"to calibrate (false alarms of {DEFAULT_RATE:.0%} take {LEAST_CALIBRATION} of all classes)",
+        "calibration": f"to calibrate (false alarms of {DEFAULT_RATE:.0%} need {LEAST_CALIBRATION} over all classes)",
         "test": "to test",
     }
     listed = ", ".join(f"{size} {purposes[split]}" for split, size in sizes.items())
     plural = "image" if count == 1 else "images"
-    held = f"holds {count} {plural} that can be taken" if folder.is_dir() else "is missing"
-    return f"{show(folder)} {held}; with {classes} classes it must hold {needed}: {listed}"
+    held = f"holds {count} usable {plural}" if folder.is_dir() else "is missing"
+    return f"{show(folder)} {held}; with {classes} classes it needs {needed}: {listed}"

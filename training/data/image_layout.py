@@ -1,6 +1,6 @@
-"""How a user's folder of images is laid out: a folder for each class, or folders that divide them, with such folders.
+"""The layout of a user's folder of images: a folder for each class, possibly within folders for parts, such as train.
 
-A layout is recognised or refused; nothing is taken for a class that divides, and nothing is left out unlisted.
+A layout is either recognised or refused. A part is never mistaken for a class, and all files left out are listed.
 """
 
 import os
@@ -14,11 +14,10 @@ from training.data.dataset import DatasetError
 from training.data.image_tree import Tree, list_folders, search, show
 
 Part = Literal["", "test", "validation", "train"]
-"""Of a folder that is divided; no name, of one that is not."""
+"""A part of a divided folder, or no name if the folder is not divided."""
 
 _PART = re.compile(r"(?:(train|training)|(test|testing)|(val|valid|validation|dev))(?:set|data|images|imgs)?")
 _ORDER = ["", "test", "validation", "train"]
-_PURPOSES: dict[Part, str] = {"train": "to train on", "validation": "to validate", "test": "to test"}
 OUTSIDE = "images outside the classes' folders"
 
 
@@ -33,25 +32,25 @@ class File:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where which images lie."""
+    """A recognised layout."""
 
     parts: Mapping[Part, Path]
     """The folders that hold the classes' folders."""
     classes: tuple[str, ...]
     files: Sequence[File]
-    """What is to be tested on comes first."""
+    """Images to test on come first."""
     left_out: Mapping[str, Sequence[Path]]
-    """By what they are."""
+    """Other files, by kind."""
 
 
 def read_layout(folder: Path) -> Layout:
     """Lists a folder's images with their classes.
 
     Raises:
-        DatasetError: if the layout is none that is known, or no images or less than two classes are there.
+        DatasetError: if the layout is unknown, or if there are no images or fewer than two classes.
     """
     if not folder.is_dir():
-        raise DatasetError(f"there is no folder {show(folder)}")
+        raise DatasetError(f"{show(folder)} is not a folder")
     try:
         return _read(folder)
     except OSError as error:
@@ -75,23 +74,23 @@ def _read(folder: Path) -> Layout:
             classes.add(show(kind.name))
             left.add(Tree(others=found.others))
     if not files:
-        raise DatasetError(f"{show(folder)} holds no images; the classes' folders must hold them, as in cat/1.jpg")
+        raise DatasetError(f"{show(folder)} holds no images; put them into the classes' folders, as in cat/1.jpg")
     if len(classes) == 1:
         (alone,) = classes
         inner = parts.get("", folder) / alone
-        hint = f". If its folders are the classes, give {show(inner)}" if inner.is_dir() and list_folders(inner) else ""
-        raise DatasetError(f"{show(folder)} holds one class alone, {alone}; it takes two or more to tell apart{hint}")
+        hint = f". If its folders are the classes, pass {show(inner)}" if inner.is_dir() and list_folders(inner) else ""
+        raise DatasetError(f"{show(folder)} holds only one class, {alone}; at least two are needed{hint}")
     return Layout(parts, tuple(sorted(classes)), files, {kind: paths for kind, paths in left.others.items() if paths})
 
 
 def _find_parts(folder: Path) -> tuple[dict[Part, Path], list[Path]]:
-    """The folders that hold classes' folders, and those beside them that hold no images.
+    """Finds the folders that hold classes' folders, and folders beside them that hold no images.
 
-    A folder is taken to divide by its name, and as it holds folders: a class may be trains.
+    A folder is a part if it has a part's name and holds folders, because a class can be called train.
     """
     folders = list_folders(folder)
     if not folders:
-        raise DatasetError(f"{show(folder)} holds no folders; it must hold one for each class, as in cat/1.jpg")
+        raise DatasetError(f"{show(folder)} holds no folders; it needs one for each class, as in cat/1.jpg")
     named = {path: part for path in folders if (part := _name_part(path.name))}
     dividing = [path for path in named if list_folders(path)]
     if not dividing and ("train" not in named.values() or len({*named.values()}) == 1):
@@ -99,38 +98,38 @@ def _find_parts(folder: Path) -> tuple[dict[Part, Path], list[Path]]:
             inner = {part for inner in list_folders(path) if (part := _name_part(inner.name))}
             if "train" in inner and len(inner) > 1:
                 raise DatasetError(
-                    f"{show(path)} is divided into train and others. If it is no class, give it alone; if it is, the "
-                    f"classes must lie within the parts, as in train/{show(path.name)}/1.jpg"
+                    f"{show(path)} holds train and other parts. If it is not a class, pass it instead; if it is, put "
+                    f"the classes into the parts, as in train/{show(path.name)}/1.jpg"
                 )
         return {"": folder}, []
     names, where = _list(path.name for path in named), show(folder)
-    for part, purpose in _PURPOSES.items():
+    for part in dict.fromkeys(named.values()):
         same = [path.name for path in named if named[path] == part]
         if len(same) > 1:
-            raise DatasetError(f"{_list(same)} in {where} are all {purpose}; join them, or leave one")
+            raise DatasetError(f"{_list(same)} in {where} all mean {part}; merge them, or keep only one")
     if "train" not in named.values():
-        raise DatasetError(f"{where} holds {names} but no train; it must, or hold the classes' folders and no others")
+        raise DatasetError(f"{where} holds {names} but not train; add train, or keep only the classes' folders")
     for path in named:
         if path not in dividing:
-            raise DatasetError(f"{show(path)} holds no folders; it must hold one for each class, as in train/cat/1.jpg")
+            raise DatasetError(f"{show(path)} holds no folders; it needs one for each class, as in train/cat/1.jpg")
     beside = [path for path in folders if path not in named]
     if odd := [path.name for path in beside if search(path).images]:
         raise DatasetError(
-            f"{where} is divided into {names}, but there are images in {_list(odd)}, too. Only train, val and test can "
-            "stand side by side: move what is none of them elsewhere"
+            f"{where} is divided into {names}, but {_list(odd)} holds images too. Only train, val and test are "
+            "allowed side by side; move other folders elsewhere"
         )
     return {part: _enter(path, part) for path, part in named.items()}, beside
 
 
 def _enter(path: Path, part: Part) -> Path:
-    """The folder itself, or one of its kind that is alone in it, as archives have it: train/train/cat/1.jpg."""
+    """The folder itself, or the only folder in it if that is the same part, as in archives: train/train/cat/1.jpg."""
     folders = list_folders(path)
     alone = len(folders) == 1 and _name_part(folders[0].name) == part and list_folders(folders[0])
     return folders[0] if alone else path
 
 
 def _name_part(name: str) -> Part | None:
-    """What a folder divides by its name, in any case: Train, seg_train, training set, train2017, TrainImages."""
+    """The part that a folder's name means, in any case: Train, seg_train, training set, train2017, TrainImages."""
     for word in re.split(r"[^a-z]+", name.lower()):
         if found := _PART.fullmatch(word):
             train, test, _ = found.groups()

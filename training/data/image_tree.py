@@ -1,4 +1,4 @@
-"""Files below a folder: which are images by their names, and which are not; every one is either found or listed."""
+"""Files below a folder: every file is either an image or listed as something else."""
 
 import os
 import re
@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (
     ),
     *(".psd", ".svg", ".tga", ".tif", ".tiff", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw", ".rw2"),
 )
-"""Of files that are meant as images, whether they can be taken or not."""
+"""Suffixes of files that are meant as images, whether or not they can be used."""
 
 HIDDEN = "hidden files and folders"
 SYSTEM = "files and folders of operating systems"
@@ -39,27 +39,27 @@ _BEGINNINGS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOT
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder."""
+    """The files below a folder."""
 
     images: list[Path] = field(default_factory=list)
-    """By their suffixes, whatever they hold, or by how they begin; sorted."""
+    """Images by their suffix, whatever they hold, or by their first bytes; sorted."""
     others: dict[str, list[Path]] = field(default_factory=dict)
-    """Everything else, by what it is. Of a folder that was left out as a whole, the folder."""
+    """Everything else, by kind. A folder that was left out as a whole is listed as one path."""
 
     def add(self, other: "Tree") -> None:
-        """Adds what lies in another place."""
+        """Adds what lies below another folder."""
         self.images.extend(other.images)
         for kind, paths in other.others.items():
             self.others.setdefault(kind, []).extend(paths)
 
 
 def search(folder: Path, seen: Collection[str] = (), *, deep: bool = True) -> Tree:
-    """All files below a folder, through links too, but through none to a folder that was seen already.
+    """Finds all files below a folder. Links are followed, except to folders that were seen already.
 
     Args:
-        folder: to begin with.
-        seen: real paths of folders that are not entered.
-        deep: whether its folders are entered at all.
+        folder: where to begin.
+        seen: real paths of folders that are skipped.
+        deep: whether folders within the folder are searched.
 
     Raises:
         OSError: if a folder cannot be read.
@@ -85,16 +85,16 @@ def search(folder: Path, seen: Collection[str] = (), *, deep: bool = True) -> Tr
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, and links to such, that are neither hidden nor an operating system's.
+    """Lists the folders in a folder, and links to folders, except hidden ones and those of operating systems.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if the folder cannot be read.
     """
     return sorted(path for path in folder.iterdir() if path.is_dir() and not _name_left_out(path))
 
 
 def show(path: Path | str) -> str:
-    """A path as it can be printed; bytes that are no UTF-8 as `\\xe9`."""
+    """A path that can be printed; bytes that are not UTF-8 become `\\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -106,7 +106,7 @@ def _name_left_out(path: Path) -> str | None:
 
 def _is_image(path: Path) -> bool:
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return path.is_file() or (path.is_symlink() and not path.exists())  # a lost link counts as unreadable
+        return path.is_file() or (path.is_symlink() and not path.exists())  # a broken link is listed as unreadable
     if not path.is_file():
         return False
     try:

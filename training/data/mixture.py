@@ -1,4 +1,4 @@
-"""A density over the weights of a network, in place of data.
+"""A density over the weights of a network, instead of data.
 
 Shapes: D Gaussians.
 """
@@ -18,32 +18,32 @@ MIXTURE_SEED = 0
 
 @dataclass(frozen=True)
 class Mixture:
-    """A density over the weights of a network, in place of data: Gaussians in the plane, D of them.
+    """A density over the weights of a network: a mixture of D Gaussians in the plane.
 
-    The network is a line, and a point of the plane is its slope and its intercept.
+    The network is a line; a point of the plane is its slope and intercept.
     """
 
     centers: Tensor
     """float32 [D, 2]."""
     deviations: Tensor
-    """[D], σ."""
+    """σ, [D]."""
     shares: Tensor
-    """[D], p."""
+    """p, [D]."""
     decay: float = 0.05
 
     input = VectorSpec(names=("x",), mean=(0.0,), std=(1.0,))
     task = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(0.0,))
 
     def measure_density(self, points: Tensor) -> Tensor:
-        """f = Σ p · exp(−r² / 2σ²) at points [..., 2]: peaks of height p, not of integral p."""
+        """f = Σ p · exp(−r² / 2σ²) at points [..., 2]. Each Gaussian has the height p, not the integral p."""
         squares = (points[..., None, :] - self.centers).square().sum(-1)
         return (self.shares * (-squares / (2 * self.deviations.square())).exp()).sum(-1)
 
     def find_peaks(self) -> Tensor:
-        """The density's local maxima, [peaks, 2]: fewer than Gaussians, as close ones share a peak.
+        """The density's local maxima, [peaks, 2]. There are fewer than Gaussians, because close ones share a peak.
 
-        Found by mean shift from every centre (Carreira-Perpiñán, "Mode-finding for mixtures of Gaussian distributions",
-        2000); every maximum of these is reached from one.
+        Mean shift finds them from every centre (Carreira-Perpiñán, "Mode-finding for mixtures of Gaussian
+        distributions", 2000); it reaches all maxima of this mixture.
         """
         points = self.centers.double()
         precisions = self.deviations.double() ** -2
@@ -58,7 +58,7 @@ class Mixture:
         return torch.stack(peaks).float()
 
     def measure_energy(self, points: Tensor) -> Tensor:
-        """−f + 0.05 ‖y‖², what a sampler minimises against its entropy, at points [..., 2]."""
+        """−f + 0.05 ‖y‖² at points [..., 2], which a sampler minimises against its entropy."""
         return self.decay * points.square().sum(-1) - self.measure_density(points)
 
     def to(self, device: torch.device) -> "Mixture":

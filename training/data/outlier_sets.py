@@ -1,4 +1,4 @@
-"""Sets of inputs that are unlike those of a dataset.
+"""Sets of outliers: inputs unlike those of a dataset.
 
 Shapes: B inputs.
 """
@@ -24,49 +24,49 @@ from training.data.published import FASHION_MNIST, NOTMNIST, read_idx
 def load_outliers(
     dataset: str, data: Path, folders: Collection[Path] = (), spec: InputSpec | None = None
 ) -> dict[str, Tensor]:
-    """Inputs unlike those of a dataset, by name: what belongs to the dataset, and folders of images.
+    """Loads inputs unlike those of a dataset, by name: the dataset's usual outliers, and folders of images.
 
     Args:
         dataset: name of the dataset.
-        data: folder with, or for, its files.
-        folders: of images, which are fitted to the dataset's.
-        spec: of the dataset's inputs; without it, the dataset is loaded where there are folders.
+        data: folder that holds the datasets' files or receives them.
+        folders: folders of images, which are resized to the dataset's.
+        spec: describes the dataset's inputs; if not given, the dataset is loaded when there are folders.
 
     Raises:
-        DatasetError: as for `load_dataset`, or if a folder holds no images.
+        DatasetError: as `load_dataset`, or if a folder holds no images.
     """
     sets = {name: load(data) for name, load in _OUTLIERS.get(dataset, {}).items()}
     if folders:
         spec = spec or load_dataset(dataset, data).input
         if not isinstance(spec, ImageSpec):
-            raise DatasetError(f"{dataset} has no images; a folder of images cannot be told apart from it")
+            raise DatasetError(f"{dataset} has no images, so folders of images cannot be its outliers")
         for folder in folders:
             if folder.name in sets:
-                raise DatasetError(f"there are two sets of outliers by the name {folder.name!r}; rename {folder}")
+                raise DatasetError(f"two sets of outliers are named {folder.name!r}; rename {folder}")
             sets[folder.name] = load_folder(folder, spec)
     return sets
 
 
 def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
-    """All PNG, JPEG and WebP images in a folder and the folders in it, fitted to a target's input, [B, C, H, W].
+    """Loads all PNG, JPEG and WebP images below a folder, resized to a target's input, [B, C, H, W].
 
     Raises:
-        DatasetError: if there are none, or one cannot be read.
+        DatasetError: if there are no images, or if one cannot be read.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{show(folder)} is no folder")
+        raise DatasetError(f"{show(folder)} is not a folder")
     try:
         paths = search(folder).images
         images = [decode_image(path.read_bytes(), spec, MAX_IMAGE_PIXELS, show(path)) for path in paths]
     except (ImageError, OSError) as error:
-        raise DatasetError(f"a file in {show(folder)} is no image that can be taken. {error}") from error
+        raise DatasetError(f"a file in {show(folder)} cannot be used. {error}") from error
     if not images:
-        raise DatasetError(f"{show(folder)} holds no images; they must end in {', '.join(USUAL_SUFFIXES)}")
+        raise DatasetError(f"{show(folder)} holds no images; their names must end in {', '.join(USUAL_SUFFIXES)}")
     return torch.stack(images)
 
 
 def load_cifar_5_others(data: Path) -> Tensor:
-    """The test images of the five classes that CIFAR-5 leaves out."""
+    """CIFAR-10's test images of the five classes that CIFAR-5 leaves out."""
     test = load_cifar_10(data).test
     return test.inputs[test.labels >= 5]
 
@@ -83,7 +83,7 @@ def load_notmnist(data: Path) -> Tensor:
 
 
 def _fit_cifar(images: Tensor) -> Tensor:
-    """Grey images of 28 × 28 pixels as colours of 32 × 32, with a black border."""
+    """Makes colour images of 32 × 32 pixels of grey ones of 28 × 28, with a black border."""
     return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
 
 
@@ -107,4 +107,4 @@ _OUTLIERS: dict[str, _Sets] = {
     "cifar-5": {"cifar-5-others": load_cifar_5_others},
     "cubic": {"cubic-beyond": load_cubic_beyond},
 }
-"""Of each dataset, by name."""
+"""Each dataset's usual outliers, by name."""

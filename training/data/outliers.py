@@ -1,9 +1,9 @@
-"""Synthetic outliers: images that no label fits, made without any other dataset.
+"""Synthetic outliers: images that fit no label, made without another dataset.
 
-Some are drawn, some are training images whose content is destroyed: glyphs of random strokes, shuffled patches, two
-images over one another, and smooth noise; some of each are inverted or thickened. Networks that are asked to be
-uncertain on them are uncertain on much else (Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier
-Exposure", ICLR 2019, with real outliers). None of the sets that detection is evaluated on plays a part.
+They are glyphs of random strokes, shuffled patches, two images on top of each other, and smooth noise; some of each
+kind are inverted or thickened. Networks that learn to be uncertain on them are uncertain on many other images too
+(Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019, use real outliers). The
+sets that detection is evaluated on are not used here.
 
 Shapes: N images.
 """
@@ -19,21 +19,21 @@ from torch import Tensor
 from training.data.augmentation import Augmentation, distort
 
 INVERTED, THICKENED = 0.08, 0.12
-"""Shares of the outliers."""
+"""Shares of outliers."""
 
 OVERSAMPLING = 4
-"""Strokes are drawn at this multiple of the images' resolution."""
+"""Factor between the resolution that strokes are drawn at and the images'."""
 
 TURNED = Augmentation(rotation=np.pi, scale=0.2, shift=0.15, shear=0.0)
 
 
 def synthesize_outliers(images: Tensor, count: int, seed: int) -> Tensor:
-    """Outliers to a set of images: two fifths glyphs, and equal parts of the others.
+    """Makes outliers for a set of images: two fifths are glyphs, and one fifth is each other kind.
 
     Args:
-        images: uint8 [N, C, H, W], of training.
-        count: of outliers.
-        seed: of all that is random about them.
+        images: training images, uint8 [N, C, H, W].
+        count: number of outliers.
+        seed: seeds all randomness.
 
     Returns:
         uint8 [count, C, H, W], in random order.
@@ -53,7 +53,7 @@ def synthesize_outliers(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def draw_glyphs(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Two to five strokes of one width, straight, bent or curved, some of them filled, in white on black."""
+    """Two to five white strokes of one width on black: straight, bent or curved, some of them filled."""
     _, channels, height, width = images.shape
     drawn = np.empty((count, height, width), np.float32)
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -69,7 +69,7 @@ def draw_glyphs(images: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def shuffle_patches(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Images cut into 2 × 2 or 4 × 4 patches that have changed places; a rest at the border is black."""
+    """Images cut into 2 × 2 or 4 × 4 patches in random order. A remainder at the border is black."""
     halves = [
         _shuffle(_pick(images, len(part), generator), cuts, generator)
         for part, cuts in zip(torch.arange(count).tensor_split(2), (2, 4), strict=True)
@@ -78,7 +78,7 @@ def shuffle_patches(images: Tensor, count: int, generator: torch.Generator) -> T
 
 
 def overlay_images(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The brighter pixels of an image and of another one that is turned by 45° or more."""
+    """The brighter pixels of an image and of another image turned by 45° or more."""
     numbers = 2 * torch.rand(count, 6, generator=generator) - 1
     numbers[:, 0] = numbers[:, 0].sign() * (0.25 + 0.75 * numbers[:, 0].abs())
     turned = distort(_pick(images, count, generator), TURNED, numbers)
@@ -86,7 +86,7 @@ def overlay_images(images: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 def make_noise(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Noise of some smoothness, contrast and brightness, over all of the image or fading from its middle."""
+    """Noise of random smoothness, contrast and brightness; it fills the image or fades from its middle."""
     _, channels, height, width = images.shape
 
     def draw_share(size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files that datasets are published in: where they are, how they are verified, and how they are read."""
+"""Published files of datasets: where they are, how they are verified, and how they are read."""
 
 import gzip
 import struct
@@ -16,7 +16,7 @@ from training.progress import Bar
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file as its publisher offers it."""
+    """A published file."""
 
     name: str
     sha256: str
@@ -24,19 +24,19 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Publication:
-    """Files that are published together, kept in a folder of their own below the data folder."""
+    """Files that are published together. They are kept in their own folder below the data folder."""
 
     folder: str
     url: str
     files: tuple[PublishedFile, ...]
     archive: PublishedFile | None = None
-    """A tar file that holds the folder with the files, where they are not published one by one."""
+    """A tar file that holds the folder with the files, unless they are published one by one."""
 
     def locate(self, data: Path) -> list[Path]:
-        """Paths of all files, downloaded if they are not there yet, checksums verified.
+        """Paths of all files. Missing files are downloaded, and all checksums are verified.
 
         Raises:
-            DatasetError: if a file is damaged, or missing and not to be had.
+            DatasetError: if a file is damaged, or missing and not available.
         """
         return [self._locate(data / self.folder, file) for file in self.files]
 
@@ -46,8 +46,8 @@ class Publication:
             self._download(path, file)
         if pooch.file_hash(str(path)) != file.sha256:
             raise DatasetError(
-                f"{path} is damaged: its SHA-256 is not {file.sha256}. Delete it to have it downloaded again, "
-                f"or put a good copy of {self._describe_source(file)} there."
+                f"{path} is damaged: its SHA-256 is not {file.sha256}. Delete it, and it is downloaded again, "
+                f"or replace it with a good copy of {self._name_source(file)}."
             )
         return path
 
@@ -68,15 +68,15 @@ class Publication:
         except (OSError, ValueError) as error:
             path.unlink(missing_ok=True)
             raise DatasetError(
-                f"{path} is missing and could not be downloaded ({error}). Get {self._describe_source(file)} and put "
-                f"it there, or pass --data with a folder that holds {self.folder}/{file.name}."
+                f"{path} is missing and could not be downloaded ({error}). Put {self._name_source(file)} there, "
+                f"or pass --data with a folder that holds {self.folder}/{file.name}."
             ) from error
         finally:
             if self.archive:
                 (folder / self.archive.name).unlink(missing_ok=True)
 
-    def _describe_source(self, file: PublishedFile) -> str:
-        """Where a file comes from."""
+    def _name_source(self, file: PublishedFile) -> str:
+        """The file's address, or its name within the archive's."""
         return f"{file.name} of {self.url}{self.archive.name}" if self.archive else self.url + file.name
 
 
@@ -127,15 +127,15 @@ CIFAR_10 = Publication(
 
 
 def default_data_folder() -> Path:
-    """The user's cache folder for this project."""
+    """The user's cache folder of this project."""
     return Path(pooch.os_cache("hyperdraw"))
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An array from a gzipped IDX file of bytes.
+    """Reads an array from a gzipped IDX file of bytes.
 
     Raises:
-        DatasetError: if the file is not one.
+        DatasetError: if the file has another format.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -145,17 +145,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             raise ValueError("wrong magic number")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise DatasetError(f"{path} is no gzipped IDX file of bytes: {error}") from error
+        raise DatasetError(f"{path} is not a gzipped IDX file of bytes: {error}") from error
 
 
 def read_cifar(path: Path) -> Examples:
-    """Examples from a file of CIFAR-10's binary version: of each a label, then red, green and blue of 32 × 32 pixels.
+    """Reads examples from a file of CIFAR-10's binary version.
+
+    An example is a label, followed by red, green and blue of 32 × 32 pixels.
 
     Raises:
-        DatasetError: if the file is not one.
+        DatasetError: if the file has another format.
     """
     try:
         rows = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 1 + 3 * 32 * 32))
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is no file of CIFAR-10's binary version: {error}") from error
+        raise DatasetError(f"{path} is not a file of CIFAR-10's binary version: {error}") from error
     return Examples(rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long())

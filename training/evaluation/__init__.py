@@ -1,1 +1,1 @@
-"""What a checkpoint is worth: calibration, metrics and attacks."""
+"""The evaluation of checkpoints: calibration, metrics and attacks."""

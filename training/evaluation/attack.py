@@ -1,20 +1,21 @@
-"""Attacks on a classifier and its flags, by somebody who knows all of it but, mostly, the seed.
+"""Attacks on a classifier and its flags by an attacker who knows everything except, usually, the seed.
 
-An attack succeeds where the answer is wrong and no flag is raised, on average over fresh draws of the ensemble. The
-attacker minimises one loss for all of that: the margin of the label over the best other class, then what each flag's
-score exceeds its threshold by, in expectation over sampled weights (Athalye, Engstrom, Ilyas & Kwok, "Synthesizing
-Robust Adversarial Examples", ICML 2018; Tramèr, Carlini, Brendel & Mądry, "On Adaptive Attacks to Adversarial Example
-Defenses", NeurIPS 2020). Projected gradient descent with momentum, no early stop, several restarts.
+An attack succeeds if the answer is wrong and no flag is raised, on average over fresh draws of the ensemble. The
+attacker minimises one loss for all of this: the margin of the label over the best other class, and then the excess of
+each flag's score over its threshold, in expectation over sampled weights (Athalye, Engstrom, Ilyas & Kwok,
+"Synthesizing Robust Adversarial Examples", ICML 2018; Tramèr, Carlini, Brendel & Mądry, "On Adaptive Attacks to
+Adversarial Example Defenses", NeurIPS 2020). It uses projected gradient descent with momentum and several restarts, and
+does not stop early.
 
-Beside it, the protocol of HyperGAN's paper (section 4.3): descent on some fixed networks that ends as soon as these are
-fooled, so that what it finds lies near their boundary, where entropy is high.
+There is also the protocol of HyperGAN's paper (section 4.3): descent on a few fixed networks, which stops as soon as
+they are fooled. What it finds lies near their decision boundary, where entropy is high.
 
-Shapes: K networks of the attacker, of which J see noise, n images, C classes.
+Shapes: K networks of the attacker, J of which see noise, n images, C classes.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -44,14 +45,14 @@ from training.evaluation.attack_report import (
 )
 from training.evaluation.measures import measure_auroc
 from training.evaluation.summaries import measure_share
-from training.progress import track
+from training.progress import announce, track
 
 JUDGES = 20
-"""Fresh draws that an attack is judged by."""
+"""Number of fresh draws that judge an attack."""
 
 ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
 CONFIDENCE = 8.0
-"""Margin in nats that the attacker aims at: then a predictive entropy can lie below its threshold."""
+"""Margin that the attacker aims at, in nats; with it, predictive entropy can fall below its threshold."""
 
 
 TIERS = (
@@ -69,17 +70,17 @@ EPSILONS: dict[int, dict[Norm, tuple[float, ...]]] = {
     1: {"linf": (0.1, 0.2, 0.3), "l2": (1.0, 2.0, 3.0)},
     3: {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0)},
 }
-"""In units of the pixels' range, by the images' channels: the usual ones of digits, and of photographs."""
+"""Usual ε as shares of the pixels' range, by the number of channels: for digits, and for photographs."""
 
 
 class Attacker:
-    """Perturbs images against what a tier knows.
+    """Perturbs images with the knowledge of a tier.
 
     Args:
-        victim: whose answer and flags are to be evaded, calibrated.
-        attacked: the checkpoint that gradients come from, the victim but for transfer.
-        tier: what is known.
-        networks: of the ensemble that answers.
+        victim: the calibrated checkpoint whose answer and flags are to be evaded.
+        attacked: the checkpoint that gives gradients; None for the victim.
+        tier: what the attacker knows.
+        networks: size of the ensemble that answers.
     """
 
     def __init__(self, victim: Checkpoint, attacked: Checkpoint | None, tier: Tier, networks: int) -> None:
@@ -98,7 +99,7 @@ class Attacker:
         self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
 
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
-        """Images [n, C, H, W] between 0 and 1, each at most epsilon from its own, the best of several restarts."""
+        """Perturbs images [n, C, H, W] between 0 and 1 by at most epsilon; the best of several restarts counts."""
         best, least = images.clone(), torch.full((len(images),), math.inf)
         for restart in track(range(1 if self.tier.stops else budget.restarts), self.tier.name, "restart"):
             unsolved = least > self.least_loss
@@ -134,12 +135,12 @@ class Attacker:
 
     @torch.no_grad()
     def _measure(self, images: Tensor, labels: Tensor, restart: int) -> Tensor:
-        """The loss of finished images, on several draws."""
+        """The loss of finished images, averaged over several draws."""
         losses = [self._measure_loss(*self._evaluate(images, restart, -1 - i), labels) for i in range(4)]
         return torch.stack(losses).mean(0)
 
     def _evaluate(self, images: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor | None]:
-        """Logits on images and on images with noise, of the networks of a step."""
+        """Logits of a step's networks on images, and on images with noise."""
         seed, members, noisy_members = self._choose(restart, step)
         logits = self._forward(seed, members, 255 * images)
         if not self.minds_flags:
@@ -154,7 +155,7 @@ class Attacker:
         return sampler.target.forward(weights, self.spec.prepare(pixels).to(sampler.device)).cpu()
 
     def _choose(self, restart: int, step: int) -> tuple[int, Sequence[int], Sequence[int]]:
-        """The seed and the networks that a step attacks, and those that see noise."""
+        """The seed and the networks that a step attacks, and the networks that see noise."""
         members = range(self.attacked.sampler.limit_networks(self.tier.networks))
         noisy = math.ceil(len(members) / 4)
         match self.tier.knows:
@@ -175,30 +176,29 @@ def attack(
     budget: Budget,
     attempts: Sequence[tuple[Tier, Norm, float]],
     path: Path,
-    report: Callable[[str], None],
     networks: int | None = None,
 ) -> AttackReport:
-    """Attacks test images; what is finished is kept in `path`.
+    """Attacks test images, and saves each finished attack to `path`.
 
     Args:
         checkpoint: a calibrated classifier of images.
-        test: that the images are taken from, the first ones.
-        surrogate: another model for the same images, which transfer is tried from.
-        budget: of the attacker.
-        attempts: tiers, norms and epsilons.
-        path: of attack.json. Outcomes of this attack that are in it stay, and are not computed again.
-        report: is told what is being computed.
-        networks: of the ensemble that answers, all if there are fewer; None for the largest that is evaluated.
+        test: the test split, of which the first images are attacked.
+        surrogate: another model for the same images, whose adversarial images are transferred.
+        budget: the attacker's budget.
+        attempts: the tiers, norms and epsilons to try.
+        path: path of attack.json. Outcomes that it already holds are kept, not computed again.
+        networks: size of the ensemble that answers; None for the largest that is evaluated. It is limited to the
+            networks that exist.
 
     Raises:
-        ValueError: if the checkpoint has no flags that can be evaded, the surrogate is for other images, or another
-            attack on this version is in `path`, which would be lost.
+        ValueError: if the checkpoint has no flags to evade, if the surrogate is for other images or classes, or if
+            `path` holds another attack on this version, which would be lost.
     """
     calibration, config = checkpoint.calibration, checkpoint.config
     if calibration is None or "suspect_adversarial" not in calibration.flags:
-        raise ValueError(f"{checkpoint.name} has no flags to evade; calibrate a classifier of images")
+        raise ValueError(f"{checkpoint.name} has no flags to evade; attacks need a calibrated classifier of images")
     if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):
-        raise ValueError(f"{surrogate.name} takes other images than {checkpoint.name}, or has other classes")
+        raise ValueError(f"{surrogate.name} and {checkpoint.name} differ in their inputs or classes")
     pixels, labels = test.inputs[: budget.images], test.labels[: budget.images]
     networks = checkpoint.sampler.limit_networks(networks or config.training.largest_ensemble)
     earlier = load_attack_report(path.parent)
@@ -207,13 +207,13 @@ def attack(
     surrogate_version = surrogate.version if surrogate else earlier.surrogate if earlier else None
     if earlier and (earlier.budget, earlier.networks) != (budget, networks):
         was = f"{earlier.budget.images} images, {earlier.budget.steps} steps, {earlier.budget.restarts} restarts"
-        raise ValueError(f"{path} holds an attack of {was} on {earlier.networks} networks; move it away first")
+        raise ValueError(f"{path} holds an attack with {was} on {earlier.networks} networks; move the file away first")
     if earlier and earlier.surrogate not in (None, surrogate_version):
-        raise ValueError(f"{path} holds an attack by way of another surrogate; move it away first")
+        raise ValueError(f"{path} holds an attack with another surrogate; move the file away first")
     outcomes = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier else {}
     clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
 
-    def describe() -> AttackReport:
+    def make_report() -> AttackReport:
         return AttackReport(
             version=checkpoint.version,
             budget=budget,
@@ -228,32 +228,32 @@ def attack(
 
     for tier, norm, epsilon in track(attempts, "attacking", "attack"):
         if (tier.name, norm, epsilon) not in outcomes:
-            report(f"{tier.name}, {norm} {epsilon:g}")
+            announce(f"{tier.name}, {norm} {epsilon:g}")
             attacked = surrogate if tier.knows == "surrogate" else checkpoint
             attacker = Attacker(checkpoint, attacked, tier, networks)
             outcomes[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
-        write_file(path, dump_json(describe()))
-    return describe()
+        write_file(path, dump_json(make_report()))
+    return make_report()
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
-    """What R judging draws say of n images."""
+    """Answers of R judging draws for n images."""
 
     wrong: Tensor
-    """bool [R, n]."""
+    """Where the answer is wrong, bool [R, n]."""
     score: Tensor
-    """What raises `out_of_distribution`, [R, n]."""
+    """The score that raises `out_of_distribution`, [R, n]."""
     flagged: dict[tuple[Flag, float], Tensor]
-    """By flag and budget of false alarms, bool [R, n]."""
+    """Where a flag is raised, by flag and budget of false alarms, bool [R, n]."""
 
     def passes(self, flags: Iterable[Flag], rate: float) -> Tensor:
-        """Where none of some flags is raised, [R, n]."""
+        """Where none of the flags is raised, bool [R, n]."""
         return ~torch.stack([self.flagged[flag, rate] for flag in flags]).any(0)
 
 
 def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequence[int], networks: int) -> Verdicts:
-    """Answers and flags for images, uint8 [n, C, H, W], of an ensemble for each seed."""
+    """Answers and flags of one ensemble for each seed, for images uint8 [n, C, H, W]."""
     config, calibration = checkpoint.config, checkpoint.calibration
     assert calibration is not None
     wrong, scores = [], []
@@ -271,9 +271,9 @@ def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequenc
 
 
 def attack_once(
-    attacker: "Attacker", pixels: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget, clean: Verdicts
+    attacker: Attacker, pixels: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget, clean: Verdicts
 ) -> Outcome:
-    """One attack, judged; images are rounded to 8 bits, as the service takes them."""
+    """Makes one attack and judges it. Images are rounded to 8 bits, as the service receives them."""
     checkpoint, tier = attacker.victim, attacker.tier
     found = attacker.perturb(pixels / 255, labels, norm, epsilon, budget)
     seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
@@ -297,18 +297,18 @@ def attack_once(
 def measure_joint_loss(
     logits: Tensor, jittered: Tensor, labels: Tensor, score: ScoreName, most_score: float, most_fragility: float
 ) -> Tensor:
-    """What an attacker minimises for each image, [n].
+    """The attacker's loss for each image, [n].
 
-    It is the label's margin, down to a confident error, and, where the answer is wrong, what the scores exceed their
-    thresholds by.
+    It is the label's margin, down to a confident error. Where the answer is wrong, the excess of the scores over their
+    thresholds is added.
 
     Args:
-        logits: of K networks on the images, [K, n, C].
-        jittered: of networks that see noise, [J, n, C].
+        logits: logits of K networks on the images, [K, n, C].
+        jittered: logits of the networks that see noise, [J, n, C].
         labels: [n].
-        score: predictive entropy or mutual information, whichever raises `out_of_distribution`.
+        score: the score that raises `out_of_distribution`: predictive entropy or mutual information.
         most_score: its threshold.
-        most_fragility: threshold of fragility.
+        most_fragility: the threshold of fragility.
     """
     log_mean, after = average_logits(logits), average_logits(jittered)
     margin = measure_margin(log_mean, labels)
@@ -318,7 +318,7 @@ def measure_joint_loss(
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
     most_score = max(most_score, 1e-30)
-    # Far below its threshold, a score costs nothing, and its logarithm has no gradient to give.
+    # Far below its threshold a score costs nothing, and its logarithm would have no finite gradient.
     excess = F.relu(uncertainty.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
@@ -326,12 +326,12 @@ def measure_joint_loss(
 
 
 def _measure_entropy(log_probabilities: Tensor) -> Tensor:
-    """Over the last axis, with finite gradients where probabilities vanish."""
+    """Shannon entropy over the last axis, with finite gradients where probabilities vanish."""
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
 def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool) -> list[tuple[Tier, Norm, float]]:
-    """All tiers that can be tried, at each epsilon, and the unbounded attack."""
+    """Lists the unbounded attack, and all possible tiers at each epsilon."""
     tiers = [tier for tier in TIERS if with_surrogate or tier.knows != "surrogate"]
     attempts = [(tier, norm, epsilon) for norm, sizes in epsilons.items() for epsilon in sizes for tier in tiers]
     return [UNBOUNDED, *attempts]

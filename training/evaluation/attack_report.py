@@ -1,4 +1,4 @@
-"""What attacks on a checkpoint found: `attack.json`, and whether the attacks were as strong as they should be.
+"""Results of attacks on a checkpoint, kept in `attack.json`, and checks of the attacks' strength.
 
 Shapes: n images.
 """
@@ -21,42 +21,42 @@ from models.tasks.kind import Flag
 
 FILE = "attack.json"
 RATES = (0.01, DEFAULT_RATE)
-"""Budgets of false alarms at which evasion is told; the attacker aims at the larger, which is harder to evade."""
+"""Budgets of false alarms at which evasion is measured. The attacker aims at the larger, which is harder to evade."""
 
 FLAGS: tuple[Flag, ...] = ("out_of_distribution", "suspect_adversarial")
 
 
 @dataclass(frozen=True)
 class Tier:
-    """What an attacker knows, and how much they compute."""
+    """What an attacker knows, and how much it computes."""
 
     name: str
     knows: Literal["surrogate", "fixed", "expectation", "seed"]
-    """Another model; some draw of the ensemble; the sampler; or the very networks that will answer."""
+    """It knows another model, one fixed draw of the ensemble, the sampler, or the very networks that will answer."""
     networks: int
-    """K, in each step; a quarter as many see noise."""
+    """K, the networks in each step; a quarter as many see noise."""
     stops: bool = False
-    """At success against the attacked networks, and regardless of flags, as in HyperGAN's paper."""
+    """Whether it stops once the attacked networks are fooled, and ignores flags, as in HyperGAN's paper."""
 
 
 UNBOUNDED: tuple[Tier, Norm, float] = Tier("expectation, K = 5", "expectation", 5), "linf", 1.0
-"""An attack that must always succeed."""
+"""An attack that must always find wrong answers."""
 
 
 EXPECTED_ORDER = (
-    ("five networks in a step do no worse than one", "expectation, K = 5", "expectation, K = 1"),
-    ("twenty do no worse than five", "expectation, K = 20", "expectation, K = 5"),
-    ("a surrogate helps no more than the model", "expectation, K = 20", "transfer"),
-    ("the paper's protocol is no stronger", "expectation, K = 20", "the paper's protocol"),
-    ("a fixed ensemble helps no more than fresh ones", "expectation, K = 20", "fixed ensemble, K = 5"),
-    ("to know the seed does not hurt", "seed known", "expectation, K = 20"),
+    ("five networks in a step do at least as well as one", "expectation, K = 5", "expectation, K = 1"),
+    ("twenty networks do at least as well as five", "expectation, K = 20", "expectation, K = 5"),
+    ("the model helps at least as much as a surrogate", "expectation, K = 20", "transfer"),
+    ("the full attack is at least as strong as the paper's protocol", "expectation, K = 20", "the paper's protocol"),
+    ("fresh networks help at least as much as a fixed ensemble", "expectation, K = 20", "fixed ensemble, K = 5"),
+    ("knowing the seed does not hurt", "seed known", "expectation, K = 20"),
 )
-"""What must hold, the tier that does at least as well, and the other one."""
+"""Expectations: in words, the tier that should do at least as well, and the other tier."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Of the attacker."""
+    """How much an attacker may compute."""
 
     images: int = 100
     steps: int = 500
@@ -65,25 +65,25 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one attack, as shares of images and judging draws."""
+    """Result of one attack, as shares over images and judging draws."""
 
     tier: str
     norm: Norm
     epsilon: float
     wrong: float
     auroc: float | None
-    """Of what raises `out_of_distribution`, wrong answers on attacked images against answers on clean ones."""
+    """AUROC of the score that raises `out_of_distribution`: wrong answers on attacked images against clean images."""
     evades: dict[float, float]
-    """Wrong, and no flag is raised, by budget of false alarms."""
+    """Share that is wrong without any flag, by budget of false alarms."""
     evades_out_of_distribution: dict[float, float]
-    """Wrong, and that flag is not raised."""
+    """Share that is wrong without that flag."""
     evades_by_image: tuple[float, ...] = ()
-    """`evades` of each image, at the default budget; files of earlier versions of this program lack it."""
+    """`evades` of each image at the default budget; empty in older files."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What must hold if the attacks are as strong as they should be."""
+    """A check of the attacks' strength."""
 
     what: str
     holds: bool
@@ -91,38 +91,38 @@ class Check:
 
 @dataclass(frozen=True)
 class AttackReport:
-    """What `attack.json` holds."""
+    """The contents of `attack.json`."""
 
     version: str
-    """The checkpoint's, at whose thresholds this was measured. Another calibration makes another version."""
+    """Version of the checkpoint whose thresholds were used. Calibrating again makes another version."""
     budget: Budget
     surrogate: str | None
     networks: int
-    """Of an ensemble that answers."""
+    """Size of the ensemble that answers."""
     clean_wrong: float
     clean_flagged: dict[float, float]
     outcomes: tuple[Outcome, ...]
     checks: tuple[Check, ...]
     thresholds: dict[Flag, dict[float, float]] = dataclasses.field(default_factory=dict)
-    """Those of that version, by budget of false alarms; files of earlier versions of this program lack them."""
+    """Thresholds of that version, by flag and budget of false alarms; empty in older files."""
 
 
 def list_thresholds(calibration: Calibration, networks: int) -> dict[Flag, dict[float, float]]:
-    """Each flag's, for an ensemble of some size, by budget of false alarms."""
+    """Thresholds of each flag for an ensemble of some size, by budget of false alarms."""
     thresholds = calibration.for_size(networks).thresholds
     return {flag: {rate: thresholds[flag][calibration.find_rate(rate)] for rate in RATES} for flag in FLAGS}
 
 
 def check_strength(outcomes: Sequence[Outcome]) -> list[Check]:
-    """Whether attacks that know more, or compute more, succeed as often or more, to two standard errors.
+    """Checks that attacks which know or compute more succeed at least as often, to two standard errors.
 
-    All attack the same images, of which some are easy for each of them. So the error is that of the mean difference
-    between two attacks on an image; outcomes that do not tell images apart are not compared.
+    All attacks use the same images, some of which are easy for all of them. So the error is that of the mean difference
+    between two attacks on an image. Outcomes without results for each image are not compared.
     """
     found = {(o.tier, o.norm, o.epsilon): o for o in outcomes}
     checks = []
     if unbounded := found.get((UNBOUNDED[0].name, *UNBOUNDED[1:])):
-        checks.append(Check("without a bound, every answer is wrong", unbounded.wrong >= 0.99))
+        checks.append(Check("without a bound, all answers are wrong", unbounded.wrong >= 0.99))
     for what, strong, weak in EXPECTED_ORDER:
         for norm, epsilon in dict.fromkeys((o.norm, o.epsilon) for o in outcomes):
             pair = [found.get((name, norm, epsilon)) for name in (strong, weak)]
@@ -134,14 +134,14 @@ def check_strength(outcomes: Sequence[Outcome]) -> list[Check]:
 
 
 def is_no_less(values: Tensor, others: Tensor) -> bool:
-    """Whether values [n] are on average no less than paired others [n], to two standard errors of the difference."""
+    """Whether the mean of values [n] is at least that of paired others [n], to two standard errors."""
     differences = values - others
     error = differences.std() / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
     return bool(differences.mean() >= -2 * error)
 
 
 def load_attack_report(directory: Path) -> AttackReport | None:
-    """What attacks on a checkpoint's weights found, if they were attacked; at the version that the report names.
+    """Reads the report of attacks on a checkpoint's weights, if any. It names the version that was attacked.
 
     Raises:
         CheckpointError: if the file cannot be read.

@@ -1,4 +1,4 @@
-"""The temperature, and the thresholds of flags and prediction sets, from splits that serve for nothing else.
+"""Temperatures, and thresholds of flags and prediction sets, from splits that have no other use.
 
 Shapes: S sampled networks, n inputs, K classes.
 """
@@ -28,20 +28,20 @@ from models.tasks.task import Task
 from training.evaluation.measures import measure_auroc
 
 FEW_LABELS = 1000
-"""So few may hold no error, or one or two by chance, and then the least temperature fits them best. As Platt's targets
-are ("Probabilistic Outputs for Support Vector Machines", 1999), labels of fewer inputs are a little uncertain."""
+"""Number of labels below which labels are made slightly uncertain, like Platt's targets ("Probabilistic Outputs for
+Support Vector Machines", 1999). So few can hold no error by chance, and then the lowest temperature would fit best."""
 
 CLEARLY = 0.01
-"""By how much another AUROC must be larger for a flag to be raised by that score."""
+"""How much larger a score's AUROC must be for the score to replace an earlier one."""
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The temperature between 1/10 and 10 at which mean probabilities fit labels [n] best, from their ln, [n, K]."""
+    """The temperature from 1/10 to 10 at which mean probabilities fit labels [n] best, from their logarithms [n, K]."""
     return _minimize(lambda temperature: _measure_misfit(apply_temperature(log_probabilities, temperature), labels))
 
 
 def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of each network by itself at which the mean of their probabilities fits labels [n] best.
+    """The temperature of the single networks at which their mean probabilities fit the labels best.
 
     Args:
         logits: [S, n, K].
@@ -51,7 +51,7 @@ def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
-    """NLL of labels [n] in log probabilities [n, K]; one in n + 2 labels counts as any class if they are few."""
+    """NLL of labels [n] under log probabilities [n, K]; if labels are few, one in n + 2 counts as any class."""
     share = 1 / (len(labels) + 2) if len(labels) < FEW_LABELS else 0.0
     return (1 - share) * F.nll_loss(logs, labels) - share * logs.mean()
 
@@ -64,15 +64,15 @@ def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
 
 
 def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction) -> ScoreName:
-    """The score that tells foreign from usual inputs best; an earlier one unless a later one is clearly better.
+    """The score that tells foreign from usual inputs best. A later score must be clearly better than an earlier one.
 
-    Networks that learned to be uncertain on outliers agree there, so that their mutual information is small; others
-    disagree most on what is foreign, and their predictive entropy is that of a hard image. Only images that were made
-    for it have a say, so that figures on real ones stay honest.
+    Networks that learned to be uncertain on outliers agree there, so their mutual information is small. Other networks
+    disagree most on foreign images, while their predictive entropy is only that of a hard image. Only made-up images
+    decide, so that metrics on real outliers stay honest.
 
     Args:
-        names: the scores, the first by default.
-        inside: usual inputs, not those of the calibration: a score that was chosen by their ranks has other quantiles.
+        names: the scores; the first is the default.
+        inside: usual inputs, but not those of the calibration split: choosing by their ranks would change quantiles.
         outside: foreign inputs.
     """
     best = names[0]
@@ -95,29 +95,29 @@ def calibrate(
     foreign: Outputs | None,
     validation: tuple[str, Outputs, Tensor] | None,
 ) -> Calibration:
-    """Measures thresholds, temperatures and prediction sets for the prefixes of draws.
+    """Measures thresholds, temperatures and prediction sets for several sizes of ensembles.
 
-    What raises a flag is chosen once, by the largest ensemble, for all sizes but 1: a network alone has nobody to
-    disagree with, and keeps the first score.
+    The score that raises a flag is chosen once, by the largest ensemble, for all sizes but 1. A single network has no
+    other to disagree with, and keeps the first score.
 
     Args:
-        checkpoint: digest of its `config.json`.
+        checkpoint: digest of the checkpoint's `config.json`.
         split: name of the calibration split.
-        seeds: of the draws, one for each input.
-        scores: what each flag may be raised by, the first by default.
-        task: what outputs mean.
-        outputs: of members 0 … S−1 of each seed on its input of the calibration split.
-        labels: of that split, [n].
-        foreign: of other draws on foreign images, which tell from validation inputs what flags are raised by.
-        validation: of classes, name, outputs and labels of the split that the temperature is fitted on.
+        seeds: seeds of the draws, one for each input.
+        scores: the scores that can raise each flag; the first is the default.
+        task: what the outputs mean.
+        outputs: outputs of members 0 … S−1 of each seed on its input of the calibration split.
+        labels: labels of that split, [n].
+        foreign: outputs of other draws on foreign images, which decide the scores together with validation inputs.
+        validation: name, outputs and labels of the split that the temperature is fitted on, for classes.
 
     Raises:
-        ValueError: if the split is too small for any rate.
+        ValueError: if the split is too small for every rate.
     """
     n = len(labels)
     rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
     if not rates:
-        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, takes 4")
+        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
     first = best = {flag: names[0] for flag, names in scores.items()}
     if foreign is not None and validation is not None:
         inside, outside = interpret(task, validation[1]), interpret(task, foreign)

@@ -46,7 +46,7 @@ SCORES: tuple[ScoreName, ...] = (
     "max_probability",
     "variation_ratio",
 )
-"""Uncertainties by which outliers are told apart."""
+"""Scores that outliers are detected by."""
 
 
 def measure_classification(
@@ -95,7 +95,7 @@ def measure_classification(
 
 
 def measure_classes(classes: Sequence[str], answers: Tensor, labels: Tensor) -> tuple[ClassMetrics, ...]:
-    """Recall of each class, from the class that is answered, [B], and labels [B]."""
+    """Recall of each class, from the predicted classes [B] and the labels [B]."""
     found = []
     for number, name in enumerate(classes):
         right = answers[labels == number] == number
@@ -104,7 +104,7 @@ def measure_classes(classes: Sequence[str], answers: Tensor, labels: Tensor) -> 
 
 
 def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Calibration) -> EnsembleMetrics:
-    """Metrics of the S // size disjoint ensembles among the members, [S, B, K], on labels [B]."""
+    """Metrics of the S // size disjoint ensembles among members, from their logits [S, B, K] and labels [B]."""
     parts = [measure_uncertainty(part) for part in logits.split(size) if len(part) == size]
     logs = [average_logits(part.double()) for part in logits.split(size) if len(part) == size]
     wrong = [part.probabilities.argmax(-1) != labels for part in parts]
@@ -120,7 +120,7 @@ def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Ca
 
 
 def _measure_probabilities(logs: list[Tensor], labels: Tensor) -> ProbabilityMetrics:
-    """Means over ensembles, each of which gives ln p, [B, K]."""
+    """Means over ensembles, each given as ln p [B, K]."""
     ensembles = [part.exp() for part in logs]
     return ProbabilityMetrics(
         nll=average([measure_nll(part, labels) for part in logs]),
@@ -151,7 +151,7 @@ def _measure_outliers(
 
 
 def measure_separation(inside: Tensor, outside: Tensor) -> SeparationMetrics:
-    """How well scores tell m outliers, [m], from n inputs, [n]."""
+    """Metrics of how well scores tell m outliers, [m], from n inputs, [n]."""
     return SeparationMetrics(
         auroc=measure_auroc(inside, outside),
         aupr=measure_aupr(inside, outside),

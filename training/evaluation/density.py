@@ -4,14 +4,14 @@ from models.checkpoint import Checkpoint
 from training.data.mixture import Mixture
 from training.evaluation.evaluation import SEED
 from training.evaluation.metrics import DensityMetrics, PeakMetrics
-from training.objectives.objectives import entropy
+from training.objectives.objectives import estimate_entropy
 
 NEAR_PEAK = 1.0
-"""Distance from the peak of a density; the mixture's Gaussians have a σ just above."""
+"""Distance from a peak that counts as near; the σ of the mixture's Gaussians is slightly larger."""
 
 
 def measure_density_fit(checkpoint: Checkpoint, mixture: Mixture, networks: int = 1000) -> DensityMetrics:
-    """Metrics of the first networks of a sampler as points of the plane."""
+    """Metrics of a sampler's first networks, which are points of the plane."""
     points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
     densities = mixture.measure_density(points)
     peaks = []
@@ -29,7 +29,7 @@ def measure_density_fit(checkpoint: Checkpoint, mixture: Mixture, networks: int 
         networks=networks,
         seed=SEED,
         density=float(densities.mean()),
-        entropy=float(entropy(points, dimension=1)),
+        entropy=float(estimate_entropy(points, dimension=1)),
         passed=sum(peak.density > 0 for peak in peaks),
         peaks=tuple(peaks),
     )

@@ -1,4 +1,4 @@
-"""How much sampled networks differ.
+"""Measures of how much sampled networks differ.
 
 Shapes: S sampled networks, B inputs, K classes.
 """
@@ -11,9 +11,10 @@ from training.evaluation.summaries import Spread, average, summarize
 
 
 def measure_disagreement(member_probabilities: Tensor) -> float:
-    """Share of images on which two distinct members, drawn at random, choose different classes; from [S, B, K].
+    """Share of images on which two random distinct members choose different classes; 0 for a single member.
 
-    0 of a single member, which nobody contradicts.
+    Args:
+        member_probabilities: [S, B, K].
     """
     size, _, classes = member_probabilities.shape
     if size == 1:
@@ -24,11 +25,11 @@ def measure_disagreement(member_probabilities: Tensor) -> float:
 
 
 def measure_weight_spread(weights: Weights) -> float:
-    """Standard deviation of a weight over networks relative to the weights' root mean square, averaged over layers."""
+    """Standard deviation of weights over networks divided by the weights' root mean square, averaged over layers."""
     matrices = [tensor for name, tensor in weights.items() if name.endswith(".weight")]
     return average([(m.var(0).mean() / m.square().mean()).sqrt() for m in matrices])
 
 
 def measure_layer_norms(target: TargetNetwork, weights: Weights) -> dict[str, Spread]:
-    """2-norms of each layer's weights and biases together, over S networks."""
+    """2-norm of each layer's weights and biases together, over S networks."""
     return {layer: summarize(vectors.norm(dim=1)) for layer, vectors in target.layer_vectors(weights).items()}

@@ -1,4 +1,4 @@
-"""What the networks of a checkpoint answer to sets of inputs."""
+"""Outputs of a checkpoint's networks on sets of inputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,26 +14,26 @@ SEED = 0
 
 
 PROMISE_SEEDS = range(2 * 10**15, 2 * 10**15 + 100)
-"""Draws, each for a hundredth of the test inputs, that flags and prediction sets are judged with: what was promised is
-promised on average over seeds, and the luck of a few would make a difference."""
+"""Seeds of the draws that flags and prediction sets are judged with; each draw judges a hundredth of the test inputs.
+Their guarantees hold on average over seeds, so a few seeds would leave much to luck."""
 
 
 INPUTS_PER_PART = 1024
-"""That are evaluated between two looks at the clock."""
+"""Inputs that are evaluated between two updates of the progress bar."""
 
 
 def evaluate_sets(
     checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
 ) -> dict[str, Outputs]:
-    """Outputs of the largest ensemble on each set, the test set's under `test`; none where a density was fitted.
+    """Outputs of the largest ensemble on each set, by name; the test set is `test`. Nothing if a density was fitted.
 
     Args:
-        checkpoint: to evaluate, as it is served.
-        dataset: that it was trained on.
-        outliers: inputs [B, …] of something else, by name.
+        checkpoint: the checkpoint to evaluate.
+        dataset: the dataset that it was trained on.
+        outliers: sets of outliers [B, …], by name.
 
     Raises:
-        ValueError: if the checkpoint was made for inputs or for a task that are not the dataset's.
+        ValueError: if the checkpoint is for other inputs or another task than the dataset.
     """
     config = checkpoint.config
     if config.task != dataset.task:
@@ -55,14 +55,17 @@ def evaluate_sets(
 
 
 def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
-    """Outputs of the largest ensemble that is evaluated on inputs [B, …]."""
+    """Outputs of the largest ensemble on inputs [B, …]."""
     config, sampler = checkpoint.config, checkpoint.sampler
     networks = sampler.limit_networks(config.training.largest_ensemble)
     return evaluate(sampler, config.input, config.task, inputs, seed, networks)
 
 
 def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int], what: str = "evaluating") -> Outputs:
-    """As `evaluate_split`, of inputs in equal parts, each with a draw of its own; fewer inputs take fewer draws."""
+    """Outputs of the largest ensemble on inputs in equal parts, each with a seed of its own.
+
+    If there are fewer inputs than seeds, the last seeds are not used.
+    """
     shares = inputs.tensor_split(min(len(seeds), len(inputs)))
     parts = [
         evaluate_split(checkpoint, part, seed)

@@ -1,4 +1,4 @@
-"""What a comparison needs to know of a classifier; it is kept in the checkpoint's `training` folder.
+"""Evidence: what a comparison needs to know about a classifier, kept in the checkpoint's `training` folder.
 
 Shapes: M networks, B inputs, K classes.
 """
@@ -26,39 +26,39 @@ FILE = Path("training", "evidence.safetensors")
 
 @dataclass(frozen=True)
 class Origin:
-    """What evidence is of."""
+    """Where evidence comes from."""
 
     version: str
-    """Of the checkpoint."""
+    """Version of the checkpoint."""
     sets: dict[str, str]
-    """SHA-256 of each set's inputs, by name; the test set's is `test`."""
+    """SHA-256 of each set's inputs, by name; the test set is `test`."""
 
     def covers(self, other: "Origin") -> bool:
-        """Whether it is of the same checkpoint, on the same sets at least."""
+        """Whether this is the same checkpoint, on at least the same sets."""
         return self.version == other.version and self.sets.items() >= other.sets.items()
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one checkpoint answers."""
+    """A classifier's answers, as far as a comparison needs them."""
 
     origin: Origin
     method: str
     seed: int
     networks: int
-    """Of the largest ensemble."""
+    """Size of the largest ensemble."""
     curves: dict[str, dict[int, float]]
-    """Figures by the number of networks."""
+    """Metrics by the number of networks."""
     log_probabilities: Tensor
-    """On the test set, of the largest ensemble, at its temperature: [B, K]."""
+    """ln p of the largest ensemble on the test set, at its temperature, [B, K]."""
     entropies: dict[str, Tensor]
     """Predictive entropy by set, [B]."""
     members: dict[str, Tensor]
-    """Of separately trained networks: ln of probabilities by split, [M, B, K]."""
+    """ln p of separately trained networks by split, [M, B, K]; empty for other methods."""
 
 
 def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Origin:
-    """What evidence of a checkpoint on some sets, inputs [B, …] each, is of."""
+    """The origin of evidence of a checkpoint on the test set and on outliers [B, …]."""
     sets = {"test": dataset.test.inputs, **outliers}
     digests = {name: hashlib.sha256(inputs.contiguous().numpy().tobytes()).hexdigest() for name, inputs in sets.items()}
     return Origin(checkpoint.version, digests)
@@ -67,7 +67,7 @@ def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str
 def gather_evidence(
     checkpoint: Checkpoint, dataset: Dataset, origin: Origin, outputs: Mapping[str, Outputs]
 ) -> Evidence:
-    """What outputs of a calibrated classifier on its test set and on outliers, as `evaluate_sets` gives them, tell."""
+    """Makes evidence of a calibrated classifier from its outputs on sets, which `evaluate_sets` gives."""
     config, calibration = checkpoint.config, checkpoint.calibration
     task = config.task
     assert isinstance(task, Classification)
@@ -103,13 +103,13 @@ def gather_evidence(
 
 
 def name_method(training: Training) -> str:
-    """The recipe, and what was varied in it: its command but for place and seed."""
+    """The recipe with its options: the command without directory and seed."""
     command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
     return command.replace(f" --seed {training.seed}", "")
 
 
 def save_evidence(directory: Path, evidence: Evidence) -> None:
-    """Writes what `load_evidence` reads; of the same version, foreign sets that were there and are not anew stay."""
+    """Writes what `load_evidence` reads. Earlier evidence on other outliers stays if it is of the same version."""
     earlier = load_evidence(directory)
     known = asdict(evidence if earlier is None else _keep_sets(evidence, earlier))
     groups = {name: known.pop(name) for name in ("entropies", "members")}
@@ -133,7 +133,7 @@ def _keep_sets(evidence: Evidence, earlier: Evidence) -> Evidence:
 
 
 def load_evidence(directory: Path) -> Evidence | None:
-    """What was written last, if anything, and in today's form."""
+    """Reads the evidence that was written last, or None if there is none in the current format."""
     if not (directory / FILE).exists():
         return None
     tensors, metadata = read_tensors(directory / FILE)

@@ -1,4 +1,4 @@
-"""How often flags are raised."""
+"""Metrics of flags: how often they are raised."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Metrics of a checkpoint, by what it was trained for."""
+"""Metrics of any checkpoint."""
 
 from collections.abc import Mapping
 
@@ -14,12 +14,12 @@ from training.evaluation.regression import measure_regression
 
 
 def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outputs: Mapping[str, Outputs]) -> Metrics:
-    """Metrics of a checkpoint by what it was trained for.
+    """Metrics of a checkpoint for its task.
 
     Args:
-        checkpoint: calibrated, unless it was trained on a density.
-        dataset: that it was trained on.
-        outputs: by set, of `evaluate_sets`.
+        checkpoint: a calibrated checkpoint, or one that was trained on a density.
+        dataset: the dataset that it was trained on.
+        outputs: outputs by set, from `evaluate_sets`.
     """
     if isinstance(dataset, Mixture):
         return measure_density_fit(checkpoint, dataset)

@@ -1,4 +1,4 @@
-"""Metrics of predictions and of scores, each a function of tensors.
+"""Measures of predictions and scores; each is a function of tensors.
 
 Shapes: B inputs, K classes, n inputs inside the distribution, m outside of it.
 """
@@ -13,15 +13,14 @@ BINS = 15
 
 
 def measure_accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    """Share of [B, K] whose largest probability is that of its label, [B]."""
+    """Share of inputs whose label [B] has the largest probability, from [B, K]."""
     return float((probabilities.argmax(-1) == labels).double().mean())
 
 
 def measure_nll(log_probabilities: Tensor, labels: Tensor) -> float:
-    """Mean −ln p of the label, in nats; from ln p, [B, K], and [B].
+    """Mean −ln p of labels [B] in nats, from ln p [B, K].
 
-    It takes logarithms, as probabilities that are too small for a number would have to be clipped, which flatters
-    errors that are made with confidence.
+    It takes logarithms, because probabilities that underflow would have to be clipped, which flatters confident errors.
     """
     return float(-log_probabilities.double().gather(1, labels[:, None]).mean())
 
@@ -47,12 +46,13 @@ def measure_ece(probabilities: Tensor, labels: Tensor, *, adaptive: bool = False
 
 
 def measure_aurc(scores: Tensor, wrong: Tensor) -> float:
-    """Area under the risk–coverage curve: the share of errors among the least uncertain inputs, averaged over how many
-    of these are taken (Geifman, Uziel & El-Yaniv, ICLR 2019).
+    """Area under the risk–coverage curve (Geifman, Uziel & El-Yaniv, ICLR 2019).
+
+    It is the share of errors among the least uncertain inputs, averaged over how many inputs those are.
 
     Args:
         scores: [B], larger where the answer is less certain.
-        wrong: bool [B]. Among equal scores each order is as good as another: they share their errors evenly.
+        wrong: bool [B]. Inputs with equal scores share their errors evenly.
     """
     values, group, sizes = scores.unique(return_inverse=True, return_counts=True)
     errors = torch.zeros(len(values), dtype=torch.float64).index_add(0, group, wrong.double())
@@ -62,25 +62,25 @@ def measure_aurc(scores: Tensor, wrong: Tensor) -> float:
 
 
 def measure_auroc(inside: Tensor, outside: Tensor) -> float:
-    """The chance that a score of outside, [m], exceeds one of inside, [n]; ties count half."""
+    """Probability that a score outside, [m], exceeds one inside, [n]; ties count half."""
     ordered = inside.sort().values
     below, not_above = (torch.searchsorted(ordered, outside, right=right) for right in (False, True))
     return float((below + not_above).double().mean() / (2 * len(inside)))
 
 
 def measure_aupr(inside: Tensor, outside: Tensor) -> float:
-    """Average precision of finding what is outside; its chance level is m / (n + m)."""
+    """Average precision of finding the inputs outside; the chance level is m / (n + m)."""
     truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
     return float(average_precision_score(truth.numpy(), torch.cat([inside, outside]).numpy()))
 
 
 def id_flagged_at_95_ood(inside: Tensor, outside: Tensor) -> float:
-    """Share of [n] that is flagged by the threshold that flags 95 % of [m]: one of the two meanings of FPR95."""
+    """Share of inside [n] flagged by the threshold that flags 95 % of outside [m]: one meaning of FPR95."""
     threshold = outside.sort(descending=True).values[math.ceil(0.95 * len(outside)) - 1]
     return float((inside >= threshold).double().mean())
 
 
 def ood_missed_at_5_id(inside: Tensor, outside: Tensor) -> float:
-    """Share of [m] that is not flagged by the threshold that flags 5 % of [n], at most: the other meaning of FPR95."""
+    """Share of outside [m] missed by the threshold that flags at most 5 % of inside [n]: the other meaning of FPR95."""
     threshold = inside.sort().values[math.ceil(0.95 * len(inside)) - 1]
     return float((outside <= threshold).double().mean())

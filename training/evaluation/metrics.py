@@ -1,4 +1,4 @@
-"""What `metrics.json` holds: how good a checkpoint is on its test set."""
+"""Metrics of a checkpoint on its test set: the contents of `metrics.json`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from training.evaluation.summaries import Share, Spread
 
 @dataclass(frozen=True)
 class SingleMetrics:
-    """Single networks, one by one."""
+    """Metrics of single networks."""
 
     accuracy_mean: float
     accuracy_std: float
@@ -26,66 +26,66 @@ class SingleMetrics:
 
 @dataclass(frozen=True)
 class ProbabilityMetrics:
-    """Of class probabilities."""
+    """Metrics of class probabilities."""
 
     nll: float
     brier: float
     ece: float
-    """Expected calibration error, 15 bins of equal width."""
+    """Expected calibration error with 15 bins of equal width."""
     adaptive_ece: float
-    """The same, 15 bins of equally many inputs."""
+    """The same with 15 bins of equally many inputs."""
 
 
 @dataclass(frozen=True)
 class EnsembleMetrics:
-    """Ensembles of one size that average probabilities; means over disjoint ensembles."""
+    """Metrics of ensembles of one size, which average probabilities; means over disjoint ensembles."""
 
     size: int
     ensembles: int
     accuracy: float
     aurc: float
-    """Area under the risk–coverage curve, by predictive entropy."""
+    """Area under the risk–coverage curve by predictive entropy."""
     plain: ProbabilityMetrics
     temperature: float
-    """That was calibrated for this size."""
+    """The temperature calibrated for this size."""
     tempered: ProbabilityMetrics
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """The test inputs of one class, by the whole ensemble."""
+    """Metrics of the whole ensemble on the test inputs of one class."""
 
     name: str
     recall: Share | None
-    """Of them that are answered rightly; none where there are no such inputs."""
+    """Share of them that are answered correctly; None if there are no such inputs."""
 
 
 @dataclass(frozen=True)
 class FlagMetrics:
-    """A flag at one budget of false alarms."""
+    """Metrics of a flag at one budget of false alarms."""
 
     flag: Flag
     rate: float
     """The budget."""
     flagged: float
-    """Share of the test inputs for which it is raised."""
+    """Share of test inputs for which it is raised."""
 
 
 @dataclass(frozen=True)
 class SetMetrics:
-    """Prediction sets at one coverage."""
+    """Metrics of prediction sets at one coverage."""
 
     coverage: float
-    """That was asked for."""
+    """The nominal coverage."""
     covered: float
-    """Share of the test inputs whose set holds their label."""
+    """Share of test inputs whose set holds their label."""
     size: float
     """Mean number of classes."""
 
 
 @dataclass(frozen=True)
 class SeparationMetrics:
-    """How well a score tells outliers from test inputs."""
+    """Metrics of how well a score tells outliers from test inputs."""
 
     auroc: float
     aupr: float
@@ -97,23 +97,23 @@ class SeparationMetrics:
 
 @dataclass(frozen=True)
 class OutlierMetrics:
-    """Inputs of another kind, told apart from the test inputs."""
+    """Metrics of a set of outliers, told from the test inputs."""
 
     dataset: str
     inputs: int
     mutual_information: float
     scores: dict[ScoreName, SeparationMetrics]
-    """By the whole ensemble."""
+    """Separation by each score of the whole ensemble."""
     by_size: dict[int, SeparationMetrics]
-    """By the predictive entropy of the first networks alone."""
+    """Separation by predictive entropy, by the number of networks in the ensemble."""
     flagged: dict[Flag, float]
-    """Share for which a flag is raised, at the default budget."""
+    """Share for which each flag is raised, at the default budget."""
     flagged_by_any: float
 
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """Shares lie in [0, 1], entropies are in nats."""
+    """Metrics of a classifier. Shares lie in [0, 1], and entropies are in nats."""
 
     test_inputs: int
     networks: int
@@ -125,42 +125,42 @@ class ClassificationMetrics:
     mutual_information: float
     flags: tuple[FlagMetrics, ...]
     flagged_by_any: float
-    """Share of test inputs for which some flag is raised, at the default budget."""
+    """Share of test inputs for which any flag is raised, at the default budget."""
     sets: tuple[SetMetrics, ...]
     layer_norms: dict[str, Spread]
     """2-norm of a layer's weights and biases together, over sampled networks (HyperGAN, Table 1)."""
     outliers: tuple[OutlierMetrics, ...]
     classes: tuple[ClassMetrics, ...] = ()
-    """None where the metrics are older than these figures; so are the next."""
+    """Empty in older files, which lack these metrics; the next two are None there."""
     majority_accuracy: float | None = None
-    """Of always answering the class that most test inputs are of."""
+    """Accuracy of always answering the most frequent class of the test set."""
     balanced_accuracy: float | None = None
-    """Mean recall of the classes, by the whole ensemble."""
+    """Mean recall of the classes by the whole ensemble."""
     version: str | None = None
-    """The checkpoint's, when it was measured; files of earlier versions of this program do not say it."""
+    """Version of the checkpoint that was measured; None in older files."""
     kind: Literal["classification"] = "classification"
 
     @property
     def whole(self) -> EnsembleMetrics:
-        """The ensemble of all networks."""
+        """The metrics of the ensemble of all networks."""
         return self.ensembles[-1]
 
 
 @dataclass(frozen=True)
 class BeyondMetrics:
-    """Inputs of a regression from where there was no data, told apart from the test inputs by the whole ensemble."""
+    """Metrics of a regression where there was no data; the whole ensemble tells these inputs from the test inputs."""
 
     dataset: str
     inputs: int
     deviation: float
-    """Root mean square of the members' standard deviation."""
+    """Root mean square of the members' standard deviations."""
     auroc: float
     flagged: float
 
 
 @dataclass(frozen=True)
 class RegressionMetrics:
-    """Errors and deviations are in the outputs' own units."""
+    """Metrics of a regression. Errors and deviations are in the outputs' own units."""
 
     test_inputs: int
     networks: int
@@ -170,52 +170,52 @@ class RegressionMetrics:
     ensemble_error: float
     """Root mean square error of the mean of all networks."""
     nll: float
-    """Of the mixture of the members' normal distributions, a test example, in nats."""
+    """NLL per test example of the mixture of the members' normal distributions, in nats."""
     covered: float
     """Share of test examples within three standard deviations of the predictive mean."""
     deviation: float
-    """Root mean square of the members' standard deviation."""
+    """Root mean square of the members' standard deviations."""
     flags: tuple[FlagMetrics, ...]
     layer_norms: dict[str, Spread]
     beyond: tuple[BeyondMetrics, ...]
     version: str | None = None
-    """The checkpoint's, when it was measured; files of earlier versions of this program do not say it."""
+    """Version of the checkpoint that was measured; None in older files."""
     kind: Literal["regression"] = "regression"
 
 
 @dataclass(frozen=True)
 class PeakMetrics:
-    """How close sampled points come to one peak of a density."""
+    """Metrics of how close sampled points come to one peak of a density."""
 
     position: tuple[float, float]
     distance: float
-    """From the peak to the sampled point that is nearest."""
+    """Distance from the peak to the nearest sampled point."""
     density: float
-    """The largest density of a sampled point near the peak, or 0, relative to the peak's own."""
+    """Largest density of a sampled point near the peak, relative to the peak's; 0 if no point is near."""
 
 
 @dataclass(frozen=True)
 class DensityMetrics:
-    """Of a sampler that was fitted to a density over weights."""
+    """Metrics of a sampler that was fitted to a density over weights."""
 
     networks: int
     seed: int
     density: float
-    """Mean over sampled points."""
+    """Mean density of sampled points."""
     entropy: float
-    """Of the points along their one-dimensional curve, in nats."""
+    """Entropy of the points along their one-dimensional curve, in nats."""
     passed: int
-    """Peaks with a sampled point near them."""
+    """Number of peaks with a sampled point near them."""
     peaks: tuple[PeakMetrics, ...]
     kind: Literal["density"] = "density"
 
 
 Metrics = Annotated[ClassificationMetrics | RegressionMetrics | DensityMetrics, Field(discriminator="kind")]
-"""What `metrics.json` holds."""
+"""The contents of `metrics.json`."""
 
 
 def keep_sets(metrics: Metrics, earlier: Metrics | None) -> Metrics:
-    """Metrics with those of foreign sets that were measured earlier on this version of a checkpoint, and not anew."""
+    """Adds earlier metrics on other sets of outliers, if they are of the same version of the checkpoint."""
     match metrics, earlier:
         case ClassificationMetrics(), ClassificationMetrics() if earlier.version in (None, metrics.version):
             outliers = {row.dataset: row for row in (*earlier.outliers, *metrics.outliers)}
@@ -232,10 +232,10 @@ def save_metrics(directory: Path, metrics: Metrics) -> None:
 
 
 def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
-    """The metrics that were saved with a checkpoint, if any.
+    """Reads the metrics that were saved with a checkpoint, if any.
 
     Raises:
-        ValueError: if they have another form.
+        ValueError: if they have another format.
     """
     if checkpoint.metrics is None:
         return None
@@ -243,5 +243,7 @@ def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
         metrics: Metrics = TypeAdapter(Metrics).validate_python(checkpoint.metrics)
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
-        raise ValueError(f"metrics.json cannot be read ({reason}); delete it, and measure anew") from error
+        raise ValueError(
+            f"metrics.json cannot be read ({reason}); delete it, and evaluate the checkpoint again"
+        ) from error
     return metrics

@@ -56,6 +56,6 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
 
 
 def _deviation(prediction: Prediction) -> float:
-    """Root mean square of the members' standard deviation."""
+    """Root mean square of the members' standard deviations."""
     assert isinstance(prediction.uncertainty, RegressionUncertainty)
     return float(prediction.uncertainty.epistemic_variance.mean().sqrt())

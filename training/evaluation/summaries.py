@@ -1,4 +1,4 @@
-"""Numbers that sum up many: shares with their intervals, means with their deviations."""
+"""Summaries of many numbers: shares with intervals, means with standard deviations."""
 
 import math
 from collections.abc import Sequence
@@ -7,25 +7,25 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 NORMAL_QUANTILE = 1.959964
-"""Of 97.5 %."""
+"""The 97.5 % quantile."""
 
 FEW = 100
-"""Images, below which a share says little without its interval."""
+"""Number of images below which a share says little without its interval."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of some images, and where the share of all such images lies, with a confidence of 95 %."""
+    """A share of some images, and a 95 % interval for the share of all such images."""
 
     share: float
     low: float
     high: float
     images: int
-    """That it was measured on."""
+    """Number of images that it was measured on."""
 
 
 def estimate_share(share: float, count: int) -> Share:
-    """Wilson's score interval (1927) of a share of `count` images; with few, and near 0 or 1, it is still right."""
+    """Adds Wilson's score interval (1927), which also holds for few images and near 0 or 1, to a share of `count`."""
     z = NORMAL_QUANTILE
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
@@ -41,7 +41,7 @@ class Spread:
 
 
 def summarize(values: Tensor) -> Spread:
-    """Of values [n]; a single one has no deviation."""
+    """Mean and standard deviation of values [n]; a single value has the deviation 0."""
     return Spread(float(values.mean()), float(values.std(correction=min(1, len(values) - 1))))
 
 

@@ -1,1 +1,1 @@
-"""What training minimises."""
+"""The terms that training minimises."""

@@ -1,4 +1,4 @@
-"""Adversarial training: part of each network's images are perturbed against it before it learns from them.
+"""Adversarial training: some of each network's images are perturbed against it before it learns from them.
 
 Mądry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
 with few steps from a random start (Wong, Rice & Kolter, "Fast is better than free", ICLR 2020).
@@ -18,15 +18,15 @@ from training.objectives.objectives import cross_entropy
 
 @dataclass(frozen=True)
 class Hardening:
-    """How images are perturbed."""
+    """Settings of the perturbation."""
 
     epsilon: float = 0.2
-    """Largest change of a pixel, of the pixels' range."""
+    """Largest change of a pixel, as a share of the pixels' range."""
     steps: int = 2
     share: float = 0.5
-    """Of a network's images."""
+    """Share of a network's images that are perturbed."""
     stride: float = 0.75
-    """Of a step, in units of epsilon."""
+    """Length of a step, in units of epsilon."""
 
 
 def harden(
@@ -38,16 +38,16 @@ def harden(
     noise: Tensor,
     hardening: Hardening,
 ) -> Tensor:
-    """The images with the first share of each network's perturbed so that this network errs.
+    """Images of which the first share is perturbed so that the network that sees them errs.
 
     Args:
-        target: of the weights.
-        weights: S networks, which get no gradient from here.
-        spec: of the images.
+        target: the target network.
+        weights: S networks. They receive no gradient.
+        spec: describes the images.
         images: normalised, [S, B, C, H, W].
         labels: [S, B].
-        noise: uniform on (−1, 1), at least as many numbers as the share has pixels: the random start.
-        hardening: how.
+        noise: the random start, uniform on (−1, 1); at least as many numbers as the share has pixels.
+        hardening: the settings.
     """
     count = round(hardening.share * images.shape[1])
     if not count:

@@ -1,4 +1,4 @@
-"""All recipes that have a command of their own."""
+"""All recipes; each has its own command."""
 
 from collections.abc import Callable
 

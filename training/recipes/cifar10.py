@@ -14,11 +14,11 @@ from training.recipes.recipe import Recipe
 from training.recipes.targets import make_convolutional_target, make_wide_resnet
 
 CROPS = Augmentation(rotation=0.0, scale=0.0, shift=0.25, shear=0.0, flip=True, whole_pixels=True)
-"""The usual ones of CIFAR: up to four pixels of 32 to any side, and mirroring."""
+"""The usual augmentation for CIFAR: shifts of up to 4 of 32 pixels, and mirroring."""
 
 
 WIDE_RESNET_STEPS = 4_300
-"""12 epochs of each network, with 128 images a step."""
+"""Steps for 12 epochs of each network, with 128 images a step."""
 
 
 def cifar10_hypergan() -> Recipe:
@@ -44,19 +44,19 @@ def cifar10_hypergan_small() -> Recipe:
 
 
 def cifar5_hypergan() -> Recipe:
-    """HyperGAN on five classes of CIFAR-10; the others are to be told apart; 25 minutes on one core."""
+    """HyperGAN on five classes of CIFAR-10; the other five are the outliers; 25 minutes on one core."""
     return replace(
         cifar10_hypergan(), name="cifar5-hypergan", dataset="cifar-5", target=_cifar_target(classes=5), steps=2_500
     )
 
 
 def cifar10_5000_hypergan() -> Recipe:
-    """HyperGAN trained on 5,000 images of CIFAR-10 alone; 15 minutes on one core."""
+    """HyperGAN trained on only 5,000 images of CIFAR-10; 15 minutes on one core."""
     return replace(cifar10_hypergan(), name="cifar10-5000-hypergan", dataset="cifar-10-5000", steps=1_500)
 
 
 def cifar10_hyperdraw() -> Recipe:
-    """Modes and deviations on HyperGAN's CIFAR-10 target, augmented; 40 minutes on 2 cores."""
+    """10 modes with deviations on HyperGAN's CIFAR-10 target, augmented; 40 minutes on 2 cores."""
     modes = 10
     return replace(
         cifar10_hypergan(),
@@ -75,7 +75,7 @@ def cifar10_hyperdraw() -> Recipe:
 
 
 def cifar5_hyperdraw() -> Recipe:
-    """Modes and deviations on five classes of CIFAR-10; the others are to be told apart; 35 minutes on one core."""
+    """10 modes with deviations on five classes of CIFAR-10; the other five are the outliers; 35 minutes on one core."""
     return replace(
         cifar10_hyperdraw(),
         name="cifar5-hyperdraw",
@@ -86,7 +86,7 @@ def cifar5_hyperdraw() -> Recipe:
 
 
 def cifar10_wrn_ensemble() -> Recipe:
-    """Three WRN-16-1 trained apart; 70 minutes on one core."""
+    """Three separately trained WRN-16-1; 70 minutes on one core."""
     networks = 3
     return replace(
         _wide_resnet("cifar10-wrn-ensemble", make_wide_resnet(16, 1), DeepEnsembleConfig(networks)),
@@ -97,7 +97,7 @@ def cifar10_wrn_ensemble() -> Recipe:
 
 
 def cifar10_static() -> Recipe:
-    """A static hypernetwork of 0.148 M parameters for a WRN-40-2 of 2.235 M, as long as in the paper; for a GPU."""
+    """A static hypernetwork of 0.148 M parameters for a WRN-40-2 of 2.235 M, trained as in the paper; for a GPU."""
     return replace(
         _wide_resnet("cifar10-static", make_wide_resnet(40, 2), StaticHypernetworkConfig()),
         steps=700_000,
@@ -118,7 +118,7 @@ def cifar10_static_small() -> Recipe:
 
 
 def cifar10_random_static() -> Recipe:
-    """A static hypernetwork with random embeddings: WRN-16-1 from .3 of their size; 70 minutes on one core."""
+    """A static hypernetwork with random embeddings, 0.3 times the size of its WRN-16-1; 70 minutes on one core."""
     modes = 3
     return replace(
         cifar10_static_small(),

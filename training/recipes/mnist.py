@@ -51,12 +51,12 @@ def mnist_hypergan_small() -> Recipe:
 
 
 def mnist_5000_hypergan() -> Recipe:
-    """HyperGAN trained on 5,000 images of MNIST alone; about 5 minutes on 2 cores."""
+    """HyperGAN trained on only 5,000 images of MNIST; about 5 minutes on 2 cores."""
     return replace(mnist_hypergan(), name="mnist-5000-hypergan", dataset="mnist-5000", steps=1_500)
 
 
 def mnist_deutsch() -> Recipe:
-    """Deutsch's hypernetwork on its paper's MNIST target of 20,018 weights, accurate; about 30 minutes on 2 cores."""
+    """Deutsch's hypernetwork on its paper's target of 20,018 weights, tuned for accuracy; half an hour on 2 cores."""
     return Recipe(
         name="mnist-deutsch",
         dataset="mnist",
@@ -80,12 +80,12 @@ def mnist_deutsch() -> Recipe:
 
 
 def mnist_deutsch_diverse() -> Recipe:
-    """Deutsch's hypernetwork again, diverse rather than accurate; about 30 minutes on 2 cores."""
+    """The same hypernetwork, tuned for diversity; half an hour on 2 cores."""
     return replace(mnist_deutsch(), name="mnist-deutsch-diverse", diversity=Diversity(accuracy_weight=1_000))
 
 
 def mnist_hyperdraw() -> Recipe:
-    """Modes and deviations on HyperGAN's target, augmented, uncertain on synthetic outliers; an hour on 2 cores."""
+    """16 modes with deviations on HyperGAN's target, trained to be uncertain on outliers; an hour on 2 cores."""
     modes = 16
     return replace(
         _mnist_baseline("mnist-hyperdraw", HyperDrawConfig(modes)),
@@ -101,7 +101,7 @@ def mnist_hyperdraw() -> Recipe:
 
 
 def mnist_hyperdraw_hard() -> Recipe:
-    """Half as many modes, trained on adversarial examples too; an hour on 2 cores."""
+    """The same with 8 modes, trained on adversarial examples too; an hour on 2 cores."""
     modes = 8
     return replace(
         mnist_hyperdraw(),
@@ -115,7 +115,7 @@ def mnist_hyperdraw_hard() -> Recipe:
 
 
 def mnist_deep_ensemble() -> Recipe:
-    """Ten networks trained apart, on HyperGAN's target; about 20 minutes on 2 cores."""
+    """Ten separately trained networks on HyperGAN's target; about 20 minutes on 2 cores."""
     networks = 10
     return replace(
         _mnist_baseline("mnist-deep-ensemble", DeepEnsembleConfig(networks)),
@@ -152,7 +152,7 @@ def mnist_apd() -> Recipe:
 
 
 def mnist_static() -> Recipe:
-    """A static hypernetwork of 4,240 parameters that makes one kernel of 12,544; about 10 minutes on 2 cores."""
+    """A static hypernetwork of 4,240 parameters that makes a kernel of 12,544 weights; about 10 minutes on 2 cores."""
     return Recipe(
         name="mnist-static",
         dataset="mnist",

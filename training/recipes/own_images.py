@@ -16,7 +16,7 @@ from training.recipes.targets import make_convolutional_target
 
 
 class Method(StrEnum):
-    """What own images can be learned with."""
+    """Methods that can be trained on a user's own images."""
 
     HYPERDRAW = "hyperdraw"
     DEEP_ENSEMBLE = "deep-ensemble"
@@ -32,16 +32,16 @@ def own_images(
     flip: bool = False,
     balance: bool = False,
 ) -> Recipe:
-    """mnist-hyperdraw with half as many modes, on any images, for a target by their size.
+    """A recipe like mnist-hyperdraw with half as many modes and a target network that suits the images.
 
     Args:
-        dataset: name of the folder, before an @.
-        shape: of an image, (C, H, W).
-        classes: how many.
-        examples: to train on.
-        method: that networks are sampled with.
-        flip: whether a mirrored image is of the same class.
-        balance: whether rare classes weigh as much as frequent ones.
+        dataset: name of the dataset, which is the folder's name before an @.
+        shape: shape of an image, (C, H, W).
+        classes: number of classes.
+        examples: number of training images.
+        method: how networks are sampled.
+        flip: whether mirrored images belong to the same class.
+        balance: whether rare classes weigh as much as frequent ones in the loss.
     """
     modes = 8
     config: MethodConfig = HyperDrawConfig(modes)
@@ -60,7 +60,7 @@ def own_images(
         learning_rates=rates,
         weight_decays=decays,
         networks_per_step=modes,
-        inputs_per_network=min(32, max(1, examples // 2)),  # all of them would be seen as they are
+        inputs_per_network=min(32, max(1, examples // 2)),  # a step that takes all of them does not augment them
         own_epochs=True,
         augmentation=Augmentation(beyond="border", flip=flip),
         balance=balance,
@@ -69,9 +69,9 @@ def own_images(
 
 
 def choose_target(shape: Shape, classes: int) -> TargetNetwork:
-    """Convolutions of 3 × 3 that halve the images, (C, H, W), until a side is shorter than 8, but two at least.
+    """A target of at least two 3 × 3 convolutions, which halve images (C, H, W) until a side is shorter than 8.
 
-    The first two have 32 channels, the others 64.
+    The first two convolutions have 32 channels, the others 64.
     """
     side, channels = min(shape[1:]), list[int]()
     while side >= 8 or len(channels) < 2:

@@ -1,4 +1,4 @@
-"""Recipes: everything that determines a training run, as Python functions that return it."""
+"""A recipe: everything that determines a training run."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from training.objectives.objectives import Diversity
 
 
 class Part(StrEnum):
-    """What a run can do without, or do with."""
+    """A part of a recipe that can be left out or added."""
 
     MIXER = "mixer"
     DISCRIMINATOR = "discriminator"
@@ -27,42 +27,43 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Distillation:
-    """Of a posterior into a generator (`training.runs.distillation`), with the numbers of the authors' experiment."""
+    """Distillation of a posterior into a generator (`training.runs.distillation`), with the authors' settings."""
 
     langevin_share: float = 0.9
-    """Of the steps; the rest trains the generator."""
+    """The share of steps that run Langevin dynamics; the rest train the generator."""
     langevin_rate: float = 0.05
     langevin_decay: float = 1e-3
     burn_in: int = 500
     interval: int = 20
-    """Steps from a network that is collected to the next."""
+    """Steps between two collected networks."""
     batch_size: int = 32
-    """Networks in a step of generator or critic."""
+    """Networks in each step of the generator or critic."""
     critic_steps: int = 5
     gradient_penalty: float = 10.0
 
 
 @dataclass(frozen=True)
 class OutlierExposure:
-    """High predictive entropy on synthetic outliers (`training.data.outliers`).
+    """A loss that asks for high predictive entropy on synthetic outliers (`training.data.outliers`).
 
-    Where the sampler keeps whole networks, these are sharpened in the end (`TrainingRun.recalibrate`).
+    A sampler that stores whole networks has them sharpened after the training (`TrainingRun.recalibrate`).
     """
 
     weight: float = 0.05
     inputs_per_step: int = 32
     group_size: int = 8
-    """At most so many networks are to be uncertain together; they are grouped anew in each step."""
+    """The most networks that have to be uncertain together. Each step forms new groups."""
     count: int = 50_000
-    """Outliers that are made beforehand."""
+    """Outliers made before the training starts."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Adam with a cosine schedule; each network of a step sees inputs of its own.
+    """A training run: Adam with a cosine schedule. Each network of a step sees its own inputs.
 
     Raises:
-        ValueError: if a weight is negative, or if codes that follow their prior by construction were to be regularised.
+        ValueError: if a weight is negative, or if the codes follow their prior already and a weight would regularise
+            them.
     """
 
     name: str
@@ -71,22 +72,22 @@ class Recipe:
     target: TargetNetwork
     steps: int
     learning_rates: Mapping[str, float]
-    """By parameter group of the sampler."""
+    """Learning rates by the sampler's parameter groups."""
     networks_per_step: int = 16
     inputs_per_network: int = 32
     own_epochs: bool = False
-    """Whether each network of a step goes through all examples in an order of its own, rather than all together."""
+    """Whether each network goes through all examples in its own order. Otherwise the networks share one order."""
     codes_per_step: int = 512
-    """Draws of a hypernetwork's codes that the code losses see; the first `networks_per_step` become networks."""
+    """How many codes a hypernetwork draws for the code losses. The first `networks_per_step` become networks."""
     weight_decays: Mapping[str, float] = field(default_factory=dict)
-    """Of the L2 penalty, in the gradient, by parameter group."""
+    """Weights of the L2 penalty, which is part of the gradient, by parameter group."""
     warmup_steps: int = 100
     final_learning_rate_fraction: float = 0.02
     gradient_norm_limit: float = 5.0
     augmentation: Augmentation | None = None
     outliers: OutlierExposure | None = None
     hardening: Hardening | None = None
-    """Adversarial training."""
+    """Settings of adversarial training, if any."""
     diversity: Diversity | None = None
     moment_matching_weight: float = 0.0
     adversarial_weight: float = 0.0
@@ -94,16 +95,16 @@ class Recipe:
     discriminator_hidden_size: int = 512
     discriminator_learning_rate: float = 1e-4
     distillation: Distillation | None = None
-    """In place of descent through the target."""
+    """Settings of distillation, which replaces descent through the target network."""
     balance: bool = False
-    """Whether examples weigh more in the loss the rarer their class is, so that all classes weigh the same."""
+    """Whether all classes weigh the same in the loss, so that examples of rare classes weigh more."""
     plain_pixels: bool = False
-    """Whether pixels stay in [0, 1], in place of the dataset's normalisation."""
+    """Whether pixels stay in [0, 1] instead of being normalised as the dataset says."""
     largest_ensemble: int = 100
-    """That is calibrated and evaluated; fewer networks where evaluating them takes long."""
+    """The largest ensemble that is calibrated and evaluated. It is smaller where evaluation is slow."""
     storage: Storage = "float32"
     options: str = ""
-    """Of the command line, that made this recipe another one than its function returns."""
+    """Command-line options that changed this recipe from what its function returns."""
 
     def __post_init__(self) -> None:
         for name, weight in (
@@ -111,7 +112,9 @@ class Recipe:
             ("the adversarial loss", self.adversarial_weight),
         ):
             if not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of {name} is {weight}; it must be 0 or more")
+                raise ValueError(f"the weight of {name} must be 0 or more, not {weight}")
         mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else isinstance(self.method, DeutschConfig)
         if not mixes and (self.moment_matching_weight or self.adversarial_weight):
-            raise ValueError("without a mixer the codes follow their prior already; they take no regulariser")
+            raise ValueError(
+                "these codes follow their prior already; moment matching and the adversarial loss need a mixer"
+            )

@@ -23,7 +23,7 @@ def make_convolutional_target(
     classes: int = 10,
     hidden: int | None = None,
 ) -> TargetNetwork:
-    """Convolutions, each with leaky ReLU and 2 × 2 max-pooling, maybe a hidden linear layer, and a linear layer."""
+    """Convolutions, each with leaky ReLU and 2 × 2 max-pooling, an optional hidden linear layer, and the last layer."""
     convolutions = [
         (Convolution(c, kernel_size, padding), Activation(), MaxPooling())
         for c, padding in zip(channels, paddings or (0,) * len(channels), strict=True)
@@ -35,13 +35,13 @@ def make_convolutional_target(
 
 
 def make_wide_resnet(depth: int, width: int, classes: int = 10) -> TargetNetwork:
-    """WRN-depth-width for images of 3 × 32 × 32 (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016).
+    """WRN-depth-width for images of 3 × 32 × 32 pixels (Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016).
 
-    Deviations: group normalisation, 8 channels a group, in place of batch normalisation; biases of convolutions; and
-    shortcuts without parameters, as in the paper's CIFAR networks of He et al.
+    Deviations: group normalisation with 8 channels a group replaces batch normalisation, convolutions have biases, and
+    shortcuts have no parameters, as in the CIFAR networks of He et al.
 
     Raises:
-        ValueError: if there is no such depth.
+        ValueError: if no Wide ResNet has this depth.
     """
     blocks, rest = divmod(depth - 4, 6)
     if blocks < 1 or rest:

@@ -1,4 +1,4 @@
-"""Recipes for small problems that need no download: digits, a cubic, and a mixture of Gaussians."""
+"""Recipes for small problems without a download: digits, a cubic, and a mixture of Gaussians."""
 
 from models.samplers.hypergan import HyperGANConfig
 from models.samplers.mlp import MLPConfig
@@ -10,7 +10,7 @@ from training.recipes.targets import make_convolutional_target
 
 
 def digits_hypergan() -> Recipe:
-    """HyperGAN on scikit-learn's 8 × 8 digits; under a minute on 2 cores, nothing to download."""
+    """HyperGAN on scikit-learn's 8 × 8 digits; under a minute on 2 cores, no download."""
     return Recipe(
         name="digits-hypergan",
         dataset="digits",
@@ -27,7 +27,7 @@ def digits_hypergan() -> Recipe:
 
 
 def toy_cubic() -> Recipe:
-    """HyperGAN's regression of 20 points of a cubic; seconds, nothing to download."""
+    """HyperGAN's regression on 20 points of a cubic; seconds, no download."""
     return Recipe(
         name="toy-cubic",
         dataset="cubic",
@@ -43,7 +43,7 @@ def toy_cubic() -> Recipe:
 
 
 def toy_mixture() -> Recipe:
-    """Deutsch's mixture of ten Gaussians in the plane, through which a curve must pass; seconds, no download."""
+    """Deutsch's mixture of ten Gaussians in the plane, sampled along a curve; seconds, no download."""
     return Recipe(
         name="toy-mixture",
         dataset="mixture",

@@ -1,4 +1,4 @@
-"""Variations of a recipe: without some of its parts, with extra ones, or with other weights."""
+"""Variations of a recipe: without some of its parts, with extra parts, or with other weights."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ ADDABLE: Mapping[Part, Any] = {
     Part.OUTLIERS: OutlierExposure(),
     Part.HARDENING: Hardening(),
 }
-"""Parts by the field of a recipe that they fill."""
+"""Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 
 
 def vary(
@@ -26,19 +26,19 @@ def vary(
     moment_matching_weight: float | None = None,
     extras: Collection[Part] = (),
 ) -> Recipe:
-    """A recipe less some of its parts, with extra ones, or with other regularisers.
+    """A recipe without some of its parts, with extra parts, or with other regularisers.
 
     Args:
-        recipe: to start from.
-        without: parts to leave out. Without the mixer there are no mixed codes, hence no losses on them either.
-        accuracy_weight: λ; adds gauge-fixed entropy, normalised layer by layer, where a recipe has no diversity.
-        measure: of diversity, in place of the recipe's.
-        moment_matching_weight: of the distance of the mixed codes' moments from their prior's.
+        recipe: the recipe to vary.
+        without: parts to leave out. Without the mixer there are no mixed codes, so the losses on them go too.
+        accuracy_weight: λ. If the recipe has no diversity, this adds gauge-fixed entropy, normalised by layer.
+        measure: how diversity is measured, instead of the recipe's way.
+        moment_matching_weight: weight of the distance between the moments of the mixed codes and of their prior.
         extras: parts to add.
 
     Raises:
-        ValueError: if the recipe has no such part, or has an extra one already, λ is not positive, or moments of
-            unmixed codes were to be matched.
+        ValueError: if the recipe lacks a part to leave out or has a part to add already, if λ is not positive, or if
+            there are no mixed codes whose moments could be matched.
     """
     options = [f" --without {part}" for part in Part if part in without]
     options += [f" --with {part}" for part in Part if part in extras]
@@ -60,24 +60,24 @@ def vary(
             changed = _set(changed, part, None)
     for part in extras:
         if part not in ADDABLE:
-            raise ValueError(f"a {part} cannot be added; what can be is {', '.join(ADDABLE)}")
+            raise ValueError(f"{part} cannot be added; parts that can be added: {', '.join(ADDABLE)}")
         if getattr(changed, part) is not None:
-            raise ValueError(f"{recipe.name} has {part} already")
+            raise ValueError(f"{recipe.name} already has {part}")
         changed = _set(changed, part, ADDABLE[part])
     if accuracy_weight is not None:
         if Part.DIVERSITY in without:
-            raise ValueError("a weight of accuracy against diversity makes no sense without diversity")
+            raise ValueError("--accuracy-weight weighs accuracy against diversity; it cannot be used without diversity")
         if recipe.networks_per_step == 1:
-            raise ValueError(f"{recipe.name} trains a single network, which has no diversity")
+            raise ValueError(f"{recipe.name} trains a single network, so there is no diversity to weigh")
         start = recipe.diversity or Diversity(accuracy_weight, equal_layers=True)
         changed = replace(changed, diversity=replace(start, accuracy_weight=accuracy_weight))
         options.append(f" --accuracy-weight {_write(accuracy_weight)}")
     if measure is not None:
         if changed.diversity is None:
-            raise ValueError(f"{recipe.name} has no diversity to measure; give it a weight of accuracy, λ, too")
+            raise ValueError(f"{recipe.name} has no diversity to measure; add it with --accuracy-weight")
         if accuracy_weight is None and measure != changed.diversity.measure:
             raise ValueError(
-                f"the λ of {changed.diversity.measure} is none for {measure}; give a weight of accuracy too"
+                f"the weight λ for {changed.diversity.measure} does not suit {measure}; set --accuracy-weight too"
             )
         changed = replace(changed, diversity=replace(changed.diversity, measure=measure))
         options.append(f" --diversity {measure}")
@@ -93,7 +93,7 @@ def _set(recipe: Recipe, part: Part, settings: Any) -> Recipe:
 
 
 def _write(number: float) -> str:
-    """Exact, and short where it can be."""
+    """A number as a command-line option: exact, and an integer without a decimal point."""
     return repr(number).removesuffix(".0")
 
 

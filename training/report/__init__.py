@@ -1,1 +1,1 @@
-"""What people read of a checkpoint: its card, and the report on own images."""
+"""Texts about a checkpoint for people: its card, and the report on a user's own images."""

@@ -15,27 +15,27 @@ from training.report.card_metrics import describe_metrics
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
-    "components": "Each layer's weights, gauge fixed, on their first two principal components; a dot is a network.",
-    "disagreement": "Share of test images on which two of the first 100 networks differ, over pairs.",
-    "ensembles": "Accuracy of random ensembles against their size, by how they fuse their members; bars are ± σ over 20 random "
-    "subsets of the sampled networks, which overlap much when they are large. The last is one ensemble of all.",
-    "filters": "The first layer's first filters, gauge fixed; a column is a network.",
-    "mixture": "Sampled points over the density that they were fitted to.",
+    "components": "Weights of each layer, gauge fixed, on their first two principal components. Each dot is a network.",
+    "disagreement": "Share of test images on which two networks differ, for all pairs of the first 100 networks.",
+    "ensembles": "Accuracy of random ensembles by their size and by how they fuse their members. Bars are ± σ over 20 random "
+    "subsets of the sampled networks; large subsets overlap much. The last point is the one ensemble of all networks.",
+    "filters": "First filters of the first layer, gauge fixed. Each column is a network.",
+    "mixture": "Sampled points on the density that the sampler was fitted to.",
     "paths": "Accuracy on validation images along paths between two networks: between their latents; straight between their "
-    "weights, gauge fixed; and straight once the second one's filters are permuted to match the first one's. Where a "
-    "straight path dips and the one between latents does not, the networks lie on a curved set, not in one flat basin. "
-    "(Where latents choose a mode, their path leaps from one mode to the other.)",
-    "regression": "Predictive band, and some of the sampled functions.",
-    "uncertainty": "Histograms and empirical distributions of uncertainty, of the first 100 networks together, on the test set "
-    "and on foreign images.",
+    "gauge-fixed weights; and straight after the second network's filters were permuted to match the first's. If the "
+    "straight path dips and the path between latents does not, the networks lie on a curved set, not in one flat basin. "
+    "If latents choose a mode, their path jumps from one mode to the other.",
+    "regression": "Predictive band and some of the sampled functions.",
+    "uncertainty": "Histograms and empirical distributions of the uncertainty of an ensemble of the first 100 networks, on the "
+    "test set and on outliers.",
 }
 
 
 def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) -> None:
-    """Writes README.md beside the checkpoint; without metrics, it says that nothing was measured."""
+    """Writes the checkpoint's README.md. Without metrics, it says that the checkpoint was not evaluated."""
     config = checkpoint.config
     sections = [_describe_model(directory.name, checkpoint), _describe_training(config)]
-    sections.append(describe_metrics(metrics, config) if metrics else _describe_lack(config))
+    sections.append(describe_metrics(metrics, config) if metrics else _explain_lack(config))
     sections += _show_figures(directory)
     sections.append(describe_flags(checkpoint, metrics))
     if report := load_attack_report(directory):
@@ -47,10 +47,10 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
 def _describe_model(name: str, checkpoint: Checkpoint) -> str:
     config = checkpoint.config
     alone = checkpoint.sampler.num_networks == 1
-    kind = "a single network, no distribution" if alone else "a distribution over the weights of one target network"
+    kind = "a single network" if alone else "a distribution over the weights of one target network"
     match config.input:
         case ImageSpec(channels=channels, height=height, width=width):
-            given = f"{height} × {width} pixels, {channels} channel(s)"
+            given = f"{height} × {width} pixels, {channels} channel{'' if channels == 1 else 's'}"
         case VectorSpec(names=names):
             given = ", ".join(names)
     match config.task:
@@ -60,8 +60,8 @@ def _describe_model(name: str, checkpoint: Checkpoint) -> str:
             answered = f"Output: {', '.join(names)}"
     return f"""# {name}
 
-A `{config.method.method}` checkpoint for hyperdraw: {kind}, of
-{config.target.num_weights:,} weights{"" if alone else " each"}. Input: {given}. {answered}.
+A `{config.method.method}` checkpoint for hyperdraw: {kind},
+with {config.target.num_weights:,} weights{"" if alone else " each"}. Input: {given}. {answered}.
 
 ```python
 {config.target.source}
@@ -72,32 +72,32 @@ def _describe_training(config: CheckpointConfig) -> str:
     training = config.training
     return f"""## Training
 
-`{training.command}`: {training.steps:,} steps on {training.dataset}, seed {training.seed}."""
+`{training.command}`: {training.steps:,} steps on {training.dataset} with seed {training.seed}."""
 
 
-def _describe_lack(config: CheckpointConfig) -> str:
+def _explain_lack(config: CheckpointConfig) -> str:
     training = config.training
     if training.steps == training.planned_steps:
-        return "## Figures\n\nNone: `hyperdraw-train evaluate` measures them."
+        return "## Metrics\n\nNot measured yet. Run `hyperdraw-train evaluate DIR`."
     if training.failure:
-        return f"""## Figures
+        return f"""## Metrics
 
-None: the training failed ({training.failure}). This is its state after {training.steps:,} of {training.planned_steps:,}
-steps, the last that is known to be good; the test set was not touched."""
-    return f"""## Figures
+Not measured, because the training failed ({training.failure}). This is its state after {training.steps:,} of
+{training.planned_steps:,} steps, the last that is known to be good. The test set was not used."""
+    return f"""## Metrics
 
-None: the training was interrupted after {training.steps:,} of {training.planned_steps:,} steps, so the test set was not
-touched. Go on with `--resume`."""
+Not measured, because the training was interrupted after {training.steps:,} of {training.planned_steps:,} steps. The test
+set was not used. Continue with `--resume`."""
 
 
 def _show_figures(directory: Path) -> list[str]:
-    """The drawn figures, if any; other weights lose them, another calibration keeps them, as they hang on none."""
+    """Shows the figures, if any. They depend on the weights, but not on the calibration."""
     captions = [(FIGURES[path.stem], path.name) for path in sorted((directory / "figures").glob("*.svg"))]
     if not captions:
         return []
     pictures = "\n\n".join(f"![{caption}](figures/{name})\n\n{caption}" for caption, name in captions)
-    numbers = " The numbers are in `figures/study.json`." if (directory / "figures" / "study.json").exists() else ""
-    return [f"## Pictures\n\nDrawn from these very weights by `hyperdraw-train figures DIR`.{numbers}\n\n{pictures}"]
+    numbers = " `figures/study.json` holds the numbers." if (directory / "figures" / "study.json").exists() else ""
+    return [f"## Figures\n\nDrawn from these weights by `hyperdraw-train figures DIR`.{numbers}\n\n{pictures}"]
 
 
 def _describe_use(name: str, config: CheckpointConfig) -> str:

@@ -7,7 +7,7 @@ from training.evaluation.attack_report import FLAGS, RATES, AttackReport, list_t
 
 
 def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
-    """How often attacks succeeded, at the thresholds of which version."""
+    """The section: how often attacks succeeded, and at which version's thresholds."""
     rows = "\n".join(
         f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
         + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
@@ -16,18 +16,22 @@ def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
     )
     budget = report.budget
     failed = [check.what for check in report.checks if not check.holds]
-    checks = f"Of {len(report.checks)} checks of the attacks' strength {'all hold' if not failed else 'these fail: ' + '; '.join(failed)}."
-    surrogate = f" Transfer is from the model of version `{report.surrogate[:12]}…`." if report.surrogate else ""
+    checks = f"All {len(report.checks)} checks of the attacks' strength hold."
+    if failed:
+        checks = f"{len(failed)} of {len(report.checks)} checks of the attacks' strength fail: {'; '.join(failed)}."
+    surrogate = (
+        f" Transfer attacks come from the model of version `{report.surrogate[:12]}…`." if report.surrogate else ""
+    )
     return f"""## Attacks
 
-On the first {budget.images} test images, by somebody who knows everything but the seed, and minimises one loss for the error and
-both flags, in expectation over networks drawn anew in each step: {budget.steps} steps, {budget.restarts} restarts, no early stop
-(`hyperdraw-train attack DIR`). Judged by {JUDGES} fresh draws of {report.networks} networks. *Evades* is the share of images that
-are answered wrongly without a flag: first without `out_of_distribution`, then without either flag. Without an attack
-{report.clean_wrong:.1%} are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and ignores the
-flags: it flatters them.{_name_thresholds(report, checkpoint)}
+`hyperdraw-train attack DIR` attacked the first {budget.images} test images. The attacker knows everything except the seed. It minimises
+one loss for the error and both flags, in expectation over networks that are drawn again in each step, with {budget.steps} steps
+and {budget.restarts} restarts, and does not stop early. {JUDGES} fresh draws of {report.networks} networks judge the result. *Evades* is the share of
+images with a wrong answer and no flag: without `out_of_distribution`, or without both flags. Without an attack,
+{report.clean_wrong:.1%} of the answers are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and
+ignores the flags, so it makes them look better than they are.{_name_thresholds(report, checkpoint)}
 
-| norm, ε | attacker | wrong | AUROC of the first flag's score | {" | ".join(f"evades the first at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
+| norm, ε | attacker | wrong | AUROC of the first flag's score | {" | ".join(f"evades `out_of_distribution` at {rate:g} | evades both at {rate:g}" for rate in RATES)} |
 | --- | --- | --- | --- |{" --- | --- |" * len(RATES)}
 {rows}
 
@@ -35,12 +39,12 @@ flags: it flatters them.{_name_thresholds(report, checkpoint)}
 
 
 def _name_thresholds(report: AttackReport, checkpoint: Checkpoint) -> str:
-    """At what thresholds attacks were measured, if they are not those of this version."""
+    """The thresholds that attacks were measured at, if they are another version's."""
     if report.version == checkpoint.version:
         return ""
     text = f"""
 
-These weights were attacked at an earlier calibration, version `{report.version[:12]}…`."""
+These weights were attacked with an earlier calibration, version `{report.version[:12]}…`."""
     if report.thresholds and checkpoint.calibration:
         now = list_thresholds(checkpoint.calibration, report.networks)
         then, since = (
@@ -48,6 +52,6 @@ These weights were attacked at an earlier calibration, version `{report.version[
             for thresholds in (report.thresholds, now)
         )
         flags = " and ".join(f"`{flag}`" for flag in FLAGS)
-        text += f""" The thresholds of {flags}, at a
-budget of {DEFAULT_RATE:g}, were {then} then, and are {since} now."""
+        text += f""" At a budget of {DEFAULT_RATE:g},
+the thresholds of {flags} were {then} then, and are {since} now."""
     return text

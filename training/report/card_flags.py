@@ -11,25 +11,25 @@ from training.report.card_metrics import count_networks
 
 RAISING_SCORES = {
     "predictive_entropy": "the predictive entropy, in nats",
-    "mutual_information": "the mutual information, in nats, which tells foreign images that were made for this choice better "
-    "from validation images",
-    "fragility": f"the probability that the answer loses when small noise, up to {JITTER:g} of the pixels' range, is added",
-    "relative_deviation": "the networks' standard deviation, in units of the output's own",
+    "mutual_information": "the mutual information, in nats, because it tells made-up foreign images from validation images "
+    "better than the predictive entropy does",
+    "fragility": f"the fragility: how much probability the answer loses when noise of up to {JITTER:g} of the pixels' range is added",
+    "relative_deviation": "the networks' standard deviation, in units of the output's standard deviation",
 }
 
 
 CAVEATS = {
-    "classification": "An ambiguous image can look foreign, and a foreign one certain: a flag is a hint, not a proof.\n"
-    "`suspect_adversarial` means suspect: whoever knows the model can evade it.",
+    "classification": "A flag is a hint, not a proof: an ambiguous image can look foreign, and a foreign image can look certain.\n"
+    "`suspect_adversarial` only raises a suspicion: an attacker who knows the model can evade it.",
     "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
 }
 
 
 def describe_flags(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
-    """The flags' scores and thresholds, and how often they were raised if that was measured."""
+    """The section: the flags' scores and thresholds, and how often they are raised, if that was measured."""
     calibration = checkpoint.calibration
     if calibration is None:
-        return "## Flags\n\nNot calibrated: no flags."
+        return "## Flags\n\nThis model is not calibrated, so it raises no flags."
     assert not isinstance(metrics, DensityMetrics)
     largest = calibration.sizes[-1]
     rows = "\n".join(
@@ -42,11 +42,11 @@ def describe_flags(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
 
 {raised}
 
-A threshold is the conformal quantile of the {calibration.n:,} inputs of `{calibration.split}`, which served for nothing
-else, {_describe_draws(calibration)}.
-With {count_networks(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} other seeds for the test set:
+Each threshold is a conformal quantile over the {calibration.n:,} inputs of `{calibration.split}`, which have no other
+use. {_describe_draws(calibration)}
+These are the thresholds for {count_networks(largest.ensemble_size)}. The test set was judged with {len(PROMISE_SEEDS)} other seeds.
 
-| flag | budget of false alarms | threshold | flagged of the test set |
+| flag | budget of false alarms | threshold | test images flagged |
 | --- | --- | --- | --- |
 {rows}
 {_describe_catches(metrics, calibration.default_rate)}
@@ -54,29 +54,28 @@ With {count_networks(largest.ensemble_size)}, and draws of {len(PROMISE_SEEDS)} 
 
 
 def _describe_draws(calibration: Calibration) -> str:
-    """Which networks judge the inputs of the calibration, and those of ensembles of other sizes."""
+    """Which networks judge calibration inputs, and how ensembles of other sizes are judged."""
     own = len(calibration.seeds) == calibration.n
-    seeds = (
-        "each judged by networks of a seed of its own" if own else f"judged by draws of {len(calibration.seeds)} seeds"
-    )
+    judges = "networks of its own seed" if own else f"one of {len(calibration.seeds)} draws"
+    seeds = f"Each input is judged by {judges}."
     sizes = [size.ensemble_size for size in calibration.sizes]
     if len(sizes) == 1:
         return seeds
     unbroken = sum(size == i for i, size in enumerate(sizes, start=1))
     names = [f"1 to {unbroken}"] if unbroken > 2 else sizes[:unbroken]
     named = ", ".join(map(str, [*names, *sizes[unbroken:]]))
-    return f"{seeds}. Ensembles of {named} are calibrated; others\nare judged by their first networks"
+    return f"{seeds} Ensembles of {named} networks\nare calibrated; ensembles of other sizes are judged by their first networks."
 
 
 def _describe_score(calibration: Calibration, flag: Flag) -> str:
-    """What raises a flag at the largest ensemble size, and at those for which it is another score."""
+    """The score that raises a flag for the largest ensemble, and the sizes for which it is another score."""
     *smaller, largest = calibration.sizes
     others: dict[ScoreName, list[str]] = {}
     for size in smaller:
         if size.scores[flag] != largest.scores[flag]:
             others.setdefault(size.scores[flag], []).append(str(size.ensemble_size))
     exceptions = [
-        f"; with ensembles of {', '.join(sizes)} by {RAISING_SCORES[score]}" for score, sizes in others.items()
+        f"; for ensembles of {', '.join(sizes)}, by {RAISING_SCORES[score]}" for score, sizes in others.items()
     ]
     return RAISING_SCORES[largest.scores[flag]] + "".join(exceptions)
 
@@ -96,9 +95,9 @@ def _describe_catches(metrics: ClassificationMetrics | RegressionMetrics | None,
     )
     own = [next(m.flagged for m in metrics.flags if (m.flag, m.rate) == (flag, rate)) for flag in flags]
     return f"""
-At the default budget of {rate:g} for each flag, of all images of a kind:
+Share of images flagged at the default budget, {rate:g} for each flag:
 
-| images | {" | ".join(f"`{flag}`" for flag in flags)} | some flag |
+| images | {" | ".join(f"`{flag}`" for flag in flags)} | any flag |
 | --- |{" --- |" * (len(flags) + 1)}
 | test set | {" | ".join(f"{share:.1%}" for share in (*own, metrics.flagged_by_any))} |
 {rows}
@@ -111,8 +110,8 @@ def _describe_sets(metrics: ClassificationMetrics | RegressionMetrics | None) ->
     rows = "\n".join(f"| {s.coverage:.1%} | {s.covered:.2%} | {s.size:.3f} |" for s in metrics.sets)
     return f"""
 
-Prediction sets, on the test set:
+Prediction sets on the test set:
 
-| coverage that is asked for | label in the set | classes in a set |
+| nominal coverage | sets that hold the label | mean number of classes |
 | --- | --- | --- |
 {rows}"""

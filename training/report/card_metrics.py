@@ -1,4 +1,4 @@
-"""The section of a model card on its metrics."""
+"""The section of a model card on metrics."""
 
 from models.checkpoint import CheckpointConfig
 from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
@@ -8,11 +8,11 @@ MOST_CLASSES = 20
 
 
 OF_SEVERAL = ("mutual_information", "variation_ratio")
-"""Scores that a network alone does not have."""
+"""Scores that a single network does not have."""
 
 
 def describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
-    """Metrics in sentences and tables."""
+    """The section: metrics in sentences and tables."""
     match metrics:
         case ClassificationMetrics():
             return _describe_classification(metrics, config)
@@ -25,23 +25,22 @@ def describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
 def _describe_classification(metrics: ClassificationMetrics, config: CheckpointConfig) -> str:
     single = metrics.single
     ensembles = "\n".join(
-        f"| ensemble of {e.size} (mean over {e.ensembles}) | {e.accuracy:.2%} | {e.plain.nll:.4f} | {e.plain.brier:.4f} "
+        f"| ensemble of {e.size} (mean of {e.ensembles}) | {e.accuracy:.2%} | {e.plain.nll:.4f} | {e.plain.brier:.4f} "
         f"| {e.plain.ece:.4f} | {e.plain.adaptive_ece:.4f} | {e.aurc:.6f} | {e.temperature:.2f} "
         f"| {e.tempered.nll:.4f} | {e.tempered.ece:.4f} |"
         for e in metrics.ensembles
     )
     spread = ""
     if metrics.networks > 1:
-        spread = f"""Single networks have {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks}), the worst of them
-{single.accuracy_min:.2%}, the best {single.accuracy_max:.2%}. Two of them differ on {metrics.disagreement:.2%} of the test images;
-mean mutual information is {metrics.mutual_information:.5f} nats.
+        spread = f"""The accuracy of a single network is {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks} networks); the lowest is
+{single.accuracy_min:.2%}, the highest {single.accuracy_max:.2%}. Two networks differ on {metrics.disagreement:.2%} of the test images.
+The mean mutual information is {metrics.mutual_information:.5f} nats.
 
 """
-    return f"""## Figures
+    return f"""## Metrics
 
-On the {metrics.test_inputs:,} test images of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)},
-measured on this very checkpoint by `hyperdraw-train evaluate DIR`. At T, the temperature that was fitted on
-validation images to the averaged probabilities:
+`hyperdraw-train evaluate DIR` measured these on the {metrics.test_inputs:,} test images of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)}.
+T is the temperature of the averaged probabilities, fitted on validation images:
 
 | | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -51,19 +50,19 @@ validation images to the averaged probabilities:
 
 
 def _describe_classes(metrics: ClassificationMetrics) -> str:
-    """Recalls, of up to 20 classes; of more, the lowest."""
+    """Recalls of all classes, or of the 20 with the lowest recall."""
     known = [(c.name, c.recall) for c in metrics.classes if c.recall]
     if not known or metrics.majority_accuracy is None or metrics.balanced_accuracy is None:
         return ""
     shown = known if len(known) <= MOST_CLASSES else sorted(known, key=lambda c: c[1].share)[:MOST_CLASSES]
     rows = "\n".join(f"| {n} | {r.images:,} | {r.share:.1%} | {r.low:.1%} to {r.high:.1%} |" for n, r in shown)
     whole = estimate_share(metrics.whole.accuracy, metrics.test_inputs)
-    left = "" if shown is known else f" The {MOST_CLASSES} lowest recalls of {len(known)} classes:"
-    return f"""The largest ensemble's accuracy, measured on {whole.images:,} images, is {whole.share:.2%}: 95 % sure that it is between {whole.low:.1%}
-and {whole.high:.1%}. Always answering the most frequent class would be right for {metrics.majority_accuracy:.1%}; the balanced accuracy, the mean of
-the classes' recalls, is {metrics.balanced_accuracy:.1%}.{left}
+    left = "" if shown is known else f"\nThese are the {MOST_CLASSES} lowest recalls of {len(known)} classes:"
+    return f"""The accuracy of the largest ensemble is {whole.share:.2%}, measured on {whole.images:,} images (95 % confidence interval: {whole.low:.1%} to
+{whole.high:.1%}). Always answering the most frequent class would have an accuracy of {metrics.majority_accuracy:.1%}. The balanced accuracy, which is
+the mean recall of the classes, is {metrics.balanced_accuracy:.1%}.{left}
 
-| class | test images | recall | 95 % sure |
+| class | test images | recall | 95 % interval |
 | --- | --- | --- | --- |
 {rows}
 
@@ -84,19 +83,18 @@ def _describe_outliers(metrics: ClassificationMetrics) -> str:
         f"| {o.dataset} | " + " | ".join(f"{s.auroc:.4f}" for s in o.by_size.values()) + " |" for o in metrics.outliers
     )
     header = " | ".join(map(str, metrics.outliers[0].by_size))
-    table = f"""Images that the model was not trained on, told from the test images by {count_networks(metrics.networks)}; the last two columns are
-both meanings of FPR95:
+    table = f"""Outliers are told from the test images by {count_networks(metrics.networks)}. The last two columns are the two meanings of FPR95:
 
-| images | by | AUROC | AUPR | test images flagged where 95 % of these are | of these missed where 5 % of the test images are flagged |
+| outliers | score | AUROC | AUPR | test images flagged if 95 % of outliers are | outliers missed if 5 % of test images are flagged |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
 """
     if metrics.networks == 1:
         return table
-    return f"""{table}AUROC by predictive entropy, by the number of networks:
+    return f"""{table}AUROC of predictive entropy, by the number of networks:
 
-| images | {header} |
+| outliers | {header} |
 | --- |{" --- |" * len(metrics.outliers[0].by_size)}
 {sizes}
 
@@ -107,21 +105,21 @@ def _describe_regression(metrics: RegressionMetrics, config: CheckpointConfig) -
     beyond = "".join(
         f"""
 
-On {b.inputs:,} inputs of {b.dataset}, where there was no data, the networks' standard deviation is {b.deviation:.2f}.
-Telling them from test inputs by it has an AUROC of {b.auroc:.4f}; {b.flagged:.1%} of them are flagged."""
+The networks' standard deviation is {b.deviation:.2f} on the {b.inputs:,} inputs of {b.dataset}, where there was no data.
+It tells them from test inputs with an AUROC of {b.auroc:.4f}; {b.flagged:.1%} of them are flagged."""
         for b in metrics.beyond
     )
-    return f"""## Figures
+    return f"""## Metrics
 
-On {metrics.test_inputs:,} test examples of {config.training.dataset}, with members 0 to {metrics.networks - 1} of seed
-{metrics.seed}, in the output's own units, measured on this very checkpoint by `hyperdraw-train evaluate DIR`:
+`hyperdraw-train evaluate DIR` measured these on {metrics.test_inputs:,} test examples of {config.training.dataset}, with
+members 0 to {metrics.networks - 1} of seed {metrics.seed}, in the output's own units:
 
 | | |
 | --- | --- |
 | root mean square error of a single network | {metrics.single_error:.3f} |
-| of the mean of {metrics.networks} | {metrics.ensemble_error:.3f} |
-| NLL of the {metrics.networks} together | {metrics.nll:.4f} |
-| within three predictive standard deviations | {metrics.covered:.2%} |
+| root mean square error of the mean of {metrics.networks} networks | {metrics.ensemble_error:.3f} |
+| NLL of the ensemble of {metrics.networks} | {metrics.nll:.4f} |
+| share of examples within three predictive standard deviations | {metrics.covered:.2%} |
 | standard deviation of the networks | {metrics.deviation:.3f} |{beyond}
 
 {_describe_norms(metrics)}"""
@@ -131,11 +129,11 @@ def _describe_density(metrics: DensityMetrics) -> str:
     rows = "\n".join(
         f"| ({p.position[0]:.2f}, {p.position[1]:.2f}) | {p.distance:.3f} | {p.density:.3f} |" for p in metrics.peaks
     )
-    return f"""## Figures
+    return f"""## Metrics
 
-{metrics.networks:,} members of seed {metrics.seed} are points of a curve. It passes {metrics.passed} of the density's
-{len(metrics.peaks)} peaks within a distance of 1, about a Gaussian's σ; the mean density of its points is {metrics.density:.3f}, their entropy along the curve
-{metrics.entropy:.3f} nats. Measured on this very checkpoint by `hyperdraw-train evaluate DIR`.
+The first {metrics.networks:,} members of seed {metrics.seed} are points of a curve, measured by `hyperdraw-train evaluate DIR`. The curve passes
+{metrics.passed} of the density's {len(metrics.peaks)} peaks within a distance of 1, which is about a Gaussian's σ. The mean density of the points is
+{metrics.density:.3f}, and their entropy along the curve is {metrics.entropy:.3f} nats.
 
 | peak | distance to the nearest point | largest density within a distance of 1, relative to the peak's |
 | --- | --- | --- |
@@ -144,12 +142,12 @@ def _describe_density(metrics: DensityMetrics) -> str:
 
 def _describe_norms(metrics: ClassificationMetrics | RegressionMetrics) -> str:
     several = metrics.networks > 1
-    figures = {
+    norms = {
         layer: f"{norm.mean:.2f} ± {norm.std:.2f}" if several else f"{norm.mean:.2f}"
         for layer, norm in metrics.layer_norms.items()
     }
-    rows = "\n".join(f"| {layer} | {figure} |" for layer, figure in figures.items())
-    return f"""2-norms of the layers{" over sampled networks" if several else ""} (Table 1 of HyperGAN's paper):
+    rows = "\n".join(f"| {layer} | {norm} |" for layer, norm in norms.items())
+    return f"""2-norms of the layers{" over sampled networks" if several else ""}, as in Table 1 of HyperGAN's paper:
 
 | layer | {"mean ± σ" if several else "2-norm"} |
 | --- | --- |

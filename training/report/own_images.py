@@ -1,4 +1,4 @@
-"""What a model of a user's own images is worth, and where to look when it is worth little.
+"""The report on a model of a user's own images: how good it is, and where its errors are.
 
 Shapes: B test images.
 """
@@ -21,12 +21,12 @@ from training.evaluation.summaries import FEW, Share, estimate_share
 
 FILE = "report.json"
 LEAST_DISPUTE = 0.001
-"""Nats of mutual information below which networks agree."""
+"""Mutual information in nats below which networks count as agreeing."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Test images of one class that are taken for another."""
+    """Test images of one class that are mistaken for another."""
 
     label: str
     answer: str
@@ -46,55 +46,55 @@ class DisputedImage:
 
 @dataclass(frozen=True)
 class ImagesReport:
-    """What `hyperdraw-train images` ends with."""
+    """The report at the end of `hyperdraw-train images`, and the contents of `report.json`."""
 
     checkpoint: str
     version: str
     dataset: str
     images: dict[str, dict[str, int]]
-    """By class and split."""
+    """Numbers of images by class and split."""
     unreadable: dict[str, str]
     left_out: dict[str, tuple[str, ...]]
-    """Files that are no images, or lie outside the classes' folders, by what they are."""
+    """Files that are not images, or lie outside the classes' folders, by kind."""
     contradictory: dict[str, str]
     copies: dict[str, str]
     networks: int
     single_accuracy: Share
-    """Mean over networks."""
+    """Mean accuracy of single networks."""
     accuracy: Share
-    """Of all networks together; so are the figures of classes."""
+    """Accuracy of the ensemble of all networks; the metrics of classes are its too."""
     majority_accuracy: float
-    """Of always answering the class that is most frequent."""
+    """Accuracy of always answering the most frequent class."""
     balanced_accuracy: float
     """Mean recall of the classes."""
     classes: tuple[ClassMetrics, ...]
     nll: float
-    """Of all networks together, at their temperature; so is the next."""
+    """NLL of the ensemble of all networks at its temperature; the ECE is its too."""
     ece: float
     confusions: tuple[Confusion, ...]
     disputed: tuple[DisputedImage, ...]
     false_alarm_rate: float
-    """That flags were calibrated for."""
+    """False alarm rate that flags were calibrated for."""
     false_alarms: dict[str, Share]
-    """That they have on the test images, by flag."""
+    """Measured false alarms on the test images, by flag."""
     cautions: tuple[str, ...]
-    """Why these figures may promise too much."""
+    """Reasons why these metrics may promise too much."""
     commands: tuple[str, ...]
-    """That serve the model, and ask it."""
+    """Commands that serve the model and request a prediction."""
 
 
 @flush_denormals()
 def make_report(
     out: Path, folder: Path, images: ImageFolder, checkpoint: Checkpoint, metrics: ClassificationMetrics
 ) -> ImagesReport:
-    """The report of a checkpoint that was just trained, calibrated and evaluated.
+    """Makes the report of a checkpoint that was just trained, calibrated and evaluated.
 
     Args:
         out: directory of the checkpoint.
-        folder: of the images.
-        images: that were read from it.
-        checkpoint: in `out`.
-        metrics: that were measured on the test split.
+        folder: folder of the images.
+        images: the images that were read from it.
+        checkpoint: the checkpoint in `out`.
+        metrics: its metrics on the test split.
     """
     test, calibration = images.dataset.test, checkpoint.calibration
     assert calibration is not None
@@ -147,13 +147,13 @@ def make_report(
 
 
 def list_cautions(metrics: ClassificationMetrics) -> list[str]:
-    """Why figures may promise too much: classes that were never right, an accuracy that needs no model, few images."""
+    """Lists why metrics may promise too much: classes never recognised, no better than guessing, or few images."""
     cautions = [
-        f"Not one of the {c.recall.images} test images of {c.name} was answered rightly."
+        f"None of the {c.recall.images} test images of {c.name} was answered correctly."
         for c in metrics.classes
         if c.recall and not c.recall.share
     ]
-    cautions += [f"No image of {c.name} was there to test." for c in metrics.classes if c.recall is None]
+    cautions += [f"There were no test images of {c.name}." for c in metrics.classes if c.recall is None]
     accuracy = estimate_share(metrics.whole.accuracy, metrics.test_inputs)
     if metrics.majority_accuracy is not None and accuracy.share <= metrics.majority_accuracy:
         cautions.append(
@@ -162,14 +162,14 @@ def list_cautions(metrics: ClassificationMetrics) -> list[str]:
         )
     if accuracy.images < FEW:
         cautions.append(
-            f"The accuracy was measured on {accuracy.images} images: 95 % sure that it is between {accuracy.low:.1%} "
-            f"and {accuracy.high:.1%}."
+            f"The accuracy was measured on only {accuracy.images} images; its 95 % confidence interval is "
+            f"{accuracy.low:.1%} to {accuracy.high:.1%}."
         )
     return cautions
 
 
 def describe_images(images: ImageFolder) -> str:
-    """A line for each class with its images in each split, and the files that were left out."""
+    """A table of the numbers of images of each class in each split."""
     counts = images.count()
     width = max(len("class"), *map(len, counts))
     splits = next(iter(counts.values()))
@@ -179,15 +179,15 @@ def describe_images(images: ImageFolder) -> str:
 
 
 def describe_omissions(images: ImageFolder) -> list[str]:
-    """What was left out, and why; nothing if nothing was."""
+    """A line for each kind of file that was left out."""
     groups: dict[str, list[str]] = {
-        "no images that can be taken": list(images.unreadable.values()),
-        "contradictory": [f"{name} equals {other}." for name, other in images.contradictory.items()],
-        "copies of others": [f"{name} equals {other}." for name, other in images.copies.items()],
+        "unusable images": list(images.unreadable.values()),
+        "contradictory files": [f"{name} equals {other}." for name, other in images.contradictory.items()],
+        "copies": [f"{name} equals {other}." for name, other in images.copies.items()],
         **{kind: list(paths) for kind, paths in images.left_out.items()},
     }
     return [
-        f"left out as {what}, {len(left)}: {' '.join(left[:LISTED])}{' …' if len(left) > LISTED else ''}"
+        f"left out {what} ({len(left)}): {' '.join(left[:LISTED])}{' …' if len(left) > LISTED else ''}"
         for what, left in groups.items()
         if left
     ]
@@ -198,38 +198,38 @@ def describe_report(report: ImagesReport) -> str:
     tested = report.accuracy.images
     width = max(27, *(len(c.name) for c in report.classes))
     recalls = [
-        f"  {c.name:{width}} {_format(c.recall)}, of {c.recall.images:,}" if c.recall else f"  {c.name}: no test image"
+        f"  {c.name:{width}} {_format(c.recall)} of {c.recall.images:,}" if c.recall else f"  {c.name}: no test images"
         for c in report.classes
     ]
-    confused = [f"  {c.images} of {c.label} taken for {c.answer}" for c in report.confusions] or ["  none"]
+    confused = [f"  {c.images} of {c.label} mistaken for {c.answer}" for c in report.confusions] or ["  none"]
     disputed = [
         f"  {image.mutual_information:.3f} nats  {image.path}  {image.label}"
-        + (f", taken for {image.answer}" if image.answer != image.label else "")
+        + (f", mistaken for {image.answer}" if image.answer != image.label else "")
         for image in report.disputed
     ]
     flags = [f"  {flag:20} {_format(share)}" for flag, share in report.false_alarms.items()]
     return "\n".join(
         [
-            f"On the {tested:,} test images, with 95 % intervals that so many allow:",
+            f"On {tested:,} test images, with 95 % confidence intervals:",
             f"  accuracy of one network      {_format(report.single_accuracy)}",
-            f"  accuracy of {report.networks:<3} together     {_format(report.accuracy)}",
-            f"  always the most frequent     {report.majority_accuracy:6.1%}",
-            f"  balanced: mean over classes  {report.balanced_accuracy:6.1%}",
-            f"  NLL {report.nll:.4f}, ECE {report.ece:.4f}, of {report.networks} at their temperature",
-            f"Right, of the test images of each class, by {report.networks} together:",
+            f"  accuracy of an ensemble      {_format(report.accuracy)}",
+            f"  always most frequent class   {report.majority_accuracy:6.1%}",
+            f"  balanced accuracy            {report.balanced_accuracy:6.1%}",
+            f"  NLL {report.nll:.4f}, ECE {report.ece:.4f} of the ensemble at its temperature",
+            f"Recall of each class by an ensemble of {report.networks}:",
             *recalls,
-            "Most confused:",
+            "Most frequent mistakes:",
             *confused,
             "The networks disagree most on:",
             *(disputed or ["  none"]),
-            f"Flagged of the test images, where {report.false_alarm_rate:.0%} may be:",
+            f"Test images flagged, out of a budget of {report.false_alarm_rate:.0%}:",
             *flags,
-            *(["", "Look out:"] if report.cautions else []),
+            *(["", "Caution:"] if report.cautions else []),
             *(f"  {caution}" for caution in report.cautions),
             "",
-            "Serve it, and ask it:",
+            "Serve the model, and request a prediction:",
             *(f"  {command}" for command in report.commands),
-            f"or, where a service runs with the directory {Path(report.checkpoint).parent}, have it load the model:",
+            f"If a service is running with the directory {Path(report.checkpoint).parent}, load the model into it:",
             f"  hyperdraw reload {shlex.quote(Path(report.checkpoint).name)}",
         ]
     )

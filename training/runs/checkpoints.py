@@ -1,6 +1,6 @@
-"""What is done with finished checkpoints: calibrate, evaluate, attack."""
+"""Commands on finished checkpoints: calibrate, evaluate, attack."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -27,16 +27,16 @@ from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_m
 from training.report.card import save_card
 
 CALIBRATION_SEED = 10**15
-"""Seed of the first calibration input; each has one of its own, far from those that people choose."""
+"""Seed for the first calibration input. Each input has its own seed, far from those that people choose."""
 
 
 VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
-"""Draws, each for a fiftieth of the inputs, that temperatures are fitted and scores chosen with; nothing is promised of
-these, so inputs may share networks."""
+"""Seeds of the draws that temperatures are fitted and scores are chosen with; each draw sees a fiftieth of the inputs.
+Nothing is guaranteed for these inputs, so they may share networks."""
 
 
 FOREIGN_IMAGES = 1000
-"""Made-up images that tell which score raises a flag."""
+"""Number of made-up images that decide which score raises a flag."""
 
 
 FOREIGN_SEED = 11
@@ -44,40 +44,42 @@ FOREIGN_SEED = 11
 
 @flush_denormals()
 def calibrate_directory(directory: Path, data: Path, device: torch.device) -> None:
-    """Measures a checkpoint's thresholds anew, which makes another version of it; its metrics are dropped.
+    """Measures a checkpoint's thresholds again. This makes another version of it and removes its metrics.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or has no data to calibrate with.
+        CheckpointError: if the checkpoint cannot be loaded, or if there is no data to calibrate it with.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be what is to be mended
+    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be damaged
     dataset = load_training_data(checkpoint.config, data)
     if isinstance(dataset, Mixture):
-        raise CheckpointError(directory / "config.json", "was trained on a density; there is no data to calibrate with")
+        raise CheckpointError(
+            directory / "config.json", "was fitted to a density; there is no data to calibrate it with"
+        )
     checkpoint = calibrate_checkpoint(checkpoint, directory, dataset)
     save_card(directory, checkpoint, None)
 
 
 @flush_denormals()
 def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
-    """Measures a finished checkpoint on the test set of the dataset that it was trained on; writes figures and card.
+    """Evaluates a finished checkpoint on its dataset's test set, and writes its metrics and card.
 
-    What was measured on other foreign sets, at this version of the checkpoint, stays in both.
+    Metrics on other sets of outliers stay if they are of this version of the checkpoint.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint.
         data: folder of the datasets.
-        device: to compute on.
-        folders: of images that are something else.
+        device: device to compute on.
+        folders: folders of images that are outliers.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or has no calibration.
+        CheckpointError: if the checkpoint cannot be loaded, or if it has no calibration.
         DatasetError: if data is missing or damaged.
     """
     checkpoint, dataset = load_with_dataset(directory, data, device)
     outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
-        raise CheckpointError(directory / "calibration.json", "is missing, so there are no flags to evaluate")
+        raise CheckpointError(directory / "calibration.json", "is missing; calibrate the checkpoint first")
     try:
         return measure_directory(directory, checkpoint, dataset, outliers)
     except ValueError as error:
@@ -92,25 +94,25 @@ def attack_directory(
     surrogate: Path | None,
     budget: Budget,
     epsilons: dict[Norm, tuple[float, ...]],
-    report: Callable[[str], None],
     networks: int | None,
 ) -> AttackReport:
-    """Attacks a classifier on test images, by the usual ε if none is given; writes attack.json, and a table of it to
-    the card.
+    """Attacks a classifier on test images, and writes attack.json and the card.
+
+    Without any ε, the usual ones are tried.
 
     Raises:
-        CheckpointError: if a checkpoint cannot be loaded, or attacked.
+        CheckpointError: if a checkpoint cannot be loaded or attacked.
         DatasetError: if data is missing or damaged.
     """
     checkpoint, dataset = load_with_dataset(directory, data, device)
     other = load_checkpoint(surrogate, device) if surrogate else None
     if isinstance(dataset, Mixture):
-        raise CheckpointError(directory, "was fitted to a density; there are no answers to attack")
+        raise CheckpointError(directory, "was fitted to a density; it gives no answers to attack")
     if not any(epsilons.values()) and isinstance(dataset.input, ImageSpec):
         epsilons = EPSILONS[dataset.input.channels]
     attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
     try:
-        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, report, networks)
+        found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, networks)
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
     save_card(directory, checkpoint, load_metrics(checkpoint))
@@ -118,7 +120,7 @@ def attack_directory(
 
 
 def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tuple[Checkpoint, Dataset | Mixture]:
-    """A checkpoint, and the dataset that it was trained on.
+    """Loads a checkpoint and the dataset that it was trained on.
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded.
@@ -129,7 +131,7 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
 
 
 def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
-    """Measures thresholds on the calibration split, writes them, and loads it all again."""
+    """Measures thresholds on the calibration split, writes them, and loads the checkpoint again."""
     config, validation, foreign = checkpoint.config, None, None
     if isinstance(config.task, Classification):
         outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
@@ -159,7 +161,7 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
 def measure_directory(
     directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
 ) -> Metrics:
-    """Evaluates a checkpoint; writes its figures, its card and, of a classifier, the evidence for comparisons."""
+    """Evaluates a checkpoint; writes its metrics and card and, for a classifier, evidence for comparisons."""
     earlier = load_metrics(checkpoint)
     outputs = evaluate_sets(checkpoint, dataset, outliers)
     metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)

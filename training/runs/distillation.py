@@ -20,8 +20,10 @@ LANGEVIN_STREAM, BATCH_STREAM, MIX_STREAM = 6, 7, 8
 
 
 class DistillationRun(TrainingRun):
-    """The first share of the steps is Langevin's, one gradient each; in the rest, each trains the critic, several
-    times, and the generator, once."""
+    """A run in two phases: first Langevin dynamics, with one gradient a step; then a GAN.
+
+    Each step of the second phase trains the critic several times and the generator once.
+    """
 
     sampler: APD
 
@@ -39,8 +41,8 @@ class DistillationRun(TrainingRun):
         collected = (self.langevin_steps - plan.burn_in) // plan.interval
         if collected < 2 or self.langevin_steps == self.planned_steps:
             raise TrainingError(
-                f"{self.planned_steps} steps are too few: {plan.langevin_share:.0%} of them are Langevin's, which burn "
-                f"in for {plan.burn_in} and are to visit two networks or more, {plan.interval} steps apart"
+                f"{self.planned_steps} steps are too few: {plan.langevin_share:.0%} run Langevin dynamics, which "
+                f"burns in for {plan.burn_in} steps and then visits at least two networks, {plan.interval} steps apart"
             )
         self._chain = NetworkStack(self.recipe.target, 1)
         self._collection = Collection(collected, self.recipe.target.num_weights)
@@ -55,11 +57,11 @@ class DistillationRun(TrainingRun):
         }
 
     def validate(self, networks: int = 16) -> dict[str, float]:
-        """Likewise; nothing while Langevin's dynamics runs, as the generator has not begun."""
+        """Metrics as of other runs, but none during Langevin dynamics, before the generator is trained."""
         return super().validate(networks) if self.steps > self.langevin_steps else {}
 
     def step(self) -> StepReport:
-        """One step of Langevin dynamics, or one of the generator after several of the critic."""
+        """Makes one step of Langevin dynamics, or several of the critic and one of the generator."""
         report = self._step_chain() if self.steps < self.langevin_steps else self._step_generator()
         for name, loss in report.losses.items():
             if not torch.isfinite(loss):
@@ -88,12 +90,12 @@ class DistillationRun(TrainingRun):
                 self._collection.add(since // plan.interval - 1, vector)
         return StepReport(
             losses={name: value.detach() for name, value in fit.losses.items()},
-            figures={fit.figure_name: fit.figure},
+            metrics={fit.metric_name: fit.metric},
             weights={name: tensor.detach() for name, tensor in weights.items()},
         )
 
     def _step_generator(self) -> StepReport:
-        """WGAN-GP (Gulrajani et al., NeurIPS 2017)."""
+        """Trains critic and generator by WGAN-GP (Gulrajani et al., NeurIPS 2017)."""
         plan, generator, critic = self.distillation, self.sampler, self._critic
         if self.steps == self.langevin_steps:
             with torch.no_grad():
@@ -117,7 +119,7 @@ class DistillationRun(TrainingRun):
         self._descend("generator", generator_loss)
         weights = self.recipe.target.split_weights(generator.mean + generator.deviation * vectors.detach())
         return StepReport(
-            losses={"critic": critic_loss.detach(), "generator": generator_loss.detach()}, figures={}, weights=weights
+            losses={"critic": critic_loss.detach(), "generator": generator_loss.detach()}, metrics={}, weights=weights
         )
 
     def _draw_latents(self, number: int) -> Tensor:
@@ -131,10 +133,10 @@ class DistillationRun(TrainingRun):
 
 
 class Collection(nn.Module):
-    """The networks that Langevin dynamics visited, as vectors."""
+    """Networks that Langevin dynamics visited, as vectors."""
 
     vectors: Tensor
-    """[n, D]."""
+    """The networks, [n, D]."""
 
     def __init__(self, size: int, num_weights: int) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class Collection(nn.Module):
 
 
 def measure_gradient_penalty(critic: nn.Module, points: Tensor) -> Tensor:
-    """Mean squared deviation from 1 of the norm of the critic's gradient at points [n, D]."""
+    """Mean squared difference from 1 of the norm of the critic's gradient at points [n, D]."""
     points = points.detach().requires_grad_()
     (gradients,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
     penalty: Tensor = (gradients.norm(dim=1) - 1).square().mean()

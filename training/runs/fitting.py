@@ -1,4 +1,4 @@
-"""Fitting: a run that descends the gradient of a sum of objectives, through the sampled networks."""
+"""Fitting: a run that descends the gradient of a sum of objectives through the sampled networks."""
 
 import math
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ PRIOR_STREAM = 2
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledStep:
     """The networks of a step."""
 
     weights: Weights
     losses: dict[str, Tensor]
-    """Of the draw itself, whatever the networks do."""
+    """Losses of the draw itself, which do not depend on data."""
     codes: Tensor | None = None
-    """Joint codes, more than networks, of a sampler that has codes."""
+    """Joint codes of a hypernetwork; there are more codes than networks."""
 
 
 class FittingRun(TrainingRun):
@@ -54,7 +54,7 @@ class FittingRun(TrainingRun):
         return optimizers
 
     def step(self) -> StepReport:
-        """One step of the sampler, then one of the discriminator, on the same codes without gradient."""
+        """Makes one step of the sampler, then one of the discriminator on the same codes, without gradient."""
         recipe = self.recipe
         self.sampler.train()
         draw = self._draw_networks()
@@ -86,11 +86,11 @@ class FittingRun(TrainingRun):
         self.steps += 1
         return StepReport(
             losses={name: value.detach() for name, value in losses.items()},
-            figures={fit.figure_name: fit.figure},
+            metrics={fit.metric_name: fit.metric},
             weights={name: tensor.detach() for name, tensor in draw.weights.items()},
         )
 
-    def _draw_networks(self) -> Draw:
+    def _draw_networks(self) -> SampledStep:
         recipe, sampler = self.recipe, self.sampler
         if isinstance(sampler, Hypernetwork):
             codes = sampler.mix(self._draw_latents(recipe.codes_per_step))
@@ -100,12 +100,12 @@ class FittingRun(TrainingRun):
             if recipe.adversarial_weight:
                 logits = self._modules["discriminator"](codes)
                 losses["adversarial"] = recipe.adversarial_weight * adversarial_loss(logits)
-            return Draw(sampler.generate_from_codes(codes[: recipe.networks_per_step]), losses, codes)
+            return SampledStep(sampler.generate_from_codes(codes[: recipe.networks_per_step]), losses, codes)
         latents = self._draw_latents(recipe.networks_per_step)
         if isinstance(sampler, VariationalSampler):
             weights, divergences = sampler.generate_with_divergence(latents)
-            return Draw(weights, {"divergence": divergences.mean() / self.problem.num_examples})
-        return Draw(sampler.generate(latents), {})
+            return SampledStep(weights, {"divergence": divergences.mean() / self.problem.num_examples})
+        return SampledStep(sampler.generate(latents), {})
 
     def _draw_latents(self, count: int) -> Tensor:
         return self.sampler.draw_training_latents(self.seed, self.steps, count)
@@ -121,7 +121,7 @@ class FittingRun(TrainingRun):
         return loss
 
     def _schedule(self) -> float:
-        """The share of the learning rates that this step uses: a linear rise, and half a cosine down."""
+        """Factor of the learning rates at this step: a linear rise, and then half a cosine down."""
         final = self.recipe.final_learning_rate_fraction
         cosine = final + (1 - final) * (1 + math.cos(math.pi * self.progress)) / 2
         return cosine * min(1.0, (self.steps + 1) / self.recipe.warmup_steps)

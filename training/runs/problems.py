@@ -1,4 +1,4 @@
-"""Problems: what sampled networks are fitted to, data or a density over weights.
+"""Problems: sampled networks are fitted to data, or to a density over weights.
 
 Shapes: S sampled networks, B inputs, K outputs.
 """
@@ -25,26 +25,26 @@ from training.objectives.objectives import balance_classes, measure_fit, outlier
 from training.recipes.recipe import Recipe
 
 ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
-"""Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks, and groups
+"""Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks and groups
 networks."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well S networks do on their batch."""
+    """How well S networks fit their batch."""
 
     losses: dict[str, Tensor]
-    """Scalars with a gradient, to be summed."""
-    figure_name: str
-    figure: Tensor
-    """A scalar that people read, left on the device."""
+    """Scalars with a gradient; their sum is minimised."""
+    metric_name: str
+    metric: Tensor
+    """A scalar for people to read, left on the device."""
 
 
 class Problem(ABC):
-    """What a training run minimises beside its regularisers; a function of weights and the number of the step."""
+    """The loss of a training run without its regularisers: a function of weights and the number of the step."""
 
     num_examples: int
-    """Observations that the loss is a mean over, in expectation."""
+    """Number of observations that the loss is a mean over, in expectation."""
 
     @abstractmethod
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -52,15 +52,15 @@ class Problem(ABC):
 
     @abstractmethod
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
-        """Figures of members 0 … networks−1 of seed 0; the sampler is in evaluation mode."""
+        """Metrics of members 0 … networks−1 of seed 0. The sampler is in evaluation mode."""
 
 
 class Supervised(Problem):
-    """Labelled examples. Each network of a step sees examples of its own, or all see all of them.
+    """A problem of labelled examples. Each network of a step sees its own examples, or every network sees all of them.
 
     Raises:
-        ValueError: if a step takes more examples than there are, without taking all of them for each network, or if
-            classes are to be balanced where there are none.
+        ValueError: if a step needs more examples than there are, unless each network sees all of them, or if there are
+            no classes to balance.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -84,8 +84,8 @@ class Supervised(Problem):
             self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
         if not self._shared and (inputs if recipe.own_epochs else networks * inputs) > self.num_examples:
             raise ValueError(
-                f"a step of {networks} networks with {inputs} examples each takes more than the {self.num_examples} of "
-                "the training set; take fewer, or all of them for each network"
+                f"a step of {networks} networks with {inputs} examples each needs more than the {self.num_examples} of "
+                "the training set; use fewer, or all of them for each network"
             )
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -125,7 +125,7 @@ class Supervised(Problem):
         }
 
     def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised inputs [S, B, …] and labels [S, B, …] of a step."""
+        """Draws the normalised inputs [S, B, …] and labels [S, B, …] of a step."""
         inputs, labels = self._inputs, self._labels
         if self._shared:
             inputs, labels = (tensor.expand(self.shape[0], *tensor.shape) for tensor in (inputs, labels))
@@ -140,7 +140,7 @@ class Supervised(Problem):
         return self.dataset.input.prepare(inputs), labels
 
     def draw_outliers(self, step: int) -> Tensor:
-        """Normalised outliers of a step, the same for all of its networks, [B, …]."""
+        """Draws the normalised outliers of a step, [B, …], which all of its networks share."""
         assert self.recipe.outliers is not None
         shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
         index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
@@ -153,7 +153,7 @@ class Supervised(Problem):
         return harden(target, weights, self.dataset.input, images, labels, noise, self.recipe.hardening)
 
     def _choose(self, step: int) -> Tensor:
-        """Numbers of a step's examples, network after network."""
+        """Indices of a step's examples, network after network."""
         networks, inputs = self.shape
         orders, taken = (networks, inputs) if self.recipe.own_epochs else (1, networks * inputs)
         epoch, position = divmod(step, len(self._labels) // taken)
@@ -166,7 +166,7 @@ class Supervised(Problem):
 
 
 class Density(Problem):
-    """A density over weights, in place of data."""
+    """A problem without data: a density over weights."""
 
     num_examples = 1
 

@@ -1,4 +1,4 @@
-"""A training run: what every kind of training shares, above all its state on disk."""
+"""A training run: what all kinds of training share, above all their state on disk."""
 
 import json
 from abc import ABC, abstractmethod
@@ -30,28 +30,28 @@ RECALIBRATION_STREAM = 3
 RECALIBRATION_DRAWS = 2048
 
 KEEP_EVERY = 50
-"""Steps between copies of the parameters, kept in memory in case that the run fails."""
+"""Steps between copies of the parameters, which are kept in memory in case the run fails."""
 
 
 class TrainingError(Exception):
-    """A run that cannot go on; the message says why."""
+    """The run cannot continue; the message says why."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step measured: scalars, left on the device so that reading them is the caller's choice."""
+    """Results of one step: scalars, left on the device so that the caller decides when to read them."""
 
     losses: Mapping[str, Tensor]
-    figures: Mapping[str, Tensor]
-    """Of the sampled networks on the step's batch."""
+    metrics: Mapping[str, Tensor]
+    """Metrics of the sampled networks on the step's batch."""
     weights: Weights
     """The sampled networks."""
 
 
 class TrainingRun(ABC):
-    """A training: a function of recipe, dataset, seed, planned steps and device, and of nothing else.
+    """A training run depends on recipe, dataset, seed, planned steps and device, and on nothing else.
 
-    All noise and every batch is keyed by (seed, step), so a run that was saved and loaded goes on as it would have.
+    All noise and every batch is keyed by (seed, step), so a run that was saved and loaded continues unchanged.
 
     Raises:
         TrainingError: if the recipe does not fit the dataset.
@@ -80,19 +80,19 @@ class TrainingRun(ABC):
 
     @abstractmethod
     def _build_helpers(self) -> dict[str, nn.Module]:
-        """What is trained beside the sampler, by name, or belongs to the run's state."""
+        """Modules that are trained beside the sampler or belong to the run's state, by name."""
 
     @abstractmethod
     def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By the name that their state is saved under."""
+        """Optimizers, by the name that their state is saved under."""
 
     @abstractmethod
     def step(self) -> StepReport:
-        """One step.
+        """Makes one step.
 
         Raises:
-            TrainingError: if something is not finite, or networks are the same. Then the parameters may have been bad
-                since an earlier step; `return_to_good` has those of a step that is known to be good.
+            TrainingError: if something is not finite, or if networks are equal. The parameters may have been bad since
+                an earlier step; `return_to_good` restores those of a step that is known to be good.
         """
 
     @property
@@ -101,14 +101,14 @@ class TrainingRun(ABC):
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done."""
+        """Share of the run that is done."""
         return self.steps / self.planned_steps
 
     def return_to_good(self) -> bool:
-        """Makes the sampler what it was at a recent step whose loss and gradient were finite.
+        """Restores the sampler of a recent step whose loss and gradient were finite.
 
         Returns:
-            whether there is one, later than the untrained network; else nothing changes.
+            Whether there is such a step after the first; if not, nothing changes.
         """
         if self._good is None:
             return False
@@ -117,18 +117,18 @@ class TrainingRun(ABC):
         return True
 
     def validate(self, networks: int = 16) -> dict[str, float]:
-        """Figures of sampled networks on the validation split, of all that there are if there are fewer.
+        """Metrics of sampled networks on the validation split, or of all networks if there are fewer.
 
-        None, if it is too early for them.
+        They are empty if it is too early for them.
         """
         self.sampler.eval()
         return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
 
     def recalibrate(self) -> None:
-        """Makes the sampler fit for use outside this run.
+        """Prepares the sampler for use outside this run.
 
-        Batch normalisation is set from one large batch of draws. Networks that learned to be uncertain on outliers
-        are too uncertain on everything: their outputs are divided by the temperature that fits validation inputs.
+        Batch normalisation is set from one large batch of draws. Networks that learned to be uncertain on outliers are
+        too uncertain on all inputs, so their outputs are divided by the temperature that fits validation inputs.
         """
         if any(isinstance(module, nn.BatchNorm1d) for module in self.sampler.modules()):
             draws = range(RECALIBRATION_DRAWS)
@@ -148,7 +148,7 @@ class TrainingRun(ABC):
         return fit_member_temperature(logits, validation.labels)
 
     def save(self, path: Path) -> None:
-        """Writes all that `load` needs, atomically."""
+        """Writes everything that `load` needs, atomically."""
         tensors = {
             f"{prefix}.{name}": tensor
             for prefix, module in self._modules.items()
@@ -169,7 +169,7 @@ class TrainingRun(ABC):
         """
         saved, ours = read_identity(path), self._identity()
         if differing := [f"{key} {saved.get(key)}" for key in ours if saved.get(key) != ours[key]]:
-            raise TrainingError(f"{path} is the state of another run, with {', '.join(differing)}")
+            raise TrainingError(f"{path} holds the state of another run, with {', '.join(differing)}")
         tensors, metadata = read_tensors(path)
         self.steps = int(metadata["steps"])
         for prefix, module in self._modules.items():
@@ -182,7 +182,7 @@ class TrainingRun(ABC):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
     def _keep_good(self) -> None:
-        """Called when the parameters are known to be good, before they change."""
+        """Copies the parameters if it is time to; called when they are known to be good, before they change."""
         if self.steps and (self._good is None or self.steps % KEEP_EVERY == 0):
             self._good = self.steps, {name: t.clone() for name, t in self.sampler.state_dict().items()}
 
@@ -191,24 +191,26 @@ class TrainingRun(ABC):
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What the run saved at `path` is a function of: its recipe, seed and planned steps.
+    """Reads what identifies a saved run: its recipe, seed and planned steps.
 
     Raises:
-        TrainingError: if the file is no saved run.
+        TrainingError: if the file is not a saved run.
     """
     try:
         with safe_open(path, "pt") as file:
             identity: dict[str, Any] = json.loads(file.metadata()["run"])
             return identity
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} is no saved training run: {error}") from error
+        raise TrainingError(f"{path} is not a saved training run: {error}") from error
 
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
     extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
     of_images = isinstance(dataset.input, ImageSpec) and isinstance(dataset.task, Classification)
     if extras and not of_images:
-        raise TrainingError(f"{recipe.name}: {', '.join(extras)} are for classes of images, not for {recipe.dataset}")
+        raise TrainingError(
+            f"{recipe.name}: {', '.join(extras)} can only be used to classify images, not with {recipe.dataset}"
+        )
     if isinstance(dataset, Mixture):
         return Density(dataset, device)
     try:

@@ -1,4 +1,4 @@
-"""A sitting at the terminal: runs the steps, shows progress, saves, and turns the result into a checkpoint."""
+"""One training command: runs the steps, shows progress, saves, and makes a checkpoint of the result."""
 
 import os
 import signal
@@ -37,20 +37,20 @@ TIMED_STEPS = 20
 
 
 VALIDATIONS = 20
-"""Validations in a run."""
+"""Number of validations in a run."""
 
 
 STATE_FILE = Path("training", "state.safetensors")
-"""Of an unfinished run, below its directory."""
+"""Path of an unfinished run's state, below its directory."""
 
 
 CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
-"""After so long a training that got less than this share of its threads' time says so."""
+"""A training that got less than this share of its threads' time warns after so many seconds."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What the user asked for."""
+    """One training command: what the user asked for."""
 
     recipe: Recipe
     out: Path
@@ -68,21 +68,21 @@ class Session:
 
 @flush_denormals()
 def train(session: Session, dataset: Dataset | None = None) -> bool:
-    """Trains, calibrates, evaluates on the test set and writes the checkpoint, its figures and its card.
+    """Trains, calibrates, evaluates on the test set, and writes the checkpoint with its metrics and card.
 
-    An interrupt ends the training after the current step: the checkpoint of that step is written and calibrated,
-    but not evaluated, and the run can be resumed.
+    An interrupt stops the training after the current step. The checkpoint of that step is written and calibrated, but
+    not evaluated, and the run can be resumed.
 
     Args:
-        session: what was asked for.
-        dataset: that the recipe names, if it is at hand; else it is loaded.
+        session: what the user asked for.
+        dataset: the dataset that the recipe names; loaded if not given.
 
     Returns:
-        whether the run was finished.
+        Whether the run was finished.
 
     Raises:
         DatasetError: if data is missing or damaged.
-        TrainingError: if there is nothing to resume, something would be overwritten, or the loss is not finite.
+        TrainingError: if there is nothing to resume, if something would be overwritten, or if the loss is not finite.
     """
     check_output(session.out, session.resume)
     _make_output(session)
@@ -92,10 +92,10 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
         complete = _run_steps(session, run)
     except TrainingError as error:
         if not run.return_to_good():
-            raise TrainingError(f"{error}. There is no good step to write a checkpoint of.") from error
+            raise TrainingError(f"{error}. No checkpoint was written, because no step is known to be good.") from error
         save_card(session.out, _export(session, run, failure=str(error)), None)
         raise TrainingError(
-            f"{error}. {session.out} holds the checkpoint of step {run.steps}, which was good."
+            f"{error}. {session.out} holds the checkpoint of step {run.steps}, the last that is known to be good."
         ) from error
     checkpoint = _export(session, run)
     if not complete:
@@ -106,8 +106,8 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     return True
 
 
-def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
-    """The command that trains a recipe so."""
+def format_command(recipe: Recipe, seed: int, steps: int) -> str:
+    """The command that repeats this training."""
     options = recipe.options
     options += f" --seed {seed}" if seed else ""
     options += f" --steps {steps}" if steps != recipe.steps else ""
@@ -115,7 +115,7 @@ def describe_command(recipe: Recipe, seed: int, steps: int) -> str:
 
 
 def _run_steps(session: Session, run: TrainingRun) -> bool:
-    """Steps until the run is finished or the user interrupts it, be it in the last step; whether nobody did."""
+    """Makes steps until the run is finished or interrupted; returns whether it was not interrupted."""
     validate_every = max(1, run.planned_steps // VALIDATIONS)
     saved = started = time.monotonic()
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
@@ -128,14 +128,14 @@ def _run_steps(session: Session, run: TrainingRun) -> bool:
             report = run.step()
             bar.update()
             if run.steps % LOG_EVERY == 0:
-                figures = _summarize(report)
-                bar.note(", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
-                for name, value in figures.items():
+                metrics = _summarize(report)
+                bar.note(", ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
+                for name, value in metrics.items():
                     log.add_scalar(f"train/{name}", value, run.steps)
-            if run.steps % validate_every == 0 and (figures := run.validate()):
-                described = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            if run.steps % validate_every == 0 and (metrics := run.validate()):
+                described = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
                 announce(f"step {run.steps}: validation {described}")
-                for name, value in figures.items():
+                for name, value in metrics.items():
                     log.add_scalar(f"validation/{name}", value, run.steps)
             if not warned and (passed := time.monotonic() - started) > CONTENTION_SECONDS:
                 warned = True
@@ -149,24 +149,24 @@ def _run_steps(session: Session, run: TrainingRun) -> bool:
 
 
 def _warn_of_contention(cores: float, threads: int) -> None:
-    """Threads that wait for one another lose more than the time that other programs take."""
+    """Warns if other programs slow the training down; threads then lose even more time waiting for one another."""
     if cores < CONTENTION_SHARE * threads:
         warn(
-            f"other programs use the processor: {threads} threads get {cores:.1f} cores, and wait for one another. "
-            "With OMP_NUM_THREADS=1 in the environment it may go faster; interrupt it, and go on with --resume."
+            f"other programs use the processor: {threads} threads get {cores:.1f} cores and wait for one another. "
+            "One thread can be faster: interrupt the training, set OMP_NUM_THREADS=1, and continue with --resume."
         )
 
 
 def _summarize(report: StepReport) -> dict[str, float]:
-    figures = {name: float(value) for name, value in {**report.losses, **report.figures}.items()}
+    metrics = {name: float(value) for name, value in {**report.losses, **report.metrics}.items()}
     if len(next(iter(report.weights.values()))) > 1:
-        figures["spread"] = measure_weight_spread(report.weights)
-    return figures
+        metrics["spread"] = measure_weight_spread(report.weights)
+    return metrics
 
 
 @contextmanager
 def _catch_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C acts as it always does."""
+    """Turns the first Ctrl-C or SIGTERM into a request to stop. A second one acts as usual."""
     asked = False
 
     def ask(signum: int, frame: FrameType | None) -> None:
@@ -184,32 +184,32 @@ def _catch_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def check_output(out: Path, resume: bool) -> None:
-    """Whether a training may write to a directory.
+    """Checks that a training may write to a directory.
 
     Raises:
-        TrainingError: if there is nothing to resume, something would be overwritten, or nothing can be written.
+        TrainingError: if there is nothing to resume, if something would be overwritten, or if nothing can be written.
     """
     state = out / STATE_FILE
     unfinished = state.exists()
     if resume and not unfinished:
-        raise TrainingError(f"nothing to resume: there is no {state}")
+        raise TrainingError(f"there is nothing to resume: {state} does not exist")
     if not resume and (unfinished or (out / "config.json").exists()):
-        hint = "Go on with --resume, or choose" if unfinished else "Choose"
+        hint = "Continue it with --resume, or choose" if unfinished else "Choose"
         raise TrainingError(f"{out} already holds a training run. {hint} another --out.")
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise TrainingError(f"{existing} is no folder that can be written to. Choose another --out.")
+        raise TrainingError(f"{existing} is not a folder that can be written to. Choose another --out.")
 
 
 def _make_output(session: Session) -> None:
     try:
         session.state_file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{session.out} cannot be made ({error.strerror}). Choose another --out.") from error
+        raise TrainingError(f"{session.out} cannot be created ({error.strerror}). Choose another --out.") from error
 
 
 def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
-    """A new run, or the saved one, whose seed and steps are then the defaults."""
+    """Starts a new run, or loads the saved one, whose seed and steps are then the defaults."""
     saved = read_identity(session.state_file) if session.resume else {}
     seed = _first(session.seed, saved.get("seed"), 0)
     steps = _first(session.steps, saved.get("planned_steps"))
@@ -225,7 +225,7 @@ def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
 def start_run(
     recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
 ) -> TrainingRun:
-    """A new run of the kind that the recipe asks for.
+    """Starts a run of the kind that the recipe needs.
 
     Raises:
         TrainingError: if the recipe does not fit the dataset.
@@ -235,10 +235,10 @@ def start_run(
 
 
 def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
-    """How many steps fit into the minutes, from the time that some steps of a throw-away run take."""
+    """How many steps fit into the minutes, measured on a few steps of a throw-away run."""
     run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
     for _ in range(5):
-        run.step()  # the first ones are slower
+        run.step()  # the first steps are slower
     start = time.perf_counter()
     for _ in range(TIMED_STEPS):
         run.step()
@@ -246,7 +246,7 @@ def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -
 
 
 def _export(session: Session, run: TrainingRun, failure: str | None = None) -> Checkpoint:
-    """Writes the checkpoint of the run as it stands, then calibrates what was written, as it will be served."""
+    """Writes the checkpoint of the run in its current state, and calibrates what was written."""
     recipe, dataset = session.recipe, run.dataset
     run.recalibrate()
     config = CheckpointConfig(
@@ -256,7 +256,7 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
         task=dataset.task,
         training=Training(
             recipe=recipe.name + recipe.options,
-            command=describe_command(recipe, run.seed, run.planned_steps),
+            command=format_command(recipe, run.seed, run.planned_steps),
             dataset=recipe.dataset,
             steps=run.steps,
             planned_steps=run.planned_steps,

@@ -1,1 +1,1 @@
-"""Studies for the papers: comparisons, ablations and figures."""
+"""Experiments with checkpoints: comparisons, ablations, studies and their figures."""

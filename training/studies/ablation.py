@@ -1,4 +1,4 @@
-"""The ablation of HyperGAN: one recipe less some of its parts, several seeds each, in one table."""
+"""The ablation of HyperGAN: a recipe without some of its parts, with several seeds each, in one table."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from training.progress import track
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
 from training.runs.run import TrainingError
-from training.runs.session import Session, describe_command, train
+from training.runs.session import Session, format_command, train
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Variant:
     description: str
     without: tuple[Part, ...] = ()
     accuracy_weight: float | None = None
-    """λ of gauge-fixed entropy, normalised layer by layer; none without it."""
+    """λ of gauge-fixed entropy, normalised by layer; None without entropy."""
     moment_matching_weight: float | None = None
 
     def vary(self, recipe: Recipe) -> Recipe:
-        """The variant of a recipe."""
+        """Makes the variant of a recipe."""
         return vary(
             recipe,
             self.without,
@@ -40,29 +40,29 @@ class Variant:
 
 _NO_DISCRIMINATOR = (Part.DISCRIMINATOR,)
 VARIANTS = (
-    Variant("paper", "mixer and discriminator, as in the paper, corrected", moment_matching_weight=0.0),
-    Variant("no-mixer", "without mixer: independent codes, with nothing for a discriminator to do", (Part.MIXER,)),
-    Variant("no-discriminator", "without discriminator: codes free", _NO_DISCRIMINATOR, None, 0.0),
-    Variant("moments", "moment matching in place of the discriminator", _NO_DISCRIMINATOR),
+    Variant("paper", "mixer and discriminator, as in the paper, with corrections", moment_matching_weight=0.0),
+    Variant("no-mixer", "no mixer: independent codes, so no discriminator", (Part.MIXER,)),
+    Variant("no-discriminator", "no discriminator: free codes", _NO_DISCRIMINATOR, None, 0.0),
+    Variant("moments", "moment matching instead of the discriminator", _NO_DISCRIMINATOR),
     Variant("both", "discriminator and moment matching: the recipe"),
-    Variant("both-entropy", "both, and gauge-fixed entropy", (), 6400.0),
-    Variant("entropy", "gauge-fixed entropy alone: codes free", _NO_DISCRIMINATOR, 6400.0, 0.0),
+    Variant("both-entropy", "discriminator, moment matching and gauge-fixed entropy", (), 6400.0),
+    Variant("entropy", "only gauge-fixed entropy: free codes", _NO_DISCRIMINATOR, 6400.0, 0.0),
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a variant is worth, over its seeds."""
+    """Metrics of a variant over its seeds."""
 
     variant: Variant
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
-    """By column; over seeds."""
+    """Metrics by column, over seeds."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What `ablation.json` holds."""
+    """The contents of `ablation.json`."""
 
     recipe: str
     steps: int
@@ -81,15 +81,15 @@ COLUMNS = {
 
 
 def ablate(session: Session, seeds: Sequence[int]) -> bool:
-    """Trains every variant of a session's recipe with every seed, each in a directory of its own below `session.out`.
+    """Trains every variant of a session's recipe with every seed, each in its own directory below `session.out`.
 
-    What is finished stays, and what was interrupted is resumed. The table is made of all finished runs there.
+    Finished runs are kept, and interrupted ones are resumed. The table is made of all finished runs there.
 
     Returns:
-        whether all runs are finished.
+        Whether all runs are finished.
 
     Raises:
-        TrainingError: if a directory holds another run than is wanted there.
+        TrainingError: if a directory holds a run with another command.
     """
     for variant in VARIANTS:
         for seed in _list_finished(session, variant):
@@ -117,7 +117,7 @@ def _list_finished(session: Session, variant: Variant) -> list[int]:
 def _check_run(wanted: Session) -> None:
     command = load_checkpoint(wanted.out).config.training.command
     assert wanted.seed is not None
-    if command != describe_command(wanted.recipe, wanted.seed, wanted.steps or wanted.recipe.steps):
+    if command != format_command(wanted.recipe, wanted.seed, wanted.steps or wanted.recipe.steps):
         raise TrainingError(f"{wanted.out} holds another run, {command!r}. Choose another --out.")
 
 
@@ -126,18 +126,18 @@ def save_table(session: Session) -> None:
     rows = []
     for variant in VARIANTS:
         if finished := _list_finished(session, variant):
-            runs = [_read_figures(session.out / variant.name / str(seed)) for seed in finished]
-            figures = {
+            runs = [_read_metrics(session.out / variant.name / str(seed)) for seed in finished]
+            metrics = {
                 name: Spread(mean(run[name] for run in runs), stdev(run[name] for run in runs) if len(runs) > 1 else 0)
                 for name in COLUMNS
             }
-            rows.append(Row(variant, tuple(finished), figures))
+            rows.append(Row(variant, tuple(finished), metrics))
     ablation = Ablation(session.recipe.name, session.steps or session.recipe.steps, tuple(rows))
     write_file(session.out / "ablation.json", dump_json(ablation))
-    write_file(session.out / "README.md", _describe(ablation).encode())
+    write_file(session.out / "README.md", _format_table(ablation).encode())
 
 
-def _read_figures(directory: Path) -> dict[str, float]:
+def _read_metrics(directory: Path) -> dict[str, float]:
     metrics = load_metrics(load_checkpoint(directory))
     assert isinstance(metrics, ClassificationMetrics)
     notmnist = next(outliers for outliers in metrics.outliers if outliers.dataset == "notmnist")
@@ -156,7 +156,7 @@ def _format(spread: Spread, pattern: str, seeds: int) -> str:
     return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
 
 
-def _describe(ablation: Ablation) -> str:
+def _format_table(ablation: Ablation) -> str:
     rows = []
     for row in ablation.rows:
         cells = [_format(row.figures[name], f, len(row.seeds)) for name, f in COLUMNS.items()]
@@ -165,8 +165,9 @@ def _describe(ablation: Ablation) -> str:
     header = " | ".join(COLUMNS)
     return f"""# Ablation of {ablation.recipe}
 
-{ablation.steps:,} steps each; mean ± standard deviation over seeds, on the test set, of 100 sampled networks. MI ratio is
-mean mutual information on notMNIST over that on the test set; AUROC tells the two apart. Made by `hyperdraw-train ablate`.
+Each run has {ablation.steps:,} steps. Metrics are measured on the test set with 100 sampled networks: mean ± standard deviation
+over seeds. MI ratio is the mean mutual information on notMNIST divided by that on the test set, and AUROC is how well
+predictive entropy (PE) or mutual information (MI) tells the two apart. Made by `hyperdraw-train ablate`.
 
 | | seeds | {header} |
 | --- | --- |{" --- |" * len(COLUMNS)}

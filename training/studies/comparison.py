@@ -1,4 +1,4 @@
-"""A comparison of checkpoints on equal terms: one table over methods and seeds, with paired intervals.
+"""A comparison of checkpoints on equal terms: one table of methods over seeds, with paired intervals.
 
 Shapes: M networks, B inputs, K classes.
 """
@@ -33,22 +33,22 @@ from training.evaluation.evidence import (
 )
 from training.evaluation.measures import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
 from training.evaluation.summaries import Spread
-from training.progress import track
+from training.progress import announce, track
 from training.studies.figures import draw_curves
 
 RESAMPLES = 1000
 ROUNDING = 1e-6
-"""Of an NLL, in nats: an ensemble is worth itself, though its figure and its curve are summed in other ways."""
+"""Rounding of an NLL in nats: an ensemble's metric and its curve are summed in different orders."""
 
 SUBSETS = 20
-"""Random ensembles of each size from the pool of separately trained networks."""
+"""Number of random ensembles of each size from the pool of separately trained networks."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference between methods, and where that of other inputs and trainings lies, with a confidence of 95 %.
+    """A difference between methods, with its 95 % confidence interval over inputs and trainings.
 
-    Where a method has one training, it is that of this training, whatever another one would be like.
+    If a method has only one training, the interval holds for that training alone.
     """
 
     difference: float
@@ -58,47 +58,50 @@ class Interval:
 
 @dataclass(frozen=True)
 class Equivalent:
-    """How many separately trained networks have a method's NLL, each at its temperature (Ashukha et al., ICLR 2020)."""
+    """The number of separately trained networks with the NLL of a method, both at their temperatures (Ashukha et al.,
+    ICLR 2020).
+    """
 
     reference: str
     """The method that trains them."""
     networks: float
-    """Interpolated, from 1 to as many as there are."""
+    """Interpolated; from 1 to the size of the pool."""
     sign: Literal["=", "<", ">"]
-    """`<` where one network has a smaller NLL already, `>` where all of them together still have a larger one."""
+    """`<` if a single network already has a smaller NLL, `>` if all of them together still have a larger one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: figures are means and standard deviations over seeds."""
+    """Metrics of one method."""
 
     method: str
     seeds: tuple[int, ...]
     networks: int
-    """Of an ensemble."""
+    """Size of an ensemble."""
     figures: dict[str, Spread]
+    """Metrics by name: means and standard deviations over seeds."""
     differences: dict[str, Interval]
-    """From the first method."""
+    """Differences from the first method, by metric."""
     equivalents: tuple[Equivalent, ...]
     curves: dict[str, dict[int, float]]
-    """Figures by the number of networks, means over seeds."""
+    """Metrics by the number of networks, means over seeds."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `comparison.json` holds."""
+    """The contents of `comparison.json`."""
 
     dataset: str
     test_inputs: int
     versions: dict[str, str]
-    """Of the checkpoints, by method and seed."""
+    """Versions of the checkpoints, by method and seed."""
     rows: tuple[Row, ...]
     references: dict[str, list[float]]
     """NLL of 1, 2, … separately trained networks, by the method that trains them."""
 
 
-Figure = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
-"""From evidence, labels [B], and the inputs of each set that count."""
+Metric = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
+"""A function of evidence, labels [B], and the indices of each set's inputs that count."""
 
 
 @flush_denormals()
@@ -108,11 +111,10 @@ def compare_directories(
     data: Path,
     device: torch.device,
     folders: Collection[Path],
-    report: Callable[[str], None],
 ) -> None:
     """Compares checkpoints of one dataset; writes comparison.json, its table README.md and its figure to `out`.
 
-    What `evaluate` left with a checkpoint is taken; one that was not evaluated on all of these sets is evaluated now.
+    Evidence that `evaluate` left with a checkpoint is used. A checkpoint without evidence on all sets is evaluated.
 
     Raises:
         CheckpointError: if a checkpoint cannot be loaded or compared.
@@ -123,28 +125,30 @@ def compare_directories(
     for directory, checkpoint in zip(directories, checkpoints, strict=True):
         training = checkpoint.config.training
         if training.dataset != name:
-            raise CheckpointError(directory, f"is for {training.dataset}, but the first one for {name}")
+            raise CheckpointError(directory, f"was trained on {training.dataset}, but the first checkpoint on {name}")
         if not isinstance(checkpoint.config.task, Classification):
-            raise CheckpointError(directory, "is no classifier; there are no class probabilities to compare")
+            raise CheckpointError(directory, "is not a classifier; it has no class probabilities to compare")
         if checkpoint.calibration is None:
-            raise CheckpointError(directory / "calibration.json", "is missing, so there is no temperature")
+            raise CheckpointError(directory / "calibration.json", "is missing; calibrate the checkpoint first")
         label = f"{name_method(training)}, seed {training.seed}"
         if label in versions:
-            raise CheckpointError(directory, f"is {label}, like another one; each must be another method or seed")
+            raise CheckpointError(
+                directory, f"is {label}, like another checkpoint; each must have another method or seed"
+            )
         versions[label] = checkpoint.version
     config = checkpoints[0].config
     dataset = load_training_data(config, data)
     outliers = load_outliers(name, data, folders, config.input)
     assert isinstance(dataset, Dataset)
     evidences = [
-        _find_evidence(directory, checkpoint, dataset, outliers, report)
+        _find_evidence(directory, checkpoint, dataset, outliers)
         for directory, checkpoint in zip(directories, checkpoints, strict=True)
     ]
-    report("comparing")
+    announce("comparing")
     comparison = compare(evidences, versions, name, dataset, list(outliers))
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "comparison.json", dump_json(comparison))
-    write_file(out / "README.md", describe(comparison).encode())
+    write_file(out / "README.md", format_comparison(comparison).encode())
     panels = {name: {row.method: row.curves[name] for row in comparison.rows} for name in comparison.rows[0].curves}
     draw_curves(out / "comparison.svg", panels)
 
@@ -154,12 +158,11 @@ def _find_evidence(
     checkpoint: Checkpoint,
     dataset: Dataset,
     outliers: Mapping[str, Tensor],
-    report: Callable[[str], None],
 ) -> Evidence:
     origin = trace_origin(checkpoint, dataset, outliers)
     evidence = load_evidence(directory)
     if evidence is None or not evidence.origin.covers(origin):
-        report(f"{directory}: evaluating")
+        announce(f"{directory}: evaluating")
         try:
             outputs = evaluate_sets(checkpoint, dataset, outliers)
         except ValueError as error:
@@ -169,20 +172,20 @@ def _find_evidence(
     return evidence
 
 
-def list_figures(outliers: Sequence[str]) -> dict[str, Figure]:
-    """Figures by name; NLL and ECE are after temperature."""
-    figures: dict[str, Figure] = {
+def list_metrics(outliers: Sequence[str]) -> dict[str, Metric]:
+    """Lists the metrics of a comparison by name. NLL and ECE are taken at the temperature."""
+    metrics: dict[str, Metric] = {
         "accuracy": lambda e, labels, i: measure_accuracy(e.log_probabilities[i["test"]], labels[i["test"]]),
         "NLL": lambda e, labels, i: measure_nll(e.log_probabilities[i["test"]], labels[i["test"]]),
         "ECE": lambda e, labels, i: measure_ece(e.log_probabilities[i["test"]].exp(), labels[i["test"]]),
     }
     for name in outliers:
-        figures[f"{name} AUROC"] = _separate(measure_auroc, name)
-        figures[f"{name} missed"] = _separate(ood_missed_at_5_id, name)
-    return figures
+        metrics[f"{name} AUROC"] = _separate(measure_auroc, name)
+        metrics[f"{name} missed"] = _separate(ood_missed_at_5_id, name)
+    return metrics
 
 
-def _separate(measure: Callable[[Tensor, Tensor], float], name: str) -> Figure:
+def _separate(measure: Callable[[Tensor, Tensor], float], name: str) -> Metric:
     return lambda e, _, i: measure(e.entropies["test"][i["test"]], e.entropies[name][i[name]])
 
 
@@ -193,14 +196,14 @@ def compare(
     dataset: Dataset,
     outliers: Sequence[str],
 ) -> Comparison:
-    """Compares methods, each with one seed or several; the first method is what the others are measured against.
+    """Compares methods, each with one seed or several. Differences are taken from the first method.
 
     Args:
-        evidences: of all checkpoints.
-        versions: of the checkpoints, by method and seed.
-        dataset_name: that they are for.
-        dataset: likewise.
-        outliers: names of the sets that are told from the test set.
+        evidences: evidence of all checkpoints.
+        versions: versions of the checkpoints, by method and seed.
+        dataset_name: name of the dataset.
+        dataset: the dataset that all were trained on.
+        outliers: names of the sets of outliers.
     """
     methods: dict[str, list[Evidence]] = {}
     for evidence in evidences:
@@ -211,14 +214,14 @@ def compare(
         if all(evidence.members for evidence in own)
     }
     first = next(iter(methods.values()))
-    figures = list_figures(outliers)
+    metrics = list_metrics(outliers)
     whole = {name: torch.arange(len(first[0].entropies[name])) for name in ("test", *outliers)}
     labels = dataset.test.labels
     rows = []
     for method, own in methods.items():
         values = {
-            name: torch.tensor([figure(evidence, labels, whole) for evidence in own]).double()
-            for name, figure in figures.items()
+            name: torch.tensor([metric(evidence, labels, whole) for evidence in own]).double()
+            for name, metric in metrics.items()
         }
         rows.append(
             Row(
@@ -226,7 +229,7 @@ def compare(
                 seeds=tuple(evidence.seed for evidence in own),
                 networks=own[0].networks,
                 figures={n: Spread(float(v.mean()), float(v.std()) if len(v) > 1 else 0.0) for n, v in values.items()},
-                differences={} if own is first else measure_differences(figures, own, first, labels, whole),
+                differences={} if own is first else measure_differences(metrics, own, first, labels, whole),
                 equivalents=tuple(
                     find_equivalent(reference, curve, float(values["NLL"].mean()))
                     for reference, curve in references.items()
@@ -241,34 +244,34 @@ def compare(
 
 
 def measure_differences(
-    figures: Mapping[str, Figure],
+    metrics: Mapping[str, Metric],
     own: Sequence[Evidence],
     others: Sequence[Evidence],
     labels: Tensor,
     whole: Mapping[str, Tensor],
 ) -> dict[str, Interval]:
-    """Figures of a method less those of another one, both averaged over trainings.
+    """Metrics of a method minus those of another one, both averaged over trainings.
 
-    The standard error is that of a paired bootstrap, which draws inputs anew, the same for both methods, and trainings.
-    Of k trainings it draws k − 1, as k of so few vary too little (Rao & Wu, "Resampling Inference With Complex Survey
-    Data", 1988). The few that there are also make the error uncertain: Student's t for it has the degrees of freedom of
-    Welch and Satterthwaite.
+    The standard error comes from a paired bootstrap over inputs, the same for both methods, and over trainings. Of k
+    trainings it draws k − 1, because k would vary too little (Rao & Wu, "Resampling Inference With Complex Survey
+    Data", 1988). Few trainings also make the error uncertain, so the interval uses Student's t with the degrees of
+    freedom of Welch and Satterthwaite.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def measure(figure: Figure, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        return [torch.tensor([figure(e, labels, inputs) for e in part]).double() for part in (own, others)]
+    def measure(metric: Metric, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        return [torch.tensor([metric(e, labels, inputs) for e in part]).double() for part in (own, others)]
 
-    samples: dict[str, list[Tensor]] = {name: [] for name in figures}
+    samples: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for _ in track(range(RESAMPLES), "resampling", "sample"):
         inputs = {n: torch.randint(len(i), (len(i),), generator=generator) for n, i in whole.items()}
         drawn = [torch.randint(len(p), (max(1, len(p) - 1),), generator=generator) for p in (own, others)]
-        for name, figure in figures.items():
-            ours, theirs = (values[d].mean() for values, d in zip(measure(figure, inputs), drawn, strict=True))
+        for name, metric in metrics.items():
+            ours, theirs = (values[d].mean() for values, d in zip(measure(metric, inputs), drawn, strict=True))
             samples[name].append(ours - theirs)
     intervals = {}
-    for name, figure in figures.items():
-        values = measure(figure, whole)
+    for name, metric in metrics.items():
+        values = measure(metric, whole)
         difference, variance = float(values[0].mean() - values[1].mean()), float(torch.stack(samples[name]).var())
         uncertain = sum(float(v.var() / len(v)) ** 2 / (len(v) - 1) for v in values if len(v) > 1)
         freedom = variance**2 / uncertain if uncertain else math.inf
@@ -278,9 +281,9 @@ def measure_differences(
 
 
 def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[float]:
-    """NLL of ensembles of 1, 2, … of all networks of all seeds, each at a temperature fitted on validation inputs.
+    """NLL of ensembles of 1, 2, … networks of all seeds, each at a temperature fitted on validation inputs.
 
-    Means over random subsets, which overlap much when they are large.
+    These are means over random subsets; large subsets overlap much.
     """
     test, validation = (torch.cat([e.members[split] for e in evidences]).double() for split in ("test", "validation"))
     generator = torch.Generator().manual_seed(0)
@@ -297,7 +300,7 @@ def measure_reference(evidences: Sequence[Evidence], dataset: Dataset) -> list[f
 
 
 def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equivalent:
-    """The number of networks at which a reference's NLL, made to fall monotonously, first is as small as this one."""
+    """The number of networks at which a reference's NLL, made monotonic, first is as small as this one."""
     lowest = curve[0]
     if nll >= lowest - ROUNDING:
         return Equivalent(reference, 1.0, sign="<" if nll > lowest + ROUNDING else "=")
@@ -308,11 +311,11 @@ def find_equivalent(reference: str, curve: Sequence[float], nll: float) -> Equiv
     return Equivalent(reference, float(len(curve)), sign=">")
 
 
-def describe(comparison: Comparison) -> str:
+def format_comparison(comparison: Comparison) -> str:
     """A comparison as Markdown."""
     names = list(comparison.rows[0].figures)
     references = list(comparison.references)
-    columns = [*names, *(f"worth, in networks of {name}" for name in references)]
+    columns = [*names, *(f"equivalent in networks of {name}" for name in references)]
     rows, differences = [], []
     for row in comparison.rows:
         cells = [_format_spread(name, row.figures[name], len(row.seeds)) for name in names]
@@ -324,34 +327,34 @@ def describe(comparison: Comparison) -> str:
     first = comparison.rows[0].method
     return f"""# Comparison on {comparison.dataset}
 
-On the {comparison.test_inputs:,} test images; mean ± standard deviation over seeds. NLL and ECE are after temperature.
-AUROC tells other images from test images by predictive entropy; missed is the share of them that is not flagged where
-5 % of the test images are. The last columns are deep-ensemble equivalents: how many separately trained networks have
-this NLL. Made by `hyperdraw-train compare`.
+Metrics are measured on {comparison.test_inputs:,} test images: mean ± standard deviation over seeds. NLL and ECE are
+taken at the calibrated temperature. AUROC is how well predictive entropy tells outliers from test images; missed is the
+share of outliers that are not flagged when 5 % of the test images are. The last columns are deep-ensemble equivalents:
+the number of separately trained networks with the same NLL. Made by `hyperdraw-train compare`.
 
 | | seeds | networks | {" | ".join(columns)} |
 | --- | --- | --- |{" --- |" * len(columns)}
 {chr(10).join(rows)}
 
-Differences from {first}, seeds averaged, with 95 % intervals from {RESAMPLES:,} paired bootstrap resamples of images
-and of trainings.{_name_single(comparison)}
+Differences from {first}, averaged over seeds, with 95 % confidence intervals from {RESAMPLES:,} paired bootstrap
+resamples of images and trainings.{_name_single(comparison)}
 
 | | {" | ".join(names)} |
 | --- |{" --- |" * len(names)}
 {chr(10).join(differences)}
 
-![By the number of networks](comparison.svg)
+![Metrics by the number of networks](comparison.svg)
 """
 
 
 def _name_single(comparison: Comparison) -> str:
-    """Which methods have one training, so that nothing is known of another one."""
+    """Names the methods with a single training, of which intervals say less."""
     single = [row.method for row in comparison.rows if len(row.seeds) == 1]
     if not single:
         return ""
     return (
-        f" There is one training of {', '.join(single)}: as to these, an interval holds for that training alone, "
-        "whatever another one would be like."
+        f" There is only one training of {', '.join(single)}: for these, an interval says nothing about other "
+        "trainings."
     )
 
 

@@ -1,6 +1,6 @@
-"""Figures of a checkpoint, as SVG files beside it, and the numbers behind them.
+"""Figures of a checkpoint: SVG files beside it, and the numbers behind them.
 
-Each is drawn without global state, and the same numbers give the same bytes.
+They are drawn without global state, and the same numbers give the same bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from training.evaluation.evaluation import SEED
 from training.evaluation.metrics import load_metrics
 from training.report.card import save_card
 from training.runs.checkpoints import load_with_dataset
-from training.studies.study import Study, study
+from training.studies.study import Study, study_networks
 
 FOLDER = "figures"
 STYLE: Any = {
@@ -40,20 +40,18 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Of Okabe and Ito, which colour-blind people can tell apart."""
+"""Okabe and Ito's colours, which colour-blind people can tell apart."""
 LINES = ("-", "-", "-", "-", "--", "--", "--", "--")
 CURVES = 30
-"""Networks whose functions are drawn."""
+"""Number of networks whose functions are drawn."""
 
 
 @flush_denormals()
-def draw_figures(
-    directory: Path, data: Path, device: torch.device, networks: int, report: Callable[[str], None]
-) -> None:
-    """Draws a checkpoint's figures below its directory, and shows them in its card.
+def draw_figures(directory: Path, data: Path, device: torch.device, networks: int) -> None:
+    """Draws a checkpoint's figures below its directory, and adds them to its card.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or cannot be drawn.
+        CheckpointError: if the checkpoint cannot be loaded or drawn.
         DatasetError: if data is missing or damaged.
     """
     checkpoint, dataset = load_with_dataset(directory, data, device)
@@ -62,7 +60,7 @@ def draw_figures(
             draw_mixture(directory, checkpoint, dataset, networks)
         elif isinstance(dataset.task, Classification):
             outliers = load_outliers(checkpoint.config.training.dataset, data)
-            draw_study(directory, study(checkpoint, dataset, outliers, networks, report))
+            draw_study(directory, study_networks(checkpoint, dataset, outliers, networks))
         else:
             draw_regression(directory, checkpoint, dataset, networks)
     except ValueError as error:
@@ -90,7 +88,7 @@ def draw_study(directory: Path, study: Study) -> None:
 
 
 def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, networks: int) -> None:
-    """Draws the predictive band of a regression of one number on another.
+    """Draws the predictive band of a regression with one input and one output.
 
     Raises:
         ValueError: if the checkpoint has more inputs or outputs than can be drawn.
@@ -98,7 +96,7 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
     task, spec = checkpoint.config.task, checkpoint.config.input
     assert isinstance(task, Regression)
     if spec.shape != (1,) or len(task.outputs) != 1:
-        raise ValueError("only a regression of one number on one other can be drawn")
+        raise ValueError("only a regression with one input and one output can be drawn")
     train = dataset.train
     margin = float(train.inputs.max() - train.inputs.min()) / 4
     x = torch.linspace(float(train.inputs.min()) - margin, float(train.inputs.max()) + margin, 400)[:, None]
@@ -132,7 +130,7 @@ def draw_regression(directory: Path, checkpoint: Checkpoint, dataset: Dataset, n
 
 
 def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, networks: int) -> None:
-    """Draws sampled points, coloured by their latent, over the density that they were fitted to."""
+    """Draws sampled points, coloured by their latent, on the density that the sampler was fitted to."""
     latents = checkpoint.sampler.draw_latents(SEED, range(networks))
     points = checkpoint.config.target.flatten_weights(checkpoint.sampler.sample(SEED, range(networks))).cpu()
     border = max(7.0, float(points.abs().max()) + 0.5)
@@ -160,7 +158,7 @@ def draw_mixture(directory: Path, checkpoint: Checkpoint, mixture: Mixture, netw
 
 
 def draw_curves(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
-    """Draws figures by the number of networks: a panel for each figure, a curve for each method."""
+    """Draws metrics by the number of networks: a panel for each metric, and a curve for each method."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(panels), 3.4))
         axes: Axes

@@ -1,4 +1,4 @@
-"""A study of a distribution over networks: what the papers' figures show, for `training.studies.figures` to draw.
+"""A study of a distribution over networks: the numbers behind the papers' figures, which `figures` draws.
 
 Shapes: N sampled networks, B inputs, K classes, D weights.
 """
@@ -23,16 +23,16 @@ from training.data.dataset import Dataset
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import INPUTS_PER_PART, SEED
 from training.evaluation.summaries import Spread, summarize
-from training.progress import track
+from training.progress import announce, track
 
 ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ENSEMBLES = 20
-"""Random subsets of the sampled networks for each size; they may overlap, so their spread is understated."""
+"""Number of random subsets of networks for each size. Subsets may overlap, so their spread is understated."""
 PATHS, POINTS = 10, 40
 FILTERS_OF = 25
-"""Networks whose filters are shown."""
+"""Number of networks whose filters are shown."""
 UNCERTAINTY_OF = 100
-"""Networks that uncertainty and disagreement are measured with, the first ones."""
+"""Number of first networks that uncertainty and disagreement are measured with."""
 SUBSET_STREAM = 5
 
 FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -40,7 +40,7 @@ FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean logit": lambda logits: logits,
     "majority vote": lambda logits: torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1),
 }
-"""Scores from logits, [N, B, K]; an ensemble takes their mean over its members, and a tie goes to the lowest class."""
+"""Scores from logits [N, B, K]. An ensemble averages them over its members, and the lowest class wins a tie."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class EnsembleAccuracy:
     ensembles: int
     mean: float
     std: float | None
-    """Over ensembles, if there are several."""
+    """Standard deviation over ensembles, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -64,68 +64,66 @@ class PathAccuracy:
 
     @property
     def dip(self) -> float:
-        """How far the worst point of a path lies below the mean of its two ends, averaged over paths."""
+        """The mean of a path's two ends minus its lowest point, averaged over paths."""
         dips = [(path[0] + path[-1]) / 2 - min(path) for path in self.accuracies]
         return sum(dips) / len(dips)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What `study.json` holds."""
+    """The contents of `study.json`."""
 
     version: str
-    """Of the checkpoint."""
+    """Version of the checkpoint."""
     networks: int
     seed: int
     test_images: int
     path_images: int
-    """Of the validation split."""
+    """Number of validation images along paths."""
     accuracy: Spread
-    """Of single networks: mean and standard deviation."""
+    """Accuracy of single networks."""
     ensembles: list[EnsembleAccuracy]
     layer_norms: dict[str, Spread]
     explained: dict[str, list[float]]
-    """Share of a layer's variance in each of its first principal components."""
+    """Share of a layer's variance in each of its first two principal components."""
     paths: list[PathAccuracy]
     dips: dict[str, float]
     uncertainty_networks: int
-    """The first ones, that disagreement and uncertainty are measured with."""
+    """Number of first networks that disagreement and uncertainty are measured with."""
     disagreement: Spread
-    """Share of test images on which two networks differ: mean and standard deviation over pairs."""
+    """Share of test images on which two networks differ, over pairs."""
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Study:
-    """The summary, and the numbers behind it that only figures need."""
+    """The summary, and further numbers that only figures need."""
 
     summary: Summary
     accuracies: Tensor
-    """[N], of single networks."""
+    """Accuracies of single networks, [N]."""
     components: Mapping[str, Tensor]
-    """By layer, [N, 2]."""
+    """Principal components by layer, [N, 2]."""
     filters: Tensor | None
-    """[networks, filters, height, width] of the first layer, gauged, if it is a convolution of one channel."""
+    """Gauge-fixed filters of the first layer, [networks, filters, height, width], if it convolves one channel."""
     disagreements: Tensor
-    """[pairs]."""
+    """Disagreement of each pair, [pairs]."""
     uncertainties: Mapping[str, Mapping[str, Tensor]]
-    """By dataset and measure, [B], in nats."""
+    """Uncertainty by dataset and measure, [B], in nats."""
 
 
-def study(
+def study_networks(
     checkpoint: Checkpoint,
     dataset: Dataset,
     outliers: Mapping[str, Tensor],
     networks: int,
-    report: Callable[[str], None],
 ) -> Study:
     """Studies the distribution of a classifier's networks.
 
     Args:
-        checkpoint: as it is served.
-        dataset: that it was trained on; the test split is used, and the validation split along paths.
-        outliers: inputs [B, …] of something else, by name.
-        networks: N, at least as many as uncertainty is measured with.
-        report: is told what is being computed.
+        checkpoint: the checkpoint of a classifier.
+        dataset: the dataset that it was trained on. Paths use the validation split, the rest the test split.
+        outliers: sets of outliers [B, …], by name.
+        networks: N, at least 100.
 
     Raises:
         ValueError: if there are too few networks.
@@ -133,17 +131,17 @@ def study(
     config, sampler = checkpoint.config, checkpoint.sampler
     networks = sampler.limit_networks(networks)
     if networks < UNCERTAINTY_OF:
-        raise ValueError(f"a study takes at least {UNCERTAINTY_OF} networks, and there are only {networks}")
+        raise ValueError(f"a study needs at least {UNCERTAINTY_OF} networks; there are only {networks}")
     inputs, labels = config.input.prepare(dataset.test.inputs), dataset.test.labels
 
-    report(f"{networks} networks on {len(labels):,} test inputs")
-    # In parts, so that something is seen to be done.
+    announce(f"{networks} networks on {len(labels):,} test inputs")
+    # In parts, so that progress is shown.
     parts = track(inputs.split(INPUTS_PER_PART), "evaluating", "part")
     logits = torch.cat([evaluate_members(sampler, part, SEED, networks) for part in parts], dim=1)
     votes = logits.argmax(-1)
     accuracies = (votes == labels).double().mean(1)
 
-    report("ensembles")
+    announce("ensembles")
     ensembles = list(_measure_ensembles(logits, labels))
     pairs = [(a, b) for a in range(UNCERTAINTY_OF) for b in range(a)]
     disagreements = torch.stack([(votes[a] != votes[b]).double().mean() for a, b in pairs])
@@ -151,16 +149,16 @@ def study(
     uncertainties = {config.training.dataset: test_uncertainty}
     del logits
     for name, images in outliers.items():
-        report(f"{UNCERTAINTY_OF} networks on {name}")
+        announce(f"{UNCERTAINTY_OF} networks on {name}")
         others = evaluate_members(sampler, config.input.prepare(images), SEED, UNCERTAINTY_OF)
         uncertainties[name] = measure_uncertainty(others)
 
-    report("weights")
+    announce("weights")
     weights = {name: tensor.cpu() for name, tensor in sampler.sample(SEED, range(networks)).items()}
     gauged = fix_gauge(config.target, weights)
     components, explained = _find_components(config.target, gauged)
 
-    report(f"{PATHS} paths of {POINTS} points on {len(dataset.validation):,} validation inputs")
+    announce(f"{PATHS} paths of {POINTS} points on {len(dataset.validation):,} validation inputs")
     paths = _follow_paths(checkpoint, dataset)
     return Study(
         summary=Summary(
@@ -246,10 +244,10 @@ def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy
 
 
 def match_filters(target: TargetNetwork, pair: Weights) -> Weights:
-    """Two networks, the second with its hidden filters permuted to resemble the first's, layer after layer.
+    """Permutes the hidden filters of the second of two networks to resemble the first's, layer after layer.
 
-    The permutation of a layer maximises the sum of inner products of filters. It is the first pass of weight matching
-    (Ainsworth, Hayase & Srinivasa, "Git Re-Basin", ICLR 2023), by incoming weights alone.
+    The permutation of a layer maximises the sum of inner products of filters. This is the first pass of weight matching
+    (Ainsworth, Hayase & Srinivasa, "Git Re-Basin", ICLR 2023), using only incoming weights.
     """
     matched = dict(pair)
     for coupling in find_couplings(target):

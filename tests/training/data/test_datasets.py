@@ -47,7 +47,7 @@ def test_damaged_idx(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     path = tmp_path / "a.gz"
     write_idx(path, np.zeros((2, 2), np.uint8))
     damage(path)
-    with pytest.raises(DatasetError, match=r"a\.gz is no gzipped IDX file"):
+    with pytest.raises(DatasetError, match=r"a\.gz is not a gzipped IDX file"):
         read_idx(path)
 
 
@@ -75,7 +75,7 @@ def test_a_corrupt_file_is_named_and_kept(publication: Publication, tmp_path: Pa
 
 
 def test_a_missing_file_is_named_with_its_source(publication: Publication, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"set/file\.gz is missing.*Get http://127\.0\.0\.1:9/file\.gz.*--data"):
+    with pytest.raises(DatasetError, match=r"set/file\.gz is missing.*Put http://127\.0\.0\.1:9/file\.gz.*--data"):
         publication.locate(tmp_path)
     assert not (tmp_path / "set" / "file.gz").exists()
 
@@ -127,7 +127,7 @@ def test_cifar_files(tmp_path: Path) -> None:
     assert examples.labels.tolist() == [3, 9]
     assert examples.inputs.nonzero().tolist() == [[1, 1, 5, 7]]
     (tmp_path / "batch.bin").write_bytes(b"short")
-    with pytest.raises(DatasetError, match=r"batch\.bin is no file of CIFAR-10's binary version"):
+    with pytest.raises(DatasetError, match=r"batch\.bin is not a file of CIFAR-10's binary version"):
         read_cifar(tmp_path / "batch.bin")
 
 
@@ -152,7 +152,7 @@ def test_parts_of_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no dataset 'imagenet', only"):
+    with pytest.raises(DatasetError, match="there is no dataset 'imagenet'; choose one of mnist"):
         load_dataset("imagenet", tmp_path)
 
 
@@ -170,16 +170,16 @@ def test_a_folder_of_images_is_a_set_of_outliers(tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_taken(tmp_path: Path) -> None:
     folder = tmp_path / "shapes"
-    with pytest.raises(DatasetError, match="shapes is no folder"):
+    with pytest.raises(DatasetError, match="shapes is not a folder"):
         load_outliers("digits", tmp_path, [folder])
     folder.mkdir()
-    with pytest.raises(DatasetError, match=r"shapes holds no images; they must end in \.png, \.jpg"):
+    with pytest.raises(DatasetError, match=r"shapes holds no images; their names must end in \.png, \.jpg"):
         load_outliers("digits", tmp_path, [folder])
     (folder / "a.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"a file in .*shapes is no image .*a\.png cannot be decoded"):
+    with pytest.raises(DatasetError, match=r"a file in .*shapes cannot be used\. .*a\.png cannot be decoded"):
         load_outliers("digits", tmp_path, [folder])
     (folder / "a.png").write_bytes(encode(draw_image()))
-    with pytest.raises(DatasetError, match="two sets of outliers by the name 'shapes'"):
+    with pytest.raises(DatasetError, match="two sets of outliers are named 'shapes'"):
         load_outliers("digits", tmp_path, [folder, folder])
     with pytest.raises(DatasetError, match="cubic has no images"):
         load_outliers("cubic", tmp_path, [folder])

@@ -89,7 +89,7 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert report["balanced_accuracy"] == pytest.approx(report["accuracy"]["share"])  # of classes of equal size
     assert report["majority_accuracy"] == 0.5
     assert report["accuracy"]["images"] == 12
-    assert "The accuracy was measured on 12 images: 95 % sure that it is between" in report["cautions"][-1]
+    assert "The accuracy was measured on only 12 images; its 95 % confidence interval is" in report["cautions"][-1]
     assert list(report["unreadable"]) == ["ring/broken.png"]
     assert report["left_out"] == {
         "hidden files and folders": [".cache", "ring/.hidden.png"],
@@ -103,8 +103,8 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert all(Path(image["path"]).is_file() for image in report["disputed"])
     assert json.loads((out / "report.json").read_text()) == report
     assert report["commands"][0] == f"hyperdraw-serve --checkpoints {out}"
-    assert "Warning: left out as no images that can be taken, 1: ring/broken.png cannot be decoded" in stderr
-    assert "Warning: left out as copies of others, 1: ring/copy.png equals ring/7.png." in stderr
+    assert "Warning: left out unusable images (1): ring/broken.png cannot be decoded" in stderr
+    assert "Warning: left out copies (1): ring/copy.png equals ring/7.png." in stderr
     assert "step 30: validation" in stderr
 
 
@@ -117,7 +117,7 @@ def test_the_checkpoint_is_whole(trained: tuple[Path, str, str]) -> None:
     assert "`hyperdraw-train images shapes --out DIR --seed 3 --steps 30`: 30 steps on shapes@" in card
     assert "Classes: bar, ring" in card
     assert "measured on 12 images" in card
-    assert "Always answering the most frequent class would be right for 50.0%; the balanced accuracy" in card
+    assert "Always answering the most frequent class would have an accuracy of 50.0%. The balanced accuracy" in card
     assert "| ring | 6 |" in card
 
 
@@ -140,9 +140,9 @@ def test_the_same_seed_trains_the_same_model(folder: Path, trained: tuple[Path, 
     assert result.exit_code == 0, result.output
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
         assert (again / name).read_bytes() == (trained[0] / name).read_bytes(), name
-    assert "On the 12 test images" in result.stdout
-    assert "Right, of the test images of each class" in result.stdout
-    assert "Look out:\n  " in result.stdout
+    assert "On 12 test images" in result.stdout
+    assert "Recall of each class" in result.stdout
+    assert "Caution:\n  " in result.stdout
     assert f"hyperdraw-serve --checkpoints {again}" in result.stdout
     assert "hyperdraw reload again" in result.stdout
     assert result.stderr.splitlines() == [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
@@ -162,7 +162,7 @@ def test_interrupted_and_resumed_it_trains_the_same_model(
     arguments = ["images", str(folder), "--out", str(tmp_path / "halted"), "--json", "--quiet"]
     halted = CliRunner().invoke(app, [*arguments, *ARGUMENTS])
     assert (halted.exit_code, halted.stdout) == (0, "null\n")
-    assert "Warning: interrupted, so not evaluated on the test set" in halted.stderr
+    assert "Warning: the training was interrupted, so it was not evaluated on the test set" in halted.stderr
     monkeypatch.undo()
     assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
     for name in ("model.safetensors", "config.json", "calibration.json", "metrics.json"):
@@ -196,7 +196,7 @@ def test_evaluate_finds_the_folder_again_or_says_that_it_changed(
     assert result.exit_code == 1
     assert "images were added, changed or removed" in result.output
     result = CliRunner().invoke(app, ["evaluate", str(copy), "--data", str(tmp_path / "nowhere")])
-    assert "was trained on the folder shapes, which --data must name" in " ".join(result.output.split())
+    assert "was trained on the folder shapes; pass it with --data" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -266,18 +266,18 @@ def test_size_and_colour_are_chosen_by_the_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda _: None, "there is no folder"),
-        (lambda folder: folder.mkdir(), "holds no folders; it must hold one for each class"),
+        (lambda _: None, "is not a folder"),
+        (lambda folder: folder.mkdir(), "holds no folders; it needs one for each class"),
         (lambda folder: (folder / "cat").mkdir(parents=True), "holds no images"),
-        (lambda folder: write_folder(folder, classes=("ring",)), "holds one class alone, ring; it takes two or more"),
+        (lambda folder: write_folder(folder, classes=("ring",)), "holds only one class, ring; at least two are needed"),
         (
             lambda folder: write_folder(folder, 20),
-            "bar holds 20 images that can be taken; with 2 classes it must hold 36: 18 to train on, 3 to validate, "
-            "10 to calibrate (false alarms of 5% take 19 of all classes), 5 to test",
+            "bar holds 20 usable images; with 2 classes it needs 36: 18 to train on, 3 to validate, "
+            "10 to calibrate (false alarms of 5% need 19 over all classes), 5 to test",
         ),
         (
             lambda folder: [path.write_bytes(b"GIF89a") for path in sorted(write_folder(folder).rglob("*.png"))[:9]],
-            "9 of 80 files in .* are no images that can be taken. bar/0.png cannot be decoded: it is not a PNG, JPEG",
+            "9 of 80 files in .* cannot be used as images. bar/0.png cannot be decoded: it is not a PNG, JPEG",
         ),
     ],
 )
@@ -351,7 +351,7 @@ def test_the_model_does_not_go_among_the_images(folder: Path, tmp_path: Path, ou
     before = sorted(tmp_path.rglob("*"))
     result = CliRunner().invoke(app, ["images", str(tmp_path / "own"), "--out", str(tmp_path / out)])
     assert result.exit_code == 2
-    assert "must not hold each other" in " ".join(result.stderr.replace("│", "").split())
+    assert "must not contain each other" in " ".join(result.stderr.replace("│", "").split())
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -360,14 +360,16 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(folder: Path, tmp_p
     (tmp_path / "file").write_text("no folder")
     result = CliRunner().invoke(app, ["images", str(folder), "--out", str(tmp_path / out)])
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {tmp_path / 'file'} is no folder that can be written to. Choose another --out.\n"
+    assert (
+        result.stderr == f"Error: {tmp_path / 'file'} is not a folder that can be written to. Choose another --out.\n"
+    )
 
 
 def test_copies_that_a_class_lacks_are_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "ring", tmp_path / "own" / "ring")
     shutil.copytree(folder / "ring", tmp_path / "own" / "copied")
     with pytest.raises(
-        DatasetError, match=r"copied holds 0 images .* 41 equal others, as copied/0.png does ring/0.png"
+        DatasetError, match=r"copied holds 0 usable images.* 41 equal other files, as copied/0.png equals ring/0.png"
     ):
         load_image_folder(tmp_path / "own")
 
@@ -378,5 +380,5 @@ def test_a_class_without_a_folder_to_train_on_is_missing(tmp_path: Path) -> None
     (tmp_path / "own" / "test" / "star").mkdir()
     for number in range(8):
         (tmp_path / "own" / "test" / "star" / f"{number}.png").write_bytes(draw_class("bar", 500 + number))
-    with pytest.raises(DatasetError, match="is missing; with 3 classes it must hold"):
+    with pytest.raises(DatasetError, match="is missing; with 3 classes it needs"):
         load_image_folder(tmp_path / "own")

@@ -90,10 +90,10 @@ def test_a_rare_class_that_is_never_right_is_seen() -> None:
         metrics, test_inputs=40, ensembles=(whole,), classes=classes, majority_accuracy=0.9, balanced_accuracy=0.5
     )
     assert list_cautions(metrics) == [
-        "Not one of the 4 test images of rare was answered rightly.",
-        "No image of absent was there to test.",
+        "None of the 4 test images of rare was answered correctly.",
+        "There were no test images of absent.",
         "The accuracy is no better than that of always answering the most frequent class, 90.0%.",
-        "The accuracy was measured on 40 images: 95 % sure that it is between 76.9% and 96.0%.",
+        "The accuracy was measured on only 40 images; its 95 % confidence interval is 76.9% to 96.0%.",
     ]
 
 

@@ -16,7 +16,7 @@ from training.objectives.objectives import (
     balance_classes,
     cross_entropy,
     discriminator_loss,
-    entropy,
+    estimate_entropy,
     measure_fit,
     moment_distance,
     relative_variance,
@@ -115,7 +115,7 @@ def test_entropy_of_a_gaussian(d: int, n: int) -> None:
     """Closed form d/2 · ln(2πe σ²). The estimator's bias in few dimensions is far below the tolerance."""
     generator = torch.Generator().manual_seed(0)
     trials = 20_000 // n
-    estimates = torch.stack([entropy(3 * torch.randn(n, d, generator=generator)) for _ in range(trials)])
+    estimates = torch.stack([estimate_entropy(3 * torch.randn(n, d, generator=generator)) for _ in range(trials)])
     truth = d / 2 * math.log(2 * math.pi * math.e * 9)
     bias = {1: 0.01, 2: 0.05, 5: 0.7}[d] * (50 / n) ** 0.4
     assert abs(estimates.mean().item() - truth) < bias + 6 * estimates.std().item() / math.sqrt(trials)
@@ -125,7 +125,7 @@ def test_entropy_of_a_gaussian(d: int, n: int) -> None:
 def test_entropy_of_a_uniform(d: int) -> None:
     """Closed form ln of the volume; points at the border have their neighbours farther off, the more so with d."""
     generator = torch.Generator().manual_seed(0)
-    estimates = torch.stack([entropy(4 * torch.rand(1000, d, generator=generator)) for _ in range(20)])
+    estimates = torch.stack([estimate_entropy(4 * torch.rand(1000, d, generator=generator)) for _ in range(20)])
     tolerance = {1: 0.005, 2: 0.04, 3: 0.12}[d]
     assert abs(estimates.mean().item() - d * math.log(4)) < tolerance + 6 * estimates.std().item() / math.sqrt(20)
 
@@ -136,16 +136,16 @@ def test_entropy_does_not_depend_on_n_for_a_density_without_border() -> None:
     for n in (30, 300):
         angles = 2 * math.pi * torch.rand(200, n, generator=generator)
         points = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        estimates = torch.stack([entropy(p, dimension=1) for p in points])
+        estimates = torch.stack([estimate_entropy(p, dimension=1) for p in points])
         error = 6 * estimates.std().item() / math.sqrt(200)
         assert estimates.mean().item() == pytest.approx(math.log(2 * math.pi), abs=error + 0.01)
 
 
 def test_entropy_scales_and_moves_as_it_should() -> None:
     samples = torch.randn(64, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert entropy(5 * samples + 2).item() == pytest.approx(entropy(samples).item() + 7 * math.log(5))
-    assert entropy(5 * samples, dimension=3).item() == pytest.approx(
-        entropy(samples, dimension=3).item() + 3 * math.log(5)
+    assert estimate_entropy(5 * samples + 2).item() == pytest.approx(estimate_entropy(samples).item() + 7 * math.log(5))
+    assert estimate_entropy(5 * samples, dimension=3).item() == pytest.approx(
+        estimate_entropy(samples, dimension=3).item() + 3 * math.log(5)
     )
 
 
@@ -154,29 +154,29 @@ def test_entropy_is_precise_in_float32_for_networks_that_are_close() -> None:
     generator = torch.Generator().manual_seed(0)
     samples = 100 + 1e-3 * torch.randn(40, 1000, generator=generator, dtype=torch.float64)
     samples = samples.float().double()  # the rounding of the samples themselves is not the estimator's
-    assert entropy(samples.float(), 10).item() == pytest.approx(entropy(samples, 10).item(), abs=1e-3)
+    assert estimate_entropy(samples.float(), 10).item() == pytest.approx(estimate_entropy(samples, 10).item(), abs=1e-3)
 
 
 def test_entropy_pushes_neighbours_apart() -> None:
     samples = torch.tensor([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]], requires_grad=True)
-    (gradient,) = torch.autograd.grad(entropy(samples), samples)
+    (gradient,) = torch.autograd.grad(estimate_entropy(samples), samples)
     assert gradient[0, 0] < 0 < gradient[2, 0]
     assert torch.isfinite(gradient).all()
 
 
 def test_entropy_of_too_few_samples() -> None:
     for n in (0, 1):
-        with pytest.raises(ValueError, match=rf"entropy of {n} sample\(s\) cannot be estimated; it takes at least 2"):
-            entropy(torch.zeros(n, 3))
-        with pytest.raises(ValueError, match=f"variance of {n} sample"):
+        with pytest.raises(ValueError, match=f"an entropy estimate needs at least 2 samples, not {n}"):
+            estimate_entropy(torch.zeros(n, 3))
+        with pytest.raises(ValueError, match=f"a variance estimate needs at least 2 samples, not {n}"):
             relative_variance(torch.zeros(n, 3))
 
 
 def test_duplicates_have_no_entropy_unless_there_is_a_floor() -> None:
     samples = torch.tensor([[0.0], [2.0], [1.0], [2.0]], requires_grad=True)
-    with pytest.raises(ValueError, match="samples 1 and 3 of 4 are the same, so their entropy is −∞"):
-        entropy(samples)
-    estimate = entropy(samples, floor=1e-6)
+    with pytest.raises(ValueError, match="samples 1 and 3 of 4 are equal, so their entropy is −∞"):
+        estimate_entropy(samples)
+    estimate = estimate_entropy(samples, floor=1e-6)
     (gradient,) = torch.autograd.grad(estimate, samples)
     assert torch.isfinite(estimate)
     assert torch.isfinite(gradient).all()

@@ -243,7 +243,7 @@ def test_langevin_dynamics_collects_what_the_generator_starts_from() -> None:
 
 def test_a_distillation_needs_steps_of_both_kinds() -> None:
     recipe = make_recipe(APDConfig(), networks_per_step=1, distillation=Distillation())
-    with pytest.raises(TrainingError, match="580 steps are too few: 90% of them are Langevin's, which burn in for 500"):
+    with pytest.raises(TrainingError, match="580 steps are too few: 90% run Langevin dynamics, which burns in for 500"):
         start_run(recipe, load_dataset("digits", Path()), 0, 580, CPU)
 
 

@@ -69,7 +69,7 @@ def test_metrics_that_cannot_be_read_are_not_written_over(checkpoints: Path, tmp
     (directory / "metrics.json").write_text('{"kind": "classification"}')
     result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path)])
     assert result.exit_code == 1
-    assert "metrics.json cannot be read (Field required); delete it, and measure anew" in " ".join(
+    assert "metrics.json cannot be read (Field required); delete it, and evaluate the checkpoint again" in " ".join(
         result.output.split()
     )
     assert (directory / "metrics.json").read_text() == '{"kind": "classification"}'

@@ -50,7 +50,7 @@ def test_all_networks_may_see_all_examples() -> None:
 
 
 def test_a_step_larger_than_the_training_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 networks with 10 examples each takes more than the 20"):
+    with pytest.raises(ValueError, match="4 networks with 10 examples each needs more than the 20"):
         pose("cubic", 4, 10)
 
 
@@ -120,4 +120,4 @@ def test_a_density_is_fitted_at_the_weights() -> None:
     points = torch.tensor([[1.0, 0.5], [2.0, -3.0]])
     fit = Density(mixture, CPU).fit(toy_mixture().target, weights, 0)
     assert fit.losses["fit"].item() == pytest.approx(mixture.measure_energy(points).mean().item())
-    assert fit.figure.item() == pytest.approx(mixture.measure_density(points).mean().item())
+    assert fit.metric.item() == pytest.approx(mixture.measure_density(points).mean().item())

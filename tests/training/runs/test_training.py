@@ -88,7 +88,7 @@ def interrupt_at_step_17(run: FittingRun) -> StepReport:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"), [(40, "interrupted after 18 of 40 steps"), (18, "`hyperdraw-train evaluate` measures them")]
+    ("steps", "said"), [(40, "interrupted after 18 of 40 steps"), (18, "Run `hyperdraw-train evaluate DIR`")]
 )
 def test_interrupt_leaves_a_checkpoint_and_resume_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, said: str
@@ -166,7 +166,7 @@ def test_a_run_that_blows_up_keeps_its_last_good_state(tmp_path: Path, monkeypat
 
 def test_a_run_that_was_never_good_writes_nothing(tmp_path: Path) -> None:
     recipe = replace(digits_hypergan(), learning_rates=dict.fromkeys(("codes", "deviations", "mean"), 1e16))
-    with pytest.raises(TrainingError, match="There is no good step to write a checkpoint of"):
+    with pytest.raises(TrainingError, match="No checkpoint was written, because no step is known to be good"):
         train(make_session(tmp_path / "run", steps=40, recipe=recipe))
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -179,7 +179,7 @@ def test_a_run_that_fails_at_once_when_resumed_leaves_the_checkpoint_alone(
     monkeypatch.undo()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     monkeypatch.setattr(training.objectives.objectives, "cross_entropy", lambda logits, _: logits.sum() * math.nan)
-    with pytest.raises(TrainingError, match="no good step"):
+    with pytest.raises(TrainingError, match="No checkpoint was written"):
         train(make_session(tmp_path, steps=40, resume=True))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -226,7 +226,7 @@ def test_states_of_other_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="another run, with planned_steps 40"):
         make_run(seed=1, steps=50).load(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="is no saved training run"):
+    with pytest.raises(TrainingError, match="is not a saved training run"):
         make_run(seed=1).load(path)
 
 

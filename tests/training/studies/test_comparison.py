@@ -23,9 +23,9 @@ from training.recipes.variation import vary
 from training.runs.session import train
 from training.studies.comparison import (
     compare,
-    describe,
     find_equivalent,
-    list_figures,
+    format_comparison,
+    list_metrics,
     measure_differences,
     measure_reference,
 )
@@ -89,7 +89,7 @@ def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> N
         assert "shapes AUROC" in row["figures"]
     table = (tmp_path / "out" / "README.md").read_text()
     assert "| digits-deep-ensemble | 2 | 4 |" in table
-    assert "worth, in networks of digits-deep-ensemble" in table
+    assert "equivalent in networks of digits-deep-ensemble" in table
     assert (tmp_path / "out" / "comparison.svg").read_text().startswith("<?xml")
     again = CliRunner().invoke(app, arguments)
     assert "evaluating" not in again.output  # the evidence was kept
@@ -100,8 +100,8 @@ def test_what_cannot_be_compared(directories: list[Path], tmp_path: Path) -> Non
     bare = tmp_path / "bare"
     copytree(directories[0], bare, ignore=ignore_patterns("calibration.json", "training"))
     for wrong, message in (
-        ([directories[0], directories[0]], "digits-deep-ensemble, seed 0, like another one"),
-        ([bare], "is missing, so there is no temperature"),
+        ([directories[0], directories[0]], "digits-deep-ensemble, seed 0, like another checkpoint"),
+        ([bare], "is missing; calibrate the checkpoint first"),
         ([tmp_path], "No such file"),
     ):
         result = CliRunner().invoke(app, ["compare", *map(str, wrong), "--out", str(tmp_path / "out")])
@@ -131,9 +131,9 @@ def test_evidence_is_of_a_version_and_of_sets() -> None:
 
 
 def test_a_method_does_not_differ_from_itself(evidences: list[Evidence]) -> None:
-    figures = list_figures(["noise"])
+    metrics = list_metrics(["noise"])
     whole = {name: torch.arange(len(scores)) for name, scores in evidences[0].entropies.items()}
-    intervals = measure_differences(figures, evidences[:1], evidences[:1], DIGITS.test.labels, whole)
+    intervals = measure_differences(metrics, evidences[:1], evidences[:1], DIGITS.test.labels, whole)
     for interval in intervals.values():
         assert (interval.difference, interval.low, interval.high) == (0, 0, 0)
 
@@ -153,7 +153,7 @@ def test_intervals_hold_the_difference(evidences: list[Evidence]) -> None:
 def test_intervals_are_of_trainings_too(
     own: int, others: int, evidences: list[Evidence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trainings of both methods have random figures of one mean, which 95 % of the intervals hold.
+    """Trainings of both methods have random metrics of one mean, which 95 % of the intervals hold.
 
     Of 300 intervals, at least 270: fewer in less than one of 1,000 implementations that are right. Those of images
     alone, whatever the trainings are, would hold it in none. A method with a single training has no luck here.
@@ -162,20 +162,20 @@ def test_intervals_are_of_trainings_too(
     generator, held = torch.Generator().manual_seed(0), 0
     parts = [[replace(evidences[0], seed=100 * p + s) for s in range(k)] for p, k in enumerate((own, others))]
     for _ in range(300):
-        figures = torch.randn(200, generator=generator)
-        figures[100:] *= 2 if others > 1 else 0
+        values = torch.randn(200, generator=generator)
+        values[100:] *= 2 if others > 1 else 0
 
-        def figure(evidence: Evidence, *_: object, figures: torch.Tensor = figures) -> float:
-            return float(figures[evidence.seed])
+        def metric(evidence: Evidence, *_: object, values: torch.Tensor = values) -> float:
+            return float(values[evidence.seed])
 
-        interval = measure_differences({"figure": figure}, parts[0], parts[1], DIGITS.test.labels, {})["figure"]
+        interval = measure_differences({"metric": metric}, parts[0], parts[1], DIGITS.test.labels, {})["metric"]
         held += interval.low <= 0 <= interval.high
     assert held >= 270
 
 
 def test_a_table_says_which_method_has_one_training(evidences: list[Evidence]) -> None:
-    table = " ".join(describe(compare(evidences, {}, "digits", DIGITS, ["noise"])).split())
-    assert "There is one training of digits-hyperdraw --with augmentation: as to these" in table
+    table = " ".join(format_comparison(compare(evidences, {}, "digits", DIGITS, ["noise"])).split())
+    assert "There is only one training of digits-hyperdraw --with augmentation: for these" in table
 
 
 def test_the_reference_is_a_pool_of_all_seeds(evidences: list[Evidence]) -> None:
@@ -208,6 +208,6 @@ def test_confident_errors_are_not_flattered(evidences: list[Evidence]) -> None:
     logs = (1000 * torch.where(chosen, wrong, right)).log_softmax(-1)
     whole = {"test": torch.arange(len(wrong))}
     sure = replace(evidences[0], log_probabilities=logs)
-    assert list_figures([])["NLL"](sure, DIGITS.test.labels, whole) == pytest.approx(100)
+    assert list_metrics([])["NLL"](sure, DIGITS.test.labels, whole) == pytest.approx(100)
     pool = replace(evidences[0], members=evidences[0].members | {"test": logs.float().expand(4, -1, -1)})
     assert measure_reference([pool], DIGITS)[-1] > 50  # at the temperature of the true validation set

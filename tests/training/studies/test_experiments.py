@@ -33,7 +33,7 @@ from training.runs.run import TrainingError
 from training.runs.session import Session, start_run, train
 from training.studies.ablation import VARIANTS, Variant, ablate
 from training.studies.figures import draw_figures
-from training.studies.study import PathAccuracy, match_filters, study
+from training.studies.study import PathAccuracy, match_filters, study_networks
 
 CPU = torch.device("cpu")
 DIVERSITY = "--accuracy-weight", "1e4", "--diversity", "variance"
@@ -95,22 +95,28 @@ def test_parts_can_be_left_out() -> None:
     [
         (
             lambda: vary(mnist_deutsch(), extras=[Part.MIXER]),
-            "a mixer cannot be added; what can be is augmentation, outliers",
+            "mixer cannot be added; parts that can be added: augmentation, outliers",
         ),
-        (lambda: vary(mnist_hyperdraw(), extras=[Part.OUTLIERS]), "mnist-hyperdraw has outliers already"),
+        (lambda: vary(mnist_hyperdraw(), extras=[Part.OUTLIERS]), "mnist-hyperdraw already has outliers"),
         (lambda: vary(mnist_deutsch(), [Part.OUTLIERS]), "mnist-deutsch has no outliers to leave out"),
         (lambda: vary(mnist_deutsch(), [Part.MIXER]), "mnist-deutsch has no mixer"),
         (lambda: vary(mnist_deutsch(), [Part.DISCRIMINATOR]), "mnist-deutsch has no discriminator to leave out"),
         (lambda: vary(digits_hypergan(), [Part.DIVERSITY]), "digits-hypergan has no diversity to leave out"),
-        (lambda: vary(digits_hypergan(), moment_matching_weight=-1.0), "moment matching is -1.0; it must be 0 or more"),
-        (lambda: vary(digits_hypergan(), moment_matching_weight=math.nan), "moment matching is nan"),
+        (lambda: vary(digits_hypergan(), moment_matching_weight=-1.0), "moment matching must be 0 or more, not -1.0"),
+        (
+            lambda: vary(digits_hypergan(), moment_matching_weight=math.nan),
+            "moment matching must be 0 or more, not nan",
+        ),
         (lambda: vary(digits_hypergan(), [Part.MIXER], moment_matching_weight=1.0), "codes follow their prior already"),
-        (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "makes no sense without diversity"),
-        (lambda: vary(mnist_static(), (), 5.0), "mnist-static trains a single network, which has no diversity"),
+        (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "cannot be used without diversity"),
+        (lambda: vary(mnist_static(), (), 5.0), "mnist-static trains a single network, so there is no diversity"),
         (lambda: vary(digits_hypergan(), (), -1.0), "λ, must be positive, not -1.0"),
         (lambda: vary(digits_hypergan(), measure="variance"), "digits-hypergan has no diversity to measure"),
-        (lambda: vary(mnist_deutsch(), measure="variance"), "the λ of entropy is none for variance"),
-        (lambda: replace(digits_hypergan(), adversarial_weight=-1.0), "the adversarial loss is -1.0; it must be 0"),
+        (lambda: vary(mnist_deutsch(), measure="variance"), "the weight λ for entropy does not suit variance"),
+        (
+            lambda: replace(digits_hypergan(), adversarial_weight=-1.0),
+            "the adversarial loss must be 0 or more, not -1.0",
+        ),
         (lambda: replace(toy_mixture(), moment_matching_weight=1.0), "codes follow their prior already"),
     ],
 )
@@ -142,7 +148,7 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [Part.AUGMENTATION, Part.OUTLIERS, Part.HARDENING])
 def test_only_images_can_be_distorted(recipe: Recipe, part: Part) -> None:
     dataset = load_dataset(recipe.dataset, Path())
-    with pytest.raises(TrainingError, match=f"{part} are for classes of images, not for {recipe.dataset}"):
+    with pytest.raises(TrainingError, match=f"{part} can only be used to classify images, not with {recipe.dataset}"):
         start_run(vary(recipe, extras=[part]), dataset, 0, 10, CPU)
 
 
@@ -172,7 +178,7 @@ def test_collapsed_networks_end_the_run_with_its_last_good_checkpoint(
 
     monkeypatch.setattr(FittingRun, "_draw_latents", collapse_at_step_3)
     with pytest.raises(
-        TrainingError, match=r"step 3: samples 0 and 1 of 16 are the same.* holds the checkpoint of step 1"
+        TrainingError, match=r"step 3: samples 0 and 1 of 16 are equal.* holds the checkpoint of step 1"
     ):
         train(make_session(tmp_path / "run", steps=10, recipe=recipe))
     checkpoint = load_checkpoint(tmp_path / "run")
@@ -192,7 +198,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 
 def test_a_recipe_that_takes_more_data_than_there_is(tmp_path: Path) -> None:
     recipe = replace(digits_hypergan(), inputs_per_network=500)
-    with pytest.raises(TrainingError, match="takes more than the 1097 of the training set"):
+    with pytest.raises(TrainingError, match="needs more than the 1097 of the training set"):
         train(make_session(tmp_path / "run", steps=1, recipe=recipe))
 
 
@@ -360,12 +366,12 @@ def test_the_card_shows_the_figures_until_the_checkpoint_changes(studied: Path) 
 
 def test_figures_are_the_same_each_time(studied: Path) -> None:
     before = {path.name: path.read_bytes() for path in (studied / "figures").iterdir()}
-    draw_figures(studied, Path(), CPU, 120, lambda _: None)
+    draw_figures(studied, Path(), CPU, 120)
     assert {path.name: path.read_bytes() for path in (studied / "figures").iterdir()} == before
 
 
 def test_too_few_networks(checkpoint: Checkpoint, checkpoints: Path) -> None:
-    with pytest.raises(ValueError, match="at least 100 networks, and there are only 99"):
-        study(checkpoint, load_digits(Path()), {}, 99, print)
+    with pytest.raises(ValueError, match="at least 100 networks; there are only 99"):
+        study_networks(checkpoint, load_digits(Path()), {}, 99)
     with pytest.raises(CheckpointError, match="at least 100 networks"):
-        draw_figures(checkpoints / "digits", Path(), CPU, 99, lambda _: None)
+        draw_figures(checkpoints / "digits", Path(), CPU, 99)
