@@ -284,6 +284,7 @@ class Catalog:
         has changed."""
         last = self._attempts.get(name)
         attempt = _Attempt(stamp_checkpoint(path))  # before they are read, so that later changes are seen
+        settled = all(map(is_settled, attempt.stamp.values()))
         try:
             self._load(name, path)
         except CancelledError:
@@ -302,7 +303,7 @@ class Catalog:
             return error
         finally:
             self._attempts[name] = attempt
-        attempt.served = all(map(is_settled, attempt.stamp.values()))
+        attempt.served = settled
         self._refuse(name, None)
         return None
 
