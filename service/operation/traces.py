@@ -23,6 +23,9 @@ from structlog.contextvars import bound_contextvars
 from service.operation.metrics import Stage
 from service.operation.middleware import Exchange
 
+CLOCKS_SECONDS = 1e-4
+"""That reading both clocks takes, or else another thread or process came between."""
+
 FLUSH_SECONDS = 5
 """That the end waits for spans to be sent."""
 
@@ -63,8 +66,8 @@ class Traces:
         parent = context.run(get_current)
         if not trace.get_current_span(parent).is_recording():
             return
-        end = time.time_ns()
-        began = end - round((time.perf_counter() - start) * 1e9)
+        end, now = _read_clocks()
+        began = end - round((now - start) * 1e9)
         attributes = {"hyperdraw.model": model}
         self._tracer.start_span(stage, parent, start_time=began, attributes=attributes).end(end)
 
@@ -73,3 +76,11 @@ class Traces:
         flush = threading.Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
+
+
+def _read_clocks() -> tuple[int, float]:
+    """Nanoseconds since 1970 and seconds of `time.perf_counter` at one moment, between which nothing else has run."""
+    while True:
+        before, wall, after = time.perf_counter(), time.time_ns(), time.perf_counter()
+        if after - before < CLOCKS_SECONDS:
+            return wall, after
