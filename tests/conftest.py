@@ -1,5 +1,4 @@
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +8,7 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
@@ -20,6 +20,7 @@ from service.app import create_app
 from service.operation.server import Server
 from service.settings import Settings
 from tests.programs import pytest_addoption, pytest_runtest_setup, pytest_terminal_summary
+from tests.waiting import PATIENCE, wait_until
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
 from training.runs.session import Session, train
@@ -27,6 +28,9 @@ from training.runs.session import Session, train
 __all__ = ["pytest_addoption", "pytest_runtest_setup", "pytest_terminal_summary"]  # hooks
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
+
+for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
+    setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
 
 SMALL_TARGET = TargetNetwork(
     (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))
@@ -85,9 +89,8 @@ def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
     server = Server(app, app.state.settings.model_copy(update={"port": port}))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive())
+    assert server.started
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -102,5 +105,5 @@ def app(checkpoints: Path) -> FastAPI:
 
 @pytest.fixture(scope="session")
 def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serve(app) as address, httpx.Client(base_url=address) as client:
         yield client

@@ -41,8 +41,8 @@ from service.app import create_app
 from service.operation.access import create_key
 from service.settings import Settings
 from tests.conftest import serve
+from tests.engine import draw_images, hold
 from tests.pictures import EXAMPLES, draw_image, encode
-from tests.service.engine.test_engine import draw_images, hold
 
 Ask = Callable[..., Any]
 

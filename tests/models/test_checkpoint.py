@@ -1,14 +1,12 @@
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from models.checkpoint import (
     CheckpointError,
@@ -26,8 +24,8 @@ from models.predictions.detection import Calibration, ClassCalibration, Seeds, S
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGAN
 from models.samplers.sampler import WeightSampler
+from tests.checkpoints import edit, make_config, rewrite_weights
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
-from tests.models.samplers.test_samplers import make_config
 
 CALIBRATION = Calibration(
     checkpoint="0" * 64,
@@ -131,21 +129,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> object:
-    content = json.loads(path.read_text())
-    change(content)
-    return path.write_text(json.dumps(content))
-
-
-def rewrite_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Changes the weights and makes the checksum fit, as somebody who means it would."""
-    tensors = load_file(directory / "model.safetensors")
-    change(tensors)
-    save_file(tensors, directory / "model.safetensors")
-    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-    edit(directory / "config.json", lambda config: config["files"].update({"model.safetensors": digest}))
 
 
 def flip_a_bit(path: Path) -> None:

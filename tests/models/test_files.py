@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ import models.files
 from models.checkpoint import write_file
 from tests import ROOT
 from tests.client.test_client import refuse, respond, stand_before
+from tests.waiting import PATIENCE, wait_until
 
 Replace = Callable[[Path], AbstractContextManager[BinaryIO]]
 PARAMETERS: dict[str, Any] = {"seed": 7, "count": 50}
@@ -131,7 +131,7 @@ def test_the_reader_of_a_pipe_is_given_the_content(replace: Replace, tmp_path: P
     reader = threading.Thread(target=lambda: read.extend(path.read_bytes()))
     reader.start()
     write(replace, path, b"x" * 200_000)
-    reader.join(20)
+    reader.join(PATIENCE)
     assert read == b"x" * 200_000
     assert path.is_fifo()
 
@@ -173,10 +173,10 @@ def test_an_own_open_file_is_written_into(tmp_path: Path, place: str, package: s
 
 def test_what_a_killed_process_left_is_removed(replace: Replace, tmp_path: Path) -> None:
     path = tmp_path / "net"
-    code = "with replace_file(Path(sys.argv[1])) as file: print('', flush=True); time.sleep(60)"
-    code = f"import sys, time\nfrom pathlib import Path\nfrom {replace.__module__} import replace_file\n{code}"
+    code = "with replace_file(Path(sys.argv[1])) as file: print('', flush=True); sys.stdin.read()"
+    code = f"import sys\nfrom pathlib import Path\nfrom {replace.__module__} import replace_file\n{code}"
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         process.stdout.readline()
         (part,) = tmp_path.iterdir()
@@ -261,7 +261,7 @@ class TestDownload:
                     return await asking.download(path, "digits", **PARAMETERS)
 
             answer = asyncio.run(download())
-        reader.join(20)
+        reader.join(PATIENCE)
         assert (bytes(read), answer.path, answer.size) == (whole, path, len(whole))
 
     def test_what_is_no_such_file_is_not_written_into_a_stream(self, client: httpx.Client) -> None:
@@ -290,7 +290,7 @@ class TestSample:
     COMMAND = (sys.executable, "-m", "hyperdraw", "sample", "--model", "digits", "--seed", "7", "--count", "50")
 
     def run(self, address: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*self.COMMAND, "--url", address, *arguments], check=False, timeout=60, **options)
+        return subprocess.run([*self.COMMAND, "--url", address, *arguments], check=False, timeout=PATIENCE, **options)
 
     @pytest.mark.parametrize("out", ["-", "/dev/stdout"])
     def test_networks_go_to_standard_output_and_messages_elsewhere(
@@ -307,7 +307,7 @@ class TestSample:
     def test_a_file_of_that_name_is_written_by_its_path(self, client: httpx.Client, tmp_path: Path) -> None:
         command = [*self.COMMAND, "--url", str(client.base_url), "--out", "./-"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
         assert (tmp_path / "-").stat().st_size > 0
 
     def test_a_full_device(self, client: httpx.Client) -> None:
@@ -335,12 +335,10 @@ class TestSample:
         with stand_before(client, 5000, None) as gateway:
             command = [*self.COMMAND, "--url", gateway.address, "--out", str(path)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-                deadline = time.monotonic() + 30
-                while len(gateway.requests) < 2 and time.monotonic() < deadline:
-                    time.sleep(0.02)
+                wait_until(lambda: len(gateway.requests) == 2)
                 assert len(list(tmp_path.iterdir())) == 2
                 process.send_signal(number)
-                shown = process.communicate(timeout=20)
+                shown = process.communicate(timeout=PATIENCE)
         assert (process.returncode, *shown) == (128 + number, b"", b"")
         assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,10 +16,8 @@ from safetensors.torch import load_file
 import models.checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.foreign_files import may_pass, read_file
-from tests.models.test_checkpoint import edit, rewrite_weights
-
-MOST_SECONDS = 2.0
-"""That a refusal takes, on a machine that does other things, too."""
+from tests.checkpoints import convert, edit, rewrite_weights, set_layers
+from tests.costs import bound_time
 
 
 @pytest.fixture
@@ -81,10 +78,8 @@ KINDS = {
 def test_what_is_no_file_of_a_fair_size_is_refused_at_once(saved: Path, kind: str, name: str) -> None:
     with ExitStack() as stack:
         replace_with(kind, saved / name, stack)
-        start = time.monotonic()
-        with pytest.raises(CheckpointError, match=rf"{name}: ({KINDS[kind]})"):
+        with bound_time(), pytest.raises(CheckpointError, match=rf"{name}: ({KINDS[kind]})"):
             load_checkpoint(saved)
-        assert time.monotonic() - start < MOST_SECONDS
 
 
 def test_links_to_files_are_followed(saved: Path, tmp_path: Path) -> None:
@@ -112,15 +107,6 @@ def test_what_lies_in_the_system_may_pass(number: int) -> None:
     assert may_pass(MemoryError())
 
 
-def with_target(*layers: dict[str, Any], **method: Any) -> Callable[[dict[str, Any]], None]:
-    def change(config: dict[str, Any]) -> None:
-        config["target"]["layers"] = [*layers, {"kind": "flatten"}, {"kind": "linear", "features": 10}]
-        if method:
-            config["method"] = method
-
-    return change
-
-
 def nest(depth: int) -> dict[str, Any]:
     inner = {"kind": "conv", "channels": 1, "kernel_size": 1}
     return {"kind": "residual", "layers": [nest(depth - 1) if depth else inner]}
@@ -129,20 +115,20 @@ def nest(depth: int) -> dict[str, Any]:
 SMALL = {"kind": "conv", "channels": 1, "kernel_size": 1}
 MANY = [SMALL] * 240
 CONFIGS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "10¹² weights of a layer": with_target({"kind": "conv", "channels": 65536, "kernel_size": 8}, SMALL),
-    "10¹⁹ weights of a layer": with_target(
+    "10¹² weights of a layer": set_layers({"kind": "conv", "channels": 65536, "kernel_size": 8}, SMALL),
+    "10¹⁹ weights of a layer": set_layers(
         {"kind": "conv", "channels": 65536, "kernel_size": 1},
         {"kind": "conv", "channels": 65536, "kernel_size": 65535, "padding": 65536},
     ),
-    "10²⁰ activations": with_target({"kind": "conv", "channels": 65536, "kernel_size": 1, "padding": 65536}),
-    "many layers": with_target(*[SMALL] * 1000),
-    "many layers in blocks": with_target(*[{"kind": "residual", "layers": [SMALL] * 100}] * 100),
-    "deep blocks": with_target(nest(60)),
-    "many modes": with_target(*MANY, method="hyperdraw", modes=10_000),
-    "many networks": with_target(*MANY, method="deep_ensemble", networks=10_000),
-    "many static modes": with_target(*MANY, method="static_hypernetwork", modes=10_000, basic_channels=1),
-    "many flows": with_target(*MANY, method="mnf", flows=65536),
-    "many hidden layers": with_target(method="mlp", hidden_sizes=[1] * 100_000),
+    "10²⁰ activations": set_layers({"kind": "conv", "channels": 65536, "kernel_size": 1, "padding": 65536}),
+    "many layers": set_layers(*[SMALL] * 1000),
+    "many layers in blocks": set_layers(*[{"kind": "residual", "layers": [SMALL] * 100}] * 100),
+    "deep blocks": set_layers(nest(60)),
+    "many modes": set_layers(*MANY, method="hyperdraw", modes=10_000),
+    "many networks": set_layers(*MANY, method="deep_ensemble", networks=10_000),
+    "many static modes": set_layers(*MANY, method="static_hypernetwork", modes=10_000, basic_channels=1),
+    "many flows": set_layers(*MANY, method="mnf", flows=65536),
+    "many hidden layers": set_layers(method="mlp", hidden_sizes=[1] * 100_000),
     "many wrong classes": lambda config: config["task"].update(classes=[1] * 1_000_000),
     "many wrong layers": lambda config: config["target"].update(layers=[1] * 1_000_000),
     "many wrong means": lambda config: config["input"].update(mean=[""] * 1_000_000),
@@ -155,28 +141,22 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_config_that_describes_too_much_is_refused_soon(saved: Path, config: str) -> None:
     load_checkpoint(saved)  # as PyTorch loads parts of itself at first
     edit(saved / "config.json", CONFIGS[config])
-    start = time.monotonic()
-    with pytest.raises(CheckpointError):
+    with bound_time(), pytest.raises(CheckpointError):
         load_checkpoint(saved, most_bytes=2**32)
-    assert time.monotonic() - start < MOST_SECONDS
 
 
 @pytest.mark.parametrize("content", ["[" * 4_000_000, '{"a":' * 800_000, "9" * 4_000_000, '"' + "\\ud800" * 600_000])
 @pytest.mark.parametrize("name", ["config.json", "calibration.json", "metrics.json"])
 def test_deep_or_long_json_is_refused_soon(saved: Path, name: str, content: str) -> None:
     (saved / name).write_text(content)
-    start = time.monotonic()
-    with pytest.raises(CheckpointError, match=name):
+    with bound_time(), pytest.raises(CheckpointError, match=name):
         load_checkpoint(saved)
-    assert time.monotonic() - start < MOST_SECONDS
 
 
 def test_calibrations_with_many_errors_are_refused_soon(saved: Path) -> None:
     edit(saved / "calibration.json", lambda calibration: calibration.update(sizes=[1] * 1_000_000))
-    start = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"sizes\.0"):
+    with bound_time(), pytest.raises(CheckpointError, match=r"sizes\.0"):
         load_checkpoint(saved)
-    assert time.monotonic() - start < MOST_SECONDS
 
 
 def test_weights_take_what_the_config_says_and_no_more(saved: Path) -> None:
@@ -216,14 +196,10 @@ TYPES = [
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_weights_of_another_type_are_refused(saved: Path, dtype: torch.dtype) -> None:
     name = next(name for name, t in load_file(saved / "model.safetensors").items() if t.dim() == 1)
-    for names in ([name], None):
+    for names in ([name], []):
         rewrite_weights(saved, lambda tensors, names=names: convert(tensors, names, dtype))  # type: ignore[misc]
         with pytest.raises(CheckpointError, match=r"is of .*, not of (float32|int64)|is int8 and wants"):
             load_checkpoint(saved)
-
-
-def convert(tensors: dict[str, torch.Tensor], names: list[str] | None, dtype: torch.dtype) -> None:
-    tensors.update({name: tensors[name].to(dtype) for name in names or list(tensors)})
 
 
 @pytest.mark.parametrize("name", ["F4", "F8_E8M0", "F6_E2M3", "C64", "X"])

@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 FAULTS = """
 import resource, threading
 from models.memory import keep_freed_memory
+from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE
 
 keep_freed_memory()
 import torch
@@ -33,5 +37,5 @@ thread.join()
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_threads_allocate_again_what_they_have_freed() -> None:
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert int(done.stdout) < 1024  # pages, of which each tensor has as many

@@ -86,7 +86,7 @@ def client(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (store / ".hidden").mkdir()
     with (
         serve(create_app(Settings(checkpoints=store))) as address,
-        httpx.Client(base_url=address, timeout=60) as client,
+        httpx.Client(base_url=address) as client,
     ):
         yield client
 

@@ -22,9 +22,11 @@ from service.app import create_app
 from service.catalog import Catalog, ConfigurationError
 from service.engine.engine import Engine
 from service.settings import Settings
+from tests.checkpoints import convert, edit, rewrite_weights, set_layers
 from tests.conftest import serve
-from tests.models.test_checkpoint import edit, rewrite_weights
-from tests.models.test_hostile_checkpoints import CONFIGS, convert
+from tests.pictures import draw_image, encode
+
+PICTURE: dict[str, Any] = {"content": encode(draw_image(size=(8, 8))), "headers": {"Content-Type": "image/png"}}
 
 
 @pytest.fixture
@@ -52,12 +54,13 @@ def odd_ones(saved: Path) -> dict[str, str]:
     (store / "odd" / "config.json").symlink_to(store / "odd" / "pipe")
     for dtype in (torch.int32, torch.bool, torch.complex64):
         directory = shutil.copytree(store / "good", store / str(dtype))
-        rewrite_weights(directory, lambda tensors, dtype=dtype: convert(tensors, None, dtype))  # type: ignore[misc]
+        rewrite_weights(directory, lambda tensors, dtype=dtype: convert(tensors, [], dtype))  # type: ignore[misc]
     shutil.copytree(store / "good", store / "dangling")
     (store / "dangling" / "calibration.json").unlink()
     (store / "dangling" / "calibration.json").symlink_to("nowhere")
     shutil.copytree(store / "good", store / "huge")
-    edit(store / "huge" / "config.json", CONFIGS["10²⁰ activations"])
+    huge = {"kind": "conv", "channels": 65536, "kernel_size": 1, "padding": 65536}
+    edit(store / "huge" / "config.json", set_layers(huge))
     save_slow(store / "slow", Convolution(8, 1), Convolution(1, 500, padding=5000))
     save_slow(store / "wide", Convolution(1, 1, padding=14_000))
     return {
@@ -86,6 +89,21 @@ def test_odd_checkpoints_are_listed_with_their_reasons_and_hide_no_other(saved: 
         create_app(Settings(checkpoints=saved.parent))
     for reason in odd_ones.values():
         assert reason in str(caught.value)
+
+
+def test_damaged_checkpoints_are_refused_and_the_others_served(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "digits", tmp_path / "good")
+    shutil.copytree(checkpoints / "digits", tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
+    with serve(create_app(Settings(checkpoints=tmp_path))) as address:
+        models = httpx.get(f"{address}/v1/models").json()
+        assert [model["name"] for model in models["models"]] == ["good"]
+        assert models["refused"][0]["name"] == "damaged"
+        assert "model.safetensors: its SHA-256" in models["refused"][0]["reason"]
+        assert str(tmp_path) not in models["refused"][0]["reason"]
+        response = httpx.post(f"{address}/v1/models/damaged/predict", **PICTURE)
+        assert response.status_code == 503
+        assert "model.safetensors" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("error", [TypeError("a\x1b[31mb"), RecursionError("deep"), AssertionError(), KeyError("k")])

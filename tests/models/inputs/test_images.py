@@ -20,6 +20,7 @@ from models.inputs.image import ImageSpec
 from models.inputs.image_file import MAX_PARTS
 from models.inputs.jpeg import MAX_SCANS
 from models.inputs.pixels import ImageError, decode_image
+from tests.costs import find_slowness
 from tests.pictures import (
     chunk,
     draw_image,
@@ -383,5 +384,5 @@ def test_no_file_of_a_megabyte_is_dear(tmp_path: Path) -> None:
     write_hostile(tmp_path)
     ran = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, check=True)
     seconds, megabytes = json.loads(ran.stdout)
-    assert all(spent < 2 for spent in seconds.values()), seconds
+    assert max(seconds.values()) < 2 * find_slowness(), seconds
     assert megabytes < 200

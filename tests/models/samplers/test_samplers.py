@@ -1,43 +1,18 @@
 """The contract of every weight sampler."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.checkpoint import CheckpointConfig, MethodConfig, Training, load_checkpoint, save_checkpoint
-from models.inputs.image import ImageSpec
-from models.samplers.apd import APDConfig
-from models.samplers.deep_ensemble import DeepEnsembleConfig
-from models.samplers.hyperdraw import HyperDrawConfig
-from models.samplers.mc_dropout import MCDropoutConfig
-from models.samplers.mlp import MLPConfig
-from models.samplers.mnf import MNFConfig
+from models.checkpoint import MethodConfig, load_checkpoint, save_checkpoint
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import VariationalSampler, WeightSampler
-from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.targets.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.classification import Classification
-from tests.conftest import SMALL_CONFIG, SMALL_DEUTSCH, SMALL_TARGET
-
-CONFIGS: dict[str, MethodConfig] = {
-    "hyperdraw": HyperDrawConfig(modes=5),
-    "hypergan": SMALL_CONFIG,
-    "hypergan without mixer": replace(SMALL_CONFIG, mixer=False),
-    "deutsch": SMALL_DEUTSCH,
-    "mlp": MLPConfig(latent_size=8),
-    "deep ensemble": DeepEnsembleConfig(networks=1000),
-    "mc dropout": MCDropoutConfig(),
-    "mnf": MNFConfig(flow_hidden_size=8),
-    "apd": APDConfig(latent_size=8, hidden_size=16),
-    "static hypernetworks": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=1000),
-    "random static hypernetwork": StaticHypernetworkConfig(3, 4, basic_channels=2, modes=5, latent_size=4),
-}
-
-MAKES_ANY_TARGET = {"hyperdraw", "mlp", "deep_ensemble", "apd", "static_hypernetwork"}
-MAKES_FILTERS = {"hypergan", "deutsch", "mc_dropout", "mnf"}
+from tests.checkpoints import make_config
+from tests.conftest import SMALL_TARGET
+from tests.samplers import CONFIGS, MAKES_ANY_TARGET, MAKES_FILTERS
 
 
 @pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
@@ -134,16 +109,6 @@ def test_a_saved_sampler_draws_the_same_networks(sampler: WeightSampler, tmp_pat
     loaded = load_checkpoint(tmp_path / "model").sampler
     for name, tensor in loaded.sample(3, range(5)).items():
         assert torch.equal(tensor, sampler.sample(3, range(5))[name])
-
-
-def make_config(sampler: WeightSampler) -> CheckpointConfig:
-    return CheckpointConfig(
-        method=sampler.config,  # type: ignore[arg-type]  # an nn.Module promises a Tensor or Module
-        target=sampler.target,
-        input=ImageSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,)),
-        task=Classification(("a", "b", "c", "d", "e")),
-        training=Training("test", "none", "digits", 0, 0, 0),
-    )
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.method in MAKES_FILTERS])

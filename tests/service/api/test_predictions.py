@@ -1,10 +1,8 @@
 import base64
 import json
 import math
-import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load
 
 from models.checkpoint import Checkpoint, save_checkpoint
-from models.device import DeviceError
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
 from models.noise import SEED_LIMIT
@@ -26,14 +23,15 @@ from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
-from service.catalog import ConfigurationError
 from service.engine.engine import Engine
 from service.engine.ensembles import Policy
 from service.settings import Settings
+from tests.checkpoints import make_config
 from tests.conftest import SMALL_TARGET, serve
-from tests.models.samplers.test_samplers import make_config
+from tests.connections import ask_and_leave
+from tests.engine import await_idle, draw_images, hold
 from tests.pictures import draw_image, encode, forge_png
-from tests.service.engine.test_engine import draw_images, hold
+from tests.waiting import PATIENCE
 
 PREDICT = "/v1/models/digits/predict"
 PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), encode(draw_image("RGB"), "WEBP")]
@@ -42,13 +40,6 @@ PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), 
 def post_parts(client: httpx.Client, pictures: list[bytes], **parameters: Any) -> httpx.Response:
     files = [("images", (f"{i}.png", picture)) for i, picture in enumerate(pictures)]
     return client.post(PREDICT, files=files, params=parameters)
-
-
-def await_idle(engine: Engine) -> None:
-    """Until nothing waits for the engine, which must be soon."""
-    start = time.monotonic()
-    while engine.admission.amount:
-        assert time.monotonic() < start + 10
 
 
 def test_health(client: httpx.Client) -> None:
@@ -370,21 +361,21 @@ def test_a_failure_tells_the_log_and_not_the_client(
 def test_what_cannot_wait_is_told_when_to_come_again(checkpoints: Path) -> None:
     app = create_app(Settings(checkpoints=checkpoints, max_queue=100))
     (checkpoint,) = app.state.catalog
-    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serve(app) as address, httpx.Client(base_url=address) as client:
         with hold(app.state.engine):
             waiting = app.state.engine.predict(checkpoint, draw_images(checkpoint, 3), None, 30)
             response = post_parts(client, PICTURES, ensemble_size=4)
         assert response.status_code == 429
         assert int(response.headers["retry-after"]) >= 1
         assert response.json()["error"]["code"] == "overloaded"
-        waiting.result(60)
+        waiting.result(PATIENCE)
         assert post_parts(client, PICTURES, ensemble_size=4).status_code == 200
 
 
 def test_a_body_that_does_not_arrive_is_given_up(checkpoints: Path) -> None:
     with serve(create_app(Settings(checkpoints=checkpoints, body_timeout=0.1))) as address:
         host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
             head = f"POST {PREDICT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
             connection.sendall(head.encode() + b"a few bytes")
             assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
@@ -402,10 +393,10 @@ def test_late_answers_are_not_worked_on(app: FastAPI, client: httpx.Client) -> N
 
 
 def test_clients_that_leave_are_not_worked_for(app: FastAPI, client: httpx.Client) -> None:
-    with hold(app.state.engine):
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(PREDICT, files={"images": PICTURES[0]}, timeout=0.2)
-        await_idle(app.state.engine)
+    engine: Engine = app.state.engine
+    with hold(engine):
+        ask_and_leave(str(client.base_url), PREDICT, PICTURES[0], lambda: engine.admission.amount > 0)
+        await_idle(engine)
     assert client.post(PREDICT, files={"images": PICTURES[0]}).status_code == 200
 
 
@@ -429,53 +420,6 @@ def test_openapi_examples_work(client: httpx.Client) -> None:
     docs = client.get("/docs")
     assert docs.status_code == 200
     assert "//cdn" not in docs.text
-
-
-def test_damaged_checkpoints_are_refused_and_the_others_served(checkpoints: Path, tmp_path: Path) -> None:
-    shutil.copytree(checkpoints / "digits", tmp_path / "good")
-    shutil.copytree(checkpoints / "digits", tmp_path / "damaged")
-    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
-    with serve(create_app(Settings(checkpoints=tmp_path))) as address:
-        models = httpx.get(f"{address}/v1/models").json()
-        assert [model["name"] for model in models["models"]] == ["good"]
-        assert models["refused"][0]["name"] == "damaged"
-        assert "model.safetensors: its SHA-256" in models["refused"][0]["reason"]
-        assert str(tmp_path) not in models["refused"][0]["reason"]
-        response = httpx.post(f"{address}/v1/models/damaged/predict", **GOOD)
-        assert response.status_code == 503
-        assert "model.safetensors" in response.json()["error"]["message"]
-
-
-def test_the_default_comes_first(checkpoints: Path, tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        shutil.copytree(checkpoints / "digits", tmp_path / name)
-    (tmp_path / "notes").mkdir()
-    catalog = create_app(Settings(checkpoints=tmp_path, default_model="b")).state.catalog
-    assert [model.name for model in catalog] == ["b", "a", "c"]
-    assert [model.name for model in create_app(Settings(checkpoints=tmp_path / "c")).state.catalog] == ["c"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (lambda d: {"checkpoints": d / "nowhere"}, "nowhere is no directory"),
-        (lambda d: {"checkpoints": d}, "it holds no checkpoint"),
-        (lambda d: {"checkpoints": d / "bad"}, "config.json: .*Invalid JSON"),
-        (lambda d: {"checkpoints": d / "digits", "default_model": "gpt"}, "'gpt' is none of digits"),
-        (lambda d: {"checkpoints": d / "digits", "device": "cuda:99"}, "no device 'cuda:99'"),
-        (lambda d: {"checkpoints": d / "digits", "device": "abacus"}, "no device 'abacus'"),
-    ],
-)
-def test_settings_that_cannot_work(
-    settings: Callable[[Path], dict[str, Any]], message: str, checkpoints: Path, tmp_path: Path
-) -> None:
-    if "digits" in str(settings(tmp_path)):
-        shutil.copytree(checkpoints / "digits", tmp_path / "digits")
-    if "bad" in str(settings(tmp_path)):
-        (tmp_path / "bad").mkdir()
-        (tmp_path / "bad" / "config.json").write_text("{")
-    with pytest.raises((ConfigurationError, DeviceError), match=message):
-        create_app(Settings(**settings(tmp_path)))
 
 
 def test_uncertainty_stays_within_its_bounds(client: httpx.Client) -> None:

@@ -39,7 +39,7 @@ def cubic(directory: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def cubic_client(directory: Path) -> Iterator[httpx.Client]:
     app = create_app(Settings(checkpoints=directory, max_inputs=8, max_body_bytes=10_000))
-    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serve(app) as address, httpx.Client(base_url=address) as client:
         yield client
 
 

@@ -1,8 +1,8 @@
 """The pool of processes that decode images."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,20 +14,27 @@ from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, decode_image
 from service.admission import OverloadedError
 from service.decoding.pool import Decoder, DecoderError
+from tests.engine import await_idle, stop_processes
 from tests.pictures import draw_image, encode, write_webp
+from tests.waiting import PATIENCE, wait_until
 
 GREY = ImageSpec(1, 8, 8, (0.0,), (1.0,))
 COLOUR = ImageSpec(3, 9, 7, (0.0,) * 3, (1.0,) * 3)
 SMALL = encode(draw_image("RGB", size=(20, 10)), "JPEG")
 LARGE = encode(Image.new("RGB", (4000, 4000)), "PNG")
-"""Which takes a while."""
+
+
+@contextmanager
+def start_decoder(processes: int = 1, queue_pixels: int = 10**9) -> Iterator[Decoder]:
+    decoder = Decoder(processes, max_pixels=16_000_000, queue_pixels=queue_pixels, seconds=PATIENCE)
+    yield decoder
+    decoder.close()
 
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(processes=2, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
-    yield decoder
-    decoder.close()
+    with start_decoder(processes=2) as decoder:
+        yield decoder
 
 
 def name(*files: bytes) -> dict[str, bytes]:
@@ -41,67 +48,62 @@ def test_pixels_are_those_of_the_file(decoder: Decoder, spec: ImageSpec) -> None
         for mode, n, kind in (("L", 8, "PNG"), ("RGB", 30, "JPEG"), ("RGB", 9, "WEBP"), ("L", 500, "PNG"))
     ]
     expected = torch.stack([decode_image(file, spec, 10**6, "") for file in files])
-    assert torch.equal(decoder.decode(name(*files), spec.shape).result(30), expected)
-    many = decoder.decode(name(*files * 20), spec.shape).result(30)
+    assert torch.equal(decoder.decode(name(*files), spec.shape).result(PATIENCE), expected)
+    many = decoder.decode(name(*files * 20), spec.shape).result(PATIENCE)
     assert torch.equal(many, expected.repeat(20, 1, 1, 1))
-    assert decoder.admission.amount == 0
+    await_idle(decoder)
 
 
 def test_the_first_image_that_cannot_be_taken_is_named(decoder: Decoder) -> None:
     files = name(*[SMALL] * 5, b"no image", *[SMALL] * 5, b"nor this")
     for _ in range(5):
         with pytest.raises(ImageError, match=r"^image 5 cannot be decoded"):
-            decoder.decode(files, GREY.shape).result(30)
-    assert decoder.admission.amount == 0
+            decoder.decode(files, GREY.shape).result(PATIENCE)
+    await_idle(decoder)
 
 
 def test_what_takes_too_long_is_stopped() -> None:
-    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=0.05)
-    start = time.monotonic()
-    with pytest.raises(ImageError, match=r"image 0 cannot be decoded: it takes longer than 0.05 s"):
-        decoder.decode(name(LARGE), COLOUR.shape).result(30)
-    assert time.monotonic() < start + 5
-    decoder._seconds = 30  # the next ones have a process again
-    assert decoder.decode(name(SMALL, LARGE), GREY.shape).result(30).shape == (2, 1, 8, 8)
-    decoder.close()
+    with start_decoder() as decoder, stop_processes(decoder):
+        decoder._seconds = 0.05
+        with pytest.raises(ImageError, match=r"image 0 cannot be decoded: it takes longer than 0.05 s"):
+            decoder.decode(name(SMALL), COLOUR.shape).result(PATIENCE)
+        decoder._seconds = PATIENCE  # the next ones have a process again
+        assert decoder.decode(name(SMALL, LARGE), GREY.shape).result(PATIENCE).shape == (2, 1, 8, 8)
 
 
-def test_a_process_that_dies_costs_one_image(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = decoder.decode(name(*[LARGE] * 2), GREY.shape)
-    while not all(worker._job for worker in decoder._workers):
-        time.sleep(0.001)
-    for worker in decoder._workers:
-        worker._process.kill()
-    with pytest.raises(ImageError, match="image 0 cannot be decoded: what decodes it broke off"):
-        waiting.result(30)
-    assert decoder.decode(name(SMALL), GREY.shape).result(30).shape == (1, 1, 8, 8)
+def test_a_process_that_dies_costs_one_image(decoder: Decoder) -> None:
+    with stop_processes(decoder):
+        waiting = decoder.decode(name(*[SMALL] * 2), GREY.shape)
+        wait_until(lambda: all(worker._job for worker in decoder._workers))
+        for worker in decoder._workers:
+            worker._process.kill()
+        with pytest.raises(ImageError, match="image 0 cannot be decoded: what decodes it broke off"):
+            waiting.result(PATIENCE)
+        assert decoder.decode(name(SMALL), GREY.shape).result(PATIENCE).shape == (1, 1, 8, 8)
 
 
 def test_processes_that_do_not_start_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
-    with pytest.raises(DecoderError, match="does not start"):
+    with start_decoder() as decoder, pytest.raises(DecoderError, match="does not start"):
         decoder.warm_up()
-    decoder.close()
 
 
 def test_work_that_nobody_waits_for_ends(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processes that it would keep."""
     monkeypatch.setattr(service.decoding.pool, "RESTART_SECONDS", 0.0)
-    left = decoder.decode(name(*[LARGE] * 50), GREY.shape)
-    while not any(worker._job for worker in decoder._workers):
-        time.sleep(0.001)
-    assert left.cancel()
-    assert decoder.admission.amount == 0
-    start = time.monotonic()
-    decoder.decode(name(*[SMALL] * 4), GREY.shape).result(30)
-    assert time.monotonic() < start + 2
+    with stop_processes(decoder):
+        left = decoder.decode(name(*[SMALL] * 50), GREY.shape)
+        wait_until(lambda: all(worker._job for worker in decoder._workers))
+        assert left.cancel()
+        await_idle(decoder)
+        decoder.decode(name(*[SMALL] * 4), GREY.shape).result(PATIENCE)
     assert not decoder._jobs
 
 
 def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
     """Whose tables want more than its pixels may is refused, and costs no process; the largest files are taken."""
     with pytest.raises(ImageError, match="image 0 cannot be decoded"):
-        decoder.decode(name(make_table_bomb()), GREY.shape).result(30)
+        decoder.decode(name(make_table_bomb()), GREY.shape).result(PATIENCE)
     for kind, size, options in (
         ("PNG", (4000, 4000), {}),
         ("JPEG", (4000, 4000), {"progressive": True, "subsampling": 0}),
@@ -110,7 +112,7 @@ def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
     ):
         file = encode(Image.new("RGB", size), kind, **options)
         for shape in (GREY.shape, (3, 1000, 1000)):
-            assert decoder.decode(name(file), shape).result(30).shape == (1, *shape)
+            assert decoder.decode(name(file), shape).result(PATIENCE).shape == (1, *shape)
 
 
 def make_table_bomb(groups: int = 2**14, side: int = 512) -> bytes:
@@ -155,26 +157,37 @@ def make_table_bomb(groups: int = 2**14, side: int = 512) -> bytes:
 
 def test_requests_take_turns() -> None:
     """One image does not wait for all of another's."""
-    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=10**9, seconds=30)
-    many = decoder.decode(name(*[LARGE] * 30), GREY.shape)
-    decoder.decode(name(SMALL), GREY.shape).result(30)
-    assert not many.done()
-    decoder.close()
-    with pytest.raises(CancelledError):
-        many.result(30)
-    assert decoder.decode(name(SMALL), GREY.shape).cancelled()
+    order: list[str] = []
+    with start_decoder() as decoder:
+        with stop_processes(decoder):
+            many, one = (decoder.decode(name(*[SMALL] * count), GREY.shape) for count in (5, 1))
+            many.add_done_callback(lambda _: order.append("many"))
+            one.add_done_callback(lambda _: order.append("one"))
+        many.result(PATIENCE)
+        wait_until(lambda: len(order) == 2)
+    assert order == ["one", "many"]
+
+
+def test_closing_cancels_what_is_not_done() -> None:
+    with start_decoder() as decoder, stop_processes(decoder):
+        left = decoder.decode(name(*[SMALL] * 2), GREY.shape)
+        decoder.close()
+        with pytest.raises(CancelledError):
+            left.result(PATIENCE)
+        assert decoder.decode(name(SMALL), GREY.shape).cancelled()
 
 
 def test_pixels_that_wait_are_bounded() -> None:
-    decoder = Decoder(processes=1, max_pixels=16_000_000, queue_pixels=100_000_000, seconds=30)
-    waiting = decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
-    with pytest.raises(OverloadedError) as caught:
-        decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
-    assert caught.value.seconds > 0
-    decoder.decode(name(SMALL), GREY.shape, "b").result(30)
-    waiting.cancel()
-    decoder.decode(name(*[LARGE] * 2), GREY.shape, "a").result(30)
-    decoder.close()
+    with start_decoder(queue_pixels=100_000_000) as decoder:
+        with stop_processes(decoder):
+            waiting = decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
+            with pytest.raises(OverloadedError) as caught:
+                decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
+            assert caught.value.seconds > 0
+            small = decoder.decode(name(SMALL), GREY.shape, "b")
+        small.result(PATIENCE)
+        waiting.cancel()
+        decoder.decode(name(*[LARGE] * 2), GREY.shape, "a").result(PATIENCE)
 
 
 def test_a_file_is_believed_no_further_than_it_was_counted(decoder: Decoder) -> None:
@@ -184,7 +197,7 @@ def test_a_file_is_believed_no_further_than_it_was_counted(decoder: Decoder) -> 
     assert read_size(cheap) == (1, 1)
     assert decoder.count_pixels({"a": cheap}) == [1]
     with pytest.raises(ImageError):
-        decoder.decode({"a": cheap}, GREY.shape).result(30)
+        decoder.decode({"a": cheap}, GREY.shape).result(PATIENCE)
     assert decoder.count_pixels(name(b"", b"GIF89a", LARGE, SMALL)) == [16_000_000] * 3 + [200]
 
 

@@ -3,8 +3,6 @@
 import ctypes
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,17 +22,11 @@ from service.engine.ensembles import Ensembles
 from service.engine.observer import Observer
 from service.settings import Settings
 from tests.conftest import serve
+from tests.engine import await_idle, draw_images, hold
 from tests.pictures import draw_image, encode
-from tests.service.engine.test_engine import draw_images, hold
+from tests.waiting import PATIENCE, wait_until
 
 PICTURE: dict[str, Any] = {"content": encode(draw_image(size=(8, 8))), "headers": {"Content-Type": "image/png"}}
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(torch.device("cpu"))
-    yield engine
-    engine.close()
 
 
 def raise_in(engine: Engine, error: type[BaseException]) -> None:
@@ -62,7 +54,7 @@ def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
     engine = Engine(torch.device("cpu"), queue_cost=20)
     with caplog.at_level(logging.ERROR, "service.engine.observer"):
         for seed in range(5):
-            assert ask(engine, model, seed).result(60).seed == seed
+            assert ask(engine, model, seed).result(PATIENCE).seed == seed
             with hold(engine):
                 ask(engine, model)
                 with pytest.raises(OverloadedError):
@@ -84,11 +76,11 @@ def test_what_cannot_begin_fails_alone(engine: Engine, model: Model, monkeypatch
             futures = [ask(engine, model, seed) for seed in (None, None, 7)]
         for future in futures[:2]:
             with pytest.raises(type(error)):
-                future.result(60)
-        assert futures[2].result(60).seed == 7
-        assert engine.admission.amount == 0
+                future.result(PATIENCE)
+        assert futures[2].result(PATIENCE).seed == 7
+        await_idle(engine)
     monkeypatch.setattr(Ensembles, "take", take)
-    ask(engine, model).result(60)
+    ask(engine, model).result(PATIENCE)
     assert engine.fault is None
 
 
@@ -109,8 +101,8 @@ def test_whatever_ends_the_thread_is_a_fault_and_cancels_what_waits(model: Model
         raise_in(engine, error)
     for future in futures.values():
         with pytest.raises(CancelledError):
-            future.result(20)
-    engine._thread.join(20)
+            future.result(PATIENCE)
+    engine._thread.join(PATIENCE)
     assert engine.fault == f"the engine's thread was ended by {error.__name__}"
     assert sorted(done) == sorted(futures)
     assert engine.admission.amount == 0
@@ -132,8 +124,8 @@ def test_an_exception_anywhere_leaves_nobody_waiting(model: Model, monkeypatch: 
         futures = [ask(engine, model, seed) for seed in (1, 1, 2, None)]
     for future in futures:
         with pytest.raises(CancelledError):
-            future.result(20)
-    engine._thread.join(20)
+            future.result(PATIENCE)
+    engine._thread.join(PATIENCE)
     assert engine.fault
     engine.close()
 
@@ -142,14 +134,14 @@ def test_a_thread_that_is_gone_is_a_fault_whoever_says_so(engine: Engine, monkey
     monkeypatch.setattr(engine, "_break", lambda *_: None)
     monkeypatch.setattr(engine, "_cancel_open", lambda: None)
     raise_in(engine, SystemExit)
-    engine._thread.join(20)
+    engine._thread.join(PATIENCE)
     engine._closing = False  # as if not even that had been reached
     assert engine.fault == "the engine's thread has ended"
 
 
 def test_many_may_close_it_at_once_and_the_engine_itself(model: Model) -> None:
     engine = Engine(torch.device("cpu"))
-    engine._call(engine.close).result(20)
+    engine._call(engine.close).result(PATIENCE)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: engine.close(), range(8)))
     assert not engine._thread.is_alive()
@@ -161,26 +153,18 @@ def test_a_step_that_does_not_end_is_told_and_does_not_keep_the_engine_from_clos
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(torch.device("cpu"))
-    monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.2)
     assert engine.step_seconds == 0
     with hold(engine):
-        assert engine.stall is None
         waiting = ask(engine, model)
+        monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 3600)
+        assert engine.stall is None
+        monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.1)
         wait_until(lambda: engine.stall is not None)
         assert engine.fault is None
-        start = time.monotonic()
-        engine.close(seconds=0.2)
-        assert time.monotonic() - start < 5
+        engine.close(seconds=0.2)  # which would wait for ever otherwise
         assert waiting.cancelled()
-    engine._thread.join(20)
+    engine._thread.join(PATIENCE)
     assert engine.step_seconds == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + 20
-        time.sleep(0.01)
 
 
 def test_health_tells_a_thread_that_ended_and_requests_get_503(
@@ -188,13 +172,11 @@ def test_health_tells_a_thread_that_ended_and_requests_get_503(
 ) -> None:
     app = create_app(Settings(checkpoints=checkpoints))
     monkeypatch.setattr("service.operation.server.Server.on_tick", _go_on)
-    with serve(app) as address, httpx.Client(base_url=address, timeout=20) as client, ThreadPoolExecutor() as pool:
+    with serve(app) as address, httpx.Client(base_url=address) as client, ThreadPoolExecutor() as pool:
         engine: Engine = app.state.engine
         assert client.get("/healthz").status_code == 200
         with hold(engine):
-            waiting = [
-                pool.submit(httpx.post, f"{address}/v1/models/digits/predict", timeout=20, **PICTURE) for _ in range(3)
-            ]
+            waiting = [pool.submit(httpx.post, f"{address}/v1/models/digits/predict", **PICTURE) for _ in range(3)]
             wait_until(lambda: engine.admission.amount == 300)
             raise_in(engine, SystemExit)
         assert [answer.result().status_code for answer in waiting] == [503] * 3
@@ -213,15 +195,16 @@ async def _go_on(server: Any, counter: int) -> bool:
 
 def test_readiness_tells_a_step_that_does_not_end(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(Settings(checkpoints=checkpoints))
-    monkeypatch.setattr(service.engine.engine, "STALL_SECONDS", 0.2)
-    with serve(app) as address, httpx.Client(base_url=address, timeout=20) as client:
+    with serve(app) as address, httpx.Client(base_url=address) as client:
         assert client.get("/readyz").status_code == 200
         with hold(app.state.engine):
-            wait_until(lambda: client.get("/readyz").status_code == 503)
-            assert client.get("/readyz").json()["error"]["code"] == "stalled"
-            assert client.get("/healthz").status_code == 200
-            assert "hyperdraw_ready 0.0" in client.get("/metrics").text
-        wait_until(lambda: client.get("/readyz").status_code == 200)
+            with monkeypatch.context() as patch:
+                patch.setattr(service.engine.engine, "STALL_SECONDS", 0.1)
+                wait_until(lambda: client.get("/readyz").status_code == 503)
+                assert client.get("/readyz").json()["error"]["code"] == "stalled"
+                assert "hyperdraw_ready 0.0" in client.get("/metrics").text
+                assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").status_code == 200
 
 
 def test_a_service_whose_step_does_not_end_can_be_stopped(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +214,4 @@ def test_a_service_whose_step_does_not_end_can_be_stopped(checkpoints: Path, mon
     with serve(app) as address:
         app.state.engine._call(release.wait)
         httpx.get(f"{address}/healthz").raise_for_status()
-        start = time.monotonic()
-    assert time.monotonic() - start < 5
-    release.set()
+    release.set()  # which is not waited for

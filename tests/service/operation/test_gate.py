@@ -11,8 +11,8 @@ from service.app import create_app
 from service.operation.gate import MOST_PARAMETERS
 from service.settings import Settings
 from tests.conftest import serve
-from tests.service.operation.test_access import write_keys
-from tests.service.operation.test_server import exchange, read_error
+from tests.connections import exchange, read_error
+from tests.keys import write_keys
 
 EVIL = "https://evil.example"
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.operation.middleware import Accounting
 from service.settings import Settings
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
+from tests.waiting import wait_until
 
 PREDICT = "/v1/models/digits/predict"
 PICTURE = encode(draw_image(size=(8, 8)))
@@ -52,22 +54,25 @@ def log() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
-def entries(log: io.StringIO) -> list[dict[str, Any]]:
+def read_entries(log: io.StringIO, count: int = 1) -> list[dict[str, Any]]:
+    """What was logged, once there are so many lines: a request's comes a moment after its answer."""
+    wait_until(lambda: log.getvalue().count("\n") >= count)
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
 def test_a_line_for_each_request(client: httpx.Client, log: io.StringIO) -> None:
     sent = client.build_request("POST", PREDICT, files={"images": PICTURE}, params={"seed": 7, "members": True})
     sent.headers["Authorization"] = "Bearer confidential"
+    start = time.perf_counter()
     response = client.send(sent)
-    (entry,) = entries(log)
+    (entry,) = read_entries(log)
     assert set(entry) == KEYS
     assert entry["request_id"] == response.headers["x-request-id"]
     assert (entry["event"], entry["level"], entry["logger"]) == ("request", "info", "service.operation.middleware")
     assert (entry["method"], entry["route"], entry["path"]) == ("POST", "/v1/models/{model}/predict", PREDICT)
     assert (entry["status"], entry["model"], entry["client"]) == (200, "digits", "127.0.0.1")
     assert (entry["bytes_in"], entry["bytes_out"]) == (len(sent.read()), len(response.content))
-    assert 0 < entry["seconds"] < 60
+    assert 0 < entry["seconds"] < time.perf_counter() - start
     assert entry["key"] is None
     assert "confidential" not in log.getvalue()
     assert "seed" not in log.getvalue()
@@ -77,7 +82,7 @@ def test_a_line_for_each_request(client: httpx.Client, log: io.StringIO) -> None
 def test_a_sane_request_id_is_kept(client: httpx.Client, log: io.StringIO, sane: str) -> None:
     response = client.get("/healthz", headers={"X-Request-ID": sane})
     assert response.headers["x-request-id"] == sane
-    assert [entry["request_id"] for entry in entries(log)] == [sane]
+    assert [entry["request_id"] for entry in read_entries(log)] == [sane]
 
 
 @pytest.mark.parametrize("odd", ["", "a" * 129, "a b", "a\tb", 'a"}', "a=b"])
@@ -111,7 +116,7 @@ def test_all_lines_of_a_request_have_its_id(
     monkeypatch.setattr(app.state.engine, "predict", fail)
     response = client.post(PREDICT, files={"images": PICTURE}, headers={"X-Request-ID": "broken"})
     assert (response.status_code, response.headers["x-request-id"]) == (500, "broken")
-    failure, request = entries(log)
+    failure, request = read_entries(log, 2)
     assert failure["level"] == "error"
     assert "RuntimeError: secret detail" in failure["exception"]
     assert (failure["request_id"], request["request_id"], request["status"]) == ("broken", "broken", 500)
@@ -123,7 +128,7 @@ def test_proxies_that_are_trusted_say_who_the_client_is(
 ) -> None:
     with serve(create_app(Settings(checkpoints=checkpoints, trusted_proxies=trusted))) as address:
         httpx.get(f"{address}/healthz", headers={"X-Forwarded-For": "198.51.100.1, 192.0.2.7"})
-    assert [entry["client"] for entry in entries(log) if entry["event"] == "request"] == [client]
+    assert [entry["client"] for entry in read_entries(log) if entry["event"] == "request"] == [client]
 
 
 def test_who_checks_keys_may_name_one(app: FastAPI, log: io.StringIO) -> None:
@@ -140,7 +145,7 @@ def test_who_checks_keys_may_name_one(app: FastAPI, log: io.StringIO) -> None:
             await client.get("/")
 
     asyncio.run(ask())
-    assert [entry["key"] for entry in entries(log)] == ["laboratory"]
+    assert [entry["key"] for entry in read_entries(log)] == ["laboratory"]
 
 
 def test_people_read_one_line_an_event_too() -> None:

@@ -1,7 +1,7 @@
 """What the real service tells Prometheus."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+import service.engine.engine
 from service.app import create_app
 from service.engine.engine import Engine
 from service.operation.access import create_key
 from service.settings import Settings
 from tests.conftest import serve
+from tests.connections import ask_and_leave
+from tests.engine import draw_images, hold
 from tests.pictures import draw_image, encode
-from tests.service.engine.test_engine import draw_images, hold
+from tests.waiting import PATIENCE, wait_until
 
 PREDICT = "/v1/models/digits/predict"
 ROUTE = "/v1/models/{model}/predict"
@@ -34,17 +37,14 @@ def app(checkpoints: Path) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serve(app) as address, httpx.Client(base_url=address) as client:
         await_rest(app.state.engine)
         yield client
 
 
 def await_rest(engine: Engine) -> None:
     """Until all networks are drawn ahead."""
-    deadline = time.monotonic() + 10
-    while engine._ensembles.lacks_networks:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not engine._ensembles.lacks_networks)
 
 
 def read(client: httpx.Client) -> dict[Key, float]:
@@ -66,13 +66,6 @@ class Growth:
 
 def value(client: httpx.Client, name: str, **labels: str) -> float:
     return read(client)[f"hyperdraw_{name}", frozenset(labels.items())]
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def post(client: httpx.Client, **parameters: Any) -> httpx.Response:
@@ -129,16 +122,19 @@ def test_flags_are_counted_at_the_default_budget(client: httpx.Client) -> None:
     assert value(client, "false_alarm_rate", model="digits") == 0.05
 
 
-def test_what_waits_together_is_one_batch(app: FastAPI, client: httpx.Client) -> None:
+def test_what_waits_together_is_one_batch(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        service.engine.engine, "STEP_SECONDS", 3600
+    )  # which no step here takes, so that batches are large
     engine, grown = app.state.engine, Growth(client)
     with ThreadPoolExecutor() as pool:
         with hold(engine):
             futures = [pool.submit(post, client, ensemble_size=10) for _ in range(4)]
-            await_true(lambda: engine.admission.amount == 80)
+            wait_until(lambda: engine.admission.amount == 80)
             assert value(client, "waiting_cost") == 80
             assert value(client, "waiting_cost_limit") == 500_000
             assert value(client, "active_requests") == 5  # one of which asks for this
-            time.sleep(0.1)
+            time.sleep(0.1)  # for which each has to wait
         assert {future.result().status_code for future in futures} == {200}
     assert (grown("batch_requests_count"), grown("batch_requests_sum")) == (1, 4)
     assert (grown("step_cost_count"), grown("step_cost_sum")) == (1, 80)
@@ -159,17 +155,16 @@ def test_networks_drawn_ahead_are_counted_once(app: FastAPI, client: httpx.Clien
 def test_who_gets_no_answer(app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, grown = app.state.engine, Growth(client)
     with hold(engine):
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(PREDICT, files={"images": PICTURES[0]}, timeout=0.2)
-        await_true(lambda: grown("requests_total", route=ROUTE, status="499") == 1)
+        ask_and_leave(str(client.base_url), PREDICT, PICTURES[0], lambda: engine.admission.amount > 0)
+        wait_until(lambda: grown("requests_total", route=ROUTE, status="499") == 1)
         late = client.post(PREDICT, files={"images": PICTURES[0]}, headers={"X-Request-Timeout": "0.05"})
         assert late.status_code == 504
         monkeypatch.setattr(engine.admission, "limit", 100)
-        await_true(lambda: engine.admission.amount == 0)
+        wait_until(lambda: engine.admission.amount == 0)
         checkpoint = next(iter(app.state.catalog))
         waiting = engine.predict(checkpoint, draw_images(checkpoint, 1), None, 100)
         assert post(client).status_code == 429
-    waiting.result(60)
+    waiting.result(PATIENCE)
     assert grown("cancelled_requests_total", route=ROUTE) == 1
     assert grown("late_requests_total", route=ROUTE) == 1
     assert grown("refused_requests_total", model="digits") == 1
@@ -181,8 +176,8 @@ def test_weights_that_are_sent(client: httpx.Client) -> None:
     size = len(client.get(WEIGHTS, params={"seed": 1, "count": 3}).content)
     assert len(client.get(WEIGHTS, params={"seed": 1, "count": 3}, headers={"Range": "bytes=10-19"}).content) == 10
     assert client.head(WEIGHTS, params={"seed": 1}).status_code == 200
+    wait_until(lambda: value(client, "open_downloads") == 0 and value(client, "active_requests") == 1)
     assert grown("weights_sent_bytes_total", model="digits") == size + 10
-    assert value(client, "open_downloads") == 0
 
 
 def test_a_client_that_leaves_a_download(app: FastAPI, client: httpx.Client) -> None:
@@ -192,8 +187,8 @@ def test_a_client_that_leaves_a_download(app: FastAPI, client: httpx.Client) -> 
             chunks = response.iter_raw()
             header = next(chunks)
             assert value(client, "open_downloads") == 1
-        await_true(lambda: grown("cancelled_requests_total", route=route) == 1)
-        await_true(lambda: value(client, "open_downloads") == 0)
+        wait_until(lambda: grown("cancelled_requests_total", route=route) == 1)
+        wait_until(lambda: value(client, "open_downloads") == 0)
     assert grown("weights_sent_bytes_total", model="digits") == len(header)
 
 
@@ -206,7 +201,7 @@ def test_a_client_that_leaves_its_own_upload(client: httpx.Client) -> None:
 
     with pytest.raises(ConnectionAbortedError):
         client.post(PREDICT, content=send(), headers={"Content-Type": "image/png"})
-    await_true(lambda: grown("requests_total", route=ROUTE, status="499") == 1)
+    wait_until(lambda: grown("requests_total", route=ROUTE, status="499") == 1)
     assert grown("cancelled_requests_total", route=ROUTE) == 1
 
 

@@ -2,11 +2,9 @@
 
 import base64
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,11 +12,12 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 from safetensors.torch import save
+
+pytest.importorskip("selenium")
+
 from selenium import webdriver
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import Select
 
@@ -26,92 +25,15 @@ from models.checkpoint import save_checkpoint
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.settings import Settings
-from tests.browser import open_browser, read_requests, set_screen
+from tests.browser import CHROMIUM, DRIVER, open_browser, read_requests, set_screen
+from tests.checkpoints import make_config, save_curve
 from tests.conftest import SMALL_TARGET, serve
-from tests.models.samplers.test_samplers import make_config
-from tests.service.api.test_explorations import save_curve
-from tests.service.engine.test_engine import hold
-from tests.service.operation.test_access import write_keys
+from tests.engine import hold
+from tests.keys import write_keys
+from tests.page import Page
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("chromium", "chromedriver")
-
-WAIT = 15
-
-
-class Page:
-    """The page in a browser, as people use it."""
-
-    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
-        self.browser = browser
-        self.address = address
-
-    def open(self, view: str = "answer") -> None:
-        self.browser.get("about:blank")
-        self.browser.get(f"{self.address}/#/{view}")
-        self.settle()
-
-    def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def attribute(self, selector: str, name: str) -> str:
-        return self.find(selector).get_attribute(name) or ""
-
-    def text(self, selector: str) -> str:
-        return self.find(selector).text
-
-    def run(self, script: str) -> Any:
-        return self.browser.execute_script(f"return {script}")
-
-    def await_true(self, condition: Callable[[], object]) -> None:
-        start = time.monotonic()
-        while not condition():
-            assert time.monotonic() < start + WAIT, self.text("body")
-            time.sleep(0.02)
-
-    def settle(self) -> None:
-        """Until models are known and nothing is asked."""
-        self.await_true(lambda: self.run("document.querySelectorAll('#model option').length"))
-        self.await_true(lambda: self.attribute("#card", "aria-busy") == "false")
-
-    def choose_example(self, name: str) -> None:
-        """And waits for the answer."""
-        self.find(f".examples img[src*={name}]").find_element(By.XPATH, "..").click()
-        self.await_true(lambda: f"Shown: {name}" in self.attribute("#pad-canvas", "aria-label"))
-        self.settle()
-
-    def draw(self, *points: tuple[int, int]) -> None:
-        """A stroke, by points in CSS pixels from the pad's centre."""
-        pad = self.find("#pad-canvas")
-        actions = ActionChains(self.browser).move_to_element_with_offset(pad, *points[0]).click_and_hold()
-        for point in points[1:]:
-            actions.move_to_element_with_offset(pad, *point)
-        actions.release().perform()
-
-    def open_file(self, path: Path) -> None:
-        self.find("#file").send_keys(str(path))
-
-    def set_slider(self, selector: str, value: float) -> None:
-        """As a drag would."""
-        slider = f"document.querySelector({selector!r})"
-        self.run(f"({slider}.value = {value}, {slider}.dispatchEvent(new Event('input', {{bubbles: true}})))")
-        self.run(f"{slider}.dispatchEvent(new Event('change', {{bubbles: true}}))")
-        time.sleep(0.1)
-        self.settle()
-
-    def ink(self, selector: str) -> int:
-        """Pixels of a canvas that were drawn in a colour, none of which is grey."""
-        canvas = f"document.querySelector({selector!r})"
-        pixels = f"{canvas}.getContext('2d').getImageData(0, 0, {canvas}.width, {canvas}.height).data"
-        count: int = self.run(
-            f"((d) => {{ let n = 0; for (let i = 0; i < d.length; i += 4)"
-            f" n += d[i + 3] > 0 && Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 40;"
-            f" return n }})({pixels})"
-        )
-        return count
-
-    def errors(self) -> list[str]:
-        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]  # of selenium
-        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+pytestmark = pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="there is no chromium with its driver")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +75,7 @@ def test_the_first_screen_draws_and_answers(page: Page) -> None:
     assert page.attribute("#tab-answer", "aria-selected") == "true"
     assert page.text("#verdict-title") == "No prediction yet"
     page.draw((-20, -60), (-10, 0), (0, 50))
-    page.await_true(lambda: page.text("#label") in list("0123456789"))
+    wait_until(lambda: page.text("#label") in list("0123456789"))
     page.settle()
     assert page.text("#verdict-title") != "No prediction yet"
     assert "Prediction: " in page.run("document.getElementById('summary').textContent")
@@ -204,7 +126,7 @@ def test_uncertainty_moves(page: Page) -> None:
     assert "at 3 positions" in label
     assert entropies[0] != entropies[1]
     page.find("#sweep").click()
-    page.await_true(lambda: "at 25 positions" in page.attribute("#vary-chart", "aria-label"))
+    wait_until(lambda: "at 25 positions" in page.attribute("#vary-chart", "aria-label"))
     page.settle()
     assert page.ink("#vary-chart") > 200
     page.set_slider("#noise", 40)  # another slider, another curve
@@ -228,7 +150,7 @@ def test_an_attack_and_fresh_networks(page: Page) -> None:
         assert "out of distribution" in card
         assert "suspect adversarial" in card
     widths = "[...document.querySelectorAll('#original, #adversarial')].map((image) => image.naturalWidth)"
-    page.await_true(lambda: page.run(widths) == [8, 8])
+    wait_until(lambda: page.run(widths) == [8, 8])
     assert "at most 51 of 255" in page.attribute("#difference", "aria-label")
     page.set_slider("#epsilon", 0)
     assert "at most 0 of 255" in page.attribute("#difference", "aria-label")
@@ -292,7 +214,7 @@ def test_halves_are_read_exactly(page: Page) -> None:
 def test_a_curve(page: Page) -> None:
     page.open()
     Select(page.find("#model")).select_by_value("curve")
-    page.await_true(lambda: page.text("#curve-note").startswith("Mean of 100 networks"))
+    wait_until(lambda: page.text("#curve-note").startswith("Mean of 100 networks"))
     page.settle()
     assert not page.find("#image").is_displayed()
     assert page.find("#curve").is_displayed()
@@ -309,7 +231,7 @@ def test_strokes_are_added_to_an_image(page: Page) -> None:
     page.choose_example("ambiguous")
     before = page.run("document.getElementById('sent-image').src")
     page.draw((-30, -90), (30, -90))
-    page.await_true(lambda: page.text("#sent-name") == "ambiguous-drawn.png")
+    wait_until(lambda: page.text("#sent-name") == "ambiguous-drawn.png")
     page.settle()
     assert "Shown: ambiguous.png" in page.attribute("#pad-canvas", "aria-label")
     assert page.run("document.getElementById('sent-image').src") != before
@@ -322,7 +244,7 @@ def test_a_large_photograph_is_shrunk(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (5000, 3000), (200, 30, 30)).save(tmp_path / "photo.jpg")
     page.open()
     page.open_file(tmp_path / "photo.jpg")
-    page.await_true(lambda: "shrunk from 5000 × 3000 to 2048 × 1229 pixels" in page.text("#sent-name"))
+    wait_until(lambda: "shrunk from 5000 × 3000 to 2048 × 1229 pixels" in page.text("#sent-name"))
     page.settle()
     assert page.text("#label") in list("0123456789")
     page.find("#tab-vary").click()  # what was opened can be blended in, too
@@ -347,7 +269,7 @@ def test_settings_that_are_not_valid_are_said_and_not_used(page: Page) -> None:
     page.find("#size").send_keys("7", Keys.TAB)
     page.settle()
     assert page.text("#size-note") == ""
-    page.await_true(lambda: "mean of 7 networks" in page.text("#ensemble"))
+    wait_until(lambda: "mean of 7 networks" in page.text("#ensemble"))
 
 
 def test_a_kept_seed_is_not_dropped_unsaid(page: Page) -> None:
@@ -356,7 +278,7 @@ def test_a_kept_seed_is_not_dropped_unsaid(page: Page) -> None:
     seed = page.text("#used-seed")
     page.find("#keep-seed").click()
     page.find("#draw-again").click()
-    page.await_true(lambda: page.text("#used-seed") != seed)
+    wait_until(lambda: page.text("#used-seed") != seed)
     page.settle()
     assert page.text("#seed-note") == f"Seed {seed} is no longer kept."
 
@@ -369,7 +291,7 @@ def test_a_single_network_is_no_distribution(page: Page) -> None:
     assert not page.find("#examples-heading, .examples li").is_displayed()  # these are digits
     assert "Draw, drop, paste or photograph" in page.text("#pad-hint")
     page.draw((-40, -40), (40, 40))
-    page.await_true(lambda: page.text("#label") in ("a", "b", "c", "d", "e"))
+    wait_until(lambda: page.text("#label") in ("a", "b", "c", "d", "e"))
     assert not page.find("#mutual-information").is_displayed()
     assert not page.find("#used-seed").is_displayed()
     page.find("#tab-weights").click()
@@ -394,13 +316,13 @@ def test_an_image_that_is_refused_changes_nothing(page: Page, tmp_path: Path) ->
     page.open()
     page.choose_example("seven")
     page.open_file(Path(__file__))
-    page.await_true(lambda: page.find("#alert-body").is_displayed())
+    wait_until(lambda: page.find("#alert-body").is_displayed())
     assert page.text("#alert-message") == "test_page.py cannot be read as an image."
     assert not page.find("#retry").is_displayed()
     transparent = tmp_path / "transparent.png"
     Image.new("RGBA", (20, 20), (9, 9, 9, 100)).save(transparent)
     page.open_file(transparent)
-    page.await_true(lambda: "has transparent pixels" in page.text("#alert-message"))
+    wait_until(lambda: "has transparent pixels" in page.text("#alert-message"))
     page.settle()
     assert page.text("#alert-message").startswith("transparent.png has")
     assert not page.find("#retry").is_displayed()
@@ -417,8 +339,8 @@ def test_a_slow_server_shows_itself_and_recovers(page: Page, app: FastAPI) -> No
     page.open()
     with hold(app.state.engine):
         page.find(".examples button").click()
-        page.await_true(lambda: page.attribute("#card", "aria-busy") == "true")
-        page.await_true(lambda: page.text("#alert-message") == "The server takes its time.")
+        wait_until(lambda: page.attribute("#card", "aria-busy") == "true")
+        wait_until(lambda: page.text("#alert-message") == "The server takes its time.")
         assert page.text("#verdict-title") == "No prediction yet"
     page.settle()
     assert page.text("#label") in list("0123456789")
@@ -434,12 +356,12 @@ def test_a_dead_server_shows_itself_and_recovers(browser: webdriver.Chrome, chec
         page.open("vary")
         page.choose_example("seven")
     page.find("#straighten").click()
-    page.await_true(lambda: page.text("#alert-message") == "The server cannot be reached.")
+    wait_until(lambda: page.text("#alert-message") == "The server cannot be reached.")
     page.settle()
     page.choose_example("three")
     with start(urlsplit(address).port or 0):
         page.find("#retry").click()
-        page.await_true(lambda: not page.find("#alert-body").is_displayed())
+        wait_until(lambda: not page.find("#alert-body").is_displayed())
         page.settle()
         assert "three.png" in page.attribute("#pad-canvas", "aria-label")
         assert page.text("#varied-label") in list("0123456789")
@@ -453,13 +375,13 @@ def test_a_key_is_asked_for(browser: webdriver.Chrome, checkpoints: Path, tmp_pa
     with serve(create_app(Settings(checkpoints=checkpoints, keys=tmp_path / "keys.toml"))) as address:
         page = Page(browser, address)
         browser.get(f"{address}/")
-        page.await_true(lambda: expected_conditions.alert_is_present()(browser))
+        wait_until(lambda: expected_conditions.alert_is_present()(browser))
         browser.switch_to.alert.send_keys(keys["reader"])
         browser.switch_to.alert.accept()
         page.settle()
         page.choose_example("seven")
         page.find("#tab-weights").click()
-        page.await_true(lambda: "this needs weights" in page.text("#alert-message"))
+        wait_until(lambda: "this needs weights" in page.text("#alert-message"))
         browser.get("about:blank")
     page.errors()
     read_requests(browser)
