@@ -3,7 +3,7 @@
     with hyperdraw.Client("http://127.0.0.1:8000") as client:
         answer = client.predict("seven.png", seed=7)
 
-It needs neither PyTorch nor the service's packages.
+The client needs neither PyTorch nor the service's packages.
 """
 
 from hyperdraw.answers import (

@@ -28,21 +28,21 @@ from hyperdraw.terminal import printable, show_models, show_prediction, show_pro
 
 
 class CommandLine(typer.Typer):
-    """Commands that end as those of other programs do."""
+    """Commands that end like those of other programs."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Runs a command, and ends the process.
 
-        Terminated, it clears away what it has begun, as when it is interrupted. If nobody reads the output any more, it
-        ends silently, and if the output cannot be written otherwise, it says so.
+        A terminated command cleans up, as an interrupted one does. If nobody reads the output any longer, the command
+        ends silently. If the output cannot be written for another reason, it says so.
         """
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # else nohup, say, ignores it
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup, for example, ignores it
                 signal.signal(number, lambda number, _: sys.exit(128 + number))
         try:
             return super().__call__(*arguments, **options)
-        except OSError as error:  # of the output, as commands explain all others
+        except OSError as error:  # only of the output, because commands explain all others
             _abandon_output()
             _show_error(f"The output cannot be written: {error.strerror or error}")
             sys.exit(1)
@@ -55,21 +55,23 @@ app = CommandLine(
     rich_markup_mode="markdown",
     help=(
         "Ask a hyperdraw service for predictions with their uncertainty, and for sampled networks.\n\n"
-        "A first try, beside a running `hyperdraw-serve`: `hyperdraw predict IMAGE`"
+        "A first try, while `hyperdraw-serve` runs: `hyperdraw predict IMAGE`"
     ),
 )
 
 UrlOption = Annotated[str, typer.Option(envvar="HYPERDRAW_URL", help="Address of the service.")]
-KeyOption = Annotated[str | None, typer.Option(envvar="HYPERDRAW_API_KEY", help="API key, if the service wants one.")]
-TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that it may take, retries included.")]
+KeyOption = Annotated[
+    str | None, typer.Option(envvar="HYPERDRAW_API_KEY", help="API key, if the service requires one.")
+]
+TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that the command may take, retries included.")]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the service's default")]
 SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Of the networks.", show_default="a fresh one")
+    int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of the networks.", show_default="a fresh one")
 ]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LOCAL = "http://127.0.0.1:8000"
 _WIDEST = 1_000_000
-"""Columns of what is no terminal."""
+"""Columns of an output that is not a terminal."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -93,10 +95,12 @@ def write_to_any_terminal(
 def predict_command(
     images: Annotated[
         list[str] | None,
-        typer.Argument(help="PNG, JPEG or WebP files; - is standard input.", metavar="IMAGE…", show_default=False),
+        typer.Argument(
+            help="PNG, JPEG or WebP files. A single - is standard input.", metavar="IMAGE…", show_default=False
+        ),
     ] = None,
     numbers: Annotated[
-        list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of an image; may be repeated.")
+        list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of an image. May be repeated.")
     ] = None,
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
@@ -104,21 +108,24 @@ def predict_command(
     seed: SeedOption = None,
     ensemble_size: Annotated[
         int | None,
-        typer.Option(min=1, help="How many networks answer.", show_default="as many as the model was evaluated with"),
+        typer.Option(
+            min=1, help="Number of networks that answer.", show_default="as many as the model was evaluated with"
+        ),
     ] = None,
     false_alarm_rate: Annotated[
         float | None,
-        typer.Option(help="Share of usual images that each flag may be raised for.", show_default="0.05"),
+        typer.Option(help="Share of usual inputs for which each flag may be raised.", show_default="0.05"),
     ] = None,
     coverage: Annotated[
-        float | None, typer.Option(help="Answer with a set of classes that holds the true one for this share, too.")
+        float | None,
+        typer.Option(help="Also answer with a set of classes that contains the true one for this share of inputs."),
     ] = None,
     as_json: JSONOption = False,
     timeout: TimeoutOption = TIMEOUT,
 ) -> None:
-    """Classify images, or predict from numbers, and show how sure the networks are."""
+    """Classify images, or predict from numbers, and show how uncertain the networks are."""
     if bool(images) == bool(numbers):
-        raise typer.BadParameter("give either images, or --numbers")
+        raise typer.BadParameter("give either images or --numbers")
     pictures = [_open_stream(sys.stdin) if image == "-" else image for image in images or []]
     inputs: Inputs = [*pictures, *map(_read_row, numbers or [])]
     with _open_client(url, api_key, timeout) as client:
@@ -147,23 +154,27 @@ def predict_command(
 
 @app.command("sample")
 def sample_command(
-    out: Annotated[str, typer.Option(metavar="FILE", help="The safetensors file to write; - is standard output.")],
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="The safetensors file to write. A single - is standard output.")
+    ],
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     model: ModelOption = None,
     seed: SeedOption = None,
-    member: Annotated[int, typer.Option(min=0, help="The network, or the first one, of the seed's.")] = 0,
+    member: Annotated[
+        int, typer.Option(min=0, help="Number of the network, or of the first one, among those of the seed.")
+    ] = 0,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="How many, stacked on a leading axis.", show_default="one, not stacked"),
+        typer.Option(min=1, help="Number of networks, stacked on a leading axis.", show_default="one, not stacked"),
     ] = None,
-    dtype: Annotated[DType, typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[DType, typer.Option(help="Type of the weights.")] = "float32",
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds that may pass without anything arriving.")
     ] = TIMEOUT,
     as_json: JSONOption = False,
 ) -> None:
-    """Download sampled networks, which PyTorch loads without hyperdraw."""
+    """Download sampled networks as a file that PyTorch loads without hyperdraw."""
     columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
     mixed = out == "-" or _is_stdout(out)
     with (
@@ -194,7 +205,7 @@ def sample_command(
 def models_command(
     url: UrlOption = LOCAL, api_key: KeyOption = None, timeout: TimeoutOption = TIMEOUT, as_json: JSONOption = False
 ) -> None:
-    """List the models that are served."""
+    """List the models of the service."""
     with _open_client(url, api_key, timeout) as client:
         answer = client.models()
     if as_json:
@@ -211,25 +222,25 @@ def reload_command(
     timeout: TimeoutOption = TIMEOUT,
     as_json: JSONOption = False,
 ) -> None:
-    """Have the service load a model's checkpoint again, in place of the one that it serves."""
+    """Make the service load a model's checkpoint again and replace the one that it serves."""
     with _open_client(url, api_key, timeout) as client:
         answer = client.reload(model)
     if as_json:
         _show_json(dataclasses.asdict(answer))
         return
-    state = "is now" if answer.changed else "still is"
+    state = "is now" if answer.changed else "is still"
     typer.echo(printable(f"{answer.model.name} {state} at version {answer.model.version}."))
 
 
 @contextmanager
 def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Client]:
-    """A client; failures that a user can mend end the command with their message alone."""
+    """A client. Failures that a user can fix end the command with only their message."""
     try:
         with Client(url, api_key=api_key, timeout=timeout) as client:
             yield client
-    except ValueError as error:  # arguments that are wrong whatever the service says
+    except ValueError as error:  # arguments that are wrong for any service
         raise typer.BadParameter(str(error)) from error
-    except BrokenPipeError as error:  # whoever reads the output has had enough
+    except BrokenPipeError as error:  # nobody reads the output any longer
         _abandon_output()
         raise typer.Exit(1) from error
     except (HyperdrawError, OSError) as error:
@@ -238,15 +249,15 @@ def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Clie
 
 
 def _open_stream(stream: TextIO | None) -> BinaryIO:
-    """What - stands for."""
+    """The stream that - stands for."""
     if stream is None:
         raise typer.BadParameter("the stream that - stands for is closed")
     return stream.buffer
 
 
 def _is_stdout(path: str) -> bool:
-    """Whether what is written there and what is printed would mix."""
-    with suppress(OSError, AttributeError):  # None has no descriptor
+    """Whether a file is the standard output, so that messages would mix with it."""
+    with suppress(OSError, AttributeError):  # a closed standard output is None
         return os.path.samestat(Path(path).stat(), os.fstat(sys.stdout.fileno()))
     return False
 
@@ -266,12 +277,12 @@ def _simplify(value: Any) -> Any:
 
 
 def _make_console() -> Console:
-    """Standard output, as wide as its lines unless it is a terminal."""
+    """Standard output. Unless it is a terminal, lines are never broken."""
     return Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _WIDEST)
 
 
 def _abandon_output() -> None:
-    """Drops what could not be written, which would be tried again when the process ends."""
+    """Drops what could not be written, so that the end of the process does not try again."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -280,7 +291,7 @@ def _read_row(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"{text} is no row of numbers such as 1.5,-2") from error
+        raise typer.BadParameter(f"{text} is not a row of numbers such as 1.5,-2") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the service answers, as dataclasses of numpy arrays.
+"""Answers of the service, as dataclasses of numpy arrays.
 
-Shapes: S networks, B inputs, K classes or numbers. The axis of inputs comes first, but for members; an answer that was
-indexed, `answer[i]`, or iterated over is for one input, and lacks it.
+Shapes: S networks, B inputs, K classes or numbers. The axis of inputs comes first, except in `members`. An answer for
+one input, from `answer[i]` or from iteration, lacks this axis.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model it is."""
+    """Name and version of a model."""
 
     name: str
     version: str
@@ -35,22 +35,22 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class ModelSummary(ModelIdentity):
-    """What one must know of a model to use it."""
+    """What a user of a model needs to know."""
 
     sampler: Mapping[str, Any]
-    """`fresh_draws`: whether a new seed brings networks that nobody has seen; else `num_networks` there are."""
+    """`fresh_draws` says whether each seed gives new networks. Otherwise there are only `num_networks`."""
     input: Mapping[str, Any]
-    """`kind` image, with `channels`, `height` and `width`, or vector, with `names`; `mean` and `std`."""
+    """`kind`, image with `channels`, `height` and `width`, or vector with `names`; `mean` and `std`."""
     task: Mapping[str, Any]
-    """`kind` classification, with `classes`, or regression, with `names`."""
+    """`kind`, classification with `classes`, or regression with `names`."""
 
 
 @dataclass(frozen=True)
 class ModelDescription(ModelSummary):
-    """All that is known of a model."""
+    """Everything that the service says about a model."""
 
     target: Mapping[str, Any]
-    """`num_weights`, `parameters` (shapes by name) and `source`, Python that makes the `network` they load into."""
+    """`num_weights`, `parameters` (shapes by name) and `source` (Python code of the `network` to load them into)."""
     training: Mapping[str, Any]
     calibration: Mapping[str, Any] | None
     metrics: Mapping[str, Any] | None
@@ -62,23 +62,23 @@ class ModelList:
 
     default: str
     models: tuple[ModelSummary, ...]
-    """The default first."""
+    """The models; the default comes first."""
     refused: Mapping[str, str]
-    """Why checkpoints could not be loaded, by name."""
+    """Reasons why checkpoints could not be loaded, by name."""
 
 
 @dataclass(frozen=True)
 class Reload:
-    """What came of asking for a reload."""
+    """Result of a reload."""
 
     model: ModelIdentity
     changed: bool
-    """Whether it is another version now."""
+    """Whether the version changed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Flag:
-    """Scores against a calibrated threshold."""
+    """Scores and their calibrated threshold."""
 
     flagged: NDArray[np.bool_]
     """[B]."""
@@ -94,16 +94,19 @@ class Flag:
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """Of the networks' probabilities, before any temperature; each [B], in nats but for the ratio and the maximum."""
+    """Uncertainty of the networks' probabilities before the temperature, each [B].
+
+    All are in nats, except `variation_ratio` and `max_probability`.
+    """
 
     predictive_entropy: Floats
-    """Of the mean probabilities: all uncertainty."""
+    """Entropy of the mean probabilities: all uncertainty."""
     expected_entropy: Floats
-    """Mean of the networks' entropies: ambiguity that they agree on, the aleatoric part."""
+    """Mean of the networks' entropies: the ambiguity that they agree on, the aleatoric part."""
     mutual_information: Floats
-    """The difference: their disagreement, the epistemic part."""
+    """Difference of the two: the disagreement of the networks, the epistemic part."""
     variation_ratio: Floats
-    """Share of networks that do not vote for the most chosen class."""
+    """Share of networks that do not vote for the most frequent class."""
     max_probability: Floats
     """1 − the largest mean probability."""
     energy: Floats
@@ -112,7 +115,7 @@ class Uncertainty:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Answer:
-    """What both kinds of prediction have."""
+    """Common parts of both kinds of prediction."""
 
     model: ModelIdentity
     seed: int
@@ -120,9 +123,9 @@ class _Answer:
     ensemble_size: int
     """S."""
     flags: Mapping[str, Flag]
-    """`out_of_distribution` and `suspect_adversarial`; none if the model has no calibration."""
+    """`out_of_distribution` and `suspect_adversarial`; empty if the model is not calibrated."""
     members: Floats | None
-    """[S, B, K], what each network predicts, if asked for."""
+    """[S, B, K], prediction of each network, if requested."""
 
     def __len__(self) -> int:
         mean = self._mean
@@ -140,34 +143,34 @@ class _Answer:
 
     @property
     def _mean(self) -> Floats:
-        """[B, K]; each kind of answer has its own."""
+        """[B, K]; each kind of prediction has its own."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Classification(_Answer):
-    """Class probabilities, and what they are worth."""
+    """Class probabilities, and how uncertain they are."""
 
     classes: tuple[str, ...]
     """K names."""
     probabilities: Floats
-    """[B, K], the mean of the networks', at the calibrated temperature."""
+    """[B, K], mean over the networks, at the calibrated temperature."""
     temperature: float | None
-    """None if the model has no calibration."""
+    """None if the model is not calibrated."""
     uncertainty: Uncertainty
     prediction_sets: NDArray[np.bool_] | None
-    """[B, K], which classes are in the set that holds the true one with probability `coverage`, if asked for."""
+    """[B, K], classes in the set that contains the true class with probability `coverage`, if requested."""
     coverage: float | None
 
     @property
     def class_indices(self) -> NDArray[np.intp]:
-        """[B], the most probable classes."""
+        """[B], indices of the most probable classes."""
         indices: NDArray[np.intp] = self.probabilities.argmax(-1)
         return indices
 
     @property
     def labels(self) -> NDArray[np.str_]:
-        """[B], their names."""
+        """[B], names of the most probable classes."""
         labels: NDArray[np.str_] = np.array(self.classes)[self.class_indices]
         return labels
 
@@ -185,15 +188,15 @@ class Regression(_Answer):
     mean: Floats
     """[B, K]."""
     standard_deviation: Floats
-    """[B, K], root of the variance."""
+    """[B, K], square root of the variance."""
     variance: Floats
-    """[B, K], all uncertainty: the sum of the two below."""
+    """[B, K], all uncertainty: the sum of the two variances below."""
     noise_variance: Floats
-    """[B, K], of observations around their expectation, the aleatoric part."""
+    """[B, K], variance of observations around their expectation, the aleatoric part."""
     epistemic_variance: Floats
-    """[B, K], of the networks' expectations: their disagreement."""
+    """[B, K], variance of the networks' expectations, the epistemic part."""
     relative_deviation: Floats
-    """[B], the root of the epistemic variance in units of the numbers' variance in training, averaged over them."""
+    """[B], square root of the mean over the K numbers of epistemic variance / variance in the training data."""
 
     @property
     def _mean(self) -> Floats:
@@ -205,27 +208,27 @@ Prediction = Classification | Regression
 
 @dataclass(frozen=True, eq=False)
 class Sample(Generic[Array]):
-    """Sampled networks, and where they come from."""
+    """Sampled networks, and their origin."""
 
     weights: dict[str, Array]
-    """By the target's `state_dict` keys; with a leading axis of networks if a `count` was asked for."""
+    """Arrays by the target's `state_dict` keys, with a leading axis of networks if a `count` was given."""
     model: str
     version: str
     seed: int
     members: range
-    """Which networks of the seed."""
+    """Numbers of the networks among those of the seed."""
     metadata: Mapping[str, str]
-    """The file's: also `target` (Python source of `network`), `input` and `task` (JSON)."""
+    """Metadata of the file, among them `target` (Python source of `network`), `input` and `task` (JSON)."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file of sampled networks, and where they come from."""
+    """A file of sampled networks, and their origin."""
 
     path: Path | None
-    """None of a file that was open."""
+    """None if an open file was given."""
     size: int
-    """Bytes."""
+    """Number of bytes."""
     model: str
     version: str
     seed: int
@@ -234,16 +237,17 @@ class Download:
 
 @contextmanager
 def explain_answers() -> Iterator[None]:
-    """Turns what comes of reading an answer that is not as it should be into `InvalidAnswer`."""
+    """Turns errors from reading a malformed answer into `InvalidAnswer`."""
     try:
         yield
     except (ValueError, LookupError, TypeError) as error:
         message = f"The answer is not as expected: {type(error).__name__} {error}."
-        raise InvalidAnswer(message, "Is the address right, and is the service of the client's version?") from error
+        hint = "Check the address, and whether the service has the client's version."
+        raise InvalidAnswer(message, hint) from error
 
 
 def read_model_list(content: bytes) -> ModelList:
-    """From the service's JSON."""
+    """Reads the list of models from the service's JSON."""
     with explain_answers():
         answer = json.loads(content)
         models = tuple(_read(ModelSummary, model) for model in answer["models"])
@@ -251,20 +255,20 @@ def read_model_list(content: bytes) -> ModelList:
 
 
 def read_model(content: bytes) -> ModelDescription:
-    """From the service's JSON."""
+    """Reads a description from the service's JSON."""
     with explain_answers():
         return _read(ModelDescription, json.loads(content))
 
 
 def read_reload(content: bytes) -> Reload:
-    """From the service's JSON."""
+    """Reads the result of a reload from the service's JSON."""
     with explain_answers():
         answer = json.loads(content)
         return Reload(_read(ModelIdentity, answer["model"]), answer["changed"])
 
 
 def read_prediction(file: TensorFile) -> Prediction:
-    """From the service's tensors."""
+    """Reads a prediction from the service's tensors."""
     with explain_answers():
         arrays: dict[str, Any] = file.arrays()
         metadata = file.metadata
@@ -295,7 +299,7 @@ def read_prediction(file: TensorFile) -> Prediction:
 
 
 def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sample[Array]:
-    """From a file's parts."""
+    """Reads a sample from the parts of a file."""
     with explain_answers():
         first, _, last = metadata["members"].partition("-")
         members, seed = range(int(first), int(last) + 1), int(metadata["seed"])
@@ -303,13 +307,13 @@ def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sampl
 
 
 def _read(kind: type[Known], content: Mapping[str, Any]) -> Known:
-    """A dataclass from its fields' values; what a later service adds to them is left out."""
+    """A dataclass from the values of its fields. Other values, which a later service may add, are left out."""
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
     return kind(**{name: content[name] for name in names})
 
 
 def _pick(value: Any, chosen: int | slice) -> Any:
-    """The part of an answer that is about some inputs."""
+    """The part of an answer that belongs to some inputs."""
     if isinstance(value, np.ndarray):
         return value[chosen]
     if isinstance(value, Flag | Uncertainty):

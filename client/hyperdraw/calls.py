@@ -1,4 +1,4 @@
-"""What the service can be asked. `Client` and `AsyncClient` have each of these functions as a method."""
+"""The calls of the service. `Client` and `AsyncClient` have each of these functions as a method."""
 
 import json
 import secrets
@@ -27,10 +27,10 @@ from hyperdraw.answers import (
     read_sample,
 )
 from hyperdraw.errors import HyperdrawError, InvalidRequest, ServiceError, Unauthorized
-from hyperdraw.exchange import Call, Connection, Deadline, Exchange, Parameters, Progress, Request, Sink
 from hyperdraw.files import replace_file
 from hyperdraw.inputs import ROWS, Inputs, encode_inputs
 from hyperdraw.tensors import DType, TensorFile
+from hyperdraw.transfer import Attempts, Connection, Parameters, Progress, RequestSpec, Sink, TimeLimit, Transfer
 
 if TYPE_CHECKING:
     import torch
@@ -38,24 +38,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ORIGIN = ("X-Hyperdraw-Seed", "X-Hyperdraw-Version")
-"""Headers of networks."""
+"""Headers of an answer with networks."""
 
 SEED_LIMIT = 2**63
-"""Seeds lie in [0, SEED_LIMIT)."""
+"""Seeds are at least 0 and less than this."""
 
 
-def ready(client: Connection, *, timeout: float | None = None) -> Call[bool]:
-    """Whether the service is there and ready to answer; asked once, without retries.
+def ready(client: Connection, *, timeout: float | None = None) -> Attempts[bool]:
+    """Whether the service is ready to answer. Asks once, without retries.
 
-    False for whatever else answers there, too: a gateway that does not reach the service, or another server.
+    The result is also False if something else answers, such as another server, or a gateway that does not reach the
+    service.
 
     Raises:
-        Unauthorized: if an API key is missing or wrong, as waiting would not help.
+        Unauthorized: if an API key is missing or wrong, because waiting would not help.
     """
     text = _Text()
-    exchange = Exchange(Request("GET", "/readyz"), text, client, _set_deadline(client, timeout), retries=0)
+    transfer = Transfer(RequestSpec("GET", "/readyz"), text, client, _set_limit(client, timeout), retries=0)
     try:
-        yield from exchange.attempts()
+        yield from transfer.attempts()
         return bool(json.loads(text.content)["status"] == "ready")
     except Unauthorized:
         raise
@@ -63,33 +64,33 @@ def ready(client: Connection, *, timeout: float | None = None) -> Call[bool]:
         return False
 
 
-def models(client: Connection, *, timeout: float | None = None) -> Call[ModelList]:
-    """The models that are served, the default first."""
-    return (yield from _list_models(client, _set_deadline(client, timeout)))
+def models(client: Connection, *, timeout: float | None = None) -> Attempts[ModelList]:
+    """Lists the models of the service, the default first."""
+    return (yield from _list_models(client, _set_limit(client, timeout)))
 
 
-def model(client: Connection, name: str | None = None, *, timeout: float | None = None) -> Call[ModelDescription]:
-    """All that is known of a model, by its name, or of the default one.
+def model(client: Connection, name: str | None = None, *, timeout: float | None = None) -> Attempts[ModelDescription]:
+    """Describes a model by its name, or the default model.
 
     Raises:
-        NotFound: if there is none of that name.
+        NotFound: if the service has no model of that name.
     """
-    deadline = _set_deadline(client, timeout)
+    limit = _set_limit(client, timeout)
     _, content = yield from _ask_model(
-        client, name, deadline, lambda name: _ask(client, Request("GET", _path(name)), deadline)
+        client, name, limit, lambda name: _ask(client, RequestSpec("GET", _path(name)), limit)
     )
     return read_model(content)
 
 
-def reload(client: Connection, model: str, *, timeout: float | None = None) -> Call[Reload]:
-    """Has the service load a model's checkpoint again, in place of the one that it serves.
+def reload(client: Connection, model: str, *, timeout: float | None = None) -> Attempts[Reload]:
+    """Makes the service load a model's checkpoint again and replace the one that it serves.
 
     Raises:
         Unauthorized: if the API key does not allow it.
-        NotFound: if there is no model of that name.
+        NotFound: if the service has no model of that name.
     """
-    request = Request("POST", f"{_path(model)}:reload", repeatable=False)
-    return read_reload((yield from _ask(client, request, _set_deadline(client, timeout))))
+    request = RequestSpec("POST", f"{_path(model)}:reload", repeatable=False)
+    return read_reload((yield from _ask(client, request, _set_limit(client, timeout))))
 
 
 def predict(
@@ -103,29 +104,29 @@ def predict(
     coverage: float | None = None,
     members: bool = False,
     timeout: float | None = None,
-) -> Call[Prediction]:
-    """Predictions of an ensemble of sampled networks, in one request.
+) -> Attempts[Prediction]:
+    """Predicts with an ensemble of sampled networks, in one request.
 
     Args:
-        client: that asks.
-        inputs: a picture or several: paths, bytes of PNG, JPEG or WebP files, open files, or pixels, uint8 [H, W] or
-            [H, W, C], C being 1 or 3; or rows of numbers, [B, numbers], for a model of vectors. A service takes 256
-            at once, if it is not set otherwise.
-        model: its name; without it the service's default, which is asked for once.
-        ensemble_size: how many networks are drawn, S; if not given, as many as the model was evaluated with.
-        seed: of the networks; without it the service chooses one, and the answer names it.
-        false_alarm_rate: share of inputs like the training data that each flag may be raised for; 0.05 if not given.
-        coverage: with what probability a set of classes is to hold the true one; without it there are no sets.
-        members: whether to answer with what each network predicts, too.
-        timeout: seconds that all of it may take, retries included; the service drops what it cannot answer in time.
+        client: the client that asks.
+        inputs: one picture or several: paths, bytes of PNG, JPEG or WebP files, open files, or pixels, uint8 [H, W] or
+            [H, W, C] with C = 1 or 3. For a model of vectors, rows of numbers, [B, numbers]. A service takes up to 256
+            inputs at once by default.
+        model: name of the model; by default the service's default model, which is looked up once.
+        ensemble_size: number of networks, S; by default as many as the model was evaluated with.
+        seed: seed of the networks; by default the service chooses one, and the answer names it.
+        false_alarm_rate: share of inputs like the training data for which each flag may be raised; by default 0.05.
+        coverage: probability with which a set of classes contains the true one; by default there are no sets.
+        members: whether the answer also has the prediction of each network.
+        timeout: seconds that the call may take, retries included. The service drops what it cannot answer in time.
 
     Raises:
-        ValueError: for inputs that are neither pictures nor rows of finite numbers.
-        OSError: for a file that cannot be read.
-        InvalidRequest: for inputs or parameters that the model does not take.
-        HyperdrawError: for any other failure, see `hyperdraw.errors`.
+        ValueError: if inputs are neither pictures nor rows of finite numbers.
+        OSError: if a file cannot be read.
+        InvalidRequest: if the model does not take these inputs or parameters.
+        HyperdrawError: for any other failure; `hyperdraw.errors` lists them.
     """
-    deadline = _set_deadline(client, timeout)
+    limit = _set_limit(client, timeout)
     content, content_type = encode_inputs(inputs)
     parameters = {
         "ensemble_size": ensemble_size,
@@ -137,14 +138,14 @@ def predict(
     }
     file = TensorFile()
 
-    def ask(name: str) -> Call[None]:
-        request = Request("POST", f"{_path(name)}/predict", parameters, content, content_type)
+    def ask(name: str) -> Attempts[None]:
+        request = RequestSpec("POST", f"{_path(name)}/predict", parameters, content, content_type)
         try:
-            yield from Exchange(request, file, client, deadline).attempts()
+            yield from Transfer(request, file, client, limit).attempts()
         except InvalidRequest as error:
-            raise (yield from _explain_inputs(client, name, content_type == ROWS, deadline, error)) from error
+            raise (yield from _explain_inputs(client, name, content_type == ROWS, limit, error)) from error
 
-    yield from _ask_model(client, model, deadline, ask)
+    yield from _ask_model(client, model, limit, ask)
     return read_prediction(file)
 
 
@@ -158,25 +159,25 @@ def sample(
     dtype: DType = "float32",
     version: str | None = None,
     timeout: float | None = None,
-) -> Call[Sample[NDArray[Any]]]:
-    """Sampled networks as numpy arrays, filled while they arrive.
+) -> Attempts[Sample[NDArray[Any]]]:
+    """Downloads sampled networks as numpy arrays. The arrays are filled while the networks arrive.
 
-    A connection that breaks is taken up where it broke.
+    A broken download is resumed where it broke.
 
     Args:
-        client: that asks.
-        model: its name; without it the service's default.
-        seed: of the networks; without it a fresh one is chosen here.
-        member: the network, or the first one, among those of the seed.
-        count: how many networks, stacked on a leading axis; without it, one that is not stacked.
-        dtype: of what is sent. numpy has no bfloat16: it becomes float32, without any rounding.
-        version: of the model; another one is refused.
+        client: the client that asks.
+        model: name of the model; by default the service's default model.
+        seed: seed of the networks; by default a fresh one.
+        member: number of the network, or of the first one, among those of the seed.
+        count: number of networks, stacked on a leading axis; by default one network, not stacked.
+        dtype: type of the numbers that are sent. numpy lacks bfloat16, which becomes float32 without rounding.
+        version: version of the model; the service refuses to send another one.
         timeout: seconds that may pass without anything arriving.
 
     Raises:
-        NotFound: if there is no such model or version.
-        InvalidRequest: if there are no such networks.
-        HyperdrawError: for any other failure, see `hyperdraw.errors`.
+        NotFound: if the service has no such model or version.
+        InvalidRequest: if the model has no such networks.
+        HyperdrawError: for any other failure; `hyperdraw.errors` lists them.
     """
     file, networks = TensorFile(), _name_networks(seed, member, count, dtype, version)
     yield from _fetch(client, file, model, networks, timeout)
@@ -193,10 +194,11 @@ def sample_tensors(
     dtype: DType = "float32",
     version: str | None = None,
     timeout: float | None = None,
-) -> "Call[Sample[torch.Tensor]]":
-    """Sampled networks as tensors of PyTorch, which must be installed, on the CPU; otherwise as `sample`.
+) -> "Attempts[Sample[torch.Tensor]]":
+    """Downloads sampled networks as PyTorch tensors on the CPU. PyTorch must be installed.
 
-    They are filled while they arrive, without a further copy, and are of the `dtype` that is asked for, bfloat16 too.
+    The arguments are those of `sample`. The tensors have the requested `dtype`, bfloat16 included, and are filled while
+    the networks arrive, without another copy.
     """
     file, networks = TensorFile(), _name_networks(seed, member, count, dtype, version)
     yield from _fetch(client, file, model, networks, timeout)
@@ -215,34 +217,36 @@ def download(
     version: str | None = None,
     timeout: float | None = None,
     progress: Progress | None = None,
-) -> Call[Download]:
-    """Sampled networks as a safetensors file, which is there whole or not at all.
+) -> Attempts[Download]:
+    """Downloads sampled networks into a safetensors file, which is written whole or not at all.
+
+    The arguments that are not described are those of `sample`.
 
     Args:
-        client: that asks.
-        path: of the file; one that is there already is replaced, at the end of a link, and keeps its permissions.
-            Devices and pipes are written into as the networks arrive, and so is a binary file that is open.
-        model: as for `sample`, as is all that follows up to `timeout`.
-        seed: likewise.
-        member: likewise.
-        count: likewise.
-        dtype: likewise.
-        version: likewise.
-        timeout: likewise.
-        progress: is told the bytes that have arrived, and how many there will be.
+        client: the client that asks.
+        path: path of the file. An existing file is replaced and keeps its permissions; a link stays a link. Devices,
+            pipes and open binary files are written into while the networks arrive.
+        model: name of the model.
+        seed: seed of the networks.
+        member: number of the first network.
+        count: number of networks.
+        dtype: type of the numbers.
+        version: version of the model.
+        timeout: seconds that may pass without anything arriving.
+        progress: called with the number of bytes that have arrived, and the total.
 
     Raises:
         OSError: if the file cannot be written.
-        HyperdrawError: as `sample` does.
+        HyperdrawError: for any failure that `sample` has, too.
     """
     networks = _name_networks(seed, member, count, dtype, version)
     opened = replace_file(Path(path)) if isinstance(path, str | PathLike) else nullcontext(path)
     with opened as file:
         sink = _File(file)
-        name, exchange = yield from _fetch(client, sink, model, networks, timeout, progress)
+        name, transfer = yield from _fetch(client, sink, model, networks, timeout, progress)
         with explain_answers():  # before anything is replaced
-            drawn = int(exchange.headers["X-Hyperdraw-Seed"])
-    version = exchange.headers["X-Hyperdraw-Version"]
+            drawn = int(transfer.headers["X-Hyperdraw-Seed"])
+    version = transfer.headers["X-Hyperdraw-Version"]
     place = Path(path) if isinstance(path, str | PathLike) else None
     return Download(place, sink.size, name, version, drawn, range(member, member + (count or 1)))
 
@@ -261,11 +265,11 @@ class _Text:
 
 
 class _File:
-    """An answer that goes to a file, from where that stands."""
+    """An answer that goes to a file, from its current position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = 0
-        """Bytes that were written."""
+        """Bytes written."""
         self._file = file
 
     def start(self, size: int | None) -> None:
@@ -275,7 +279,7 @@ class _File:
             self._file.seek(-self.size, SEEK_CUR)
             self._file.truncate()
         except OSError as error:
-            message = "The download had to begin again, but what was written cannot be taken back"
+            message = "The download had to begin again, but what was already written cannot be removed"
             raise OSError(error.errno or ESPIPE, message) from error
         self.size = 0
 
@@ -290,42 +294,42 @@ class _File:
         self._file.flush()
 
 
-def _set_deadline(client: Connection, timeout: float | None) -> Deadline:
-    return Deadline(client.timeout if timeout is None else timeout)
+def _set_limit(client: Connection, timeout: float | None) -> TimeLimit:
+    return TimeLimit(client.timeout if timeout is None else timeout)
 
 
 def _path(model: str) -> str:
     return f"/v1/models/{quote(model, safe='')}"
 
 
-def _ask(client: Connection, request: Request, deadline: Deadline) -> Call[bytes]:
+def _ask(client: Connection, request: RequestSpec, limit: TimeLimit) -> Attempts[bytes]:
     text = _Text()
-    yield from Exchange(request, text, client, deadline).attempts()
+    yield from Transfer(request, text, client, limit).attempts()
     return bytes(text.content)
 
 
-def _list_models(client: Connection, deadline: Deadline) -> Call[ModelList]:
-    return read_model_list((yield from _ask(client, Request("GET", "/v1/models"), deadline)))
+def _list_models(client: Connection, limit: TimeLimit) -> Attempts[ModelList]:
+    return read_model_list((yield from _ask(client, RequestSpec("GET", "/v1/models"), limit)))
 
 
-def _find_default(client: Connection, deadline: Deadline) -> Call[str]:
+def _find_default(client: Connection, limit: TimeLimit) -> Attempts[str]:
     if client.default_model is None:
-        client.default_model = (yield from _list_models(client, deadline)).default
+        client.default_model = (yield from _list_models(client, limit)).default
     return client.default_model
 
 
 def _ask_model(
-    client: Connection, name: str | None, deadline: Deadline, ask: Callable[[str], Call[T]]
-) -> Call[tuple[str, T]]:
-    """Asks about a model, or about the default one, which is looked up anew if it is not served any more.
+    client: Connection, name: str | None, limit: TimeLimit, ask: Callable[[str], Attempts[T]]
+) -> Attempts[tuple[str, T]]:
+    """Asks about a model, or about the default model, which is looked up again if it is no longer served.
 
     Returns:
-        the model's name, and the answer.
+        The model's name, and the answer.
     """
     if name:
         return name, (yield from ask(name))
     known = client.default_model
-    name = yield from _find_default(client, deadline)
+    name = yield from _find_default(client, limit)
     try:
         return name, (yield from ask(name))
     except ServiceError as error:
@@ -334,16 +338,16 @@ def _ask_model(
         client.default_model = None
         if known is None:  # it was looked up just now
             raise
-    name = yield from _find_default(client, deadline)
+    name = yield from _find_default(client, limit)
     return name, (yield from ask(name))
 
 
 def _explain_inputs(
-    client: Connection, name: str, rows: bool, deadline: Deadline, refusal: InvalidRequest
-) -> Call[InvalidRequest]:
-    """The refusal of a prediction, with the reason if the model takes another kind of inputs."""
+    client: Connection, name: str, rows: bool, limit: TimeLimit, refusal: InvalidRequest
+) -> Attempts[InvalidRequest]:
+    """The refusal of a prediction, with a better hint if the model takes another kind of inputs."""
     try:
-        description = read_model((yield from _ask(client, Request("GET", _path(name)), deadline)))
+        description = read_model((yield from _ask(client, RequestSpec("GET", _path(name)), limit)))
         takes = description.input["kind"]
     except (HyperdrawError, LookupError):
         return refusal
@@ -357,7 +361,7 @@ def _explain_inputs(
 
 
 def _name_networks(seed: int | None, member: int, count: int | None, dtype: DType, version: str | None) -> Parameters:
-    """The parameters of a download; the seed is chosen here, as only what has one can be resumed."""
+    """The parameters of a download. The seed is chosen here, because only a download with a seed can be resumed."""
     seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
     return {"seed": seed, "member": member, "count": count, "dtype": dtype, "version": version}
 
@@ -369,14 +373,14 @@ def _fetch(
     networks: Parameters,
     timeout: float | None,
     progress: Progress | None = None,
-) -> Call[tuple[str, Exchange]]:
-    """Downloads networks; returns the model's name, and the exchange."""
-    deadline = _set_deadline(client, timeout)
+) -> Attempts[tuple[str, Transfer]]:
+    """Downloads networks. Returns the model's name, and the finished transfer."""
+    limit = _set_limit(client, timeout)
 
-    def ask(name: str) -> Call[Exchange]:
-        request = Request("GET", f"{_path(name)}/weights", networks, expected=_ORIGIN)
-        exchange = Exchange(request, sink, client, deadline, progress, renewing=True)
-        yield from exchange.attempts()
-        return exchange
+    def ask(name: str) -> Attempts[Transfer]:
+        request = RequestSpec("GET", f"{_path(name)}/weights", networks, expected=_ORIGIN)
+        transfer = Transfer(request, sink, client, limit, progress, restarting=True)
+        yield from transfer.attempts()
+        return transfer
 
-    return (yield from _ask_model(client, model, deadline, ask))
+    return (yield from _ask_model(client, model, limit, ask))

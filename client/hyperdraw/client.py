@@ -1,4 +1,4 @@
-"""The clients: both carry out the same calls, one waiting for each, the other asynchronously."""
+"""The clients. Both carry out the same calls: `Client` waits for each, and `AsyncClient` awaits it."""
 
 import functools
 import time
@@ -13,9 +13,8 @@ import httpx
 from anyio.lowlevel import RunVar
 
 from hyperdraw import calls
-from hyperdraw.errors import HyperdrawError
-from hyperdraw.exchange import Call, Connection
 from hyperdraw.route import find_route
+from hyperdraw.transfer import Attempts, Connection, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,55 +22,69 @@ T = TypeVar("T")
 TIMEOUT, RETRIES = 60.0, 4
 
 
-def _blocking(call: Callable[Concatenate[Connection, P], Call[T]]) -> Callable[Concatenate["Client", P], T]:
-    """A call as a method that waits for what it returns."""
+def _blocking(call: Callable[Concatenate[Connection, P], Attempts[T]]) -> Callable[Concatenate["Client", P], T]:
+    """A call as a method that waits for the result."""
 
     @functools.wraps(call)
     def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with closing(call(client, *args, **kwargs)) as attempts:
-            return client._carry_out(attempts)
+        with closing(Outcome(call(client, *args, **kwargs))) as outcome:
+            for transfer in outcome:
+                time.sleep(transfer.pause)
+                with transfer.attempt(), client._http.stream(**transfer.next_request()) as response:
+                    transfer.start(response)
+                    for content in response.iter_raw():
+                        transfer.receive(content)
+            return outcome.result
 
     return method
 
 
 def _awaited(
-    call: Callable[Concatenate[Connection, P], Call[T]],
+    call: Callable[Concatenate[Connection, P], Attempts[T]],
 ) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
     """A call as a coroutine."""
 
     @functools.wraps(call)
     async def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with closing(call(client, *args, **kwargs)) as attempts:
-            return await client._carry_out(attempts)
+        http = await client._open()
+        with closing(Outcome(call(client, *args, **kwargs))) as outcome:
+            for transfer in outcome:
+                await anyio.sleep(transfer.pause)
+                with transfer.attempt():
+                    async with http.stream(**transfer.next_request()) as response:
+                        transfer.start(response)
+                        async for content in response.aiter_raw():
+                            transfer.receive(content)
+            return outcome.result
 
     return method
 
 
 class Client(Connection):
-    """A client of a hyperdraw service; a context manager, which closes its connections. Threads may share it.
+    """A client of a hyperdraw service, and a context manager that closes its connections. Threads may share it.
 
-    What a call gives and raises is said at `hyperdraw.errors` and at each method.
+    Each method says what it returns and raises. `hyperdraw.errors` lists all exceptions.
     """
 
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout: float = TIMEOUT, retries: int = RETRIES
     ) -> None:
-        """Makes no connection yet.
+        """Prepares the client. The first call connects.
 
         Args:
-            base_url: of the service, such as http://127.0.0.1:8000.
-            api_key: that the service wants, if it wants one.
-            timeout: seconds that a call may take, retries included, if the call does not say; of downloads, seconds
-                that may pass without anything arriving.
-            retries: how often a request is sent again that met no service, or one with too much to do. The pause
-                before is what the service asks for, or doubles from a tenth of a second.
+            base_url: address of the service, such as http://127.0.0.1:8000.
+            api_key: key, if the service requires one.
+            timeout: seconds that a call may take, retries included, unless the call says otherwise. For downloads,
+                seconds that may pass without anything arriving.
+            retries: how often a request is sent again if the service could not be reached or is too busy. The pause
+                before is what the service asks for; without that it doubles from a tenth of a second.
 
-        Proxies and certificates are those of the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY,
+        Proxies and certificates come from the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY,
         SSL_CERT_FILE and SSL_CERT_DIR.
 
         Raises:
-            ValueError: if the address is no URL of http or https, the key holds what no key does, the timeout is no
-                number of seconds, or a variable of the environment is wrong.
+            ValueError: if the address is not a URL of http or https, the key has characters that no key has, the
+                timeout is not a number of seconds, or a variable of the environment is wrong.
         """
         super().__init__(find_route(base_url, api_key), timeout, retries)
         self._http = httpx.Client(**self.route.make_options())
@@ -97,43 +110,26 @@ class Client(Connection):
     download = _blocking(calls.download)
     reload = _blocking(calls.reload)
 
-    def _carry_out(self, attempts: Call[T]) -> T:
-        try:
-            while True:
-                exchange = next(attempts)
-                time.sleep(exchange.pause)
-                try:
-                    with self._http.stream(**exchange.next_request()) as response:
-                        exchange.start(response)
-                        for content in response.iter_raw():
-                            exchange.receive(content)
-                    exchange.finish()
-                except (httpx.TransportError, HyperdrawError) as error:
-                    exchange.failure = error
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
 
 @dataclass(frozen=True)
 class _Opened:
-    """Connections, and what closes them."""
+    """Connections, and the generator that closes them."""
 
     http: httpx.AsyncClient
     holder: AsyncGenerator[httpx.AsyncClient, None]
 
 
 class AsyncClient(Connection):
-    """The asynchronous client, for asyncio and trio: the methods of `Client`, to be awaited.
+    """The asynchronous client, for asyncio and trio. It has the methods of `Client`, to be awaited.
 
-    Event loops may follow one another, as with several `asyncio.run`. Each has connections of its own, which are closed
-    at its end if nobody has closed them before.
+    Event loops may follow one another, as with several `asyncio.run`. Each has its own connections, which are closed
+    with it if nobody has closed them before.
     """
 
     def __init__(
         self, base_url: str, *, api_key: str | None = None, timeout: float = TIMEOUT, retries: int = RETRIES
     ) -> None:
-        """As for `Client`."""
+        """Takes the arguments of `Client`."""
         super().__init__(find_route(base_url, api_key), timeout, retries)
         self._options = self.route.make_options()
         self._opened: RunVar[_Opened] = RunVar("opened")
@@ -161,10 +157,10 @@ class AsyncClient(Connection):
     reload = _awaited(calls.reload)
 
     async def _open(self) -> httpx.AsyncClient:
-        """The connections of this event loop, where they must stay."""
+        """The connections of this event loop."""
         opened = self._opened.get(None)
         if opened is None:
-            holder = self._hold()  # event loops close such generators at their end
+            holder = self._hold()  # an event loop closes such generators when it ends
             opened = _Opened(await anext(holder), holder)
             self._opened.set(opened)
         return opened.http
@@ -172,21 +168,3 @@ class AsyncClient(Connection):
     async def _hold(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         async with httpx.AsyncClient(**self._options) as http:
             yield http
-
-    async def _carry_out(self, attempts: Call[T]) -> T:
-        http = await self._open()
-        try:
-            while True:
-                exchange = next(attempts)
-                await anyio.sleep(exchange.pause)
-                try:
-                    async with http.stream(**exchange.next_request()) as response:
-                        exchange.start(response)
-                        async for content in response.aiter_raw():
-                            exchange.receive(content)
-                    exchange.finish()
-                except (httpx.TransportError, HyperdrawError) as error:
-                    exchange.failure = error
-        except StopIteration as end:
-            result: T = end.value
-            return result

@@ -1,16 +1,16 @@
-"""What can go wrong, as exceptions: each says what was wrong and what would be right.
+"""Exceptions. Each says what was wrong and what would be right.
 
     HyperdrawError
     ├── ConnectionFailed    nobody answers at the address, or the connection broke
-    ├── DeadlineExceeded    no answer in time, by the clock of this side, the service or a gateway
-    ├── InvalidAnswer       what answers is no hyperdraw service
-    └── ServiceError        the service refused
-        ├── InvalidRequest  ask for something else
-        ├── Unauthorized    bring another API key
-        ├── NotFound        ask for another model, or version
-        └── Overloaded      ask again later
+    ├── DeadlineExceeded    no answer arrived in time, by the client's, the service's or a gateway's clock
+    ├── InvalidAnswer       the answer does not come from a hyperdraw service
+    └── ServiceError        the service refused the request
+        ├── InvalidRequest  change the request
+        ├── Unauthorized    use another API key
+        ├── NotFound        use another model or version
+        └── Overloaded      try again later
 
-Arguments that are wrong whatever the service says raise ValueError, files that cannot be read or written OSError.
+Arguments that are wrong for any service raise ValueError. Files that cannot be read or written raise OSError.
 """
 
 import json
@@ -36,33 +36,33 @@ class HyperdrawError(Exception):
 
 
 class ConnectionFailed(HyperdrawError):  # noqa: N818 — reads as what happened
-    """Nobody answers at the address, or the connection broke more often than was to be tried."""
+    """Nobody answers at the address, or the connection broke and all retries failed."""
 
 
 class DeadlineExceeded(HyperdrawError):  # noqa: N818
-    """There was no answer within the timeout, or within that of a gateway."""
+    """No answer arrived within the timeout of the client, the service or a gateway."""
 
 
 class InvalidAnswer(HyperdrawError):  # noqa: N818
-    """An answer that no hyperdraw service gives."""
+    """The answer does not come from a hyperdraw service."""
 
 
 class ServiceError(HyperdrawError):
-    """The service refused; further kinds of refusal than those below are of this class itself."""
+    """The service refused the request. Refusals without a class of their own have this one."""
 
     def __init__(self, status: int, code: str, message: str, hint: str, retry_after: float | None = None) -> None:
         super().__init__(message, hint)
-        self.args = (status, code, message, hint, retry_after)  # all that it takes, for copies
+        self.args = (status, code, message, hint, retry_after)  # all arguments, so that copies and pickles work
         self.status = status
-        """Of HTTP."""
+        """Status code of HTTP."""
         self.code = code
-        """Which refusal it is, for programs: `invalid_parameter`, `unknown_model`, …"""
+        """Kind of refusal, for programs: `invalid_parameter`, `unknown_model`, …"""
         self.retry_after = retry_after
-        """Seconds after which the service wants to be asked again, if it says so."""
+        """Seconds after which the service asks to try again, if it says so."""
 
 
 class InvalidRequest(ServiceError):  # noqa: N818
-    """The service does not understand the request, or allows no such one."""
+    """The service does not understand or does not allow the request."""
 
 
 class Unauthorized(ServiceError):  # noqa: N818
@@ -70,21 +70,21 @@ class Unauthorized(ServiceError):  # noqa: N818
 
 
 class NotFound(ServiceError):  # noqa: N818
-    """There is no such model, version or path."""
+    """The service has no such model, version or path."""
 
 
 class Overloaded(ServiceError):  # noqa: N818
-    """The service has too much to do, or is about to start or to end (429, 503 but for what only people can mend)."""
+    """The service is too busy, starting or shutting down: 429, or a 503 that passes without anybody's help."""
 
 
 _KINDS = {401: Unauthorized, 403: Unauthorized, 404: NotFound, 429: Overloaded, 503: Overloaded}
 _LASTING = ("model_refused", "device_fault")
-"""Codes of 503 that waiting does not help: somebody must mend the checkpoint, or start the service anew."""
+"""Codes of a 503 that does not pass: somebody must fix the checkpoint or restart the service."""
 
 
 @dataclass(frozen=True)
 class ErrorDetail:
-    """What a refusal says."""
+    """Content of a refusal."""
 
     code: str
     message: str
@@ -92,7 +92,7 @@ class ErrorDetail:
 
 
 def read_detail(content: bytes) -> ErrorDetail | None:
-    """What an answer other than success says, if it comes from a hyperdraw service."""
+    """Content of an answer other than success, or None if it does not come from a hyperdraw service."""
     try:
         detail = json.loads(content)["error"]
         return ErrorDetail(*(str(detail[key]) for key in ("code", "message", "hint")))
@@ -101,7 +101,7 @@ def read_detail(content: bytes) -> ErrorDetail | None:
 
 
 def make_error(status: int, headers: httpx.Headers, detail: ErrorDetail) -> HyperdrawError:
-    """The exception that an answer other than success amounts to."""
+    """The exception for an answer other than success."""
     if status == httpx.codes.GATEWAY_TIMEOUT:
         return DeadlineExceeded(detail.message, detail.hint)
     kind = _KINDS.get(status, InvalidRequest if 400 <= status < 500 else ServiceError)

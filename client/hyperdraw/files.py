@@ -18,19 +18,19 @@ if sys.platform != "win32":
     import fcntl
 
 _MOST_LINKS = 40
-"""That a path may lead through, as on Linux."""
+"""Most links that a path may lead through, as on Linux."""
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of the one at `path` when the block ends; if the block fails, nothing changes.
+    """Opens a file that replaces the one at `path` when the block ends. If the block fails, nothing changes.
 
-    Otherwise it is as with `open(path, "wb")`: a link stays a link, and its target is replaced. What was there keeps
-    its permissions, what is new has those that the umask leaves. Devices and pipes are written into, and so are the
-    process's own open files, such as /dev/stdout. What a killed process left of earlier attempts is removed.
+    Otherwise it works like `open(path, "wb")`: a link stays a link, and its target is replaced. An existing file keeps
+    its permissions; a new one has those that the umask leaves. Devices and pipes are written into, and so are the open
+    files of the process, such as /dev/stdout. Leftovers of killed processes are removed.
 
     Raises:
-        OSError: if it cannot be written, or is a directory or a socket. It names `path`.
+        OSError: if the file cannot be written, or is a directory or a socket. The error names `path`.
     """
     try:
         if (descriptor := _open_stream(path)) is not None:
@@ -42,11 +42,11 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # not the part's name, or none
+        raise OSError(error.errno, error.strerror, str(path)) from error  # rather than the name of the part, or none
 
 
 def _open_stream(path: Path) -> int | None:
-    """What is not to be replaced but written into, opened; None for a regular file, or one that is still to be."""
+    """Opens what is written into rather than replaced. None for a regular file, or one that does not exist yet."""
     if (own := _find_own_descriptor(path)) is not None:
         return os.dup(own)
     try:
@@ -55,7 +55,7 @@ def _open_stream(path: Path) -> int | None:
         return None
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise OSError(errno.ENXIO, "It is a socket, or a device that is not there") from error
+            raise OSError(errno.ENXIO, "It is a socket, or a device that does not exist") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -64,7 +64,7 @@ def _open_stream(path: Path) -> int | None:
 
 
 def _find_own_descriptor(path: Path) -> int | None:
-    """The open file that a path such as /dev/stdout stands for, on Linux; elsewhere such paths can be opened."""
+    """The open file behind a path such as /dev/stdout, on Linux. Elsewhere such paths can be opened."""
     for _ in range(_MOST_LINKS):
         if not path.is_symlink():
             return None
@@ -94,7 +94,7 @@ def _replace_regular_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _create_part(folder: Path, prefix: str) -> tuple[Path, BinaryIO]:
-    """A file that is locked for as long as it is open."""
+    """Creates a file that is locked while it is open."""
     while True:
         part = folder / f"{prefix}{secrets.token_hex(4)}.part"
         file = part.open("xb")
@@ -102,13 +102,13 @@ def _create_part(folder: Path, prefix: str) -> tuple[Path, BinaryIO]:
             return part, file
         with suppress(OSError):  # not every file system has locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:  # else another process took it for abandoned before it was locked
+        if os.fstat(file.fileno()).st_nlink:  # otherwise another process removed it before it was locked
             return part, file
         file.close()
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Removes parts that no process writes any more, as far as that is allowed."""
+    """Removes parts that no process writes any longer, as far as permissions allow."""
     with suppress(OSError):
         parts = [entry for entry in folder.iterdir() if entry.name.startswith(prefix) and entry.suffix == ".part"]
         for part in parts:

@@ -1,4 +1,4 @@
-"""From pictures and numbers to the body of a request.
+"""Pictures and numbers as the body of a request.
 
 Shapes: B inputs, H × W pixels, C channels.
 """
@@ -17,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]
-"""A path, the bytes of a PNG, JPEG or WebP file, an open file, or pixels: uint8 [H, W] or [H, W, C], C being 1 or 3."""
+"""A path, the bytes of a PNG, JPEG or WebP file, an open file, or pixels: uint8 [H, W] or [H, W, C] with C = 1 or 3."""
 
 Inputs = Picture | NDArray[np.floating[Any]] | Sequence[Picture | Sequence[float]]
-"""A picture, several, or rows of numbers, [B, numbers]. Arrays of uint8 are pictures, [B, H, W, C] several of them."""
+"""One picture or several, or rows of numbers, [B, numbers]. An array of uint8 [B, H, W, C] holds several pictures."""
 
 
 ROWS = "application/json"
 """Content type of rows of numbers."""
 
 _LARGEST_FILE = 2**28
-"""Bytes of a picture's file; what is larger is none."""
+"""Most bytes of a picture's file."""
 
 _PIXELS = "Pixels are uint8 from 0 to 255, [H, W] or [H, W, C]"
 
@@ -36,32 +36,32 @@ def encode_inputs(inputs: Inputs) -> tuple[bytes, str]:
     """The body of a request, and its content type.
 
     Raises:
-        ValueError: for what is neither pictures nor rows of finite numbers.
-        OSError: for a file that cannot be read.
+        ValueError: if the inputs are neither pictures nor rows of finite numbers.
+        OSError: if a file cannot be read.
     """
     if _is_picture(inputs):
         return _encode_pictures([inputs])
     if not isinstance(inputs, Sequence | np.ndarray) or _is_empty(inputs):
-        advice = "; numpy.asarray may make an array of it" if hasattr(inputs, "__array__") else ""
+        advice = "; numpy.asarray may turn it into an array" if hasattr(inputs, "__array__") else ""
         kind = type(inputs).__name__
-        raise ValueError(f"inputs must be a picture, or a sequence that is not empty, not {kind}{advice}")
+        raise ValueError(f"inputs must be a picture or a non-empty sequence, not {kind}{advice}")
     if all(map(_is_picture, inputs)):
         return _encode_pictures(inputs)
     return json.dumps({"inputs": _read_rows(inputs)}).encode(), ROWS
 
 
 def _read_rows(inputs: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
-    """[B, numbers]."""
+    """Rows of numbers, [B, numbers]."""
     described = ""
     if isinstance(inputs, np.ndarray):
         described = f"{inputs.dtype} "
         if inputs.dtype.kind != "f":
-            advice = f"{_PIXELS}; rows of numbers are floating-point. Convert it with array.astype"
+            advice = f"{_PIXELS}; rows of numbers are floating-point. Convert the array with astype"
             raise ValueError(f"inputs must not be an array of {described}{list(inputs.shape)}. {advice}")
     try:
         rows = np.asarray(inputs, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"inputs must all be pictures, or all rows of as many numbers. {_PIXELS}") from error
+        raise ValueError(f"inputs must all be pictures, or all rows of equally many numbers. {_PIXELS}") from error
     if rows.ndim != 2:
         array = f"an array of {described}{list(rows.shape)}"
         raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is {array}. {_PIXELS}")
@@ -75,7 +75,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """Pixels as a PNG file.
 
     Raises:
-        ValueError: if they are not uint8 of [H, W] or [H, W, C] with C of 1 or 3.
+        ValueError: if they are not uint8 [H, W] or [H, W, C] with C = 1 or 3.
     """
     image = pixels[..., None] if pixels.ndim == 2 else pixels
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
@@ -110,7 +110,7 @@ def _encode_pictures(pictures: Iterable[Any]) -> tuple[bytes, str]:
 
 
 def _read_picture(picture: Any) -> tuple[str, bytes]:
-    """Its name, for the service's messages, and its file's bytes."""
+    """Name of a picture, for the service's messages, and the bytes of its file."""
     if isinstance(picture, np.ndarray):
         return "pixels", encode_png(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
@@ -127,10 +127,10 @@ def _read_picture(picture: Any) -> tuple[str, bytes]:
 def _read_file(path: Path) -> bytes:
     """The content of a picture's file."""
     if path.is_dir():
-        message = f"It is a directory; name the pictures in it, as in {path / '*.png'}"
+        message = f"It is a directory. Name the pictures in it, for example {path / '*.png'}"
         raise IsADirectoryError(errno.EISDIR, message, str(path))
     with path.open("rb") as file:
         content = file.read(_LARGEST_FILE + 1)
     if len(content) > _LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"It is larger than {_LARGEST_FILE >> 20} MiB, so it is no picture", str(path))
+        raise OSError(errno.EFBIG, f"It is larger than {_LARGEST_FILE >> 20} MiB, too large for a picture", str(path))
     return content

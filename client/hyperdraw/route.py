@@ -1,7 +1,7 @@
-"""The way to a service: its address, and what the environment says of proxies and certificates.
+"""The way to a service: its address, and the proxies and certificates of the environment.
 
-httpx reads the same variables; here they are read so that a failure can name the one that is to blame, and only where
-they matter: a proxy that is not used may be wrong.
+httpx can read the same variables. They are read here so that an error can name the variable that is to blame, and only
+if they matter: a proxy that is not used may be wrong.
 """
 
 import os
@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables, the first of which holds."""
+"""Variables. The first one that is set counts."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,32 @@ class Proxy:
 
     url: httpx.URL
     variable: str
-    """That names it."""
+    """Variable that names the proxy."""
 
     def __str__(self) -> str:
-        return f"proxy {hide_credentials(self.url)}, which {self.variable} names"
+        return f"proxy {hide_credentials(self.url)} (set in {self.variable})"
 
 
 @dataclass(frozen=True)
 class Route:
-    """How a service is reached."""
+    """How to reach a service."""
 
     url: httpx.URL
-    """Of the service, which may hold a user and a password."""
+    """Address of the service. It may contain a user and a password."""
     proxy: Proxy | None
     headers: dict[str, str] = field(repr=False)
-    """Of each request, a key among them."""
+    """Headers of each request, among them a key."""
 
     @property
     def address(self) -> str:
-        """Of the service, for messages."""
+        """Address of the service, for messages."""
         return hide_credentials(self.url)
 
     def make_options(self) -> dict[str, Any]:
         """The arguments of `httpx.Client`.
 
         Raises:
-            ValueError: if there are no certificates where the environment says.
+            ValueError: if the certificates that the environment names cannot be loaded.
         """
         proxy, schemes = None, [self.url.scheme]
         if self.proxy:
@@ -74,53 +74,55 @@ class Route:
 
 
 def find_route(base_url: str, api_key: str | None) -> Route:
-    """The way to a service by its address, with the proxy that the environment names for it.
+    """Finds the way to a service, with the proxy that the environment names for it.
 
     Raises:
-        ValueError: for an address, a key or a proxy that cannot be right.
+        ValueError: if the address, the key or the proxy cannot be right.
     """
     url = _read_url(base_url, ("http", "https"))
     if "?" in base_url or "#" in base_url:
-        raise ValueError(f"{hide_credentials(url)} is no address of a service: it may have a path, but no query")
+        raise ValueError(f"{hide_credentials(url)} is not the address of a service: it may have a path, but no query")
     headers = {
         "Accept-Encoding": "identity",  # so that bytes are counted as they are sent
         "User-Agent": f"hyperdraw/{version('hyperdraw')}",
     }
     if api_key is not None:
         if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
-            raise ValueError("the API key must be printable ASCII without spaces; a line's end may have come with it")
+            raise ValueError(
+                "the API key must be printable ASCII without spaces; it may end with a line break by mistake"
+            )
         if url.userinfo:
-            raise ValueError("give either an API key or a user in the address, as one would take the other's place")
+            raise ValueError("give either an API key or a user in the address, not both")
         headers["Authorization"] = f"Bearer {api_key}"
     return Route(url, _find_proxy(url), headers)
 
 
 def explain_certificate() -> str:
-    """What to do about a service's certificate that is not trusted."""
+    """What to do if a service's certificate is not trusted."""
     for variable in _CERTIFICATES:
         if value := os.environ.get(variable):
-            return f"{variable}={value} says which certificates are trusted: correct or unset it."
-    return "If it is the right service, set SSL_CERT_FILE to the certificate of its authority, in PEM."
+            return f"{variable}={value} says which certificates are trusted. Correct or unset it."
+    return "If this is the right service, set SSL_CERT_FILE to its authority's certificate, in PEM."
 
 
 def hide_credentials(url: httpx.URL) -> str:
-    """The address without user and password, nor the slash that every address has."""
+    """The address without user, password and final slash."""
     return str(url.copy_with(userinfo=b"")).removesuffix("/")
 
 
 def _read_url(text: str, schemes: tuple[str, ...]) -> httpx.URL:
-    """A URL that can be connected to."""
+    """Reads a URL that one can connect to."""
     shown = re.sub(r"(?<=//)[^/]*@", "", text)  # without a password
     try:
         url = httpx.URL(text)
         url.raw_host.decode().encode("idna")  # as the resolver will
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError(f"{shown} is no URL: {error}") from error
+        raise ValueError(f"{shown} is not a URL: {error}") from error
     if url.scheme not in schemes or not url.host:
         expected = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"{shown} is no URL that begins with {expected}")
+        raise ValueError(f"{shown} is not a URL that begins with {expected}")
     if url.port is not None and not 0 < url.port < 65536:
-        raise ValueError(f"{shown} is no URL: a port lies between 1 and 65535")
+        raise ValueError(f"{shown} is not a URL: a port lies between 1 and 65535")
     return url
 
 
@@ -131,20 +133,20 @@ def _find_proxy(url: httpx.URL) -> Proxy | None:
         return None
     text = found[kind]
     names = [name for name, value in os.environ.items() if name.lower() == f"{kind}_proxy" and value == text]
-    variable = names[0] if names else "the system's settings"
-    advice = f"correct or unset it, or set NO_PROXY={url.host} to do without"
+    variable = names[0] if names else "the system settings"
+    advice = f"correct or unset it, or set NO_PROXY={url.host} to bypass it"
     try:
         proxy = _read_url(text if "://" in text else f"http://{text}", ("http", "https", "socks5", "socks5h"))
     except ValueError as error:
-        raise ValueError(f"{variable} names no proxy: {error}; {advice}") from error
+        raise ValueError(f"{variable} does not name a proxy: {error}; {advice}") from error
     if proxy.scheme.startswith("socks") and find_spec("socksio") is None:
-        message = f"{variable} names a SOCKS proxy, for which the package socksio is missing"
+        message = f"{variable} names a SOCKS proxy, which needs the package socksio"
         raise ValueError(f"{message}: pip install 'httpx[socks]', or {advice}")
     return Proxy(proxy, variable)
 
 
 def _is_exempt(url: httpx.URL, exempt: str) -> bool:
-    """Whether no proxy is used by the rules of NO_PROXY: names and their subdomains, addresses and networks, or *."""
+    """Whether NO_PROXY exempts a URL: by name or subdomain, address or network, or *."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     if proxy_bypass(f"{host}:{port}") or proxy_bypass(url.host):

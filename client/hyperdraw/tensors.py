@@ -1,7 +1,7 @@
-"""Safetensors files, taken apart while they arrive: their numbers go straight to where they stay.
+"""Safetensors files that are read while they arrive, so that their numbers are copied only once.
 
-Such a file is the length of a JSON header (8 bytes, little-endian), the header, and the tensors' bytes. The library
-reads only files that are there already, and without their metadata.
+Such a file holds the length of a JSON header (8 bytes, little-endian), the header, and the tensors' bytes. The
+safetensors library reads only complete files.
 """
 
 import json
@@ -26,14 +26,14 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
     **{f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
 }
-"""All that numpy has, as a later service may add tensors of any; of bfloat16, which it lacks, the bits."""
+"""All types of numpy, because a later service may add tensors of any. bfloat16, which it lacks, is kept as bits."""
 _HEADER_LIMIT = 100_000_000
-"""Bytes, as in the safetensors library."""
+"""Most bytes of a header, as in the safetensors library."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor's place in the data."""
+    """Type, shape and place of a tensor in the data."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class _Entry:
 
 
 class TensorFile:
-    """The file, as far as it has arrived."""
+    """A file, as far as it has arrived."""
 
     metadata: dict[str, str]
 
     def start(self, size: int | None) -> None:
-        """Begins, or begins again; `size` is the whole file's in bytes, if it is known."""
+        """Begins, or begins again, with a file of `size` bytes, if that is known."""
         self._size = size
         self._head = bytearray()
         self._entries: dict[str, _Entry] | None = None
@@ -56,7 +56,7 @@ class TensorFile:
         """Takes the next bytes.
 
         Raises:
-            InvalidAnswer: if they are no safetensors file's.
+            InvalidAnswer: if they do not belong to a safetensors file.
         """
         if self._entries is None:
             self._head += content
@@ -66,21 +66,21 @@ class TensorFile:
             self._read_header(header)
         end = self._filled + len(content)
         if end > len(self._data):
-            raise _invalid("there is more of it than its header says")
+            raise _invalid("it is longer than its header says")
         self._data[self._filled : end] = np.frombuffer(content, np.uint8)
         self._filled = end
 
     def finish(self) -> None:
-        """Checks that nothing is missing.
+        """Checks that the file is complete.
 
         Raises:
-            InvalidAnswer: if something is.
+            InvalidAnswer: if it is not.
         """
         if self._entries is None or self._filled < len(self._data):
             raise _invalid("it ends too early")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Views of the data, by name. bfloat16, which numpy lacks, is copied to float32, without any rounding."""
+        """Views of the data, by name. bfloat16, which numpy lacks, is copied to float32 without rounding."""
         assert self._entries is not None
         return {
             name: _widen(self._view(entry)) if entry.dtype == "BF16" else self._view(entry)
@@ -98,16 +98,16 @@ class TensorFile:
         }
 
     def _view(self, entry: _Entry) -> NDArray[Any]:
-        """Its part of the data, with its shape."""
+        """The part of the data that belongs to a tensor, in its shape."""
         return self._data[entry.place].view(_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _take_header(self) -> bytes | None:
-        """The JSON, once it is there."""
+        """The header, once it is complete."""
         if len(self._head) < 8:
             return None
         length = int.from_bytes(self._head[:8], "little")
         if length > _HEADER_LIMIT:
-            raise _invalid("its header would be too long")
+            raise _invalid("its header is too long")
         return bytes(self._head[8 : 8 + length]) if len(self._head) >= 8 + length else None
 
     def _read_header(self, header: bytes) -> None:
@@ -122,19 +122,21 @@ class TensorFile:
             position = 0
             for name, entry in sorted(entries.items(), key=lambda item: (item[1].place.start, item[1].place.stop)):
                 if min(entry.shape, default=0) < 0 or entry.place != slice(position, position + sizes[name]):
-                    raise _invalid(f"{name} is not where it should be")
+                    raise _invalid(f"the place of {name} is wrong")
                 position = entry.place.stop
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _invalid("its header is not understood") from error
+            raise _invalid("its header is malformed") from error
         if self._size not in (None, 8 + len(header) + position):
-            raise _invalid("its length is not what its header says")
+            raise _invalid("its length differs from what its header says")
         self.metadata, self._entries, self._data = metadata, entries, np.empty(position, np.uint8)
 
 
 def _widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """bfloat16 as float32, of which it is the upper half."""
+    """Converts bfloat16 to float32, of which it is the upper half."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _invalid(reason: str) -> InvalidAnswer:
-    return InvalidAnswer(f"The answer is no safetensors file of this service: {reason}.", "Is the address right?")
+    return InvalidAnswer(
+        f"The answer is not a safetensors file of a hyperdraw service: {reason}.", "Check the address."
+    )

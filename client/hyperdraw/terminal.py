@@ -15,14 +15,14 @@ from rich.text import Text
 from hyperdraw.answers import Classification, Flag, Floats, ModelList, Prediction, Regression
 
 MAX_CLASSES = 10
-"""That are shown."""
+"""Most classes that are shown."""
 BAR_WIDTH = 32
 _BAND = 0.05, 0.95
-"""Quantiles of the networks' probabilities."""
+"""Quantiles of the networks' probabilities that a band shows."""
 
 
 class _Bar:
-    """A share from 0 to 1 as a bar, with a band of other shares; characters alone tell them apart, colour or not."""
+    """A bar for a share from 0 to 1, with a band of other shares. Characters tell them apart even without colours."""
 
     def __init__(self, share: float, band: tuple[float, float] = (0, 0), style: str = "cyan") -> None:
         self._share, self._band, self._style = share, band, style
@@ -42,7 +42,7 @@ class _Bar:
 
 
 def show_prediction(console: Console, name: str, answer: Prediction) -> None:
-    """One input's answer: what it is, how sure the networks are, and the flags."""
+    """Shows the answer for one input: the prediction, its uncertainty and the flags."""
     if isinstance(answer, Classification):
         _show_classes(console, name, answer)
     else:
@@ -53,26 +53,26 @@ def show_prediction(console: Console, name: str, answer: Prediction) -> None:
 
 
 def show_provenance(console: Console, answer: Prediction) -> None:
-    """Which networks answered, and how to read the bars."""
+    """Shows which networks answered, and how to read the bars."""
     temperature = getattr(answer, "temperature", None)
     calibrated = f", temperature {temperature:.3g}" if temperature else ""
     count = "1 network" if answer.ensemble_size == 1 else f"{answer.ensemble_size} networks"
     origin = f"{count} of {answer.model.name}, seed {answer.seed}{calibrated}"
     console.print(Text(printable(origin), "dim"))
     if answer.ensemble_size == 1:
-        console.print(Text("a single network has nobody to disagree with, so nothing is epistemic", "dim"))
+        console.print(Text("a single network cannot disagree with others, so nothing is epistemic", "dim"))
         return
     if isinstance(answer, Classification):
         full, both, spread = "#+-" if console.options.ascii_only else "█▓░"
         legend = f"{full}{both} probability, {both}{spread} the networks' 5 % to 95 % quantile"
         console.print(Text(f"{legend}{', before the temperature' if temperature else ''}", "dim"))
-    console.print(Text("aleatoric: ambiguity that they agree on; epistemic: their disagreement", "dim"))
+    console.print(Text("aleatoric: ambiguity that the networks agree on; epistemic: their disagreement", "dim"))
 
 
 def show_models(console: Console, models: ModelList) -> None:
-    """A table of the models, and what was refused."""
+    """Shows a table of the models, and the checkpoints that were refused."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)  # what other commands ask for; the others share what width is left
+    table.add_column("model", no_wrap=True)  # other commands need it whole; the other columns share the remaining width
     for heading in ("method", "networks", "input", "task", "version"):
         table.add_column(heading)
     for model in models.models:
@@ -90,7 +90,7 @@ def show_models(console: Console, models: ModelList) -> None:
 
 
 def printable(text: str) -> str:
-    """Without the control characters that names from files and servers may hold, which would steer the terminal."""
+    """Replaces control characters, with which names from files and servers could control the terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
@@ -131,7 +131,7 @@ def _show_numbers(console: Console, name: str, answer: Regression) -> None:
 
 
 def _show_split(console: Console, whole: str, aleatoric: float, epistemic: float, most: float) -> None:
-    """All uncertainty as its two parts, and as a bar of which the full length is `most`."""
+    """Shows uncertainty as its two parts, and as a bar whose full length is `most`."""
     first, second = "#-" if console.options.ascii_only else "█░"
     lengths = [round(part / most * BAR_WIDTH) if most else 0 for part in (aleatoric, epistemic)]
     console.print(
@@ -154,6 +154,6 @@ def _describe_flag(name: str, flag: Flag) -> Text:
 
 
 def _choose_classes(probabilities: Floats) -> Iterable[int]:
-    """The most probable ones, in order."""
+    """The most probable classes, in their own order."""
     most = np.argsort(-probabilities, kind="stable")[:MAX_CLASSES]
     return sorted(most.tolist())

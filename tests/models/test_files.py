@@ -21,7 +21,7 @@ import pytest
 import models.files
 from models.checkpoint import write_file
 from tests import ROOT
-from tests.client.test_client import refuse, respond, stand_before
+from tests.client.gateway import refuse, respond, stand_before
 from tests.waiting import PATIENCE, wait_until
 
 Replace = Callable[[Path], AbstractContextManager[BinaryIO]]

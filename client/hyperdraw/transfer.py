@@ -1,15 +1,16 @@
-"""A request until its answer is there, over as many attempts as that takes; without any input or output itself.
+"""One request and its answer, over as many attempts as it takes. This module does no input or output itself.
 
-A client carries out each attempt that `Exchange.attempts` yields: it sleeps for `pause` seconds, sends `next_request`,
-hands over what arrives, and leaves what went wrong in `failure`.
+A client carries out each attempt that `Transfer.attempts` yields: it sleeps for `pause` seconds, sends `next_request`
+and hands over what arrives, all within `attempt`, which keeps the failure.
 """
 
 import random
 import ssl
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import httpx
 
@@ -26,16 +27,19 @@ from hyperdraw.errors import (
 )
 from hyperdraw.route import Route, explain_certificate, hide_credentials
 
+T = TypeVar("T")
+
 Progress = Callable[[int, int | None], None]
-"""Is told the bytes that have arrived, and how many there will be, if that is known."""
+"""Called with the number of bytes that have arrived, and the total if it is known."""
 
 Parameters = Mapping[str, str | int | float | bool | None]
-"""Of a query; what is None is left out."""
+"""Query parameters. Those that are None are left out."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 86400.0
-"""Seconds that the service accepts as X-Request-Timeout, and that an attempt may be silent."""
+"""Most seconds that the service accepts as X-Request-Timeout, and that an attempt may be silent."""
+_CHECK_SERVICE = "Check the address, and whether the service has the client's version."
 
 
 class Sink(Protocol):
@@ -48,31 +52,31 @@ class Sink(Protocol):
         """Takes the next bytes."""
 
     def finish(self) -> None:
-        """Checks the answer, now that it is complete."""
+        """Checks the complete answer."""
 
 
-class Deadline:
-    """The moment up to which an answer is of use."""
+class TimeLimit:
+    """Seconds that a call may take, counted from now."""
 
     def __init__(self, seconds: float) -> None:
         if not seconds >= 0:  # nor is NaN
             raise ValueError(f"the timeout is {seconds}; it must be a number of seconds, or infinite")
         self.seconds = seconds
-        self.renew()
+        self.restart()
 
-    def renew(self) -> None:
-        """Puts it off to the full time from now."""
+    def restart(self) -> None:
+        """Counts from now on."""
         self._end = time.monotonic() + self.seconds
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left; negative afterwards."""
         return self._end - time.monotonic()
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked."""
+class RequestSpec:
+    """What to ask the service."""
 
     method: str
     path: str
@@ -80,57 +84,66 @@ class Request:
     content: bytes | None = None
     content_type: str = ""
     repeatable: bool = True
-    """Whether it may be sent again when nobody knows if it arrived."""
+    """Whether the request may be sent again when it is unknown if it arrived."""
     expected: tuple[str, ...] = ()
-    """Headers without which an answer is not taken."""
+    """Headers that the answer must have."""
 
 
 @dataclass
 class Connection:
-    """What a client knows of its service."""
+    """What a client knows about its service."""
 
     route: Route
     timeout: float
-    """Seconds that a call may take, if it does not say."""
+    """Seconds that a call may take unless it says otherwise."""
     retries: int
     default_model: str | None = None
-    """Once it has been asked for, and for as long as it is served."""
+    """Name of the default model, once it is known and while it is served."""
 
     def __post_init__(self) -> None:
-        Deadline(self.timeout)
+        TimeLimit(self.timeout)
 
 
-class Exchange:
+class Transfer:
     """A request, its attempts, and its answer.
 
-    An answer with an entity tag is resumed where it broke off; another one begins again.
+    An answer with an entity tag is resumed where it broke off. Any other answer begins again.
     """
 
     def __init__(
         self,
-        request: Request,
+        request: RequestSpec,
         sink: Sink,
         client: Connection,
-        deadline: Deadline,
+        limit: TimeLimit,
         progress: Progress | None = None,
         *,
-        renewing: bool = False,
+        restarting: bool = False,
         retries: int | None = None,
     ) -> None:
-        """`renewing` puts the deadline off whenever something arrives; `retries` are the client's unless given."""
+        """Prepares the first attempt.
+
+        Args:
+            request: what to ask.
+            sink: where the answer goes.
+            client: the client that asks.
+            limit: time that all attempts may take.
+            progress: told about the bytes that arrive.
+            restarting: whether the limit restarts whenever something arrives.
+            retries: attempts after the first; by default those of the client.
+        """
         self.headers = httpx.Headers()
-        """Of the answer."""
+        """Headers of the answer."""
         self.pause = 0.0
-        """Seconds before the next attempt."""
-        self.failure: httpx.TransportError | HyperdrawError | None = None
-        """Of the attempt."""
+        """Seconds to wait before the next attempt."""
+        self._failure: httpx.TransportError | HyperdrawError | None = None
         self._request = request
         self._sink = sink
         self._route = client.route
-        self._deadline = deadline
+        self._limit = limit
         self._retries = client.retries if retries is None else retries
         self._progress = progress
-        self._renewing = renewing
+        self._restarting = restarting
         self._failures = 0
         self._received = self._furthest = 0
         self._size: int | None = None
@@ -139,23 +152,32 @@ class Exchange:
         self._status = 0
         self._gateway_failed = False
 
-    def attempts(self) -> "Call[None]":
-        """Yields the exchange for each attempt that is to be carried out.
+    def attempts(self) -> "Attempts[None]":
+        """Yields the transfer for each attempt.
 
         Raises:
-            HyperdrawError: if the last one has failed.
+            HyperdrawError: if the last attempt failed.
         """
         while True:
-            self.failure = None
+            self._failure = None
             yield self
-            if self.failure is None:
+            if self._failure is None:
                 return
-            self.pause = self._choose_pause(self.failure)
+            self.pause = self._choose_pause(self._failure)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Surrounds one attempt, and keeps its failure for `attempts` to judge."""
+        try:
+            yield
+            self._finish()
+        except (httpx.TransportError, HyperdrawError) as error:
+            self._failure = error
 
     def next_request(self) -> dict[str, Any]:
         """The arguments of `httpx.Client.stream` for the next attempt."""
-        left = min(max(self._deadline.left, 0.001), _LONGEST_TIMEOUT)
-        headers = {} if self._renewing else {"X-Request-Timeout": f"{left:.3f}"}
+        left = min(max(self._limit.left, 0.001), _LONGEST_TIMEOUT)
+        headers = {} if self._restarting else {"X-Request-Timeout": f"{left:.3f}"}
         if self._request.content is not None:
             headers["Content-Type"] = self._request.content_type
         if self._resumable:
@@ -170,21 +192,21 @@ class Exchange:
         }
 
     def start(self, response: httpx.Response) -> None:
-        """Takes the head of an answer.
+        """Takes the status and headers of an answer.
 
         Raises:
-            InvalidAnswer: if it is not one to the request.
+            InvalidAnswer: if it does not answer the request.
         """
         self._status, self._refusal, self._redirection = response.status_code, None, None
         self._gateway_failed = False
         if response.status_code == 206 and self._resumable:
             begin, found = f"bytes {self._received}-", response.headers.get("Content-Range", "")
             if response.headers.get("ETag") != self.headers["ETag"] or not found.startswith(begin):
-                raise InvalidAnswer("The answer is another part than was asked for.", "Is a proxy in between?")
+                message = "The answer is not the requested part of the download."
+                raise InvalidAnswer(message, "A proxy in between may cause this.")
         elif response.status_code == 200:
             if missing := [name for name in self._request.expected if name not in response.headers]:
-                message = f"The answer has no header {missing[0]}."
-                raise InvalidAnswer(message, "Is the address right, and is the service of the client's version?")
+                raise InvalidAnswer(f"The answer lacks the header {missing[0]}.", _CHECK_SERVICE)
             self.headers = response.headers
             length = response.headers.get("Content-Length", "")
             self._received, self._size = 0, int(length) if length.isdecimal() else None
@@ -200,24 +222,24 @@ class Exchange:
         Raises:
             DeadlineExceeded: if they come too late.
         """
-        if self._deadline.left < 0:
+        if self._limit.left < 0:
             raise self._give_up()
         if self._refusal is not None:
             self._refusal += content
             return
         self._sink.write(content)
         self._received += len(content)
-        if self._renewing:
-            self._deadline.renew()
+        if self._restarting:
+            self._limit.restart()
         if self._progress:
             self._progress(self._received, self._size)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Checks that the answer is complete.
 
         Raises:
-            HyperdrawError: if it is a refusal, or no answer of this service.
-            httpx.TransportError: if something is missing.
+            HyperdrawError: if it is a refusal, or does not come from a hyperdraw service.
+            httpx.TransportError: if a part is missing.
         """
         if self._redirection is not None:
             raise self._explain_redirection(self._redirection)
@@ -228,15 +250,15 @@ class Exchange:
         self._sink.finish()
 
     def _choose_pause(self, failure: httpx.TransportError | HyperdrawError) -> float:
-        """Seconds until the next attempt; raises what callers are to see of the failure if there is to be none."""
-        if self._received > self._furthest:  # so that what gets on, however often it breaks, comes to its end
+        """Seconds until the next attempt. Raises what callers are to see if there is none."""
+        if self._received > self._furthest:  # a download that makes progress ends, however often it breaks
             self._furthest, self._failures = self._received, 0
         self._failures += 1
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
-        pause = random.uniform(0.5, 1) * longest  # noqa: S311 — no secret; it keeps many clients from coming at once
+        pause = random.uniform(0.5, 1) * longest  # noqa: S311 — not a secret; many clients must not come at once
         if isinstance(failure, ServiceError):
             pause += failure.retry_after or 0
-        in_time = pause < min(self._deadline.left, _LONGEST_TIMEOUT)
+        in_time = pause < min(self._limit.left, _LONGEST_TIMEOUT)
         if self._may_repeat(failure) and self._failures <= self._retries and in_time:
             return pause
         if isinstance(failure, HyperdrawError):
@@ -259,58 +281,80 @@ class Exchange:
         return self._request.repeatable or isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout)
 
     def _give_up(self) -> DeadlineExceeded:
-        message = f"{self._peer} gave no answer within {self._deadline.seconds:g} s."
-        return DeadlineExceeded(message, "Ask for less, ask later, or allow a longer timeout.")
+        message = f"{self._peer} did not answer within {self._limit.seconds:g} s."
+        return DeadlineExceeded(message, "Ask for less, try later, or allow a longer timeout.")
 
     @property
     def _peer(self) -> str:
-        """Who is asked."""
-        way = f", by way of the {self._route.proxy}," if self._route.proxy else ""
+        """The service, and the proxy on the way to it."""
+        way = f" through the {self._route.proxy}" if self._route.proxy else ""
         return f"{self._route.address}{way}"
 
     def _explain_failure(self, failure: httpx.TransportError) -> ConnectionFailed:
-        """What callers see of a connection that was not made, or broke."""
+        """What callers see of a connection that failed or broke."""
         reason = str(failure) or type(failure).__name__
         proxy = self._route.proxy
         tls = _find_tls_error(failure)
         if isinstance(tls, ssl.SSLCertVerificationError):
             return ConnectionFailed(f"{self._peer} is not trusted: {reason}.", explain_certificate())
         if tls is not None:
-            hint = "Is it http:// rather than https://?"
+            hint = "The address may have to begin with http:// rather than https://."
             return ConnectionFailed(f"{self._peer} does not speak TLS as expected: {reason}.", hint)
         if proxy and isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
             says = "refuses" if isinstance(failure, httpx.ProxyError) else "does not answer"
-            hint = f"Correct or unset {proxy.variable}, or set NO_PROXY={self._route.url.host} to do without."
-            return ConnectionFailed(f"The {proxy}, {says}: {reason}.", hint)
-        hint = "Is a hyperdraw service running there? `hyperdraw-serve` starts one."
+            hint = f"Correct or unset {proxy.variable}, or set NO_PROXY={self._route.url.host} to bypass it."
+            return ConnectionFailed(f"The {proxy} {says}: {reason}.", hint)
+        hint = "Check that a hyperdraw service runs there. `hyperdraw-serve` starts one."
         return ConnectionFailed(f"{self._peer} does not answer: {reason}.", hint)
 
     def _explain_refusal(self, content: bytes) -> HyperdrawError:
         """What callers see of an answer other than success."""
         detail = read_detail(content)
         self._gateway_failed = detail is None and self._status in (502, 504)
-        if detail is None:  # of a proxy, say
+        if detail is None:  # from a proxy, say
             phrase = httpx.codes.get_reason_phrase(self._status)
             message = f"{self._peer} answered {self._status} {phrase}".rstrip() + "."
-            hint = "It has no explanation, so it may not come from a hyperdraw service."
+            hint = "The answer has no explanation, so it may not come from a hyperdraw service."
             detail = ErrorDetail(phrase.lower().replace(" ", "_"), message, hint)
         return make_error(self._status, self._refusal_headers, detail)
 
     def _explain_redirection(self, target: str) -> InvalidAnswer:
         base, found, _ = target.partition(self._request.path)
-        hint = f"If that is the service, give {base} as its address." if found else "Is the address right?"
+        hint = f"If that is the service, give {base} as its address." if found else "Check the address."
         return InvalidAnswer(f"{self._peer} redirects to {target}.", hint)
 
 
 def _find_tls_error(failure: httpx.TransportError) -> ssl.SSLError | None:
-    """The failure of TLS that one to connect comes from, if it is the same the next time."""
+    """The failure of TLS behind a failure to connect, if it would be the same next time."""
     cause: BaseException | None = failure if isinstance(failure, httpx.ConnectError) else None
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     return None if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) else cause
 
 
-T = TypeVar("T")
+Attempts = Generator[Transfer, None, T]
+"""A call of the service: it yields the attempts to carry out, one after the other, and returns their result."""
 
-Call = Generator[Exchange, None, T]
-"""A call of the service: it yields attempts to be carried out, one after the other, and returns what comes of them."""
+
+class Outcome(Generic[T]):
+    """A call to iterate over: attempt by attempt, and then the result."""
+
+    result: T
+    """What the call returned, after its last attempt."""
+
+    def __init__(self, attempts: Attempts[T]) -> None:
+        self._attempts = attempts
+
+    def __iter__(self) -> Iterator[Transfer]:
+        return self
+
+    def __next__(self) -> Transfer:
+        try:
+            return next(self._attempts)
+        except StopIteration as end:
+            self.result = end.value
+            raise
+
+    def close(self) -> None:
+        """Ends the call early, so that it cleans up."""
+        self._attempts.close()

@@ -1,0 +1,106 @@
+"""A gateway before the service that can go wrong, and answers for it to give."""
+
+import json
+import re
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tests.pictures import draw_image, encode
+
+Ask = Callable[..., Any]
+
+Environment = Callable[..., None]
+
+
+PICTURE = encode(draw_image(size=(8, 8)))
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+MODELS = b'{"default": "digits", "models": [], "refused": []}'
+
+
+def respond(status: int, *headers: str, body: bytes = b"") -> bytes:
+    """A whole answer, as it is sent."""
+    lines = [f"HTTP/1.1 {status} Phrase", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def refuse(status: int, code: str = "some_code", *headers: str) -> bytes:
+    error = {"error": {"code": code, "message": "It was so.", "hint": "Do otherwise."}}
+    return respond(status, *headers, body=json.dumps(error).encode())
+
+
+class Gateway(socketserver.ThreadingTCPServer):
+    """Stands before the service, gives the answers of a script first, and then the service's own.
+
+    Bytes are sent as they are; of a number, that many bytes of the body of the service's answer arrive before the
+    connection is cut; None keeps silent.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, service: httpx.Client, *script: bytes | int | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Passage)
+        self.service = service
+        self.script = list(script)
+        self.requests: list[str] = []
+        """Their heads."""
+        self.closed = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def header(self, name: str) -> list[str | None]:
+        """A header of each request."""
+        found = [re.search(rf"^{name}: (.*?)\r$", head, re.MULTILINE | re.IGNORECASE) for head in self.requests]
+        return [match[1] if match else None for match in found]
+
+
+class _Passage(socketserver.StreamRequestHandler):
+    server: Gateway
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (line := self.rfile.readline()):
+                return
+            head += line
+        self.server.requests.append(head.decode())
+        length = self.server.header("content-length")[-1]
+        body = self.rfile.read(int(length or 0))
+        step = self.server.script.pop(0) if self.server.script else sys.maxsize
+        if step is None:
+            self.server.closed.wait(20)
+        elif isinstance(step, bytes):
+            self.wfile.write(step)
+        else:
+            method, path, _ = head.decode().split(" ", 2)
+            lines = [line.split(": ", 1) for line in head.decode().split("\r\n")[1:-2]]
+            answer = self.server.service.request(method, path, headers=dict(lines), content=body)
+            kept = [f"{name}: {value}" for name, value in answer.headers.items() if name != "connection"]
+            self.wfile.write(
+                "\r\n".join([f"HTTP/1.1 {answer.status_code} X", *kept, "Connection: close", "", ""]).encode()
+            )
+            self.wfile.write(answer.content[:step])
+
+
+@contextmanager
+def stand_before(service: httpx.Client, *script: bytes | int | None) -> Iterator[Gateway]:
+    with Gateway(service, *script) as gateway:
+        thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield gateway
+        finally:
+            gateway.closed.set()
+            gateway.shutdown()
+            thread.join()
