@@ -24,10 +24,10 @@ from service.operation.server import Server
 from service.settings import Settings, read_settings
 
 FAULT = 70
-"""The exit status when the device stopped responding: an internal error, by sysexits.h."""
+"""Exit status if the device stopped responding: an internal error, by sysexits.h."""
 
 OTHER_DESCRIPTORS = 256
-"""Open files beside clients' connections: checkpoints that are loaded, decoders' pipes, logs, traces."""
+"""Open files besides connections: checkpoints while they are loaded, pipes of decoders, logs, traces."""
 
 SCOPES = ", ".join(get_args(Scope))
 
@@ -56,9 +56,9 @@ def _show_version(wanted: bool) -> None:
 
 
 def _take_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command a flag for each setting, in the place of its `**flags`.
+    """Gives a command a flag for each setting in place of its `**flags`.
 
-    Flags are handed on as text, so that they are judged as variables and files are.
+    The command gets flags as text, so that they are validated like variables and files.
     """
     own = inspect.signature(command)
     schemas = Settings.model_json_schema()["properties"]
@@ -140,10 +140,10 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Loads the models, and serves until it is stopped, or until the device stopped responding.
+    """Loads the models, and serves until it is stopped or the device stops responding.
 
     Raises:
-        ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot.
+        ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot serve with these settings.
     """
     check_address(settings.host, settings.port)
     keep_freed_memory()
@@ -162,13 +162,14 @@ def _describe(error: ValidationError) -> Iterator[str]:
 
 
 def limit_connections(settings: Settings) -> Settings:
-    """Settings with no more connections than descriptors suffice for. The soft limit of `ulimit -n` is raised for them
-    as far as it may be.
+    """Settings with no more connections than there are file descriptors for.
+
+    The soft limit of `ulimit -n` is raised as far as necessary and allowed.
 
     Raises:
-        ConfigurationError: if they suffice for none.
+        ConfigurationError: if there are none for connections.
     """
-    if sys.platform == "win32":  # which has no such limit
+    if sys.platform == "win32":  # has no such limit
         return settings
     import resource
 
@@ -188,10 +189,10 @@ def limit_connections(settings: Settings) -> Settings:
 
 
 def check_address(host: str, port: int) -> None:
-    """Whether one can listen there, which is better known before models are loaded.
+    """Checks that the service can listen on an address, before it loads models.
 
     Raises:
-        ConfigurationError: if not.
+        ConfigurationError: if it cannot.
     """
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -199,15 +200,16 @@ def check_address(host: str, port: int) -> None:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(address)
     except OSError as error:
-        hint = "Stop what does, or choose another --port." if error.errno == errno.EADDRINUSE else "Choose another."
+        taken = error.errno == errno.EADDRINUSE
+        hint = "Stop the other program, or choose another --port." if taken else "Choose another --host or --port."
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}. {hint}") from error
 
 
 def check(settings: Settings) -> None:
-    """Prints all settings as a file for `--config`, and tries whether they can be served with, which loads the models.
+    """Prints all settings as a file for `--config`, and loads the models once.
 
     Raises:
-        ConfigurationError, DecoderError, DeviceError, KeyFileError: if not.
+        ConfigurationError, DecoderError, DeviceError, KeyFileError: if the service could not start.
     """
     print(settings.describe(), flush=True)
     app = create_app(settings)

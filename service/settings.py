@@ -70,7 +70,7 @@ Networks = Annotated[list[Annotated[str, AfterValidator(_check_network)]], NoDec
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, without the HYPERDRAW_PORT that Kubernetes sets beside a Service named hyperdraw, an address."""
+    """The environment, without the HYPERDRAW_PORT of Kubernetes: the address of a Service named hyperdraw."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
@@ -212,10 +212,10 @@ class Settings(BaseSettings):
         return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     def check_exposure(self) -> None:
-        """Whether the service may be reached by whoever will reach it.
+        """Checks that other machines are served without keys only if the operator says so.
 
         Raises:
-            ConfigurationError: if other machines would be served without keys, and nobody has said so.
+            ConfigurationError: if other machines could reach a service without keys.
         """
         host = self.published_host or self.host
         if self.keys is None and not self.allow_anonymous and not _is_loopback(host):
