@@ -55,7 +55,7 @@ wheels: .venv/torch.installed
 	$(PIP) wheel --no-deps --wheel-dir dist ./client .
 
 check-wheels: .venv/dev.installed wheels
-	$(BIN)/python -m pytest -m wheels $(ARGS)
+	$(BIN)/python -m pytest -m wheels tests/test_wheels.py $(ARGS)
 
 screenshots: .venv/dev.installed
 	$(BIN)/python -m tests.screenshots
