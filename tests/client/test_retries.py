@@ -14,7 +14,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.client.gateway import MODELS, PICTURE, Ask, refuse, respond, stand_before
 from tests.conftest import serve
-from tests.service.engine.test_engine import draw_images, hold
+from tests.engine import draw_images, hold
 
 
 def test_the_service_is_asked_again_when_it_has_time(ask: Ask, client: httpx.Client) -> None:
