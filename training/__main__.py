@@ -77,9 +77,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only results an
 JSONOption = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document. Everything else goes to stderr.")
 ]
-SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.", show_default="0")
-]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.", show_default="0")]
 MinutesOption = Annotated[
     float | None,
     typer.Option(min=0.01, help="Length in minutes, instead of --steps. The speed of this machine is measured first."),
@@ -157,7 +155,7 @@ def _check_length(steps: int | None, minutes: float | None, resume: bool) -> Non
 @app.command("images", rich_help_panel="Your own data")
 def images_command(
     folder: Annotated[
-        Path, typer.Argument(help="Folder that holds a folder for each class, as in DIR/cat/1.jpg.", metavar="DIR")
+        Path, typer.Argument(help="Folder with a folder for each class, as in DIR/cat/1.jpg.", metavar="DIR")
     ],
     out: OutOption,
     size: Annotated[
@@ -170,7 +168,12 @@ def images_command(
         ),
     ] = None,
     grey: Annotated[
-        bool | None, typer.Option("--grey/--colour", show_default="grey if no image is stored in colour")
+        bool | None,
+        typer.Option(
+            "--grey/--colour",
+            help="Train on grey or on colour images.",
+            show_default="grey if no image is stored in colour",
+        ),
     ] = None,
     flip: Annotated[
         bool,

@@ -43,7 +43,7 @@ class Bar:
 
     def __init__(self, what: str, unit: str, total: int, done: int = 0) -> None:
         self._quiet = _quiet.get()
-        self._live = _console.file.isatty() and not self._quiet
+        self._live = _console.is_interactive and _console.file.isatty() and not self._quiet
         self._logged = time.monotonic()
         self._id = _display.add_task(what, total=total, completed=done, unit=unit, note="", visible=not self._quiet)
         if self._live:

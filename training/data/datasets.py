@@ -18,8 +18,6 @@ from training.data.mixture import Mixture, load_mixture
 from training.data.published import CIFAR_10, MNIST, read_cifar, read_idx
 
 DIGITS = tuple("0123456789")
-
-
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 

@@ -88,16 +88,12 @@ def _fit_cifar(images: Tensor) -> Tensor:
 
 
 _Sets = dict[str, Callable[[Path], Tensor]]
-
-
 _OUTLIERS_OF_MNIST: _Sets = {"notmnist": load_notmnist, "fashion-mnist": load_fashion_mnist}
-
 
 _OUTLIERS_OF_CIFAR: _Sets = {
     "notmnist": lambda data: _fit_cifar(load_notmnist(data)),
     "fashion-mnist": lambda data: _fit_cifar(load_fashion_mnist(data)),
 }
-
 
 _OUTLIERS: dict[str, _Sets] = {
     "mnist": _OUTLIERS_OF_MNIST,

@@ -91,7 +91,6 @@ MNIST = Publication(
     ),
 )
 
-
 NOTMNIST = Publication(
     folder="notmnist",
     url="https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/17823f4d4a3acd8317c07866702d2eb2ac79c7a0/",
@@ -101,7 +100,6 @@ NOTMNIST = Publication(
     ),
 )
 
-
 FASHION_MNIST = Publication(
     folder="fashion-mnist",
     url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -109,7 +107,6 @@ FASHION_MNIST = Publication(
         PublishedFile("t10k-images-idx3-ubyte.gz", "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
     ),
 )
-
 
 CIFAR_10 = Publication(
     folder="cifar-10-batches-bin",

@@ -54,7 +54,6 @@ ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
 CONFIDENCE = 8.0
 """Margin that the attacker aims at, in nats; with it, predictive entropy can fall below its threshold."""
 
-
 TIERS = (
     Tier("the paper's protocol", "fixed", 10, stops=True),
     Tier("transfer", "surrogate", 1),
@@ -64,7 +63,6 @@ TIERS = (
     Tier("expectation, K = 20", "expectation", 20),
     Tier("seed known", "seed", 20),
 )
-
 
 EPSILONS: dict[int, dict[Norm, tuple[float, ...]]] = {
     1: {"linf": (0.1, 0.2, 0.3), "l2": (1.0, 2.0, 3.0)},

@@ -42,7 +42,6 @@ class Tier:
 UNBOUNDED: tuple[Tier, Norm, float] = Tier("expectation, K = 5", "expectation", 5), "linf", 1.0
 """An attack that must always find wrong answers."""
 
-
 EXPECTED_ORDER = (
     ("five networks in a step do at least as well as one", "expectation, K = 5", "expectation, K = 1"),
     ("twenty networks do at least as well as five", "expectation, K = 20", "expectation, K = 5"),

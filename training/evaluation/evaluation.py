@@ -12,11 +12,9 @@ from training.progress import Bar, track
 
 SEED = 0
 
-
 PROMISE_SEEDS = range(2 * 10**15, 2 * 10**15 + 100)
 """Seeds of the draws that flags and prediction sets are judged with; each draw judges a hundredth of the test inputs.
 Their guarantees hold on average over seeds, so a few seeds would leave much to luck."""
-
 
 INPUTS_PER_PART = 1024
 """Inputs that are evaluated between two updates of the progress bar."""

@@ -16,7 +16,6 @@ from training.recipes.targets import make_convolutional_target, make_wide_resnet
 CROPS = Augmentation(rotation=0.0, scale=0.0, shift=0.25, shear=0.0, flip=True, whole_pixels=True)
 """The usual augmentation for CIFAR: shifts of up to 4 of 32 pixels, and mirroring."""
 
-
 WIDE_RESNET_STEPS = 4_300
 """Steps for 12 epochs of each network, with 128 images a step."""
 

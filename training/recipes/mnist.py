@@ -80,7 +80,7 @@ def mnist_deutsch() -> Recipe:
 
 
 def mnist_deutsch_diverse() -> Recipe:
-    """The same hypernetwork, tuned for diversity; half an hour on 2 cores."""
+    """mnist-deutsch tuned for diversity instead; half an hour on 2 cores."""
     return replace(mnist_deutsch(), name="mnist-deutsch-diverse", diversity=Diversity(accuracy_weight=1_000))
 
 
@@ -101,7 +101,7 @@ def mnist_hyperdraw() -> Recipe:
 
 
 def mnist_hyperdraw_hard() -> Recipe:
-    """The same with 8 modes, trained on adversarial examples too; an hour on 2 cores."""
+    """mnist-hyperdraw with 8 modes, trained on adversarial examples too; an hour on 2 cores."""
     modes = 8
     return replace(
         mnist_hyperdraw(),

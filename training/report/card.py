@@ -47,7 +47,7 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
 def _describe_model(name: str, checkpoint: Checkpoint) -> str:
     config = checkpoint.config
     alone = checkpoint.sampler.num_networks == 1
-    kind = "a single network" if alone else "a distribution over the weights of one target network"
+    kind = "a single network, not a distribution" if alone else "a distribution over the weights of one target network"
     match config.input:
         case ImageSpec(channels=channels, height=height, width=width):
             given = f"{height} × {width} pixels, {channels} channel{'' if channels == 1 else 's'}"

@@ -17,7 +17,6 @@ RAISING_SCORES = {
     "relative_deviation": "the networks' standard deviation, in units of the output's standard deviation",
 }
 
-
 CAVEATS = {
     "classification": "A flag is a hint, not a proof: an ambiguous image can look foreign, and a foreign image can look certain.\n"
     "`suspect_adversarial` only raises a suspicion: an attacker who knows the model can evade it.",

@@ -6,7 +6,6 @@ from training.evaluation.summaries import estimate_share
 
 MOST_CLASSES = 20
 
-
 OF_SEVERAL = ("mutual_information", "variation_ratio")
 """Scores that a single network does not have."""
 

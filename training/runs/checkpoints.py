@@ -29,15 +29,12 @@ from training.report.card import save_card
 CALIBRATION_SEED = 10**15
 """Seed for the first calibration input. Each input has its own seed, far from those that people choose."""
 
-
 VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
 """Seeds of the draws that temperatures are fitted and scores are chosen with; each draw sees a fiftieth of the inputs.
 Nothing is guaranteed for these inputs, so they may share networks."""
 
-
 FOREIGN_IMAGES = 1000
 """Number of made-up images that decide which score raises a flag."""
-
 
 FOREIGN_SEED = 11
 

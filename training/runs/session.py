@@ -28,21 +28,14 @@ from training.runs.fitting import FittingRun
 from training.runs.run import StepReport, TrainingError, TrainingRun, read_identity
 
 LOG_EVERY = 20
-
-
 SAVE_EVERY_SECONDS = 120
-
-
 TIMED_STEPS = 20
-
 
 VALIDATIONS = 20
 """Number of validations in a run."""
 
-
 STATE_FILE = Path("training", "state.safetensors")
 """Path of an unfinished run's state, below its directory."""
-
 
 CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
 """A training that got less than this share of its threads' time warns after so many seconds."""

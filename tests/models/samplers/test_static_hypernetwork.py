@@ -112,6 +112,6 @@ def test_a_single_network_is_trained_calibrated_and_described(tmp_path: Path) ->
     assert checkpoint.metrics["mutual_information"] == pytest.approx(0, abs=1e-6)
     assert checkpoint.metrics["single"]["accuracy_mean"] > 0.5
     card = (tmp_path / "one" / "README.md").read_text()
-    assert "a single network, no distribution" in card
-    assert "Two of them differ" not in card
+    assert "a single network, not a distribution" in card
+    assert "Two networks differ" not in card
     assert "nan" not in card

@@ -17,13 +17,11 @@ from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
-from training import progress
 from training.__main__ import app
 from training.data.augmentation import Augmentation, distort
 from training.data.dataset import DatasetError
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.summaries import estimate_share
-from training.progress import announce, be_quiet, track, warn
 from training.recipes.own_images import choose_target
 from training.report.own_images import LEAST_DISPUTE
 from training.runs.fitting import FittingRun
@@ -325,24 +323,6 @@ def test_intervals_of_shares_are_wilsons() -> None:
     for hits, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
         interval = estimate_share(hits / count, count)
         assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
-
-
-def test_progress_is_shown_on_stderr_unless_it_is_not_wanted(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "LOG_INTERVAL", 0)
-    assert list(track([1, 2, 3], "counting", "number")) == [1, 2, 3]
-    announce("so far")
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "counting: 67%, 2/3 numbers" in shown.err
-    assert "so far" in shown.err.splitlines()
-    with be_quiet():
-        assert list(track([1, 2, 3], "counting", "number")) == [1, 2, 3]
-        announce("so far")
-        warn("look out")
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "Warning: look out\n")
 
 
 @pytest.mark.parametrize("out", ["own", "own/model", "."])
