@@ -78,7 +78,18 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "report": {"data", "denormals", "evaluation"},
         "runs": {"data", "denormals", "evaluation", "objectives", "progress", "recipes", "report", "tensors"},
         "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
-        "__main__": {"data", "evaluation", "objectives", "progress", "recipes", "report", "runs", "studies"},
+        "options": {"data", "recipes"},
+        "__main__": {
+            "data",
+            "evaluation",
+            "objectives",
+            "options",
+            "progress",
+            "recipes",
+            "report",
+            "runs",
+            "studies",
+        },
     },
 }
 """What each folder or file of a package may import of the same package, in an order without circles."""

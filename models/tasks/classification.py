@@ -14,7 +14,12 @@ from torch import Tensor
 
 from models.schema import STRICT
 from models.tasks.kind import Flag, TaskKind
-from models.tasks.probabilities import average_logits, compute_probabilities, shannon_entropy
+from models.tasks.probabilities import (
+    average_logits,
+    compute_probabilities,
+    measure_disagreement,
+    shannon_entropy,
+)
 from models.tasks.quantity import Quantity, list_quantities
 
 
@@ -119,3 +124,13 @@ class Classification(TaskKind):
         if class_weights is None:
             return F.cross_entropy(logits, labels)
         return F.cross_entropy(logits, labels, class_weights, reduction="none").mean()
+
+    def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
+        return "accuracy", (outputs.argmax(-1) == labels).float().mean()
+
+    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+        return {
+            "single accuracy": (members.argmax(-1) == labels).double().mean().item(),
+            "ensemble accuracy": (members.mean(0).argmax(-1) == labels).double().mean().item(),
+            "disagreement": measure_disagreement(members),
+        }

@@ -45,4 +45,18 @@ class TaskKind(ABC):
 
     @abstractmethod
     def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """The mean loss of an example, from outputs [S, B, K] of networks, each with labels of its own, [S, B, …]."""
+        """The mean loss over examples, which training minimises.
+
+        Args:
+            outputs: of S networks, [S, B, K].
+            labels: each network's own, [S, B, …].
+            class_weights: a weight for the examples of each class, [K], where there are classes.
+        """
+
+    @abstractmethod
+    def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
+        """Name and value of what a training step reports; arguments as for `measure_loss`."""
+
+    @abstractmethod
+    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+        """How good networks are alone and together, from what they predict, [S, B, K], and the labels, [B, …]."""

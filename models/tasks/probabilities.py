@@ -35,3 +35,17 @@ def compute_probabilities(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise NotFiniteError("a sampled network gave logits that are not finite")
     return logits.double().softmax(-1)
+
+
+def measure_disagreement(member_probabilities: Tensor) -> float:
+    """Share of images on which two random distinct members choose different classes; 0 for a single member.
+
+    Args:
+        member_probabilities: [S, B, K].
+    """
+    size, _, classes = member_probabilities.shape
+    if size == 1:
+        return 0.0
+    counts = torch.nn.functional.one_hot(member_probabilities.argmax(-1), classes).sum(0).double()
+    agreeing = (counts * (counts - 1)).sum(-1) / (size * (size - 1))
+    return float(1 - agreeing.mean())

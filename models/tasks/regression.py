@@ -120,3 +120,13 @@ class Regression(TaskKind):
         """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², averaged over [S, B]; y is [S, B, K]."""
         noise_std = torch.tensor(self.noise_std, device=outputs.device)
         return ((self.predict(outputs) - labels) / noise_std).square().sum(-1).mean() / 2
+
+    def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
+        return "root_mean_square_error", (self.predict(outputs) - labels).square().mean().sqrt()
+
+    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+        return {
+            "single error": (members - labels).square().mean().sqrt().item(),
+            "ensemble error": (members.mean(0) - labels).square().mean().sqrt().item(),
+            "deviation": members.var(0).mean().sqrt().item(),
+        }

@@ -11,9 +11,9 @@ from models.checkpoint import Checkpoint
 from models.predictions.detection import Calibration, list_sizes
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
 from models.tasks.classification import Classification, measure_uncertainty
-from models.tasks.probabilities import average_logits
+from models.tasks.probabilities import average_logits, measure_disagreement
 from training.data.dataset import Examples
-from training.evaluation.diversity import measure_disagreement, measure_layer_norms
+from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
 from training.evaluation.flags import judge_any, measure_flags
 from training.evaluation.measures import (

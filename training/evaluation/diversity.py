@@ -3,25 +3,8 @@
 Shapes: S sampled networks, B inputs, K classes.
 """
 
-import torch
-from torch import Tensor
-
 from models.targets.target import TargetNetwork, Weights
 from training.evaluation.summaries import Spread, average, summarize
-
-
-def measure_disagreement(member_probabilities: Tensor) -> float:
-    """Share of images on which two random distinct members choose different classes; 0 for a single member.
-
-    Args:
-        member_probabilities: [S, B, K].
-    """
-    size, _, classes = member_probabilities.shape
-    if size == 1:
-        return 0.0
-    counts = torch.nn.functional.one_hot(member_probabilities.argmax(-1), classes).sum(0).double()
-    agreeing = (counts * (counts - 1)).sum(-1) / (size * (size - 1))
-    return float(1 - agreeing.mean())
 
 
 def measure_weight_spread(weights: Weights) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import Outputs
-from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.classification import measure_classification
@@ -23,6 +22,6 @@ def measure_checkpoint(checkpoint: Checkpoint, dataset: Dataset | Mixture, outpu
     """
     if isinstance(dataset, Mixture):
         return measure_density_fit(checkpoint, dataset)
-    if isinstance(dataset.task, Classification):
+    if dataset.task.has_classes:
         return measure_classification(checkpoint, dataset.test, outputs)
     return measure_regression(checkpoint, dataset.test, outputs)

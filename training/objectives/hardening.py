@@ -9,11 +9,11 @@ Shapes: S sampled networks, B images each.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.inputs.image import ImageSpec
 from models.targets.target import TargetNetwork, Weights
-from training.objectives.objectives import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def harden(
     current = clean + reach * noise.flatten()[: clean.numel()].view_as(clean).to(images.device)
     for _ in range(hardening.steps):
         current = current.clamp(low, high).detach().requires_grad_()
-        loss = cross_entropy(target.forward(frozen, current), labels[:, :count])
+        logits = target.forward(frozen, current)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, :count].flatten())
         (gradient,) = torch.autograd.grad(loss, current)
         moved = current.detach() + hardening.stride * reach * gradient.sign()
         current = torch.minimum(torch.maximum(moved, clean - reach), clean + reach)

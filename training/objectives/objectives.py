@@ -23,10 +23,7 @@ from torch import Tensor
 
 from models.targets.gauge import GaugeStep, fix_gauge
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.classification import Classification
 from models.tasks.probabilities import average_logits
-from models.tasks.regression import Regression
-from models.tasks.task import Task
 
 Measure = Literal["entropy", "variance"]
 
@@ -80,43 +77,10 @@ class Diversity:
         return -diversity / (share * self.accuracy_weight)
 
 
-def measure_fit(task: Task, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """The mean loss over examples.
-
-    Args:
-        task: what the outputs mean.
-        outputs: of S networks, [S, B, K].
-        labels: each network's own, [S, B] or [S, B, K].
-        class_weights: a weight for the examples of each class, [K].
-    """
-    match task:
-        case Classification():
-            if class_weights is None:
-                return cross_entropy(outputs, labels)
-            return weighted_cross_entropy(outputs, labels, class_weights)
-        case Regression():
-            return gaussian_loss(task.predict(outputs), labels, torch.tensor(task.noise_std, device=outputs.device))
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of S networks from logits [S, B, K] and labels [S, B]; each network has its own inputs."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-
-
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """Mean cross-entropy with class weights [K]. Its expectation is that over all examples, whatever B is."""
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), class_weights, reduction="none").mean()
-
-
 def balance_classes(labels: Tensor, classes: int) -> Tensor:
     """Class weights [K] that make all classes of labels [n] weigh the same; the mean weight of an example is 1."""
     counts = labels.bincount(minlength=classes)
     return len(labels) / (classes * counts.clamp(min=1))
-
-
-def gaussian_loss(expectations: Tensor, observations: Tensor, noise_std: Tensor) -> Tensor:
-    """−log N(y; f, σ²) without its constant: ½ ‖(f − y)/σ‖² from f, y [S, B, K] and σ [K], averaged over S and B."""
-    return ((expectations - observations) / noise_std).square().sum(-1).mean() / 2
 
 
 def outlier_loss(logits: Tensor, group_size: int | None = None) -> Tensor:

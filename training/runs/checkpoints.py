@@ -10,7 +10,6 @@ from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_c
 from models.inputs.image import ImageSpec
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
-from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
 from training.data.foreign import make_foreign_images
@@ -130,10 +129,10 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
 def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads the checkpoint again."""
     config, validation, foreign = checkpoint.config, None, None
-    if isinstance(config.task, Classification):
+    if config.task.has_classes:
         outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
-        if isinstance(config.input, ImageSpec):
+        if config.input.perturbable:
             images = make_foreign_images(dataset.validation.inputs, FOREIGN_IMAGES, FOREIGN_SEED)
             foreign = evaluate_parts(checkpoint, images, VALIDATION_SEEDS, "choosing scores")
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
@@ -162,7 +161,7 @@ def measure_directory(
     earlier = load_metrics(checkpoint)
     outputs = evaluate_sets(checkpoint, dataset, outliers)
     metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)
-    if isinstance(dataset, Dataset) and isinstance(dataset.task, Classification):
+    if isinstance(dataset, Dataset) and dataset.task.has_classes:
         origin = trace_origin(checkpoint, dataset, outliers)
         save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
     save_metrics(directory, metrics)

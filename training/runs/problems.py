@@ -14,14 +14,12 @@ from models.noise import permutations, uniform
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
-from models.tasks.classification import Classification
 from training.data.augmentation import distort
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.data.outliers import synthesize_outliers
-from training.evaluation.diversity import measure_disagreement
 from training.objectives.hardening import harden
-from training.objectives.objectives import balance_classes, measure_fit, outlier_loss
+from training.objectives.objectives import balance_classes, outlier_loss
 from training.recipes.recipe import Recipe
 
 ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
@@ -76,7 +74,7 @@ class Supervised(Problem):
         self._orders = torch.empty(0, 0, dtype=torch.int64)
         self._class_weights: Tensor | None = None
         if recipe.balance:
-            if not isinstance(dataset.task, Classification):
+            if not dataset.task.has_classes:
                 raise ValueError("there are no classes to balance")
             self._class_weights = balance_classes(self._labels, len(dataset.task.outputs))
         self._outliers = torch.empty(0)
@@ -98,31 +96,17 @@ class Supervised(Problem):
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
             inputs = torch.cat([inputs, shared], dim=1)
         outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
-        losses = {"fit": measure_fit(task, outputs, labels, self._class_weights)}
+        losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
         if self.recipe.outliers is not None:
             order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
             loss = outlier_loss(others[order], self.recipe.outliers.group_size)
             losses["outliers"] = self.recipe.outliers.weight * loss
-        if isinstance(task, Classification):
-            return Fit(losses, "accuracy", (outputs.detach().argmax(-1) == labels).float().mean())
-        error = task.predict(outputs.detach()) - labels
-        return Fit(losses, "root_mean_square_error", error.square().mean().sqrt())
+        return Fit(losses, *task.measure_fit(outputs.detach(), labels))
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
         outputs = evaluate_members(sampler, self.dataset.input.prepare(validation.inputs), seed=0, size=networks)
-        members, labels = task.predict(outputs), validation.labels
-        if isinstance(task, Classification):
-            return {
-                "single accuracy": (members.argmax(-1) == labels).double().mean().item(),
-                "ensemble accuracy": (members.mean(0).argmax(-1) == labels).double().mean().item(),
-                "disagreement": measure_disagreement(members),
-            }
-        return {
-            "single error": (members - labels).square().mean().sqrt().item(),
-            "ensemble error": (members.mean(0) - labels).square().mean().sqrt().item(),
-            "deviation": members.var(0).mean().sqrt().item(),
-        }
+        return task.judge(task.predict(outputs), validation.labels)
 
     def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Draws the normalised inputs [S, B, …] and labels [S, B, …] of a step."""

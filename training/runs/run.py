@@ -13,11 +13,9 @@ from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
 from models.checkpoint import write_file
-from models.inputs.image import ImageSpec
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import NetworkStack, WeightSampler
 from models.targets.target import Weights
-from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
@@ -206,7 +204,7 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
     extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
-    of_images = isinstance(dataset.input, ImageSpec) and isinstance(dataset.task, Classification)
+    of_images = dataset.input.perturbable and dataset.task.has_classes
     if extras and not of_images:
         raise TrainingError(
             f"{recipe.name}: {', '.join(extras)} can only be used to classify images, not with {recipe.dataset}"

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
 from models.predictions.detection import apply_temperature
-from models.tasks.classification import Classification
 from models.tasks.probabilities import average_logits
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
@@ -126,7 +125,7 @@ def compare_directories(
         training = checkpoint.config.training
         if training.dataset != name:
             raise CheckpointError(directory, f"was trained on {training.dataset}, but the first checkpoint on {name}")
-        if not isinstance(checkpoint.config.task, Classification):
+        if not checkpoint.config.task.has_classes:
             raise CheckpointError(directory, "is not a classifier; it has no class probabilities to compare")
         if checkpoint.calibration is None:
             raise CheckpointError(directory / "calibration.json", "is missing; calibrate the checkpoint first")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
 from models.predictions.prediction import evaluate_members
-from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
@@ -58,7 +57,7 @@ def draw_figures(directory: Path, data: Path, device: torch.device, networks: in
     try:
         if isinstance(dataset, Mixture):
             draw_mixture(directory, checkpoint, dataset, networks)
-        elif isinstance(dataset.task, Classification):
+        elif dataset.task.has_classes:
             outliers = load_outliers(checkpoint.config.training.dataset, data)
             draw_study(directory, study_networks(checkpoint, dataset, outliers, networks))
         else:

@@ -7,9 +7,10 @@ from pydantic import TypeAdapter
 
 from models.checkpoint import Checkpoint
 from models.predictions.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
+from models.tasks.probabilities import measure_disagreement
 from tests import ROOT
 from training.evaluation.classification import measure_classes, measure_ensembles
-from training.evaluation.diversity import measure_disagreement, measure_weight_spread
+from training.evaluation.diversity import measure_weight_spread
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.metrics import ClassificationMetrics
 from training.report.own_images import list_cautions

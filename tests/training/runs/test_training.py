@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import training.objectives.objectives
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.samplers.sampler import Hypernetwork
+from models.tasks.classification import Classification
 from tests.conftest import make_session
 from training.__main__ import app
 from training.data.datasets import load_dataset
@@ -178,7 +178,7 @@ def test_a_run_that_fails_at_once_when_resumed_leaves_the_checkpoint_alone(
     assert not train(make_session(tmp_path, steps=40))
     monkeypatch.undo()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    monkeypatch.setattr(training.objectives.objectives, "cross_entropy", lambda logits, _: logits.sum() * math.nan)
+    monkeypatch.setattr(Classification, "measure_loss", lambda _, logits, *__: logits.sum() * math.nan)
     with pytest.raises(TrainingError, match="No checkpoint was written"):
         train(make_session(tmp_path, steps=40, resume=True))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -199,7 +199,7 @@ def test_the_mixer_follows_the_adversarial_loss(monkeypatch: pytest.MonkeyPatch)
     """Alone with the discriminator, its gradient is that of −β log D at its codes."""
     run = make_run(adversarial_weight=0.5, moment_matching_weight=0.0)
     expected = make_run(adversarial_weight=0.5, moment_matching_weight=0.0)
-    monkeypatch.setattr(training.objectives.objectives, "cross_entropy", lambda logits, _: 0 * logits.sum())
+    monkeypatch.setattr(Classification, "measure_loss", lambda _, logits, *__: 0 * logits.sum())
     run.step()
     codes = hypernetwork_of(expected).train().mix(expected.sampler.draw_latents(0, range(32), stream=1))
     (0.5 * -discriminator_of(expected)(codes).sigmoid().log().mean()).backward()

@@ -1,0 +1,34 @@
+"""Options that several commands of `hyperdraw-train` share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.data.published import default_data_folder
+from training.recipes.recipe import Part
+
+DATA_FOLDER = default_data_folder()
+DataOption = Annotated[Path, typer.Option(help="Folder of the datasets' files. Missing files are downloaded into it.")]
+CheckpointArgument = Annotated[Path, typer.Argument(help="Directory of the checkpoint.")]
+OutliersOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of images to use as outliers, besides the usual sets. Can be repeated."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show only results and warnings, no progress.")]
+JSONOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document. Everything else goes to stderr.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.", show_default="0")]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Length in minutes, instead of --steps. The speed of this machine is measured first."),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")]
+WithoutOption = Annotated[
+    list[Part] | None, typer.Option(help="A part to leave out, to see its effect. Can be repeated.")
+]
+OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint. It is created if it does not exist.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:N or auto. With auto it is cuda if available, otherwise cpu.")
+]
