@@ -9,6 +9,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
 
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
@@ -29,8 +30,18 @@ __all__ = ["pytest_addoption", "pytest_runtest_setup", "pytest_terminal_summary"
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
 for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
     setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What is drawn without a seed, also in fixtures that are made for a test, is the same in each run."""
+    torch.manual_seed(0)
+
 
 SMALL_TARGET = TargetNetwork(
     (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))

@@ -249,6 +249,26 @@ def test_files_that_change_while_they_are_read_are_read_again(
     assert catalog.resolve("digits").version == version
 
 
+def test_files_are_not_known_for_what_they_had_become_by_the_end_of_a_load(
+    store: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that had just changed when they were read may have changed again, with the same time stamp."""
+    monkeypatch.setattr(models.foreign_files, "SETTLED_SECONDS", 3600)
+    catalog = Catalog(store, engine, None)
+    loads, load = 0, Engine.load
+
+    def load_for_long(engine: Engine, *arguments: Any) -> Any:
+        nonlocal loads
+        loads += 1
+        monkeypatch.setattr(models.foreign_files, "SETTLED_SECONDS", -1)
+        return load(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "load", load_for_long)
+    for _ in range(3):
+        catalog.reload("digits")
+    assert loads == 2
+
+
 @pytest.mark.parametrize("where", ["scandir", "lstat"])
 @pytest.mark.parametrize("act", [Catalog.refresh, lambda catalog: catalog.reload("digits")])
 def test_models_do_not_vanish_because_the_system_has_no_room(

@@ -104,6 +104,7 @@ def test_the_largest_size_that_fits_is_used(calibration: Calibration) -> None:
 def test_between_and_beyond_calibrated_sizes_the_first_networks_judge() -> None:
     """Of every size up to 104: flags and sets are those of the largest calibrated number of networks."""
     calibration = make_calibration(n=199, networks=100)
+    assert len({size.classes.temperature for size in calibration.sizes if size.classes}) == len(calibration.sizes)
     outputs = Outputs(draw_logits(104, 50, seed=5), draw_logits(20, 50, seed=6))
     for networks in range(1, 105):
         prediction = interpret(TASK, outputs.prefix(networks))
@@ -112,6 +113,9 @@ def test_between_and_beyond_calibrated_sizes_the_first_networks_judge() -> None:
         own = {size.ensemble_size: size for size in calibration.sizes}[judging]
         assert own.classes
         assert calibration.temperature_for(networks) == own.classes.temperature
+        tempered = calibration.temper(prediction.log_probabilities, networks).exp()
+        powers = prediction.log_probabilities.exp() ** (1 / own.classes.temperature)
+        torch.testing.assert_close(tempered, powers / powers.sum(-1, keepdim=True))
         for flag, judgement in calibration.judge(prediction, 0.2).items():
             assert judgement.ensemble_size == judging
             assert judgement.threshold == own.thresholds[flag][-1]

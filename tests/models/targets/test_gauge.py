@@ -40,7 +40,7 @@ def assert_same(first: Weights, second: Weights) -> None:
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_function_stays_the_same(target: TargetNetwork, seed: int) -> None:
     weights, inputs = draw(target, seed)
     before = {name: tensor.clone() for name, tensor in weights.items()}
@@ -55,7 +55,7 @@ def test_the_function_stays_the_same(target: TargetNetwork, seed: int) -> None:
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_fixed_gauge_stays_fixed(target: TargetNetwork, seed: int) -> None:
     weights, _ = draw(target, seed)
     gauged = fix_gauge(target, weights, ALL_STEPS)
@@ -63,7 +63,7 @@ def test_a_fixed_gauge_stays_fixed(target: TargetNetwork, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_equivalent_networks_get_the_same_representative(seed: int) -> None:
     """Rescaled, permuted and shifted by hand, across convolution, pooling and flattening."""
     weights, inputs = draw(SMALL_TARGET, seed)

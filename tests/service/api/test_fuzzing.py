@@ -35,10 +35,7 @@ MAY_DIFFER = [
 ]
 
 with_client = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -57,7 +54,9 @@ def test_all_answers_are_as_the_description_says(client: httpx.Client, checkpoin
     for operation in (operation for path in description["paths"].values() for operation in path.values()):
         operation.pop("security", None)  # as this service has no keys
     schema = schemathesis.openapi.from_dict(description)
-    for found in schema.get_all_operations():
+    operations = list(schema.get_all_operations())
+    assert len(operations) > 20
+    for found in operations:
         assert isinstance(found, Ok)
         operation = found.ok()
 

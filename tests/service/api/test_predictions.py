@@ -98,7 +98,11 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     task, calibration = checkpoint.config.task, checkpoint.calibration
     said = interpret(task, evaluate(checkpoint.sampler, spec, task, images, seed=7, size=20))
     assert calibration is not None
-    probabilities = calibration.temper(said.log_probabilities, 20).exp()
+    (own,) = (size.classes for size in calibration.sizes if size.ensemble_size == 20)
+    assert own is not None
+    assert own.temperature != calibration.temperature_for(100)
+    probabilities = said.probabilities ** (1 / own.temperature)
+    probabilities /= probabilities.sum(-1, keepdim=True)
     judgements = calibration.judge(said)
     for i, prediction in enumerate(answer["predictions"]):
         assert prediction["probabilities"] == pytest.approx(probabilities[i].tolist(), abs=1e-6)
@@ -424,7 +428,9 @@ def test_openapi_examples_work(client: httpx.Client) -> None:
 
 def test_uncertainty_stays_within_its_bounds(client: httpx.Client) -> None:
     noise = encode(draw_image(size=(8, 8)).effect_spread(9))
-    for prediction in post_parts(client, [noise, *PICTURES]).json()["predictions"]:
+    predictions = post_parts(client, [noise, *PICTURES]).json()["predictions"]
+    assert len(predictions) == 4
+    for prediction in predictions:
         uncertainty = prediction["uncertainty"]
         assert sum(prediction["probabilities"]) == pytest.approx(1)
         assert 0 <= uncertainty["mutual_information"] <= uncertainty["predictive_entropy"] <= math.log(10) + 1e-6

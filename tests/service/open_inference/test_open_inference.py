@@ -254,7 +254,9 @@ def test_metadata_describes_every_output(triton: InferenceServerClient, pixels: 
     described = {output["name"]: output for output in triton.get_model_metadata("digits")["outputs"]}
     outputs = [InferRequestedOutput(name) for name in described]
     result = triton.infer("digits", [give(pixels)], outputs=outputs, parameters={"coverage": 0.9})
-    for output in result.get_response()["outputs"]:
+    answered = result.get_response()["outputs"]
+    assert [output["name"] for output in answered] == list(described)
+    for output in answered:
         shape = described[output["name"]]["shape"]
         assert output["datatype"] == described[output["name"]]["datatype"]
         assert len(output["shape"]) == len(shape)
