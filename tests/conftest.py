@@ -20,13 +20,13 @@ from models.targets.target import TargetNetwork, Weights
 from service.app import create_app
 from service.operation.server import Server
 from service.settings import Settings
-from tests.programs import pytest_addoption, pytest_runtest_setup, pytest_terminal_summary
+from tests.programs import check_programs, pytest_addoption, pytest_terminal_summary
 from tests.waiting import PATIENCE, wait_until
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
 from training.runs.session import Session, train
 
-__all__ = ["pytest_addoption", "pytest_runtest_setup", "pytest_terminal_summary"]  # hooks
+__all__ = ["pytest_addoption", "pytest_terminal_summary"]  # hooks
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 
@@ -36,18 +36,18 @@ settings.load_profile("tests")
 for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
     setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """What is drawn without a seed, also in fixtures that are made for a test, is the same in each run."""
-    torch.manual_seed(0)
-
-
 SMALL_TARGET = TargetNetwork(
     (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))
 )
 SMALL_CONFIG = HyperGANConfig(latent_size=8, code_size=4, hidden_size=16)
 SMALL_DEUTSCH = DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what cannot be tested here. What is drawn without a seed, also in fixtures, is the same in each run."""
+    check_programs(item)
+    torch.manual_seed(0)
 
 
 def draw_weights(

@@ -14,9 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-programs", action="store_true", help=text)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips tests marked `needs` whose programs are missing."""
+def check_programs(item: pytest.Item) -> None:
+    """Skips a test marked `needs` whose programs are missing."""
     needed = {program for mark in item.iter_markers("needs") for program in mark.args}
     if missing := sorted(program for program in needed if shutil.which(program) is None):
         reason = f"needs {' and '.join(missing)}"

@@ -9,14 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from models.checkpoint import dump_json
-from models.inputs.image import ImageSpec
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     Calibration,
     ClassCalibration,
     Seeds,
     SizeCalibration,
-    apply_temperature,
     check_calibration,
     conformal_quantile,
     list_scores,
@@ -25,40 +23,8 @@ from models.predictions.prediction import Outputs, ScoreName, interpret
 from models.tasks.classification import Classification
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
-from training.evaluation.calibration import calibrate, fit_member_temperature, fit_temperature
-
-TASK = Classification(classes=("a", "b", "c", "d"))
-SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))
-
-
-def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
-    """Logits of networks that agree somewhat."""
-    generator = torch.Generator().manual_seed(seed)
-    shared = torch.randn(inputs, 4, generator=generator)
-    return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
-
-
-def make_calibration(n: int = 999, networks: int = 25, foreign: Outputs | None = None) -> Calibration:
-    """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
-    plain = draw_logits(networks, n)
-    labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
-    outputs = Outputs(plain, draw_logits(networks, n, seed=2))
-    return calibrate(
-        checkpoint="0" * 64,
-        split="test/calibration",
-        seeds=range(1, n + 1),
-        scores=list_scores(TASK, SPEC),
-        task=TASK,
-        outputs=outputs,
-        labels=labels,
-        foreign=foreign,
-        validation=("test/validation", outputs, labels),
-    )
-
-
-@pytest.fixture(scope="module")
-def calibration() -> Calibration:
-    return make_calibration()
+from tests.calibrations import SPEC, TASK, draw_logits, make_calibration
+from training.evaluation.calibration import calibrate
 
 
 def test_conformal_quantile_known_answers() -> None:
@@ -222,68 +188,8 @@ def test_few_inputs_calibrate_few_rates() -> None:
     assert few.rates == (0.1, 0.2)
     judgements = few.judge(interpret(TASK, Outputs(draw_logits(5, 3), draw_logits(5, 3))))
     assert {judgement.false_alarm_rate for judgement in judgements.values()} == {0.1}
-    with pytest.raises(ValueError, match=r"3 inputs are too few to calibrate with; the largest rate, 0\.2, needs 4"):
+    with pytest.raises(ValueError, match=r"3 inputs are too few to calibrate with; the largest rate, 0\.2, takes 4"):
         make_calibration(n=3)
-
-
-def test_temperature_is_found_again() -> None:
-    """Labels drawn at a temperature of 2 are fitted best there, to six standard errors of 20,000 labels."""
-    generator = torch.Generator().manual_seed(0)
-    logs = (3 * torch.randn(20_000, 5, generator=generator)).double().log_softmax(-1)
-    labels = apply_temperature(logs, 2.0).exp().multinomial(1, generator=generator)[:, 0]
-    assert fit_temperature(logs, labels) == pytest.approx(2, abs=0.15)
-    torch.testing.assert_close(apply_temperature(logs, 1.0), logs)
-
-
-def test_a_few_labels_that_are_all_right_do_not_make_answers_certain() -> None:
-    """Of 100, each answered with 90 %, the least temperature fits best; one error more would refute it."""
-    probabilities = torch.full((100, 10), 0.1 / 9).double()
-    probabilities[:, 3] = 0.9
-    temperature = fit_temperature(probabilities.log(), torch.full((100,), 3))
-    assert 0.97 < apply_temperature(probabilities.log(), temperature)[0, 3].exp() < 0.995
-
-
-def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(3, 20_000, 5, generator=generator)
-    labels = (logits / 2).softmax(-1).mean(0).multinomial(1, generator=generator)[:, 0]
-    assert fit_member_temperature(logits, labels) == pytest.approx(2, abs=0.15)
-    alone = logits[:1]
-    assert fit_member_temperature(alone, labels) == pytest.approx(fit_temperature(alone[0], labels), 1e-3)
-
-
-@pytest.mark.parametrize("gap", [600.0, 800.0, 2000.0])
-def test_temperature_knows_probabilities_that_are_too_small_for_a_number(gap: float) -> None:
-    """One label in a hundred contradicts logits that are `gap` apart: the best temperature says so."""
-    logits = torch.tensor([[gap, 0.0]]).expand(4000, 2)[None]
-    labels = (torch.arange(4000) % 100 == 0).long()
-    logs = interpret(Classification(("a", "b")), Outputs(logits, None)).log_probabilities
-    torch.testing.assert_close(logs[0], torch.tensor([0.0, -gap]).double())
-    assert apply_temperature(logs, 2.0)[0, 1].item() == pytest.approx(-gap / 2)
-    scaled = apply_temperature(logs, gap / 40)  # so that the best temperature lies within its bounds
-    assert fit_temperature(scaled, labels) == pytest.approx(40 / math.log(99), rel=0.01)
-
-
-def test_prediction_sets_cover_what_they_promise(calibration: Calibration) -> None:
-    """On fresh inputs like the calibration's, to six standard errors of 5,000 of them and of the quantile of 999."""
-    logits = draw_logits(10, 5_000, seed=7)
-    prediction = interpret(TASK, Outputs(logits, None))
-    labels = logits.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(8))[:, 0]
-    for coverage in (0.8, 0.9, 0.95, 0.99):
-        sets = calibration.choose_sets(prediction, coverage)
-        covered = sets.members.gather(1, labels[:, None]).double().mean().item()
-        error = math.sqrt(coverage * (1 - coverage) * (1 / 5_000 + 1 / 999))
-        assert covered == pytest.approx(coverage, abs=6 * error)
-        assert sets.coverage == coverage
-        assert sets.members.any(1).all()
-
-
-def test_larger_coverage_means_larger_sets(calibration: Calibration) -> None:
-    prediction = interpret(TASK, Outputs(draw_logits(10, 200, seed=9), None))
-    sets = [calibration.choose_sets(prediction, coverage).members for coverage in (0.8, 0.95, 0.999)]
-    assert (sets[0] <= sets[1]).all()
-    assert (sets[1] <= sets[2]).all()
-    assert sets[2].sum() > sets[0].sum()
 
 
 @pytest.mark.parametrize("sizes", [[5, 10], [1, 10, 5], [1, 1]])

@@ -2,8 +2,6 @@ import base64
 import json
 import math
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +9,25 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
-from PIL import Image
 from safetensors.torch import load
 
-from models.checkpoint import Checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
-from models.noise import SEED_LIMIT
 from models.predictions.prediction import evaluate, interpret
-from models.samplers.deep_ensemble import DeepEnsembleConfig
-from models.samplers.hyperdraw import HyperDrawConfig
-from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.engine.engine import Engine
 from service.engine.ensembles import Policy
 from service.settings import Settings
-from tests.checkpoints import make_config
-from tests.conftest import SMALL_TARGET, serve
+from tests.conftest import serve
 from tests.connections import ask_and_leave
 from tests.engine import await_idle, draw_images, hold
-from tests.pictures import draw_image, encode, forge_png
+from tests.pictures import draw_image, encode
 from tests.waiting import PATIENCE
 
 PREDICT = "/v1/models/digits/predict"
 PICTURES = [encode(draw_image(size=(8, 8))), encode(draw_image("RGB"), "JPEG"), encode(draw_image("RGB"), "WEBP")]
+GOOD: dict[str, Any] = {"content": PICTURES[0], "headers": {"Content-Type": "image/png"}}
 
 
 def post_parts(client: httpx.Client, pictures: list[bytes], **parameters: Any) -> httpx.Response:
@@ -236,117 +229,6 @@ def test_one_network_has_no_mutual_information(client: httpx.Client) -> None:
     assert uncertainty["variation_ratio"] == 0
 
 
-def json_body(value: object) -> dict[str, Any]:
-    return {"content": json.dumps(value), "headers": {"Content-Type": "application/json"}}
-
-
-def parts(*files: tuple[str, bytes]) -> dict[str, Any]:
-    return {"files": [(name, ("x.png", content)) for name, content in files]}
-
-
-PNG = {"Content-Type": "image/png"}
-GOOD: dict[str, Any] = {"content": PICTURES[0], "headers": PNG}
-BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
-    "unknown model": ("/v1/models/bert/predict", GOOD, 404, "unknown_model", "There is no model 'bert'"),
-    "traversal": ("/v1/models/..%2f..%2fetc/predict", GOOD, 404, "not_found", ""),
-    "size 0": (f"{PREDICT}?ensemble_size=0", GOOD, 422, "invalid_parameter", "ensemble_size"),
-    "size −1": (f"{PREDICT}?ensemble_size=-1", GOOD, 422, "invalid_parameter", "ensemble_size"),
-    "size 10⁹": (f"{PREDICT}?ensemble_size=1000000000", GOOD, 422, "invalid_parameter", "1000000000"),
-    "size many": (f"{PREDICT}?ensemble_size=many", GOOD, 422, "invalid_parameter", "'many'"),
-    "seed −1": (f"{PREDICT}?seed=-1", GOOD, 422, "invalid_parameter", "seed"),
-    "seed past 2⁶³": (f"{PREDICT}?seed={SEED_LIMIT}", GOOD, 422, "invalid_parameter", "seed"),
-    "seed of 5,000 digits": (f"{PREDICT}?seed={'9' * 5000}", GOOD, 422, "invalid_parameter", "seed"),
-    "misspelt parameter": (f"{PREDICT}?ensemblesize=3", GOOD, 422, "invalid_parameter", "ensemblesize"),
-    "no body": (PREDICT, {}, 422, "invalid_image", "the body is empty"),
-    "other body": (
-        PREDICT,
-        {"content": b"a=1", "headers": {"Content-Type": "text/plain"}},
-        415,
-        "unsupported_media",
-        "",
-    ),
-    "no image": (PREDICT, {"content": b"no image", "headers": PNG}, 422, "invalid_image", "not a PNG, JPEG or WebP"),
-    "bomb": (PREDICT, {"content": forge_png(60_000, 60_000), "headers": PNG}, 413, "image_too_large", "too large"),
-    "0×0": (PREDICT, {"content": forge_png(0, 0), "headers": PNG}, 422, "invalid_image", "decoded"),
-    "one bad among good": (
-        PREDICT,
-        parts(("images", PICTURES[0]), ("images", PICTURES[0][:50])),
-        422,
-        "invalid_image",
-        "image 1 (x.png)",
-    ),
-    "empty part": (PREDICT, parts(("images", b"")), 422, "invalid_image", "image 0 (x.png) is empty"),
-    "other part": (PREDICT, parts(("image", PICTURES[0])), 422, "unknown_part", "'image'"),
-    "text field": (
-        PREDICT,
-        {"data": {"images": "x"}, "files": {"images": PICTURES[0]}},
-        422,
-        "unknown_part",
-        "'images', is text",
-    ),
-    "too many": (PREDICT, parts(*[("images", PICTURES[0])] * 9), 413, "too_many_images", "9 images"),
-    "far too many": (PREDICT, parts(*[("images", PICTURES[0])] * 99), 413, "too_many_images", "99 images"),
-    "no boundary": (
-        PREDICT,
-        {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
-        422,
-        "invalid_multipart",
-        "boundary",
-    ),
-    "broken multipart": (
-        PREDICT,
-        {"content": b"--b\r\nnonsense", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
-        422,
-        "",
-        "multipart",
-    ),
-    "too large": (PREDICT, {"content": bytes(2**20 + 1), "headers": PNG}, 413, "body_too_large", "too large"),
-    "compressed": (
-        PREDICT,
-        {"content": PICTURES[0], "headers": {**PNG, "Content-Encoding": "gzip"}},
-        415,
-        "unsupported_encoding",
-        "'gzip'",
-    ),
-    "no JSON": (PREDICT, {**json_body(0), "content": b"{"}, 422, "invalid_json", "Invalid JSON"),
-    "JSON of another shape": (PREDICT, json_body({"image": "x"}), 422, "invalid_json", "images: Field required"),
-    "no images": (PREDICT, json_body({"images": []}), 422, "invalid_json", "at least 1 item"),
-    "numbers for images": (PREDICT, json_body({"images": [7]}), 422, "invalid_json", "images.0"),
-    "wrong base64": (PREDICT, json_body({"images": ["@@@@"]}), 422, "invalid_base64", "image 0 is not base64"),
-    "cut base64": (PREDICT, json_body({"images": ["abcde"]}), 422, "invalid_base64", "image 0 is not base64"),
-    "data URL": (PREDICT, json_body({"images": ["data:image/png;base64,AAAA"]}), 422, "invalid_base64", "base64"),
-    "unicode base64": (PREDICT, json_body({"images": ["é" * 8]}), 422, "invalid_base64", "image 0"),
-    "empty base64": (PREDICT, json_body({"images": [""]}), 422, "invalid_image", "image 0 is empty"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_REQUESTS)
-def test_bad_requests_get_a_clear_answer_and_the_service_goes_on(client: httpx.Client, case: str) -> None:
-    path, request, status, code, message = BAD_REQUESTS[case]
-    response = client.post(path, **request)
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"code", "message", "hint"}
-    assert code in error["code"]
-    assert message in error["message"]
-    assert error["hint"]
-    assert client.post(PREDICT, **GOOD).status_code == 200
-
-
-def test_a_body_that_only_says_its_length_in_the_end_is_limited_too(client: httpx.Client) -> None:
-    response = client.post(PREDICT, content=(bytes(2**16) for _ in range(20)), headers=PNG)
-    assert response.status_code == 413
-
-
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", PREDICT, 405)])
-def test_unknown_paths_and_methods_answer_in_the_same_shape(
-    client: httpx.Client, method: str, path: str, status: int
-) -> None:
-    response = client.request(method, path)
-    assert response.status_code == status
-    assert set(response.json()["error"]) == {"code", "message", "hint"}
-
-
 def test_a_failure_tells_the_log_and_not_the_client(
     app: FastAPI, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,122 +316,6 @@ def test_uncertainty_stays_within_its_bounds(client: httpx.Client) -> None:
         uncertainty = prediction["uncertainty"]
         assert sum(prediction["probabilities"]) == pytest.approx(1)
         assert 0 <= uncertainty["mutual_information"] <= uncertainty["predictive_entropy"] <= math.log(10) + 1e-6
-
-
-# A sampler that holds some number of networks
-
-
-@pytest.fixture(scope="module")
-def ensemble_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A deep ensemble of three, not calibrated."""
-    directory = tmp_path_factory.mktemp("checkpoints")
-    sampler = DeepEnsembleConfig(networks=3).build(SMALL_TARGET).eval()
-    save_checkpoint(directory / "three", make_config(sampler), sampler, "float32")
-    with serve(create_app(Settings(checkpoints=directory))) as address, httpx.Client(base_url=address) as client:
-        yield client
-
-
-def test_an_ensemble_says_that_it_draws_nothing_fresh(ensemble_client: httpx.Client) -> None:
-    (model,) = ensemble_client.get("/v1/models").json()["models"]
-    assert model["sampler"] == {
-        "fresh_draws": False,
-        "num_networks": 3,
-        "ensemble_size": 3,
-        "is_distribution": True,
-    }
-    assert model["method"] == "deep_ensemble"
-
-
-def test_an_ensemble_answers_with_all_its_networks(ensemble_client: httpx.Client) -> None:
-    path, files = "/v1/models/three/predict", [("images", PICTURES[0])]
-    answers = [ensemble_client.post(path, files=files, params=p).json() for p in ({}, {"ensemble_size": 3, "seed": 5})]
-    assert [answer["ensemble"]["size"] for answer in answers] == [3, 3]
-    first, second = (answer["predictions"][0]["probabilities"] for answer in answers)
-    assert first == pytest.approx(second, abs=1e-6)
-    assert answers[0]["predictions"][0]["flags"] == {}
-    assert "temperature" not in answers[0]["ensemble"]
-
-
-@pytest.mark.parametrize(
-    ("path", "parameters", "message"),
-    [
-        ("predict", {"ensemble_size": 4}, "three has only 3 networks; 4 were requested."),
-        ("weights", {"member": 3}, "three has no member 3."),
-        ("weights", {"member": 2, "count": 2}, "three has no member 3."),
-        ("predict", {"false_alarm_rate": 0.05}, "three has no calibration."),
-        ("predict", {"coverage": 0.9}, "three has no calibration."),
-    ],
-)
-def test_what_an_ensemble_does_not_have(
-    ensemble_client: httpx.Client, path: str, parameters: dict[str, Any], message: str
-) -> None:
-    method, files = ("POST", {"images": PICTURES[0]}) if path == "predict" else ("GET", None)
-    response = ensemble_client.request(method, f"/v1/models/three/{path}", params=parameters, files=files)
-    assert response.status_code == 422
-    error = response.json()["error"]
-    assert error["message"] == message
-    assert error["hint"] in (
-        "Its members are 0 to 2.",
-        "ensemble_size may be at most 3.",
-        "Leave false_alarm_rate and coverage out.",
-    )
-
-
-def test_a_download_holds_the_networks_of_the_ensemble(ensemble_client: httpx.Client) -> None:
-    response = ensemble_client.get("/v1/models/three/weights", params={"seed": 1, "count": 3})
-    other = ensemble_client.get("/v1/models/three/weights", params={"seed": 2, "count": 3})
-    networks = [load(r.content)["linear1.bias"] for r in (response, other)]
-    assert len(torch.unique(torch.cat(networks), dim=0)) == 3
-
-
-def test_a_single_network_says_that_it_is_no_distribution(tmp_path: Path) -> None:
-    sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
-    save_checkpoint(tmp_path / "one", make_config(sampler), sampler, "float32")
-    with serve(create_app(Settings(checkpoints=tmp_path))) as address, httpx.Client(base_url=address) as client:
-        description = client.get("/v1/models/one").json()
-        assert description["sampler"] == {
-            "fresh_draws": False,
-            "num_networks": 1,
-            "ensemble_size": 1,
-            "is_distribution": False,
-        }
-        answer = client.post("/v1/models/one/predict", files={"images": PICTURES[0]}).json()
-        assert answer["ensemble"]["size"] == 1
-        assert answer["predictions"][0]["uncertainty"]["mutual_information"] == pytest.approx(0, abs=1e-6)
-        refused = client.post("/v1/models/one/predict?ensemble_size=2", files={"images": PICTURES[0]})
-        assert (
-            refused.json()["error"]["message"]
-            == "one is a single network, not a distribution; 2 networks were requested."
-        )
-
-
-def test_as_many_networks_answer_as_were_evaluated_or_are_allowed(tmp_path: Path) -> None:
-    sampler = HyperDrawConfig(modes=2).build(SMALL_TARGET).eval()
-    config = make_config(sampler)
-    config = replace(config, training=replace(config.training, largest_ensemble=7))
-    save_checkpoint(tmp_path / "seven", config, sampler, "float32")
-    for most, size in ((1000, 7), (5, 5)):
-        app = create_app(Settings(checkpoints=tmp_path, max_ensemble_size=most))
-        with serve(app) as address, httpx.Client(base_url=address) as client:
-            assert client.get("/v1/models/seven").json()["sampler"]["ensemble_size"] == 7
-            answer = client.post("/v1/models/seven/predict", files={"images": PICTURES[0]}).json()
-            assert answer["ensemble"]["size"] == size
-
-
-def test_networks_that_overflow_are_an_error_not_an_answer(tmp_path: Path) -> None:
-    sampler = DeepEnsembleConfig(networks=2).build(SMALL_TARGET).eval()
-    with torch.no_grad():
-        sampler.networks.get_parameter("conv1.weight").fill_(1e38)  # finite itself, and on a black image
-    config = replace(make_config(sampler), input=ImageSpec(channels=1, height=12, width=12, mean=(0.0,), std=(1.0,)))
-    save_checkpoint(tmp_path / "wild", config, sampler, "float32")
-    with serve(create_app(Settings(checkpoints=tmp_path))) as address, httpx.Client(base_url=address) as client:
-        response = client.post("/v1/models/wild/predict", files={"images": PICTURES[0]})
-        assert response.status_code == 500
-        error = response.json()["error"]
-        assert error["code"] == "not_finite"
-        assert "wild: a sampled network gave logits that are not finite" in error["message"]
-        black = encode(Image.new("L", (12, 12)))
-        assert client.post("/v1/models/wild/predict", files={"images": black}).status_code == 200
 
 
 def test_head_is_answered_where_get_is(app: FastAPI, client: httpx.Client) -> None:

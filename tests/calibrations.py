@@ -1,0 +1,38 @@
+"""Calibrations of networks that are not there, by logits that are drawn."""
+
+import torch
+from torch import Tensor
+
+from models.inputs.image import ImageSpec
+from models.predictions.detection import Calibration, list_scores
+from models.predictions.prediction import Outputs
+from models.tasks.classification import Classification
+from training.evaluation.calibration import calibrate
+
+TASK = Classification(classes=("a", "b", "c", "d"))
+SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))
+
+
+def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
+    """Logits of networks that agree somewhat."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(inputs, 4, generator=generator)
+    return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
+
+
+def make_calibration(n: int = 999, networks: int = 25, foreign: Outputs | None = None) -> Calibration:
+    """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
+    plain = draw_logits(networks, n)
+    labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
+    outputs = Outputs(plain, draw_logits(networks, n, seed=2))
+    return calibrate(
+        checkpoint="0" * 64,
+        split="test/calibration",
+        seeds=range(1, n + 1),
+        scores=list_scores(TASK, SPEC),
+        task=TASK,
+        outputs=outputs,
+        labels=labels,
+        foreign=foreign,
+        validation=("test/validation", outputs, labels),
+    )
