@@ -6,8 +6,10 @@ import time
 
 import httpx
 
+from tests.costs import find_slowness
 from tests.faults.conftest import IMAGE, PREDICT, report, start_service
 from tests.hostile import LARGE
+from tests.waiting import wait_until
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "120")) / 4
 """That each part takes."""
@@ -58,7 +60,7 @@ def test_one_client_does_not_take_the_queue() -> None:
             alone, _ = measure(modest, 5, content=IMAGE)
             for thread in greedy:
                 thread.start()
-            time.sleep(2)
+            wait_until(lambda: counts[429])
             small, refused = measure(modest, SECONDS, content=IMAGE)
             large, told = measure(modest, SECONDS, files=files[:100], params={"ensemble_size": "300"})
             stop.set()
@@ -76,7 +78,7 @@ def test_one_client_does_not_take_the_queue() -> None:
             greedy=counts,
         )
         assert not refused
-        assert small[-1] < 5
+        assert small[-1] < 5 * find_slowness()
         assert large
 
 
@@ -99,7 +101,7 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
             alone, _ = measure(client, 5, content=IMAGE)
             for thread in flooding:
                 thread.start()
-            time.sleep(2)
+            wait_until(lambda: statuses)
             taken, refused = measure(client, SECONDS, content=IMAGE)
             begin = time.monotonic()
             late = client.post(PREDICT, files=[("images", LARGE[3])] * 20, headers={"X-Request-Timeout": "1"})
@@ -119,6 +121,6 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
             late_answered_s=answered,
         )
         assert not refused
-        assert taken[-1] < 5
+        assert taken[-1] < 5 * find_slowness()
         assert late.status_code in (429, 504)
-        assert answered < 2
+        assert answered < 2 * find_slowness()
