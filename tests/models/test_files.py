@@ -334,7 +334,9 @@ class TestSample:
         path.write_bytes(b"old")
         with stand_before(client, 5000, None) as gateway:
             command = [*self.COMMAND, "--url", gateway.address, "--out", str(path)]
+            former = signal.signal(number, signal.SIG_DFL)  # as what is ignored here, under nohup, would be there, too
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                signal.signal(number, former)
                 wait_until(lambda: len(gateway.requests) == 2)
                 assert len(list(tmp_path.iterdir())) == 2
                 process.send_signal(number)

@@ -207,7 +207,11 @@ def test_a_fresh_seed_is_drawn_reported_and_repeatable(client: httpx.Client) -> 
     assert first["ensemble"]["size"] == 100
     assert first["ensemble"]["seed"] < 2**53
     again = post_parts(client, PICTURES, seed=first["ensemble"]["seed"]).json()
-    assert again == first
+    assert again["ensemble"] == first["ensemble"]
+    for ours, theirs in zip(again["predictions"], first["predictions"], strict=True):
+        assert ours["label"] == theirs["label"]
+        # Networks that are drawn ahead are drawn in other blocks, which round differently.
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], rel=1e-5)
 
 
 def test_members_extend_smaller_ensembles(client: httpx.Client) -> None:

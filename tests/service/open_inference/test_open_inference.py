@@ -44,16 +44,16 @@ def predict(client: httpx.Client, pictures: list[bytes] = PICTURES, **parameters
 def check(result: InferResult, predictions: list[dict[str, Any]]) -> None:
     """Whether the usual outputs have the numbers of the service's own API."""
     assert [output["name"] for output in result.get_response()["outputs"]] == USUAL
-    np.testing.assert_allclose(result.as_numpy("probabilities"), [p["probabilities"] for p in predictions], rtol=1e-6)
+    np.testing.assert_allclose(result.as_numpy("probabilities"), [p["probabilities"] for p in predictions], rtol=1e-5)
     labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label")]
     assert labels == [p["label"] for p in predictions]
     for name in MEASURES:
         expected = [p["uncertainty"][name] for p in predictions]
-        np.testing.assert_allclose(result.as_numpy(name), expected, rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(result.as_numpy(name), expected, rtol=1e-5, atol=1e-30)
     for flag in FLAGS:
         assert result.as_numpy(flag).tolist() == [p["flags"][flag]["flagged"] for p in predictions]
         scores = [p["flags"][flag]["score"] for p in predictions]
-        np.testing.assert_allclose(result.as_numpy(f"{flag}_score"), scores, rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(result.as_numpy(f"{flag}_score"), scores, rtol=1e-5, atol=1e-30)
 
 
 def test_server_and_models_tell_what_they_are(
@@ -181,7 +181,7 @@ def test_the_answer_names_what_brings_it_back(triton: InferenceServerClient, pix
     assert named["ensemble_size"] == 100
     assert {"temperature", "false_alarm_rate", "out_of_distribution_threshold"} <= set(named)
     again = triton.infer("digits", [give(pixels)], parameters={key: named[key] for key in ("seed", "ensemble_size")})
-    assert np.array_equal(first.as_numpy("probabilities"), again.as_numpy("probabilities"))
+    np.testing.assert_allclose(first.as_numpy("probabilities"), again.as_numpy("probabilities"), rtol=1e-5)
 
 
 def test_requested_outputs(triton: InferenceServerClient, client: httpx.Client, pixels: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
 
 import service.operation.traces
 from service.app import create_app
@@ -57,7 +58,7 @@ class CollectorHandler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.exports.append(ExportTraceServiceRequest.FromString(content))
         self.server.asked.set()
-        self.server.answers.wait(PATIENCE)
+        self.server.answers.wait()
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -164,13 +165,22 @@ def test_a_collector_that_does_not_answer_holds_up_neither_requests_nor_the_end(
 ) -> None:
     monkeypatch.setattr(service.operation.traces, "FLUSH_SECONDS", 0.2)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")  # milliseconds
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(PATIENCE))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
     collector.answers.clear()
+    shutdown, sent = TracerProvider.shutdown, threading.Event()
+
+    def shut_down(provider: TracerProvider) -> None:
+        shutdown(provider)
+        sent.set()
+
+    monkeypatch.setattr(TracerProvider, "shutdown", shut_down)
     with serve(create_app(Settings(checkpoints=checkpoints, otlp_endpoint=collector.endpoint))) as address:
         for _ in range(2):
             assert httpx.post(f"{address}{PREDICT}", files={"images": PICTURE}).status_code == 200
             assert collector.asked.wait(PATIENCE)
+    assert not sent.is_set()
     collector.answers.set()
+    assert sent.wait(PATIENCE)
 
 
 def test_who_wants_no_traces_need_not_load_them(checkpoints: Path) -> None:
