@@ -1,8 +1,13 @@
-"""The README's pictures: `python -m tests.screenshots [OUT]` draws them from the checkpoints in checkpoints/."""
+"""The guides' pictures of the page: `python -m tests.screenshots [OUT]` takes them with the checkpoints in checkpoints/.
 
+They show the answers that the guides print: the same image, model and seed.
+"""
+
+import io
 import sys
 from pathlib import Path
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -12,57 +17,60 @@ from tests import ROOT
 from tests.browser import open_browser, set_screen
 from tests.conftest import serve
 
-VIEWS = {
-    "answer": ("ambiguous", 1000),
-    "vary": ("seven", 900),
-    "attack": ("three", 900),
-    "weights": ("ambiguous", 1300),
-}
-"""The example that each view shows, and its height in CSS pixels."""
+EXAMPLE, SEED = "ambiguous", 7
 
-SETTLED = "document.querySelector('#model option') && document.getElementById('card').ariaBusy === 'false'"
+PORT = 8000
+"""Port of the service in the guides; calls that the page shows name it."""
 
-MOVES = {
-    "vary": "document.getElementById('sweep').click()",
-    "weights": "document.querySelectorAll('.network')[5].click(); document.activeElement.blur()",
-}
+HEIGHTS = {"answer": 1000, "weights": 1300}
+"""Height of each view in CSS pixels."""
+
+MOVES = {"weights": "document.querySelectorAll('.network')[5].click(); document.activeElement.blur()"}
 """What is done in a view before its picture is taken."""
 
+COLOURS = 256
+"""A picture of this page needs no more, and takes a third of the bytes."""
 
-def take(browser: webdriver.Chrome, address: str, view: str, example: str, path: Path) -> None:
-    """A picture of a view, with an example image."""
+
+def take(browser: webdriver.Chrome, address: str, view: str, path: Path) -> None:
+    """Takes a picture of a view that shows the example image, answered by the networks of the seed."""
     wait = WebDriverWait(browser, 60)
 
+    def wait_for(condition: str) -> None:
+        wait.until(lambda _: browser.execute_script(f"return {condition}"))
+
     def settle() -> None:
-        ready = "document.getElementById('card').getAttribute('aria-busy') === 'false'"
-        wait.until(
-            lambda _: browser.execute_script(f"return {ready} && document.querySelector('#model option') !== null")
-        )
+        wait_for("document.getElementById('card').getAttribute('aria-busy') === 'false'")
+        wait_for("document.querySelector('#model option') !== null")
 
     browser.get("about:blank")
     browser.get(f"{address}/#/{view}")
     settle()
-    browser.execute_script("document.getElementById('seed').value = 7")
-    browser.execute_script(f"document.querySelector('.examples img[src*={example}]').parentElement.click()")
-    wait.until(lambda _: browser.execute_script("return document.getElementById('sent-image').hasAttribute('src')"))
+    # The page takes a setting when its field changes, which a script has to say.
+    field = "document.getElementById('seed')"
+    browser.execute_script(f"{field}.value = {SEED}; {field}.dispatchEvent(new Event('change'))")
+    browser.execute_script(f"document.querySelector('.examples img[src*={EXAMPLE}]').parentElement.click()")
+    wait_for("document.getElementById('sent-image').hasAttribute('src')")
     settle()
+    wait_for(f"/seed={SEED}\\b/.test(document.getElementById('{view}-curl').textContent)")
     if view in MOVES:
         browser.execute_script(MOVES[view])
         settle()
     browser.execute_async_script("setTimeout(arguments[0], 500)")  # transitions of the page
     path.parent.mkdir(parents=True, exist_ok=True)
-    browser.save_screenshot(str(path))
+    with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as image:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(out: Path) -> None:
     """Takes all pictures, each light and dark."""
     app = create_app(Settings(checkpoints=ROOT / "checkpoints", default_model="mnist-hyperdraw"))
-    with serve(app) as address, open_browser() as browser:
+    with serve(app, PORT) as address, open_browser() as browser:
         for dark in (False, True):
             scheme = "dark" if dark else "light"
-            for view, (example, height) in VIEWS.items():
+            for view, height in HEIGHTS.items():
                 set_screen(browser, 1200, height, dark)
-                take(browser, address, view, example, out / f"{view}-{scheme}.png")
+                take(browser, address, view, out / f"{view}-{scheme}.png")
 
 
 if __name__ == "__main__":
