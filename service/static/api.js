@@ -26,7 +26,7 @@ export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal
 export const predict = async (model, images, options, signal) => {
   const { seed } = options;
   const answer = await fetchJson(predictUrl(model, options), { method: "POST", body: upload(images), signal });
-  if (!answer?.predictions?.length) throw new ApiError("The server's answer holds no prediction.");
+  if (!answer?.predictions?.length) throw new ApiError("The server's answer contains no prediction.");
   return keepSeed(answer, answer.ensemble, seed);
 };
 
@@ -94,14 +94,14 @@ const readJson = async (response) => {
   if (answer === undefined) {
     throw new ApiError(
       `The server's answer (status ${response.status}) could not be read.`,
-      "Something between this page and the service may have answered in its place.",
+      "Something between this page and the service, such as a proxy, may have answered instead.",
       { status: response.status },
     );
   }
   if (!response.ok) {
     const { message, hint, code } = answer?.error ?? {};
     const { status } = response;
-    throw new ApiError(message ?? `The server refused with status ${status}.`, hint ?? "", { status, code });
+    throw new ApiError(message ?? `The server refused the request with status ${status}.`, hint ?? "", { status, code });
   }
   return answer;
 };

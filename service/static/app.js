@@ -99,7 +99,7 @@ async function work(task) {
   running = controller;
   latest = task;
   setBusy(true);
-  const slow = { message: "The server takes its time.", hint: "Still waiting for it." };
+  const slow = { message: "The server is taking a while.", hint: "Still waiting for an answer." };
   const waiting = setTimeout(() => showAlert(slow), PATIENCE);
   controller.signal.addEventListener("abort", () => clearTimeout(waiting));
   try {
@@ -145,7 +145,7 @@ async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
   models = answer.models.filter((model) => isOfImages(model) || isOfNumbers(model));
-  if (!models.length) throw new ApiError("No model here takes images.", "This page draws images; see /docs for numbers.");
+  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images or of one number; see /docs for others.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;

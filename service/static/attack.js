@@ -37,7 +37,7 @@ export const createAttack = (studio) => {
     element("difference").hidden = false;
     show(element("difference"), magnify(before, after, factor));
     write("difference-caption", `Difference × ${factor.toFixed(1)}`);
-    const text = `The difference, ${factor.toFixed(1)} times as large: at most ${largest} of 255`;
+    const text = `The difference, magnified ${factor.toFixed(1)} times. Pixels differ by at most ${largest} of 255.`;
     element("difference").setAttribute("aria-label", text);
     return files[1];
   };
@@ -74,7 +74,7 @@ export const createAttack = (studio) => {
         verdicts.push(createVerdict("Attacked", `fresh networks, seed ${again.ensemble.seed}`, fresh, before));
         text += ` ${judgeFresh(fresh)}`;
       }
-      if (size < wanted) text += ` Of the ${wanted} networks ${size} are attacked, the most that the service allows.`;
+      if (size < wanted) text += ` Only ${size} of the ${wanted} networks are attacked, the most that the service allows.`;
       element("verdicts").replaceChildren(...verdicts);
       write("attack-note", text);
       write("summary", text);

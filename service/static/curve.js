@@ -41,8 +41,8 @@ export const createCurve = () => {
       const [first, last] = [xs[0], xs.at(-1)].map((number) => Number(number.toPrecision(6)));
       const [mean, width] = [centre, deviation].map((number) => Number(number.toPrecision(3)));
       const text =
-        `Mean of ${plural(answer.ensemble.size, "network")}, seed ${answer.ensemble.seed}, ± 2 standard deviations, ` +
-        `from ${from} = ${first} to ${last}; trained around ${mean} ± ${width}.`;
+        `Mean of ${plural(answer.ensemble.size, "network")} of seed ${answer.ensemble.seed}, ± 2 standard deviations, ` +
+        `from ${from} = ${first} to ${last}. The training data lie around ${mean} ± ${width}.`;
       chart.show(
         {
           x,
@@ -64,7 +64,7 @@ export const createCurve = () => {
             { points: numbers.map((number, i) => [xs[i], number.noise_variance, number.variance]), color: "disagreement" },
           ],
         },
-        "The variance, split into the noise of observations and the disagreement of the networks.",
+        "The variance, split into observation noise and the disagreement among the networks.",
       );
       write("curve-note", text);
       write("summary", text);

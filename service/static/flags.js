@@ -1,7 +1,7 @@
 /** Each flag's score among those of the images that its thresholds were calibrated on. */
 
 import { createChart } from "./chart.js";
-import { decimal, percent } from "./numbers.js";
+import { decimal, percent, plural } from "./numbers.js";
 
 const TITLES = { out_of_distribution: "Out of distribution", suspect_adversarial: "Suspect adversarial" };
 
@@ -36,9 +36,9 @@ export const createFlags = () => {
       }
       const { calibration_inputs: inputs, calibrated_ensemble_size: size } = Object.values(flags)[0];
       element("flags-note").textContent =
-        `Upright, the share of ${inputs} calibration images, which served for nothing else, that have a larger score, ` +
-        `on a logarithmic scale. The dots are all that is known of it: quantiles for ensembles of ${size}. ` +
-        "The line between them only guides the eye.";
+        `The vertical axis is the share of ${inputs} calibration images with a larger score, on a logarithmic scale. ` +
+        "These images were used for nothing else. " +
+        `The dots are the known quantiles for ${plural(size, "network")}; the line between them only guides the eye.`;
     },
   };
 };

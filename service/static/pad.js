@@ -11,7 +11,7 @@ const BRUSH = 2.7 / 28; // of the frame's side, the usual stroke of an MNIST dig
 const BOX = 20 / 28; // of the frame's side, the box MNIST digits are fitted to
 const COARSE = 64; // pixels to a side, up to which an image's are shown as they are
 
-const KEYBOARD = "With the keyboard, use an example or a file.";
+const KEYBOARD = "To use the keyboard, choose an example or a file.";
 
 const EMPTY = { file: null, bitmap: null, strokes: [] };
 

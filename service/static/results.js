@@ -73,7 +73,7 @@ const showVerdict = (kind, title, detail) => {
 
 const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
   if (!foreign) {
-    return { kind: "none", title: "No flags", detail: "This model is not calibrated, so it has no threshold to raise one." };
+    return { kind: "none", title: "No flags", detail: "This model is not calibrated, so it cannot raise flags." };
   }
   if (foreign.flagged) {
     return { kind: "flagged", title: "Undecided: ambiguous, or unlike the training data", detail: `out of distribution: ${compare(foreign)}` };
@@ -81,7 +81,7 @@ const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) =
   if (suspect?.flagged) {
     return { kind: "flagged", title: "Suspect: the answer does not survive small noise", detail: `suspect adversarial: ${compare(suspect)}` };
   }
-  return { kind: "unflagged", title: "No flag", detail: `${compare(foreign)}, which promises nothing` };
+  return { kind: "unflagged", title: "No flag", detail: `${compare(foreign)}. That is no guarantee.` };
 };
 
 const compare = ({ score, score_name: name, threshold, flagged }) =>

@@ -18,7 +18,7 @@ export const createSettings = (onChange) => {
 
   const checkSize = () => {
     const valid = /^\d+$/.test(size.value) && Number(size.value) >= 1 && Number(size.value) <= most;
-    say(size, valid ? "" : `Not from 1 to ${most}: ${read().size}, as before.`, valid);
+    say(size, valid ? "" : `Enter a number from 1 to ${most}. Still using ${read().size}.`, valid);
     if (valid) slider.value = size.value;
     return valid;
   };
@@ -27,7 +27,7 @@ export const createSettings = (onChange) => {
     const text = seed.value.trim();
     const valid = /^\d*$/.test(text) && BigInt(text) < SEEDS;
     const before = used.seed === "" ? "fresh networks" : `seed ${used.seed}`;
-    say(seed, valid ? "" : `Not a whole number below 2⁶³: ${before}, as before.`, valid);
+    say(seed, valid ? "" : `Enter a whole number below 2⁶³. Still using ${before}.`, valid);
     return valid;
   };
 
@@ -62,7 +62,7 @@ export const createSettings = (onChange) => {
       usual = evaluated;
       most = Math.min(MOST, held ?? MOST);
       size.max = slider.max = most;
-      element("size-limit").textContent = held ? `of the ${held} that there are` : `up to ${MOST}`;
+      element("size-limit").textContent = held ? `of ${held} available` : `up to ${MOST}`;
       size.value = read().size;
       checkSize();
     },

@@ -143,7 +143,7 @@ export const createVary = (studio) => {
       call.clear();
       write("varied-label", "–");
       write("varied-probability", "–");
-      write("vary-note", "Draw something, or choose an image; then move a slider.");
+      write("vary-note", "Draw something, or choose an image. Then move a slider.");
       element("varied-image").hidden = true;
       offerOthers();
     },
@@ -170,7 +170,7 @@ export const createVary = (studio) => {
       const flag = flags.out_of_distribution;
       const said = flag ? `, out of distribution: ${flag.flagged ? "flagged" : "no flag"}` : "";
       write("varied-probability", `${percent(probabilities[winner])}${said}`);
-      write("vary-note", `The same ${plural(size, "network")}, of seed ${seed}, at every position.`);
+      write("vary-note", `The same ${plural(size, "network")} of seed ${seed} answered at every position.`);
       showCurve(flags.out_of_distribution, model.task.classes.length);
       call.show(
         curlUpload(predictUrl(model.name, { size, seed, members: false }), NAME),

@@ -18,7 +18,7 @@ const NAMED = 6; // classes of a walk that have a colour
 const CONSIDERABLE = 0.05; // the probability from which a class of a walk is worth one, and a step of it a leap
 const SHARP = 4; // times the next largest step, a leap
 
-const LEAP = "This model's networks come from separate modes; no latents lie between two of them, so the path leaps midway.";
+const LEAP = "This model's networks come from separate modes. No latents lie between two modes, so the path jumps halfway.";
 
 const element = (id) => document.getElementById(id);
 const write = (id, text) => (element(id).textContent = text);
@@ -40,7 +40,7 @@ export const createWeights = (studio) => {
     showScatter(lit);
     if (lit === null) return;
     const others = shown.places.find((place) => place.includes(lit)).filter((other) => other !== lit);
-    const company = others.length ? `; at the same place ${others.join(", ")}` : "";
+    const company = others.length ? `, at the same point as ${others.join(", ")}` : "";
     write("chosen", `Network ${lit} of seed ${shown.seed}${company}`);
     const href = weightsUrl(shown.model, shown.seed, lit);
     Object.assign(element("chosen-download"), { href, hidden: false, onclick: download });
@@ -96,14 +96,14 @@ export const createWeights = (studio) => {
     point(null);
     write(
       "weights-note",
-      `${plural(count, "network")} of seed ${seed}, as drawn: each weight in blue above 0, in orange below, ` +
-        "the stronger the larger.",
+      `${plural(count, "network")} of seed ${seed}. Blue weights are positive, orange ones are negative. ` +
+        "The stronger the colour, the larger the weight.",
     );
     write(
       "scatter-note",
       (places.length < count
-        ? `${count} networks at ${places.length} places; a number in a dot says how many lie there. `
-        : "") + "Networks that compute the same may lie apart, as filters may change places.",
+        ? `${count} networks lie at ${places.length} points. The number in a dot says how many lie there. `
+        : "") + "Networks that compute the same function may lie apart, because the order of their filters is free.",
     );
     calls.weights.show(
       curlDownload(networksUrl(model.name, seed, count), "networks.safetensors"),
@@ -298,9 +298,9 @@ const drawWalk = (path, outputs, named, from, to) => {
 const describeWalk = (kind, path, outputs) => {
   const labels = path.map((row) => outputs[row.indexOf(Math.max(...row))]);
   const turns = labels.filter((label, i) => i === 0 || label !== labels[i - 1]);
-  const way = kind === "straight" ? "Straight between the weights" : "Between the latents";
+  const way = kind === "straight" ? "On the straight line between the weights" : "On the path between the latents";
   const said = turns.slice(0, 8).join(", then ");
-  return `${way}, networks say ${said}${turns.length > 8 ? ", and so on" : ""}.`;
+  return `${way}, the networks say ${said}${turns.length > 8 ? ", and so on" : ""}.`;
 };
 
 const createKey = (color, label) => {

@@ -83,7 +83,7 @@ def test_the_first_screen_draws_and_answers(page: Page) -> None:
         assert "of the calibration images score higher" in page.text(f"#{flag} figcaption")
         assert page.attribute(f"#{flag} canvas", "aria-label") == page.text(f"#{flag} figcaption")
         assert page.ink(f"#{flag} canvas") > 50
-    assert "dots are all that is known" in page.text("#flags-note")
+    assert "The dots are the known quantiles" in page.text("#flags-note")
     page.find("#clear").click()
     assert page.text("#verdict-title") == "No prediction yet"
 
@@ -176,7 +176,7 @@ def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
     assert page.text("#walk-note") == "Draw something, or choose an image."
     page.choose_example("ambiguous")
     assert page.attribute("#to", "value") == "5"
-    assert "Straight between the weights, networks say " in page.text("#walk-note")
+    assert "On the straight line between the weights, the networks say " in page.text("#walk-note")
     for path in ("straight", "latent"):
         assert page.ink(f"#{path}") > 100
         assert page.attribute(f"#{path}", "aria-label") in page.text("#walk-note")
@@ -256,9 +256,9 @@ def test_settings_that_are_not_valid_are_said_and_not_used(page: Page) -> None:
     page.open()
     page.choose_example("seven")
     for field, text, note in (
-        ("seed", "abc", "Not a whole number below 2⁶³: fresh networks, as before."),
-        ("size", "5000", "Not from 1 to 1000: 100, as before."),
-        ("size", "", "Not from 1 to 1000: 100, as before."),
+        ("seed", "abc", "Enter a whole number below 2⁶³. Still using fresh networks."),
+        ("size", "5000", "Enter a number from 1 to 1000. Still using 100."),
+        ("size", "", "Enter a number from 1 to 1000. Still using 100."),
     ):
         page.find(f"#{field}").clear()
         page.find(f"#{field}").send_keys(text, Keys.TAB)
@@ -340,7 +340,7 @@ def test_a_slow_server_shows_itself_and_recovers(page: Page, app: FastAPI) -> No
     with hold(app.state.engine):
         page.find(".examples button").click()
         wait_until(lambda: page.attribute("#card", "aria-busy") == "true")
-        wait_until(lambda: page.text("#alert-message") == "The server takes its time.")
+        wait_until(lambda: page.text("#alert-message") == "The server is taking a while.")
         assert page.text("#verdict-title") == "No prediction yet"
     page.settle()
     assert page.text("#label") in list("0123456789")
