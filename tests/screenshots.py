@@ -1,4 +1,4 @@
-"""The guides' pictures of the page: `python -m tests.screenshots [OUT]` takes them with the checkpoints in checkpoints/.
+"""The guides' pictures of the page: `python -m tests.screenshots [OUT]` takes them, with the shipped checkpoints.
 
 They show the answers that the guides print: the same image, model and seed.
 """

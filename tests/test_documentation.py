@@ -1,7 +1,8 @@
 """README.md and docs/*.md: what they tell people to run is run, and what they name exists.
 
 Commands of a page run in their order, in one directory that looks like the repository, against a real service. What
-takes too long is parsed by its own parser. An HTML comment before a block, `<!-- not run: why -->`, leaves it out.
+takes too long is parsed by its own parser. An HTML comment before a block, `<!-- not run: why -->`, leaves it out, and
+`<!-- continued -->` runs a Python block with the names of the one before it.
 Files and edits of `docs/extend.md` are applied to a copy of the repository.
 """
 
@@ -30,7 +31,6 @@ from hyperdraw.__main__ import app as client_app
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from models.checkpoint import load_checkpoint
 from service.__main__ import app as service_app
 from service.app import create_app
 from service.operation.access import create_key
@@ -49,6 +49,9 @@ PAGES = [
 ADDRESS = "127.0.0.1:8000"
 TYPER_APPS = {"hyperdraw": client_app, "hyperdraw-serve": service_app, "hyperdraw-train": training_app}
 COPIED = ("client", "models", "service", "tests", "training", "pyproject.toml")
+
+scopes: dict[Path, dict[str, Any]] = {}
+"""Of each page, the names that its last Python block defined."""
 
 RUN, CHECKED, SKIPPED = "run", "checked", "skipped"
 outcomes: Counter[tuple[str, str]] = Counter()
@@ -186,7 +189,9 @@ def follow(block: Block, workspace: Workspace) -> Iterator[str]:
     match block.language:
         case "python":
             code = compile("\n" * block.line + workspace.place(block.content), str(block.page), "exec")
-            exec(code, {"__name__": "__main__"})
+            scope = scopes[block.page] if block.comment == "continued" else {"__name__": "__main__"}
+            exec(code, scope)
+            scopes[block.page] = scope
             yield RUN
         case "sh":
             yield from (do(command, workspace) for command in block.commands)
@@ -453,10 +458,34 @@ def list_anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts}
 
 
-def test_the_example_answer_is_of_the_shipped_checkpoint() -> None:
-    (answer,) = [json.loads(block.content) for block in BLOCKS if '"predictions"' in block.content]
-    checkpoint = load_checkpoint(ROOT / "checkpoints" / answer["model"]["name"])
-    assert answer["model"]["version"] == checkpoint.version
+def test_the_answers_shown_are_those_of_the_service(workspace: Workspace) -> None:
+    """To the three digits that the guide gives."""
+    shown = [json.loads(block.content) for block in BLOCKS if block.language == "json"]
+    (answer,) = [document for document in shown if "predictions" in document]
+    (refusal,) = [document for document in shown if "error" in document]
+    image = (EXAMPLES / "seven.png").read_bytes()
+
+    def ask(query: str) -> Any:
+        url = f"http://{workspace.address}/v1/models/mnist-hyperdraw/predict?{query}"
+        return httpx.post(url, files={"images": image}, timeout=60).json()
+
+    assert_alike(ask("seed=7"), answer)
+    assert_alike(ask("ensemble_size=5000"), refusal)
+
+
+def assert_alike(found: Any, shown: Any) -> None:
+    match shown:
+        case dict():
+            assert found.keys() == shown.keys()
+            for key, value in shown.items():
+                assert_alike(found[key], value)
+        case list():
+            for pair in zip(found, shown, strict=True):
+                assert_alike(*pair)
+        case float():
+            assert found == pytest.approx(shown, rel=0.01)
+        case _:
+            assert found == shown
 
 
 # The guide to extending it
