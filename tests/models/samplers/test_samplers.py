@@ -1,6 +1,7 @@
 """The contract of every weight sampler."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,6 +22,13 @@ def sampler(request: pytest.FixtureRequest) -> WeightSampler:
         torch.manual_seed(0)
         sampler: WeightSampler = request.param.build(SMALL_TARGET)
     return sampler.eval()
+
+
+def test_the_lists_have_every_method() -> None:
+    methods = {config.method for config in get_args(get_args(MethodConfig)[0])}
+    assert {config.method for config in CONFIGS.values()} == methods
+    assert methods == MAKES_ANY_TARGET | MAKES_FILTERS
+    assert not MAKES_ANY_TARGET & MAKES_FILTERS
 
 
 def test_keys_and_shapes(sampler: WeightSampler) -> None:
