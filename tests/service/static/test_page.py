@@ -25,7 +25,7 @@ from models.checkpoint import save_checkpoint
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.settings import Settings
-from tests.browser import CHROMIUM, DRIVER, open_browser, read_requests, set_screen
+from tests.browser import open_browser, read_requests, set_screen
 from tests.checkpoints import make_config, save_curve
 from tests.conftest import SMALL_TARGET, serve
 from tests.engine import hold
@@ -33,7 +33,7 @@ from tests.keys import write_keys
 from tests.page import Page
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(None in (CHROMIUM, DRIVER), reason="there is no chromium with its driver")
+pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
 
 @pytest.fixture(scope="module")
