@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import load
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.inputs.vector import VectorSpec
 from models.predictions.prediction import evaluate_members
-from models.tasks.regression import Regression, measure_regression_uncertainty
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import make_session, serve
@@ -55,25 +53,6 @@ def test_the_networks_learn_the_cubic_and_differ_most_where_there_is_no_data(cub
     assert flagged < 0.12  # 5 % of 400, and sampling error in both splits
     assert cubic.calibration is not None
     assert {*(size.scores["out_of_distribution"] for size in cubic.calibration.sizes)} == {"relative_deviation"}
-
-
-def test_uncertainty_known_answer() -> None:
-    members = torch.tensor([[[1.0, 10.0]], [[3.0, 10.0]]])
-    u = measure_regression_uncertainty(members, noise_std=torch.tensor([2.0, 0.5]), unit=torch.tensor([1.0, 4.0]))
-    assert u.mean.tolist() == [[2.0, 10.0]]
-    assert u.epistemic_variance.tolist() == [[1.0, 0.0]]
-    assert u.noise_variance.tolist() == [[4.0, 0.25]]
-    assert u.variance.tolist() == [[5.0, 0.25]]
-    assert u.relative_deviation.item() == pytest.approx(0.5**0.5)
-    with pytest.raises(ValueError, match="not finite"):
-        measure_regression_uncertainty(members / 0, torch.ones(2), torch.ones(2))
-
-
-def test_numbers_need_as_many_means_as_names() -> None:
-    with pytest.raises(ValueError, match="one number for each of 2 names"):
-        Regression(names=("a", "b"), mean=(0.0,), std=(1.0, 1.0), noise_std=(0.0, 0.0))
-    with pytest.raises(ValueError, match="one number for each of 1 names"):
-        VectorSpec(names=("a",), mean=(0.0, 0.0), std=(1.0,))
 
 
 def test_prediction_is_what_the_networks_say(cubic_client: httpx.Client, cubic: Checkpoint) -> None:

@@ -21,12 +21,6 @@ from training.objectives.objectives import (
 )
 
 
-def test_cross_entropy_is_the_mean_over_networks() -> None:
-    logits = torch.tensor([[[0.0, 0.0]], [[math.log(3), 0.0]]])
-    expected = (math.log(2) + math.log(4)) / 2
-    assert Classification(("a", "b")).measure_loss(logits, torch.tensor([[0], [1]])).item() == pytest.approx(expected)
-
-
 def test_moment_distance_is_unbiased() -> None:
     """Its mean over many sets is the distance of the true moments, 0 for N(0, I), however few draws a set has."""
     generator = torch.Generator().manual_seed(0)
@@ -71,23 +65,6 @@ def test_mixer_works_against_the_discriminator() -> None:
     assert before < -2
     assert after > before
     assert (codes - 500 * gradient).norm() < codes.norm()  # towards the prior's mean
-
-
-def test_the_fit_of_a_regression_is_its_likelihood() -> None:
-    """Up to a constant, −log N(y; f, σ²) in the outputs' own units, whatever the networks' units are."""
-    task = Regression(names=("a", "b"), mean=(1.0, -2.0), std=(10.0, 0.5), noise_std=(2.0, 0.1))
-    generator = torch.Generator().manual_seed(0)
-    outputs, labels = (torch.randn(3, 4, 2, generator=generator) for _ in range(2))
-    noise = torch.tensor(task.noise_std)
-    normal = torch.distributions.Normal(outputs * torch.tensor(task.std) + torch.tensor(task.mean), noise)
-    constant = normal.entropy().sum(-1).mean() - 1  # of two numbers, ½ each from the square
-    expected = -normal.log_prob(labels).sum(-1).mean() - constant
-    assert task.measure_loss(outputs, labels).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_the_fit_of_a_classification_is_cross_entropy() -> None:
-    logits, labels = torch.tensor([[[math.log(3), 0.0]]]), torch.tensor([[0]])
-    assert Classification(("a", "b")).measure_loss(logits, labels).item() == pytest.approx(math.log(4 / 3))
 
 
 def test_balanced_classes_weigh_the_same() -> None:

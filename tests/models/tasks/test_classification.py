@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.tasks.classification import measure_uncertainty
+from models.tasks.classification import Classification, measure_uncertainty
+from models.tasks.probabilities import average_logits, compute_probabilities
 
 
 def to_logits(probabilities: torch.Tensor) -> torch.Tensor:
@@ -66,3 +67,54 @@ def test_nonsense_is_never_certain(bad: float) -> None:
     members[1, 1, 2] = bad
     with pytest.raises(ValueError, match="not finite"):
         measure_uncertainty(members)
+
+
+def test_cross_entropy_is_the_mean_over_networks() -> None:
+    logits = torch.tensor([[[0.0, 0.0]], [[math.log(3), 0.0]]])
+    expected = (math.log(2) + math.log(4)) / 2
+    assert Classification(("a", "b")).measure_loss(logits, torch.tensor([[0], [1]])).item() == pytest.approx(expected)
+
+
+def test_the_fit_of_a_classification_is_cross_entropy() -> None:
+    logits, labels = torch.tensor([[[math.log(3), 0.0]]]), torch.tensor([[0]])
+    assert Classification(("a", "b")).measure_loss(logits, labels).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_weighted_classes_are_weighted_in_the_mean() -> None:
+    task, logits = Classification(("a", "b")), torch.tensor([[[0.0, 0.0], [0.0, 0.0]]])
+    loss = task.measure_loss(logits, torch.tensor([[0, 1]]), torch.tensor([3.0, 0.5]))
+    assert loss.item() == pytest.approx(1.75 * math.log(2))  # not divided by the sum of the weights
+
+
+def test_what_training_reports() -> None:
+    task = Classification(("a", "b"))
+    name, share = task.measure_fit(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]))
+    assert (name, share.item()) == ("accuracy", 0.5)
+    members = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.4, 0.6]]])
+    judged = task.judge(members, torch.tensor([0, 1]))
+    assert judged == pytest.approx({"single accuracy": 0.75, "ensemble accuracy": 1.0, "disagreement": 0.5})
+
+
+def test_the_logarithm_of_the_mean_probability_is_never_infinite() -> None:
+    logits = torch.tensor([[[0.0, -5000.0]], [[0.0, -6000.0]]]).double()
+    u = measure_uncertainty(logits)
+    assert u.probabilities.tolist() == [[1.0, 0.0]]
+    assert u.log_probabilities.flatten().tolist() == pytest.approx([0.0, -5000.0 - math.log(2)])
+    assert average_logits(logits).tolist() == u.log_probabilities.tolist()
+
+
+def test_fragility_is_of_the_class_that_all_networks_choose_and_of_the_networks_that_saw_noise() -> None:
+    def logits(*members: float) -> torch.Tensor:
+        return torch.tensor([[[p, 1 - p]] for p in members]).log()
+
+    plain, jittered = logits(0.9, 0.7, 0.8), logits(0.6, 0.6)
+    assert measure_uncertainty(plain, jittered).fragility.item() == pytest.approx(0.8 - 0.6)  # type: ignore[union-attr]
+    assert measure_uncertainty(plain).fragility is None
+    against = measure_uncertainty(logits(0.6, 0.1, 0.1), logits(0.9))
+    assert against.fragility is not None
+    assert against.fragility.item() == pytest.approx(0.4 - 0.1)  # the second class, which the first network rejects
+
+
+def test_nonsense_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^a sampled network gave logits that are not finite$"):
+        compute_probabilities(torch.tensor([[float("nan"), 0.0]]))
