@@ -188,7 +188,7 @@ def test_few_inputs_calibrate_few_rates() -> None:
     assert few.rates == (0.1, 0.2)
     judgements = few.judge(interpret(TASK, Outputs(draw_logits(5, 3), draw_logits(5, 3))))
     assert {judgement.false_alarm_rate for judgement in judgements.values()} == {0.1}
-    with pytest.raises(ValueError, match=r"3 inputs are too few to calibrate with; the largest rate, 0\.2, takes 4"):
+    with pytest.raises(ValueError, match=r"3 inputs are too few to calibrate with; the largest rate, 0\.2, needs 4"):
         make_calibration(n=3)
 
 
