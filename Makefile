@@ -3,9 +3,10 @@
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
 # make faults  overload, kill, reload and soak the service, which takes half an hour
+# make mutants change the code a little, again and again, and tell which changes no test notices
 # make lint    check style and types
 # make wheels  build both distributions into dist/; check-wheels installs and tries them in environments of their own
-# make screenshots   take the README's pictures, with Debian's chromium and chromium-driver
+# make screenshots   take the guides' pictures, with Debian's chromium and chromium-driver
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
 # TORCH chooses the build of PyTorch, cpu or cuda (the default where there is an NVIDIA driver). PYTHON chooses the
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check faults lint wheels check-wheels screenshots lock clean
+.PHONY: serve test train bench bench-check faults mutants lint wheels check-wheels screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -44,6 +45,10 @@ bench-check: .venv/bench.installed
 
 faults: .venv/dev.installed
 	$(BIN)/python -m pytest -m fault -s $(ARGS)
+
+mutants: .venv/mutants.installed
+	PYTHONPATH=$(CURDIR)/mutants:$(CURDIR)/mutants/client $(BIN)/mutmut run --max-children 2 $(ARGS)
+	$(BIN)/mutmut results
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .
