@@ -1,1 +1,1 @@
-"""What target networks take: kinds of input, image files, and pixels."""
+"""Inputs of target networks: kinds of input, image files, and pixels."""

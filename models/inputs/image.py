@@ -16,14 +16,14 @@ from models.noise import uniform
 from models.schema import STRICT, Deviations, Means, Shape, Size
 
 JITTER = 0.2
-"""Half the range of the noise that fragility is measured with, in units of the pixels' range."""
+"""Half the range of the noise used to measure fragility, in units of the pixels' range."""
 
 JITTER_STREAM = 9
 
 
 @dataclass(frozen=True, config=STRICT)
 class ImageSpec(InputKind):
-    """Images: pixels in [0, 1], minus `mean`, divided by `std`, channel by channel."""
+    """Images. Each channel has pixels in [0, 1], minus its `mean`, divided by its `std`."""
 
     channels: Literal[1, 3]
     height: Size
@@ -50,15 +50,15 @@ class ImageSpec(InputKind):
         return TensorSignature("images", "UINT8", self.shape), TensorSignature("encoded_images", "BYTES", ())
 
     def prepare(self, raw: Tensor) -> Tensor:
-        """Pixels from 0 to 255, [..., C, H, W] → float32 of the same shape, as the target expects it."""
+        """Normalises pixels from 0 to 255, [..., C, H, W], for the target: float32 of the same shape."""
         mean = torch.tensor(self.mean, device=raw.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=raw.device).view(-1, 1, 1)
         return (raw / 255 - mean) / std
 
     def draw_noise(self, seed: int, members: Sequence[int]) -> Tensor:
-        """The noise of some members of a seed, in units of the pixels' range: [S, 1, C, H, W]."""
+        """Noise of some members of a seed, in units of the pixels' range: [S, 1, C, H, W]."""
         return JITTER * uniform(seed, members, math.prod(self.shape), JITTER_STREAM).view(-1, 1, *self.shape)
 
     def jitter(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Pixels [B, C, H, W] with the noise of S networks, within their range: float32 [S, B, C, H, W]."""
+        """Adds the noise of S networks to pixels [B, C, H, W], within their range: float32 [S, B, C, H, W]."""
         return (raw + 255 * noise).clamp(0, 255)

@@ -1,8 +1,8 @@
-"""Image files before they are decoded: what they say of themselves, and which of their bytes the pixels depend on.
+"""Image files before they are decoded: what they declare, and which of their bytes the pixels depend on.
 
-PNG, JPEG and WebP files are sequences of parts that name their kind and length. They are walked here, in a time that
-the file's size bounds, so that whatever an image would cost is known before memory is taken for it. The decoder is
-given the parts that hold pixels, and no others: what stands in the rest, damaged or hostile, cannot matter to it.
+PNG, JPEG and WebP files are sequences of parts that name their kind and length. This code walks through the parts, in
+time proportional to the file's size, so the cost of an image is known before memory is allocated. The decoder gets only
+the parts that hold pixels. Damaged or hostile content elsewhere cannot reach it.
 """
 
 from models.inputs import jpeg, png
@@ -16,12 +16,12 @@ def read_image_file(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure.
 
     Args:
-        content: of a PNG, JPEG or WebP file. Of several pictures in a JPEG, as cameras write them, the first counts.
+        content: a PNG, JPEG or WebP file. If a JPEG holds several pictures, as cameras write them, the first counts.
         max_pixels: limit on width × height; three quarters of it for WebP.
 
     Raises:
-        FileError: for another format, too many pixels, damage that concerns them, more parts or scans than an encoder
-            writes, and what could be read in several ways.
+        FileError: if the file has another format, too many pixels, damage that affects the pixels, more parts or scans
+            than encoders write, or can be read in several ways.
     """
     if content.startswith(png.SIGNATURE):
         return read_png(content, max_pixels)
@@ -33,7 +33,7 @@ def read_image_file(content: bytes, max_pixels: int) -> ImageFile:
 
 
 def read_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height as `read_image_file` finds them, from a file's first parts; None if these do not tell."""
+    """Width and height as `read_image_file` finds them, from a file's first parts; None if they are not there."""
     if content.startswith(png.SIGNATURE):
         return read_png_size(content)
     if content.startswith(jpeg.SIGNATURE):

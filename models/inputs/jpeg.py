@@ -23,15 +23,15 @@ from models.inputs.image_file import (
 SIGNATURE = b"\xff\xd8\xff"
 
 MAX_SCANS = 50
-"""Most scans of a file; encoders write 10 to 20. Each costs as much as a look at all pixels, for 31 bytes."""
+"""Most scans of a file; encoders write 10 to 20. A scan of 31 bytes costs as much as a pass over all pixels."""
 
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-"""Marker of a segment. Within a scan, 0xff is followed by 0, or restarts it (0xd0 to 0xd7)."""
+"""Marker of a segment. Within a scan, 0xff is followed by 0 or by a restart code, 0xd0 to 0xd7."""
 _SOI, _EOI, _SOS, _TEM, _COM = 0xD8, 0xD9, 0xDA, 0x01, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _APP = range(0xE0, 0xF0)
 _COLOURS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
-"""The two application segments that say what a JPEG's channels mean."""
+"""The two application segments that define the meaning of a JPEG's channels."""
 
 
 def read_jpeg(content: bytes, max_pixels: int) -> ImageFile:
@@ -65,7 +65,7 @@ def read_jpeg(content: bytes, max_pixels: int) -> ImageFile:
 
 
 def read_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height as the first frame says; None if the first segments hold none."""
+    """Width and height from the first frame; None if the first segments hold no frame."""
     parts = islice(_walk_jpeg(content), FIRST_PARTS)
     try:
         height, width = next(struct.unpack(">HH", body[1:5]) for marker, _, body in parts if marker in _FRAMES)
@@ -75,8 +75,8 @@ def read_jpeg_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Markers, segments and their bodies, up to the end of the first picture; the data of a scan belong to its
-    segment, not to its body."""
+    """Markers, segments and their bodies, up to the end of the first picture. A scan's data belong to its segment, not
+    to its body."""
     position = 2
     for _ in range(MAX_PARTS):
         found = _MARKER.search(content, position)
@@ -86,7 +86,7 @@ def _walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         if marker == _EOI:
             return
         if marker == _SOI:
-            raise damaged("another picture begins within it")
+            raise damaged("another picture begins inside it")
         if marker == _TEM:
             continue
         body = position + 2
@@ -105,7 +105,7 @@ def _check_frame(frame: bytes, max_pixels: int) -> bytes:
     bits, height, width, channels = struct.unpack(">BHHB", frame[:6])
     check_size(width, height, max_pixels)
     if bits != 8:
-        raise ambiguous(f"has {bits} bits a channel")
+        raise ambiguous(f"has {bits} bits per channel")
     if channels == 4:
         raise ambiguous("is CMYK")
     if channels not in (1, 3):

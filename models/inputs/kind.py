@@ -1,4 +1,4 @@
-"""What every kind of input is: a file of this folder with one class, and that class's name in `InputSpec`.
+"""Kinds of input. Each kind is a file in this folder with one class, which `InputSpec` names.
 
 Shapes: B inputs, S sampled networks.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from models.schema import Shape
 
 Datatype = Literal["BOOL", "UINT8", "FP32", "FP64", "BYTES"]
-"""Of a tensor, in the words of the Open Inference Protocol."""
+"""Data type of a tensor, as the Open Inference Protocol names it."""
 
 
 class TensorSignature(NamedTuple):
-    """A named tensor that inputs can be given as; its first axis is the inputs."""
+    """A named tensor in which inputs can be sent. Its first axis counts the inputs."""
 
     name: str
     datatype: Datatype
@@ -27,7 +27,7 @@ class TensorSignature(NamedTuple):
 
 
 class InputError(ValueError):
-    """Inputs that a model does not take: what is wrong with them, and what would be right."""
+    """Inputs that a model does not accept. The message says what is wrong, and the hint what would be right."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message, hint)
@@ -39,22 +39,21 @@ class InputError(ValueError):
 
 
 class InputKind(ABC):
-    """A kind of input, from what a client sends to what a target network takes."""
+    """A kind of input: the steps from a client's data to a target network's input."""
 
     form: ClassVar[Literal["files", "rows"]]
     """How clients send inputs: as encoded files, or as rows of numbers."""
     noun: ClassVar[str]
-    """What several inputs are called, in messages and error codes."""
+    """Plural noun for inputs, in messages and error codes."""
     dtype: ClassVar[torch.dtype]
     """Data type of raw inputs."""
     perturbable: ClassVar[bool] = False
-    """Whether small changes of an input have a size, so that noise can be added to it and attacks can descend a
-    gradient."""
+    """Whether changes of an input have a size, so that noise can be added and attacks can follow a gradient."""
 
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Shape of one input, raw and as the target takes it."""
+        """Shape of one input, both raw and prepared."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -64,24 +63,24 @@ class InputKind(ABC):
     @property
     @abstractmethod
     def signature(self) -> tuple[TensorSignature, ...]:
-        """The tensors that inputs can be given as; the last is what a body without a header holds."""
+        """The tensors in which inputs can be sent. A body without a header holds the last one."""
 
     def decode(self, values: Tensor) -> Tensor:
-        """Raw inputs [B, …] from finite values of the signature's tensor, unless that is of files.
+        """Raw inputs [B, …] from finite values of the signature's tensor, unless it holds files.
 
         Raises:
-            InputError: if the model does not take them.
+            InputError: if the model does not accept them.
         """
         return values
 
     @abstractmethod
     def prepare(self, raw: Tensor) -> Tensor:
-        """What the target takes, float32, from raw inputs of `shape` with any leading axes."""
+        """Prepares raw inputs of `shape`, with any leading axes, for the target: float32."""
 
     def draw_noise(self, seed: int, members: Sequence[int]) -> Tensor | None:
-        """The noise that belongs to some members of a seed, [S, 1, …]; None unless inputs are perturbable."""
+        """Noise of some members of a seed, [S, 1, …]; None unless inputs are perturbable."""
         return None
 
     def jitter(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Raw inputs [B, …] with the noise of each network, [S, B, …]."""
+        """Adds the noise of each network to raw inputs [B, …]: [S, B, …]."""
         raise NotImplementedError(f"{self.noun} have no noise")

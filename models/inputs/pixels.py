@@ -1,4 +1,4 @@
-"""Decoding of image files that strangers made."""
+"""Decoding of untrusted image files."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 from models.inputs.image_file import FileError, Format, ImageFile, Kind, ambiguous, damaged
 from models.inputs.image_files import read_image_file
 
-if TYPE_CHECKING:  # as a process that decodes images needs no tensors
+if TYPE_CHECKING:  # a process that decodes images needs no tensors
     from torch import Tensor
 
     from models.inputs.image import ImageSpec
 
-# Pillow's decoder of WebP refuses what exceeds this limit of the whole process. `max_pixels` holds in its place, and it
-# is kept before Pillow sees a file.
+# Pillow's WebP decoder enforces this process-wide limit. `max_pixels` replaces it, and is checked before Pillow sees a
+# file.
 Image.MAX_IMAGE_PIXELS = None
 
 _DECODERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
@@ -26,7 +26,7 @@ _DECODERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImageFile,
     "WEBP": WebPImageFile,
 }
-"""Called directly, as `Image.open` warns, which is a matter of the whole process, too."""
+"""Decoders, called directly, because `Image.open` emits warnings, which also concern the whole process."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,14 +37,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its orientation."""
+"""The operation that turns an image upright, by orientation."""
 
 
 class ImageError(Exception):
-    """An image that cannot be taken; the message says why."""
+    """An image that is refused; the message says why."""
 
     def __init__(self, kind: Kind, message: str, hint: str) -> None:
-        super().__init__(kind, message, hint)  # all that it takes, for copies
+        super().__init__(kind, message, hint)  # all arguments, so that it can be copied
         self.kind = kind
         self.message = message
         self.hint = hint
@@ -54,7 +54,7 @@ class ImageError(Exception):
 
 
 def decode_image(content: bytes, spec: "ImageSpec", max_pixels: int, name: str) -> "Tensor":
-    """As `decode_pixels`, for a model's input, as uint8 [C, H, W]."""
+    """Decodes one image like `decode_pixels`, to uint8 [C, H, W]."""
     import torch
 
     channels, height, width = spec.shape
@@ -65,26 +65,25 @@ def decode_image(content: bytes, spec: "ImageSpec", max_pixels: int, name: str) 
 def decode_pixels(content: bytes, shape: Sequence[int], max_pixels: int, name: str) -> bytes:
     """Decodes one image and fits it to a model's input.
 
-    An image of the right size is taken as it is; another one is resized, antialiased, without regard to its aspect.
-    Colours become grey by luma where the model wants grey. What could be read in several ways is refused: an image is
-    a single picture in grey or RGB, opaque, of 8 bits a channel (in grey also of 1, 2 or 4), and without a palette. A
-    channel, or a colour, for transparency may be there as long as no pixel is transparent. Of the pictures in a
-    camera's JPEG the first counts. Metadata, damaged or not, decides nothing but what is up.
+    An image of the right size is used unchanged. Others are resized with antialiasing; their aspect ratio may change.
+    If the model takes grey images, colours become grey by luma. Images that can be read in several ways are refused: an
+    image must be a single opaque picture in grey or RGB, with 8 bits per channel (grey also 1, 2 or 4) and no palette.
+    It may have an alpha channel, or a transparent colour, as long as no pixel is transparent. In a camera's JPEG with
+    several pictures, the first counts. Metadata, damaged or not, affects only the orientation.
 
-    The verdict depends on the arguments alone, in any thread or process.
+    The result depends only on the arguments, in any thread or process.
 
     Args:
         content: a PNG, JPEG or WebP file.
-        shape: of the model's input, C, H and W.
-        max_pixels: limit on width × height, checked on the header before anything is decoded; three quarters of it
-            for WebP.
-        name: of the image, for messages.
+        shape: shape of the model's input: C, H and W.
+        max_pixels: limit on width × height, checked before anything is decoded; three quarters of it for WebP.
+        name: the image's name, for messages.
 
     Returns:
-        the pixels, a byte for each of their channels, [H, W, C].
+        the pixels, one byte per channel, [H, W, C].
 
     Raises:
-        ImageError: for too many pixels, and for anything that is no plain 8-bit image.
+        ImageError: if the image has too many pixels, or is not a plain 8-bit image.
     """
     try:
         file = read_image_file(content, max_pixels)
@@ -94,22 +93,22 @@ def decode_pixels(content: bytes, shape: Sequence[int], max_pixels: int, name: s
 
 
 def encode_image(pixels: "Tensor") -> bytes:
-    """A PNG file from uint8 [C, H, W] with 1 or 3 channels; `decode_image` gives the same pixels back."""
+    """A PNG file from uint8 [C, H, W] with 1 or 3 channels. `decode_image` returns the same pixels."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "PNG")
     return file.getvalue()
 
 
 def _decode(file: ImageFile) -> Image.Image:
-    """The image as it is stored, opaque."""
+    """The image as stored, if it is opaque."""
     try:
         image = _DECODERS[file.format](io.BytesIO(file.content))
         if image.size != (file.width, file.height):
-            raise damaged("its parts contradict each other about its size")
+            raise damaged("its parts declare different sizes")
         image.load()
     except FileError:
         raise
-    except Exception as error:  # whatever Pillow raises, it is for the bytes that somebody sent
+    except Exception as error:  # whatever Pillow raises, the client's bytes are the cause
         raise damaged(f"{error}" or type(error).__name__) from error
     if image.mode in ("LA", "RGBA") and any(image.getchannel("A").histogram()[:255]):
         raise ambiguous("has transparent pixels")
@@ -119,7 +118,7 @@ def _decode(file: ImageFile) -> Image.Image:
 
 
 def _has_colour(image: Image.Image, colour: tuple[int, ...]) -> bool:
-    """Whether some pixel of a greyscale or RGB image has a colour of 8 bits a channel."""
+    """Whether a greyscale or RGB image has a pixel of a colour, given in 8 bits per channel."""
     channels = (image.convert("L") if image.mode == "1" else image).split()
     found = Image.new("L", image.size, 255)
     for channel, value in zip(channels, colour, strict=True):

@@ -1,4 +1,4 @@
-"""PNG files: a signature, and chunks with a checksum each.
+"""PNG files: a signature, then chunks, each with a checksum.
 
 Source: "Portable Network Graphics (PNG) Specification", W3C.
 """
@@ -12,13 +12,13 @@ from models.inputs.image_file import MAX_PARTS, ImageFile, ambiguous, check_size
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MAX_TEXT_BYTES = 2**20
-"""Most bytes of a text that may hold an orientation, decompressed."""
+"""Largest decompressed size of a text that may hold an orientation, in bytes."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATED = 2**14
-"""Compressed bytes that are inflated at a time, to 1,032 times as many at most."""
+"""Number of compressed bytes inflated at a time, to at most 1,032 times as many."""
 
 
 def read_png(content: bytes, max_pixels: int) -> ImageFile:
@@ -35,7 +35,7 @@ def read_png(content: bytes, max_pixels: int) -> ImageFile:
                 header = _check_header(bytes(body), max_pixels)
             case b"IDAT":
                 if data and last != b"IDAT":
-                    raise damaged("other chunks stand between those of its pixels")
+                    raise damaged("other chunks come between those with its pixels")
                 data.append(body)
             case b"tRNS" if transparent is None:
                 transparent = _read_transparency(header, bytes(body))
@@ -50,7 +50,7 @@ def read_png(content: bytes, max_pixels: int) -> ImageFile:
                     if key not in texts and body[: len(key) + 1] == key + b"\0":
                         texts[key] = _read_text(kind, bytes(body[len(key) + 1 :]))
             case _ if kind[:1].isupper() and kind not in (b"PLTE", b"IEND"):
-                raise damaged(f"it has a critical chunk {kind.decode('ascii')} that nobody knows")
+                raise damaged(f"it has an unknown critical chunk {kind.decode('ascii')}")
         last = kind
     if not data:
         raise damaged("it has no pixels")
@@ -65,13 +65,13 @@ def read_png(content: bytes, max_pixels: int) -> ImageFile:
 
 
 def read_png_size(content: bytes) -> tuple[int, int]:
-    """Width and height as the header says, 0 where it is cut short."""
+    """Width and height from the header; 0 where it is cut short."""
     width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
     return width, height
 
 
 def _walk_png(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kinds and bodies of the chunks up to the last, or to the first that is not whole."""
+    """Kinds and bodies of the chunks, up to the last, or to the first incomplete one."""
     view, position = memoryview(content), len(SIGNATURE)
     for _ in range(MAX_PARTS):
         length, kind = int.from_bytes(view[position : position + 4], "big"), content[position + 4 : position + 8]
@@ -95,27 +95,27 @@ def _check_header(header: bytes, max_pixels: int) -> bytes:
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", header)
     check_size(width, height, max_pixels)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlaced > 1:
-        raise damaged("its header says what no PNG has")
+        raise damaged("its header has values that no PNG may have")
     if colour == 3:
         raise ambiguous("has a palette")
     if depth == 16:
-        raise ambiguous("has 16 bits a channel")
+        raise ambiguous("has 16 bits per channel")
     return header
 
 
 def _read_transparency(header: bytes, body: bytes) -> tuple[int, ...] | None:
     depth, colour = header[8:10]
     if colour in (4, 6):
-        return None  # it has a channel for that, which counts
+        return None  # its alpha channel counts instead
     channels = _CHANNELS[colour]
     if len(body) != 2 * channels:
-        raise damaged("its transparent colour has another number of channels")
+        raise damaged("its transparent colour has a different number of channels")
     most = 2**depth - 1
     return tuple((value & most) * 255 // most for value in struct.unpack(f">{channels}H", body))
 
 
 def _read_text(kind: bytes, body: bytes) -> bytes:
-    """A text after its key, or nothing if it is damaged, or longer than any that matters."""
+    """The text after its key, cut at `MAX_TEXT_BYTES` if compressed; empty if it is damaged."""
     compressed = kind == b"zTXt"
     if kind == b"zTXt":
         body = body[1:]
@@ -129,7 +129,7 @@ def _read_text(kind: bytes, body: bytes) -> bytes:
 
 
 def _parse_profile(text: bytes) -> bytes:
-    """EXIF as ImageMagick writes it into a PNG's text: in hexadecimal, after three lines."""
+    """EXIF from a PNG's text, where ImageMagick writes it in hexadecimal after three lines."""
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
@@ -137,14 +137,14 @@ def _parse_profile(text: bytes) -> bytes:
 
 
 def _count_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
-    """Of a PNG's rows, each with a byte for its filter."""
+    """Number of bytes in a PNG's rows, each with a byte for its filter."""
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes)
     return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _check_inflation(compressed: bytes, expected: int) -> None:
-    """Whether there is enough for all pixels; a decoder may have been told to go on without."""
+    """Checks that there is data for all pixels; a decoder may be set to accept less."""
     stream, inflated = zlib.decompressobj(), 0
     try:
         for start in range(0, len(compressed), _INFLATED):
@@ -152,7 +152,7 @@ def _check_inflation(compressed: bytes, expected: int) -> None:
             if inflated >= expected:
                 return
     except zlib.error as error:
-        raise damaged("its pixels are not compressed as PNG has it") from error
+        raise damaged("its pixels are not compressed as PNG requires") from error
     raise damaged("it ends before its last pixels")
 
 

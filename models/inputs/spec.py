@@ -1,4 +1,4 @@
-"""What the input of a target network is: one of the kinds that are named here."""
+"""The input of a target network: one of the kinds named here."""
 
 from typing import Annotated
 

@@ -14,12 +14,12 @@ from models.inputs.kind import InputError, InputKind, TensorSignature
 from models.schema import STRICT, Deviations, Means, Shape
 
 MAX_DEVIATIONS = 1e6
-"""Largest distance of a number from its mean in training, in standard deviations. Far beyond, float32 overflows."""
+"""Largest distance of a number from its training mean, in standard deviations. Far beyond, float32 overflows."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class VectorSpec(InputKind):
-    """Vectors of named numbers: each minus its `mean`, divided by its `std`."""
+    """Vectors of named numbers. Each number has its `mean` subtracted, and is divided by its `std`."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
     mean: Means
@@ -50,7 +50,7 @@ class VectorSpec(InputKind):
         """float32 [B, numbers] from finite numbers in double precision.
 
         Raises:
-            InputError: if a number is more than `MAX_DEVIATIONS` standard deviations from its mean in training.
+            InputError: if a number is more than `MAX_DEVIATIONS` standard deviations from its training mean.
         """
         if (deviations := self.prepare(values).abs()).max() > MAX_DEVIATIONS:
             row, number = divmod(int(deviations.argmax()), len(self.names))
@@ -62,6 +62,6 @@ class VectorSpec(InputKind):
         return values.float()
 
     def prepare(self, raw: Tensor) -> Tensor:
-        """Numbers [..., numbers] → the same shape and precision, as the target expects it."""
+        """Normalises numbers [..., numbers] for the target: same shape and precision."""
         mean, std = (torch.tensor(values, device=raw.device) for values in (self.mean, self.std))
         return (raw - mean) / std

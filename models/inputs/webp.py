@@ -20,12 +20,11 @@ from models.inputs.image_file import (
 )
 
 WEBP_SHARE = 0.75
-"""Share of the pixels that other files may have: the decoder of WebP takes 16 bytes for each, that of JPEG at most 10.
-"""
+"""Share of the pixel limit that applies to WebP: its decoder takes 16 bytes per pixel, that of JPEG at most 10."""
 
 
 def is_webp(content: bytes) -> bool:
-    """Whether a file begins as WebP files do."""
+    """Whether a file begins like a WebP file."""
     return content.startswith(b"RIFF") and content[8:12] == b"WEBP"
 
 
@@ -55,7 +54,7 @@ def read_webp(content: bytes, max_pixels: int) -> ImageFile:
 
 
 def read_webp_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height as the first chunk that knows them says; None if the first chunks do not."""
+    """Width and height from the first chunk that has them; None if none of the first chunks does."""
     chunks = islice(_walk_webp(content), FIRST_PARTS)
     try:
         return next((size for kind, _, body in chunks if (size := _read_size(kind, body))), None)
@@ -77,7 +76,7 @@ def _walk_webp(content: bytes) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _read_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
-    """Width and height that a chunk says, if it does."""
+    """Width and height from a chunk, if it has them."""
     if kind == b"VP8X" and len(body) >= 10:
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
