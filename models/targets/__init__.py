@@ -1,1 +1,1 @@
-"""Target networks: their layers, one batched forward pass for many sampled networks, and gauge fixing."""
+"""Target networks: their layers, a batched forward pass for many sampled networks, and gauge fixing."""

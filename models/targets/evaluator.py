@@ -1,8 +1,8 @@
 """The evaluator: one batched forward pass of a target network for many sampled networks.
 
-What rules it is not arithmetic but memory and the overhead of operations. So inputs and networks are taken in blocks
-whose activations fit into the processor's cache, all networks of a block go through a layer at once, what they share is
-computed once, and pooling comes before the bias and the activation that it commutes with, or with the products.
+Memory and the overhead of operations limit its speed, not arithmetic. It therefore takes inputs and networks in blocks
+whose activations fit into the processor's cache. All networks of a block pass through a layer at once, and what they
+share is computed once. Pooling comes before the bias and the activation with which it commutes, or with the products.
 
 Shapes: S sampled networks, B inputs, K outputs.
 """
@@ -33,24 +33,24 @@ from models.targets.layers import (
 )
 
 FEW_CHANNELS = 4
-"""For which libraries of convolutions are slow."""
+"""Most channels for which convolution libraries are slow."""
 
 NUMBERS_IN_CACHE = 1_200_000
-"""In the largest tensor of a block on the CPU, 4.8 MB."""
+"""Most numbers in a tensor of a block on the CPU: 4.8 MB."""
 
 NUMBERS_ON_DEVICE = 64_000_000
-"""Likewise elsewhere."""
+"""Most numbers in a tensor of a block on other devices."""
 
 INPUTS_PER_BLOCK = 32
-"""That several networks share, on the CPU; a block of more has room for fewer networks."""
+"""Most inputs in a block that several networks share, on the CPU. With more, a block has room for fewer networks."""
 
 
 class _Step(NamedTuple):
     forward: Callable[..., Tensor]
     parameters: Sequence[str] = ()
-    """Names of those that it takes."""
+    """Names of the parameters that it takes."""
     increasing: bool = False
-    """Whether it never decreases, in each number by itself, so that it commutes with a maximum."""
+    """Whether it is non-decreasing in each number, and so commutes with a maximum."""
 
 
 class Evaluator:
@@ -59,16 +59,16 @@ class Evaluator:
     def __init__(self, layers: Sequence[Layer], input_shape: Shape, on_cpu: bool) -> None:
         self._on_cpu, self._rank = on_cpu, len(input_shape)
         self._arranged: dict[str, Convolution] = {}
-        """Layers whose weights are arranged, by the weight's name."""
+        """Layers whose weights are rearranged, by the weight's name."""
         self._common_numbers = self._own_numbers = 1
-        """The most that are made of an input alone, and of one with a network, at a time."""
+        """Most numbers at a time that depend on one input alone, and on one input and one network."""
         steps = self._plan(layers, input_shape)
         first = next(i for i, step in enumerate(steps) if step.parameters)
         self._common, self._steps = steps[:first], steps[first:]
-        """What takes no weights, before what does."""
+        """Steps before the first that takes weights, and the others."""
 
     def _plan(self, layers: Sequence[Layer], shape: Shape, prefix: str = "") -> list[_Step]:
-        """Steps of layers in a row, on inputs that are not theirs to change; of a residual block, by its prefix."""
+        """Steps for consecutive layers, which must not change their input. The prefix is that of a residual block."""
         steps: list[_Step] = []
         weighted, pooled = bool(prefix), False
         for i, (name, given, made) in enumerate(trace_shapes(layers, shape)):
@@ -115,11 +115,11 @@ class Evaluator:
 
     @property
     def most_numbers(self) -> int:
-        """In a tensor, for one input and one network."""
+        """Most numbers in a tensor, for one input and one network."""
         return max(self._common_numbers, self._own_numbers)
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """As `TargetNetwork.forward`."""
+        """Implements `TargetNetwork.forward`."""
         shared = inputs.dim() == self._rank + 1
         assert shared or all(len(inputs) == len(tensor) for tensor in weights.values())
         x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
@@ -134,12 +134,12 @@ class Evaluator:
         return _join(outputs, dim=1)
 
     def arrange(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `TargetNetwork.arrange`."""
+        """Implements `TargetNetwork.arrange`."""
         arranged = {name: layer.arrange(weights[name]) for name, layer in self._arranged.items()}
         return {**weights, **arranged}
 
     def _choose_block(self, inputs: int, shared: bool) -> tuple[int, int]:
-        """How many inputs, and how many networks, are evaluated at once."""
+        """Number of inputs, and number of networks, that are evaluated at once."""
         numbers = NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE
         largest = self.most_numbers
         inputs = min(inputs, INPUTS_PER_BLOCK) if self._on_cpu and shared else inputs
@@ -165,7 +165,7 @@ def _add_residual(block: Sequence[_Step], x: Tensor, *parameters: Tensor) -> Ten
 
 
 def _find_pooling(layers: Iterable[Layer]) -> int:
-    """The size of the pooling that comes next, but for activations; 1 if something else does."""
+    """Size of the pooling that comes next, apart from activations; 1 if another layer comes next."""
     following = next((layer for layer in layers if not isinstance(layer, Activation)), None)
     return following.size if isinstance(following, MaxPooling) else 1
 

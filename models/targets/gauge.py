@@ -1,19 +1,19 @@
-"""Gauge fixing: of all weights that make the same function, one representative (Deutsch 2018, section 3.2).
+"""Gauge fixing: one representative of all weights that compute the same function (Deutsch 2018, section 3.2).
 
-A network of convolutions, linear layers, leaky ReLUs and max-pooling computes the same function when
+A network of convolutions, linear layers, leaky ReLUs and max-pooling computes the same function under these changes:
 
-* scaling: a hidden filter, bias included, is divided by s > 0 and the weights that read its output are multiplied by s,
-  for all these activations are positively homogeneous; where a normalisation reads it, all filters of its group are
-  divided by s, and nothing makes up for it (to the normalisation's ε);
-* permutation: hidden filters of a layer change places, and with them the weights that read them;
-* logit bias: all last biases grow by the same number, to the softmax of the logits, though not to the logits.
+* scaling: a hidden filter, with its bias, is divided by s > 0, and the weights that read its output are multiplied by
+  s, because all these activations are positively homogeneous. If a normalisation reads the filter, all filters of its
+  group are divided by s, and no other weight changes (up to the normalisation's ε).
+* permutation: hidden filters of a layer change places, together with the weights that read them.
+* logit bias: all biases of the last layer grow by the same number. The logits change, but not their softmax.
 
-Gains and biases of a normalisation count as filters that read one channel. What a residual block adds its output to has
-no scale and no order of its own: the filters that write to it are left as they are.
+Gains and biases of a normalisation count as filters that read one channel. The input of a residual block has no scale
+and no order of its own, so filters that write to it or to the block's output are left unchanged.
 
-Distances between networks mean little before these are fixed. The paper fixes the first and the last; permutations are
-the step that it leaves out. Sorting gives equivalent networks the same representative, but neighbours may get distant
-ones, as filters of nearly equal means change places.
+Distances between networks mean little before these symmetries are fixed. The paper fixes the first and the last, and
+leaves out permutations. Sorting gives equivalent networks the same representative, but may move neighbours far apart,
+because filters of nearly equal means change places.
 
 Shapes: S networks.
 """
@@ -34,11 +34,11 @@ GaugeStep = Literal["scaling", "permutation", "logit_bias"]
 def fix_gauge(
     target: TargetNetwork, weights: Weights, steps: Collection[GaugeStep] = ("scaling", "logit_bias")
 ) -> Weights:
-    """The representatives of S networks, differentiably; the given weights are left as they are.
+    """Computes the representatives of S networks, differentiably; the given weights stay unchanged.
 
-    Scaling gives each hidden filter, with its bias, the root mean square 1, layer after layer. Permutation sorts the
-    filters of each hidden layer by the mean of their weights and bias. Logit bias makes the mean of the last biases 0;
-    it is for classifiers alone.
+    Scaling gives each hidden filter, with its bias, a root mean square of 1, layer by layer. Permutation sorts the
+    filters of each hidden layer by the mean of their weights and bias. Logit bias shifts the mean of the last biases to
+    0; it is for classifiers only.
 
     Args:
         target: the network that the weights belong to.
@@ -46,7 +46,7 @@ def fix_gauge(
         steps: which symmetries to fix.
 
     Returns:
-        S networks with the same outputs, to rounding and, with `logit_bias`, to a constant of all logits of an image.
+        S networks with the same outputs, up to rounding and, with `logit_bias`, a constant for all logits of an image.
     """
     fixed = dict(weights)
     for coupling in find_couplings(target):
@@ -63,18 +63,18 @@ def fix_gauge(
 
 @dataclass(frozen=True)
 class Coupling:
-    """A hidden layer, and the one layer that reads its output."""
+    """A hidden layer, and the only layer that reads its output."""
 
     layer: str
     following: str
     groups: int | None
-    """Of filters, if `following` is a normalisation."""
+    """Number of groups of filters, if `following` is a normalisation."""
     permutable: bool
     """Whether filters can change places."""
 
 
 def find_couplings(target: TargetNetwork) -> list[Coupling]:
-    """Hidden layers that one layer reads, with nothing but homogeneous functions between, in order."""
+    """Hidden layers that only one layer reads, with only homogeneous functions in between, in order."""
     return _find_couplings(target.layers, "")
 
 
@@ -101,9 +101,9 @@ def filter_vectors(weights: Weights, layer: str) -> Tensor:
 
 
 def permute_filters(weights: Weights, coupling: Coupling, order: Tensor) -> None:
-    """Puts filters order[s, 0], order[s, 1], … of a layer of network s first, second, …, and so what reads them.
+    """Reorders the filters of a layer in network s to order[s, 0], order[s, 1], …, and the weights that read them.
 
-    The dictionary gets new tensors; the old ones stay as they are. The networks' outputs do not change.
+    The dictionary gets new tensors; the old ones stay unchanged. The networks' outputs do not change.
     """
     for name in (f"{coupling.layer}.weight", f"{coupling.layer}.bias"):
         weights[name] = weights[name].take_along_dim(_align(order, weights[name]), dim=1)
@@ -128,10 +128,10 @@ def _scale(weights: Weights, coupling: Coupling) -> None:
 
 
 def _split_inputs(weight: Tensor, filters: int) -> Tensor:
-    """[S, outputs, filters of the layer before, weights that read one of them], also across a flattening."""
+    """[S, outputs, filters of the previous layer, weights that read one of them], even across a flattening."""
     return weight.reshape(len(weight), weight.shape[1], filters, -1)
 
 
 def _align(values: Tensor, tensor: Tensor) -> Tensor:
-    """[S, filters] with as many dimensions as a parameter [S, filters, …]."""
+    """Gives values [S, filters] as many dimensions as a parameter [S, filters, …]."""
     return values.view(*values.shape, *[1] * (tensor.dim() - 2))

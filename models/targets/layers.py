@@ -1,9 +1,9 @@
 """Layers of target networks: data, with a forward pass for many sampled networks at once.
 
-Each of them computes what the layer's plain PyTorch module computes, to rounding.
+Each computes what the layer's plain PyTorch module computes, up to rounding.
 
-Channels are last in an image's shape. In memory the networks come after the place on the CPU: one network's channels
-follow the other's, as if they were the channels of one image, which is what grouped convolutions are fast with.
+Channels are last in an image's shape. In the CPU's memory, the networks come after the position: the channels of one
+network follow those of another, as if they belonged to one image. Grouped convolutions are fast with this layout.
 
 Shapes: S sampled networks, B inputs.
 """
@@ -44,7 +44,7 @@ class Convolution:
         return nn.Conv2d(shape[0], self.channels, self.kernel_size, self.stride, self.padding)
 
     def count_patches(self, shape: Shape) -> int:
-        """Numbers that unfolding makes of an input."""
+        """Number of values that unfolding makes of an input."""
         _, height, width = self.output_shape(shape)
         return height * width * shape[0] * self.kernel_size**2
 
@@ -59,13 +59,13 @@ class Convolution:
         )
 
     def arrange(self, weight: Tensor) -> Tensor:
-        """A weight [S, channels, C, k, k] as `forward` has it fastest in memory."""
-        if self.channels == 1:  # which leaves it open whether channels are last, and PyTorch refuses some gradients
+        """Puts a weight [S, channels, C, k, k] into the memory layout that is fastest for `forward`."""
+        if self.channels == 1:  # both layouts are then the same, and PyTorch refuses some gradients
             return weight
         return weight.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(weight.shape)
 
     def unfold(self, x: Tensor, pooling: int = 1) -> Tensor:
-        """The patch of [..., H, W, C] that each place of the output sees, by place within a window of pooling:
+        """The patch of [..., H, W, C] that each output position sees, by position within a pooling window:
         [pooling², ..., H″, W″, kernel size² · C]."""
         padded = F.pad(x, [0, 0, *[self.padding] * 4])
         size, stride = self.kernel_size, self.stride
@@ -73,12 +73,12 @@ class Convolution:
         height, width = (size // pooling for size in windows.shape[-5:-3])
         windows = windows[..., : height * pooling, : width * pooling, :, :, :]
         windows = windows.unflatten(-4, (width, pooling)).unflatten(-6, (height, pooling)).movedim((-6, -4), (0, 1))
-        # Few long rows of numbers are copied faster than many short ones, so the places of an image are last in memory.
+        # A few long rows copy faster than many short ones, so the positions in an image are last in memory.
         patches = windows.movedim((-3, -2, -1), (-6, -5, -4)).contiguous()
         return torch.movedim(patches.flatten(0, 1).flatten(-6, -4), -4, -1)
 
     def multiply(self, patches: Tensor, weight: Tensor) -> Tensor:
-        """As `forward`, without a bias and with maxima over windows of pooling, from what `unfold` made of x."""
+        """Computes `forward` from the result of `unfold`, without the bias and with maxima over pooling windows."""
         products = multiply(patches.flatten(-4, -2), weight.movedim(2, -1).flatten(2))
         return products.view(len(weight), *patches.shape[-4:-1], self.channels)
 
@@ -98,13 +98,13 @@ class Activation:
         return nn.LeakyReLU(self.negative_slope)
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
-        """Of any shape."""
+        """Any shape → the same shape."""
         return F.leaky_relu(x, self.negative_slope, inplace and not x.requires_grad)
 
 
 @dataclass(frozen=True, config=STRICT)
 class MaxPooling:
-    """Maximum over windows of size × size that do not overlap; a rest at the border is dropped."""
+    """Maximum over windows of size × size that do not overlap. Incomplete windows at the border are dropped."""
 
     size: Size = 2
     kind: Literal["pool"] = "pool"
@@ -122,7 +122,7 @@ class MaxPooling:
         size, height, width = self.size, x.shape[-3] // self.size, x.shape[-2] // self.size
         if x.requires_grad and x.dim() == 5:
             return split_channels(F.max_pool2d(join_channels(x), size), len(x))
-        # Maxima of slices are several times faster on the CPU, and slow only backward.
+        # Maxima of slices are several times faster on the CPU; only their gradient is slow.
         rows = [x[..., i : height * size : size, :, :] for i in range(size)]
         x = reduce(torch.maximum, rows)
         columns = [x[..., i : width * size : size, :] for i in range(size)]
@@ -131,7 +131,7 @@ class MaxPooling:
 
 @dataclass(frozen=True, config=STRICT)
 class GlobalPooling:
-    """Mean of each channel over all places."""
+    """Mean of each channel over all positions."""
 
     kind: Literal["mean"] = "mean"
     rank: ClassVar[int] = 3
@@ -151,9 +151,9 @@ class GlobalPooling:
 class Normalization:
     """Group normalisation: groups of an image's channels get mean 0 and variance 1, then gains and biases.
 
-    Wu & He, "Group Normalization", ECCV 2018. Batch normalisation is no choice for sampled weights: each network would
-    want running statistics of its own. This one takes nothing but the image and the network, so that a network's answer
-    depends on no other image, and makes up for the scale of the kernels before it, which a generator may get wrong.
+    Wu & He, "Group Normalization", ECCV 2018. Batch normalisation does not suit sampled weights, because each network
+    would need its own running statistics. Group normalisation uses only the image and the network, so an answer depends
+    on no other image. It also corrects the scale of the kernels before it, which a generator may get wrong.
     """
 
     groups: Size
@@ -162,7 +162,7 @@ class Normalization:
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape[0] % self.groups:
-            raise ValueError(f"{shape[0]} channels cannot be normalised in {self.groups} groups of one size")
+            raise ValueError(f"{shape[0]} channels cannot be divided into {self.groups} groups of equal size")
         return shape
 
     def module(self, shape: Shape) -> nn.Module:
@@ -173,7 +173,7 @@ class Normalization:
         networks, shared = len(weight), x.dim() == 4
         images = x.movedim(-1, 1) if shared else join_channels(x)
         groups = self.groups if shared else networks * self.groups
-        # PyTorch 2.13 crashes on the gradient of gains where channels are last and the input takes none.
+        # PyTorch 2.13 crashes on the gradient of gains if channels are last and the input needs no gradient.
         if shared or (weight.requires_grad and not x.requires_grad):
             normalized = F.group_norm(images, groups)
             normalized = normalized.movedim(1, -1) if shared else split_channels(normalized, networks)
@@ -183,7 +183,7 @@ class Normalization:
 
 @dataclass(frozen=True, config=STRICT)
 class Flatten:
-    """Of images, channel after channel."""
+    """Flattening of images, channel by channel."""
 
     kind: Literal["flatten"] = "flatten"
     rank: ClassVar[int] = 3
@@ -220,8 +220,8 @@ class Linear:
 
 
 class ResidualBlock(nn.Sequential):
-    """Adds what its layers make of images to the images, of which places are skipped and channels of zeros added where
-    the layers do so (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, option A)."""
+    """Adds the layers' output to their input. Where the layers shrink the image or add channels, the input skips
+    positions and gets channels of zeros (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, A)."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -233,9 +233,9 @@ class ResidualBlock(nn.Sequential):
 
 @dataclass(frozen=True, config=STRICT)
 class Residual:
-    """A residual block: its input plus what layers make of it.
+    """A residual block: its input plus the layers' output.
 
-    Where these shrink the image or add channels, so does the shortcut, without parameters (`ResidualBlock`).
+    Where the layers shrink the image or add channels, the shortcut does too, without parameters (`ResidualBlock`).
     """
 
     layers: "Annotated[tuple[Layer, ...], Field(min_length=1, max_length=100), FailFast()]"
@@ -245,10 +245,10 @@ class Residual:
     def output_shape(self, shape: Shape) -> Shape:
         *_, (_, _, grown) = trace_shapes(self.layers, shape)
         if len(grown) != 3 or grown[0] < shape[0]:
-            raise ValueError(f"the layers of a residual block make {grown} of {shape}, which cannot be added")
+            raise ValueError(f"the layers of a residual block turn {shape} into {grown}, which cannot be added to it")
         stride = -(-shape[1] // grown[1])
         if grown[1:] != tuple(-(-size // stride) for size in shape[1:]):
-            raise ValueError(f"the layers of a residual block make {grown} of {shape}, which no stride does")
+            raise ValueError(f"the layers of a residual block turn {shape} into {grown}, which no stride can match")
         return grown
 
     def module(self, shape: Shape) -> nn.Module:
@@ -256,7 +256,7 @@ class Residual:
 
     @staticmethod
     def add(x: Tensor, y: Tensor) -> Tensor:
-        """Input [B, H, W, C] or [S, B, H, W, C], and what the layers make of it, [S, B, H′, W′, C′] → the sum."""
+        """Sum of the input, [B, H, W, C] or [S, B, H, W, C], and the layers' output, [S, B, H′, W′, C′]."""
         stride = -(-x.shape[-3] // y.shape[-3])
         shortcut = x[..., ::stride, ::stride, :]
         channels = x.shape[-1]
@@ -267,7 +267,7 @@ class Residual:
 
 
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Of S networks, [S, channels], to [S, B, H, W, channels], in place where that is possible."""
+    """Adds the biases of S networks, [S, channels], to [S, B, H, W, channels], in place where possible."""
     addend = bias[:, None, None, None]
     return x + addend if x.requires_grad or bias.requires_grad else x.add_(addend)
 
@@ -280,7 +280,7 @@ Weighted = (Convolution, Normalization, Linear)
 
 
 def name_layers(layers: Iterable[Layer]) -> dict[str, Layer]:
-    """Layers by name: kind and running number, as in conv1, act1, pool1, conv2, …"""
+    """Layers by name: kind and running number, such as conv1, act1, pool1, conv2, …"""
     counts: dict[str, int] = {}
     named: dict[str, Layer] = {}
     for layer in layers:
@@ -290,7 +290,7 @@ def name_layers(layers: Iterable[Layer]) -> dict[str, Layer]:
 
 
 def count_layers(layers: Iterable[Layer]) -> int:
-    """Layers in a row, and those within residual blocks."""
+    """Number of layers, including those in residual blocks."""
     waiting, number = list(layers), 0
     while waiting:
         layer = waiting.pop()
@@ -301,7 +301,7 @@ def count_layers(layers: Iterable[Layer]) -> int:
 
 
 def count_multiplications(layers: Iterable[Layer], shape: Shape) -> int:
-    """Of layers in a row, for one network and one input; other numbers that a layer takes count as one each."""
+    """Number of multiplications for one network and one input. In other layers, each input number counts as one."""
     layers, number = tuple(layers), 0
     for (_, given, made), layer in zip(trace_shapes(layers, shape), layers, strict=True):
         match layer:
@@ -317,7 +317,7 @@ def count_multiplications(layers: Iterable[Layer], shape: Shape) -> int:
 
 
 def trace_shapes(layers: Iterable[Layer], shape: Shape) -> list[tuple[str, Shape, Shape]]:
-    """Name, input shape and output shape of layers in a row.
+    """Name, input shape and output shape of consecutive layers.
 
     Raises:
         ValueError: if a layer does not fit the shape that reaches it.
@@ -325,24 +325,24 @@ def trace_shapes(layers: Iterable[Layer], shape: Shape) -> list[tuple[str, Shape
     traced = []
     for name, layer in name_layers(layers).items():
         if layer.rank not in (None, len(shape)):
-            raise ValueError(f"layer {name} takes {layer.rank} dimensions but gets shape {shape}")
+            raise ValueError(f"layer {name} takes {layer.rank} dimensions, but gets shape {shape}")
         output = layer.output_shape(shape)
         if min(output) < 1:
-            raise ValueError(f"layer {name} leaves nothing of its input: its output has shape {output}")
+            raise ValueError(f"layer {name} has an empty output, of shape {output}")
         traced.append((name, shape, output))
         shape = output
     return traced
 
 
 def build_modules(layers: Iterable[Layer], shape: Shape) -> OrderedDict[str, nn.Module]:
-    """PyTorch's modules of layers in a row, freshly initialised, by name."""
+    """PyTorch modules of consecutive layers, freshly initialised, by name."""
     layers = tuple(layers)
     shapes = trace_shapes(layers, shape)
     return OrderedDict((name, layer.module(given)) for (name, given, _), layer in zip(shapes, layers, strict=True))
 
 
 def list_weighted(layers: Iterable[Layer], prefix: str = "") -> list[str]:
-    """Names of the layers that have parameters, in order, those within residual blocks as in residual1.conv1."""
+    """Names of the layers that have parameters, in order. Those in residual blocks are like residual1.conv1."""
     names = []
     for name, layer in name_layers(layers).items():
         if isinstance(layer, Residual):
@@ -353,5 +353,5 @@ def list_weighted(layers: Iterable[Layer], prefix: str = "") -> list[str]:
 
 
 def numel(shape: Shape) -> int:
-    """Numbers in a tensor of a shape."""
+    """Number of values in a tensor of some shape."""
     return torch.Size(shape).numel()

@@ -1,4 +1,4 @@
-"""Products of matrices for many sampled networks at once.
+"""Matrix products for many sampled networks at once.
 
 Shapes: S sampled networks, B inputs, C channels.
 """
@@ -11,21 +11,21 @@ from torch.autograd.function import once_differentiable
 
 
 def join_channels(x: Tensor) -> Tensor:
-    """[S, B, H, W, C] → [B, S · C, H, W], where networks and channels are next to one another in memory."""
+    """[S, B, H, W, C] → [B, S · C, H, W], with networks and channels adjacent in memory."""
     return x.permute(1, 2, 3, 0, 4).flatten(3).movedim(-1, 1)
 
 
 def split_channels(images: Tensor, networks: int) -> Tensor:
-    """The inverse of `join_channels`, of S networks."""
+    """Inverts `join_channels` for S networks."""
     return images.view(len(images), networks, -1, *images.shape[2:]).permute(1, 0, 3, 4, 2)
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """Largest of P products: x [P, n, k], the same for S matrices [S, m, k], or [P, S, n, k] → [S, n, m]."""
+    """Largest of P products with S matrices [S, m, k]; x is [P, n, k], shared, or [P, S, n, k] → [S, n, m]."""
     networks, shared = len(weight), x.dim() == 3
     factors = (x[:, None], weight.flatten(0, 1)[None]) if shared else (x, weight)
     if len(x) > 1:
-        # PyTorch leaves `apply` untyped, and mypy excuses calls to torch's own classes alone.
+        # PyTorch leaves `apply` untyped, and mypy only permits untyped calls to torch's own classes.
         products: Tensor = _LargestProducts.apply(*factors)  # type: ignore[no-untyped-call]
     else:
         products = multiply_matrices(factors[0][0], factors[1].mT)
@@ -33,12 +33,12 @@ def multiply(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def multiply_matrices(a: Tensor, b: Tensor) -> Tensor:
-    """[S, n, k], [S, k, m] → [S, n, m]; a single product may be divided among threads in other ways."""
+    """[S, n, k], [S, k, m] → [S, n, m]. A single product is a plain one, which threads can share in more ways."""
     return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
 class _LargestProducts(torch.autograd.Function):
-    """For x [P, S, n, k] and y [S, m, k] the largest of x[i] yᵀ, number by number: [S, n, m].
+    """Elementwise maximum over i of x[i] yᵀ, for x [P, S, n, k] and y [S, m, k]: [S, n, m].
 
     PyTorch's own gradients of maxima take longer than the products.
     """

@@ -1,7 +1,7 @@
 """Target networks: the networks whose weights are sampled.
 
-A target network is data, an ordered list of layers. From it come the names and shapes of its parameters, a plain
-`nn.Module` with the same `state_dict` keys, and one batched forward for many sampled networks at once.
+A target network is data: an ordered list of layers. The list determines the names and shapes of the parameters, a plain
+`nn.Module` with the same `state_dict` keys, and a batched forward pass for many sampled networks at once.
 
 Shapes: S sampled networks, B inputs, K outputs.
 """
@@ -34,7 +34,7 @@ from models.targets.layers import (
 MAX_LAYERS = 250
 
 Weights = dict[str, Tensor]
-"""S sampled networks: keys are exactly the target's parameter names, each [S, *shape]."""
+"""S sampled networks. The keys are exactly the target's parameter names, and each value is [S, *shape]."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,10 +51,10 @@ class TargetNetwork:
 
     def __post_init__(self) -> None:
         if (number := count_layers(self.layers)) > MAX_LAYERS:
-            raise ValueError(f"{number} layers, those within residual blocks included; there may be {MAX_LAYERS}")
+            raise ValueError(f"{number} layers, counting those in residual blocks, are more than {MAX_LAYERS}")
         trace_shapes(self.layers, self.input_shape)
         if not isinstance(self.layers[-1], Linear):
-            raise ValueError(f"the last layer must be linear, to give outputs, not {self.layers[-1].kind}")
+            raise ValueError(f"the last layer must be linear, to give the outputs, not {self.layers[-1].kind}")
 
     @cached_property
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -64,18 +64,18 @@ class TargetNetwork:
 
     @cached_property
     def weighted_layers(self) -> list[str]:
-        """Names of the layers that have parameters, in order, those within residual blocks as in residual1.conv1."""
+        """Names of the layers that have parameters, in order. Those in residual blocks are like residual1.conv1."""
         return list_weighted(self.layers)
 
     def require_no_normalization(self, method: str) -> None:
-        """For methods that make filters, and know nothing of gains.
+        """Checks the target for methods that make filters but no gains.
 
         Raises:
             ValueError: if the target has normalisations.
         """
         for layer in self.weighted_layers:
             if len(self.parameter_shapes[f"{layer}.weight"]) == 1:
-                raise ValueError(f"{method} makes convolutions and linear layers; it cannot make {layer}")
+                raise ValueError(f"{method} can only make convolutions and linear layers, not {layer}")
 
     def layer_vectors(self, weights: Weights) -> dict[str, Tensor]:
         """Weights and biases of each layer of S networks as vectors, [S, numbers of the layer]."""
@@ -85,11 +85,11 @@ class TargetNetwork:
         }
 
     def flatten_weights(self, weights: Weights) -> Tensor:
-        """S networks as vectors, [S, weights of one], layer after layer."""
+        """S networks as vectors, [S, weights of one], layer by layer."""
         return torch.cat(list(self.layer_vectors(weights).values()), dim=1)
 
     def split_weights(self, vectors: Tensor, names: Collection[str] | None = None) -> Weights:
-        """The inverse of `flatten_weights`, from [S, weights of one]; of the networks the named parameters."""
+        """Inverts `flatten_weights`, from [S, weights of one]. If names are given, returns only these parameters."""
         parts = vectors.split([numel(shape) for shape in self.parameter_shapes.values()], dim=1)
         return {
             name: part.reshape(-1, *shape)
@@ -104,11 +104,11 @@ class TargetNetwork:
 
     @property
     def num_multiplications(self) -> int:
-        """That one network takes for one input, about."""
+        """Approximate number of multiplications for one network and one input."""
         return count_multiplications(self.layers, self.input_shape)
 
     def count_numbers(self, device: torch.device) -> int:
-        """The most that are in a tensor while one network is evaluated on one input."""
+        """Most numbers in a tensor while one network is evaluated on one input."""
         return self._choose_evaluator(device).most_numbers
 
     @property
@@ -122,7 +122,7 @@ class TargetNetwork:
 
     @cached_property
     def source(self) -> str:
-        """Python source, complete with imports, that makes `network` what `module()` is; a client can paste it."""
+        """Python source, including imports, that creates `module()` under the name `network`. Clients can paste it."""
         with torch.device("meta"):
             module = self.module()
         lines = ["from collections import OrderedDict", "", "from torch import nn"]
@@ -133,12 +133,12 @@ class TargetNetwork:
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
         """Outputs of S sampled networks at once.
 
-        Memory beside the result is bounded whatever S and B: activations live for a block of networks and inputs at a
-        time.
+        Memory beside the result is bounded for any S and B, because activations exist for one block of networks and
+        inputs at a time.
 
         Args:
             weights: S sampled networks.
-            inputs: [B, *input shape], the same for all networks, or [S, B, *input shape].
+            inputs: [B, *input shape], shared by all networks, or [S, B, *input shape].
 
         Returns:
             [S, B, K].
@@ -146,7 +146,7 @@ class TargetNetwork:
         return self._choose_evaluator(inputs.device).forward(weights, inputs)
 
     def arrange(self, weights: Weights) -> Weights:
-        """The same weights as `forward` has them fastest in memory, on their device."""
+        """Puts weights into the memory layout that is fastest for `forward`, on their device."""
         return self._choose_evaluator(next(iter(weights.values())).device).arrange(weights)
 
     def _choose_evaluator(self, device: torch.device) -> Evaluator:
@@ -162,7 +162,7 @@ class TargetNetwork:
 
 
 def _write_source(module: nn.Module, indent: str = "") -> str:
-    if isinstance(module, nn.GroupNorm):  # whose representation has arguments that older PyTorch does not know
+    if isinstance(module, nn.GroupNorm):  # its representation has arguments that are unknown to older PyTorch
         return f"nn.GroupNorm({module.num_groups}, {module.num_channels})"
     if not isinstance(module, nn.Sequential):
         return f"nn.{module!r}"
