@@ -1,1 +1,1 @@
-"""Samplers of weights: what they share, and a file for each method."""
+"""Samplers of weights: their shared code, and a file for each method."""

@@ -1,9 +1,9 @@
 """APD: Wang, Vicol, Lucas, Gu, Grosse & Zemel, "Adversarial Distillation of Bayesian Neural Network Posteriors",
 ICML 2018. A generator of all weights at once, trained as a GAN on networks that Langevin dynamics visited.
 
-Deviation from the authors' code: the samples are standardised, coordinate by coordinate, before the GAN sees them, and
-what it generates is brought back. Langevin's samples lie close together; without this the generator has to find their
-mean to a precision that its steps do not have.
+Deviation from the authors' code: each coordinate of the samples is standardised before the GAN sees it, and restored in
+what the GAN generates. Langevin samples lie close together, so without this the generator would have to find their mean
+more precisely than its steps allow.
 
 Shapes: S sampled networks, D weights of one.
 """
@@ -44,7 +44,7 @@ class APD(WeightSampler):
         super().__init__(target, config.latent_size)
         self.config = config
         self.layers = make_perceptron(config.latent_size, config.hidden_size, target.num_weights)
-        self.register_buffer("mean", torch.zeros(target.num_weights))  # of the samples that it learned from
+        self.register_buffer("mean", torch.zeros(target.num_weights))  # of the samples used in training
         self.register_buffer("deviation", torch.ones(target.num_weights))
 
     def generate_standardized(self, latents: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class APD(WeightSampler):
 
 
 def make_perceptron(inputs: int, hidden_size: int, outputs: int) -> nn.Sequential:
-    """Three hidden layers of rectifiers, which generator and critic share, initialised after He."""
+    """A perceptron with three hidden layers of rectifiers, with He's initialisation, for generator and critic."""
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise((inputs, hidden_size, hidden_size, hidden_size, outputs)):
         linear = nn.Linear(fan_in, fan_out)

@@ -1,11 +1,11 @@
-"""Deep ensembles: networks that were trained apart from one another, each from an initialisation of its own.
+"""Deep ensembles: networks that were trained separately, each from its own initialisation.
 
 Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
 NeurIPS 2017.
 
-A draw takes them without replacement, in an order that belongs to the seed, and there are no more than were trained.
+A draw takes networks without replacement, in an order that depends on the seed. There are only as many as were trained.
 
-Deviation from the paper: the members are not trained on adversarial examples, as most users leave that out.
+Deviation from the paper: the members are not trained on adversarial examples, which most users leave out.
 
 Shapes: M networks held, S drawn.
 """
@@ -35,7 +35,7 @@ class DeepEnsembleConfig:
 
 
 class DeepEnsemble(ModalSampler):
-    """M networks; a latent is the number of one, [S, 1]."""
+    """M networks. A latent is the number of one of them, [S, 1]."""
 
     def __init__(self, config: DeepEnsembleConfig, target: TargetNetwork) -> None:
         super().__init__(target, config.networks, latent_size=0)

@@ -1,14 +1,14 @@
 """Deutsch, "Generating Neural Networks With Neural Networks", 2018 (arXiv:1801.01952).
 
-A latent z, uniform on (−1, 1), is turned by an extractor into one code for each filter of the target. A weight
-generator for each layer, shared by all filters of the layer, turns a filter's code into the filter's weights and bias.
-The last layer counts as one filter. There are no biases in the hypernetwork; hidden activations are leaky ReLUs,
-each followed by batch normalisation with statistics over draws and filters.
+An extractor turns a latent z, uniform on (−1, 1), into one code for each filter of the target. Each layer has a weight
+generator, shared by all its filters, which turns a filter's code into the filter's weights and bias. The last layer
+counts as one filter. The hypernetwork has no biases. Its hidden activations are leaky ReLUs, each followed by batch
+normalisation with statistics over draws and filters.
 
 Deviations from the paper, each for a reason:
 
 * Batch normalisation uses running statistics whenever networks are drawn for use, so that a draw does not depend on its
-  neighbours, and has no scale and shift of its own: linear layers follow it, and the paper's counts have none.
+  neighbours. It has no scale and shift, because linear layers follow it, and the paper's counts include none.
 * The logit-bias gauge subtracts the mean of the last biases, as the paper says; the author's code subtracts their sum.
 
 Shapes: S sampled networks, Z latent numbers, F filters of a layer, W weights of a filter with its bias.
@@ -38,7 +38,7 @@ class DeutschConfig:
     code_size: Size = 15
     extractor_hidden_size: Size = 300
     generator_hidden_sizes: Annotated[tuple[Size, ...], Field(min_length=1), FailFast()] = (40, 100, 100, 60)
-    """Of the weight generator of each layer of the target."""
+    """Hidden sizes of the weight generators, one for each layer of the target."""
     method: Literal["deutsch"] = "deutsch"
 
     def build(self, target: TargetNetwork) -> "DeutschHypernetwork":
@@ -75,7 +75,7 @@ class DeutschHypernetwork(Hypernetwork):
         )
 
     def mix(self, latents: Tensor) -> Tensor:
-        """The extractor's output: codes of all filters, jointly, [S, Z] → [S, filters · code size]."""
+        """Joint codes of all filters, from the extractor: [S, Z] → [S, filters · code size]."""
         codes: Tensor = self.extractor(latents)
         return codes
 
@@ -91,7 +91,7 @@ class DeutschHypernetwork(Hypernetwork):
         return weights
 
     def _shape(self, layer: str, filters: Tensor) -> Weights:
-        """Parameters of a layer from its filters, [S, F, W], each with its biases last."""
+        """Parameters of a layer from its filters, [S, F, W], whose biases come last."""
         weight_shape, bias_shape = (self.target.parameter_shapes[f"{layer}.{p}"] for p in ("weight", "bias"))
         biases = math.prod(bias_shape) // filters.shape[1]
         weight, bias = filters.split([filters.shape[2] - biases, biases], dim=2)
@@ -102,7 +102,7 @@ class DeutschHypernetwork(Hypernetwork):
 
 
 def _count_filters(target: TargetNetwork, layer: str) -> int:
-    """The last layer is one filter: its outputs are the classes, which are no more alike than whole layers are."""
+    """Number of a layer's filters; 1 for the last, whose outputs, the classes, are no more alike than layers are."""
     return 1 if layer == target.weighted_layers[-1] else target.parameter_shapes[f"{layer}.bias"][0]
 
 
@@ -111,7 +111,10 @@ def _count_weights(target: TargetNetwork, layer: str) -> int:
 
 
 def _build_perceptron(input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:
-    """Two hidden layers of leaky ReLUs and batch normalisation; truncated normal weights of σ = 0.1 / √fan-in."""
+    """A perceptron with two hidden layers of leaky ReLUs and batch normalisation.
+
+    Its weights are drawn from a truncated normal distribution with σ = 0.1 / √fan-in.
+    """
     sizes = (input_size, hidden_size, hidden_size, output_size)
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):

@@ -1,13 +1,13 @@
 """HyperDraw, a method of this project: modes with weights of their own, and a generator of deviations from them.
 
-A hypernetwork whose weights are a continuous function of one latent space collapses: without pressure its networks
-agree, and under pressure they lose accuracy, as the paths between good networks are bad (docs/reproduce.md). Here a
-latent chooses one of M modes, each a network with weights of its own, like a deep ensemble's; its other numbers move
-the network around the mode, by gains of the hidden filters and of the last layer's inputs:
+A hypernetwork whose weights are a continuous function of one latent space collapses. Without pressure its networks
+agree; under pressure they lose accuracy, because the paths between good networks are bad (docs/reproduce.md). Here a
+latent chooses one of M modes, each a network with its own weights, as in a deep ensemble. Its other numbers move the
+network around the mode, through gains of the hidden filters and of the last layer's inputs:
 
     w = base[mode] · (1 + z A[mode]),    z ~ N(0, I)
 
-So each draw is a fresh network, and those of different modes differ as much as networks that were trained apart.
+Each draw is thus a new network, and networks of different modes differ as much as separately trained ones.
 
 Shapes: S sampled networks, M modes, Z numbers of z.
 """
@@ -28,7 +28,7 @@ from models.targets.target import TargetNetwork, Weights
 
 @dataclass(frozen=True, config=STRICT)
 class HyperDrawConfig:
-    """Sizes, and how wide the modes start."""
+    """Sizes, and the initial width of the modes."""
 
     modes: Annotated[int, Field(ge=1, le=10_000)] = 16
     latent_size: Size = 8
@@ -42,7 +42,7 @@ class HyperDrawConfig:
 
 
 class HyperDraw(ModalSampler):
-    """The modes and the generator A; a latent is the number of a mode, then z: [S, 1 + Z]."""
+    """The modes and the generator A. A latent is the number of a mode, then z: [S, 1 + Z]."""
 
     def __init__(self, config: HyperDrawConfig, target: TargetNetwork) -> None:
         super().__init__(target, config.modes, config.latent_size)
@@ -57,7 +57,7 @@ class HyperDraw(ModalSampler):
         )
 
     def _count_gains(self) -> dict[str, int]:
-        """Of each layer: a gain for each filter or, of the last one, for each input."""
+        """Number of gains of each layer: one for each filter or, in the last layer, for each input."""
         *hidden, last = self.target.weighted_layers
         shapes = self.target.parameter_shapes
         return {layer: shapes[f"{layer}.weight"][0] for layer in hidden} | {last: shapes[f"{last}.weight"][1]}
@@ -77,5 +77,5 @@ class HyperDraw(ModalSampler):
         return weights
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that want different learning rates: the `modes`, and the generator of `gains`."""
+        """Parameters with different learning rates: the `modes`, and the generator of `gains`."""
         return {"modes": list(self.modes.parameters()), "gains": list(self.gains.values())}

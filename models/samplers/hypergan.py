@@ -1,19 +1,19 @@
 """HyperGAN: Ratzlaff & Li, "HyperGAN: A Generative Model for Diverse, Performant Neural Networks", ICML 2019.
 
-A latent s ~ N(0, I) is mixed into one code for each layer of the target, q₁ … q_N = Q(s), and a generator for each
-layer turns its code into the layer's weights. In training a discriminator keeps the codes close to a prior, N(0, I).
+A mixer turns a latent s ~ N(0, I) into one code for each layer of the target, q₁ … q_N = Q(s). Each layer's generator
+turns the layer's code into its weights. In training, a discriminator keeps the codes close to a prior, N(0, I).
 
 Deviations from the paper, each for a reason:
 
-* Batch normalisation after each hidden layer, as in the authors' code (the paper does not mention it). It uses its
+* Batch normalisation follows each hidden layer, as in the authors' code (the paper does not mention it). It uses its
   running statistics whenever networks are drawn for use, so that a draw does not depend on its neighbours.
-* The features that a generator's head sees are standardised after their rectifier, so that the head's bias is the mean
-  network and its weights are the deviations from it, and each can be trained at a pace of its own. Plain rectifiers
-  are positive for every code: all of them then move the mean network at once, which Adam turns into enormous steps.
+* The features that a generator's head sees are standardised after their rectifier. The head's bias is then the mean
+  network, and its weights are the deviations from it, so each can be trained at its own pace. Plain rectifiers are
+  positive for every code, so all of them move the mean network at once, which Adam turns into enormous steps.
 * The head starts with a fan-in-aware variance (Chang, Flokas & Lipson, "Principled Weight Initialization for
   Hypernetworks", ICLR 2020), so that the sampled networks start like ordinary ones.
-* The discriminator sees all codes of a draw jointly. Code by code, as in the paper, it cannot tell independent codes
-  from identical ones.
+* The discriminator sees all codes of a draw jointly. If it saw one code at a time, as in the paper, it could not tell
+  independent codes from identical ones.
 """
 
 import math
@@ -32,12 +32,12 @@ DEVIATION_SHARE = 0.4
 """Share of a weight's initial variance that differs between sampled networks."""
 
 FEATURE_LIMIT = 4.0
-"""Bound on standardised features: one that is rarely active would else throw a network off when it is. Among the 16
-draws of most recipes' steps none can exceed √15, so there the bound acts on later draws alone."""
+"""Bound on standardised features. Without it, a rarely active feature would spoil a network when it is active. In the
+steps of most recipes, with 16 draws, no feature can exceed √15, so the bound only affects later draws."""
 
 
 HEAD_BLOCK = 1024
-"""Outputs of a head that are computed at once on the CPU."""
+"""Number of a head's outputs that are computed at once on the CPU."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,7 +48,7 @@ class HyperGANConfig:
     code_size: Size = 128
     hidden_size: Size = 512
     mixer: bool = True
-    """Without it, each generator gets noise of its own in place of a code: the paper's ablation."""
+    """Whether there is a mixer. Without it, each generator gets noise instead of a code: the paper's ablation."""
     method: Literal["hypergan"] = "hypergan"
 
     def build(self, target: TargetNetwork) -> "HyperGAN":
@@ -80,7 +80,7 @@ class HyperGAN(Hypernetwork):
         )
 
     def mix(self, latents: Tensor) -> Tensor:
-        """Codes of all layers, jointly: [S, Z] → [S, layers · code size]."""
+        """Joint codes of all layers: [S, Z] → [S, layers · code size]."""
         codes: Tensor = self.mixer(latents)
         return codes
 
@@ -95,7 +95,7 @@ class HyperGAN(Hypernetwork):
         return weights
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that want different learning rates: `mean` network, `deviations` from it, and the `codes` that
+        """Parameters with different learning rates: the `mean` network, the `deviations` from it, and the `codes` that
         choose among them (mixer and trunks)."""
         groups: dict[str, list[nn.Parameter]] = {"codes": [], "deviations": [], "mean": []}
         for name, parameter in self.named_parameters():
@@ -105,7 +105,7 @@ class HyperGAN(Hypernetwork):
 
 
 class LayerGenerator(nn.Module):
-    """One layer's weights from its code: a trunk of two hidden layers, and a linear head for each parameter."""
+    """Generator of one layer's weights from its code: a trunk of two hidden layers, and a linear head per parameter."""
 
     def __init__(self, config: HyperGANConfig, weight_shape: Shape, bias_shape: Shape) -> None:
         super().__init__()
@@ -121,9 +121,9 @@ class LayerGenerator(nn.Module):
         )
         heads = {p: nn.Linear(config.hidden_size, math.prod(s)) for p, s in self.shapes.items()}
         self.heads = nn.ModuleDict(heads)
-        # A weight starts with the variance 1 / (3 fan-in) of PyTorch's layers, part of it shared by all networks and
-        # part of it not: Var(b_i) + Σ_j Var(H_ij), as the features h_j have mean 0 and variance 1. With the 2 / fan-in
-        # that rectifiers want, these shallow targets were less accurate on held-out images. Biases start at zero.
+        # A weight starts with the variance 1 / (3 fan-in) of PyTorch's layers, of which all networks share a part:
+        # Var(b_i) + Σ_j Var(H_ij), because the features h_j have mean 0 and variance 1. With the 2 / fan-in usual for
+        # rectifiers, these shallow targets were less accurate on held-out images. Biases start at zero.
         variance = 1 / (3 * math.prod(weight_shape[1:]))
         nn.init.normal_(heads["weight"].weight, std=math.sqrt(DEVIATION_SHARE * variance / config.hidden_size))
         nn.init.normal_(heads["weight"].bias, std=math.sqrt((1 - DEVIATION_SHARE) * variance))
@@ -136,7 +136,7 @@ class LayerGenerator(nn.Module):
 
 
 def _apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Outputs of a linear head, in blocks: libraries take long for products as wide as a layer has weights."""
+    """Outputs of a linear head, in blocks, because libraries are slow with products as wide as a layer has weights."""
     assert isinstance(head, nn.Linear)
     if torch.is_grad_enabled() or hidden.device.type != "cpu":
         outputs: Tensor = head(hidden)
@@ -149,9 +149,9 @@ def _apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
 
 
 class CodeDiscriminator(nn.Module):
-    """D: tells mixed codes from draws of the prior; used in training only.
+    """The discriminator D, which tells mixed codes from draws of the prior. It is used in training only.
 
-    Takes all codes of a draw jointly, [S, N · code size], and returns logits [S], positive for the prior.
+    It takes all codes of a draw jointly, [S, N · code size], and returns logits [S], positive for the prior.
     """
 
     def __init__(self, joint_code_size: int, hidden_size: int) -> None:

@@ -1,8 +1,8 @@
 """MC dropout: Gal & Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016.
 
-One network, of which every layer but the first sees its inputs through a mask. As a mask scales the weights that read
-an input, a network with a mask of its own is a network with weights of its own: dropout is a weight sampler. A mask
-belongs to a sampled network, not to an image, in training as in use, and drops whole channels of a convolution.
+There is one network, and every layer but the first sees its inputs through a mask. A mask scales the weights that read
+an input, so a network with its own mask is a network with its own weights: dropout is a weight sampler. In training and
+in use, a mask belongs to a sampled network, not to an image. It drops whole channels of a convolution.
 
 Shapes: S sampled networks, Z hidden channels and units.
 """
@@ -33,7 +33,7 @@ class MCDropoutConfig:
 
 
 class MCDropout(WeightSampler):
-    """One network and its masks; a latent number decides on a channel or unit."""
+    """One network and its masks. Each latent number decides whether a channel or unit is dropped."""
 
     latent_prior = "uniform"
 
@@ -43,7 +43,7 @@ class MCDropout(WeightSampler):
             f"{layer}.weight": target.parameter_shapes[f"{layer}.weight"][1] for layer in target.weighted_layers[1:]
         }
         if not self._masked:
-            raise ValueError("a target of one layer has no hidden units to drop")
+            raise ValueError("a target with one layer has no hidden units to drop")
         super().__init__(target, sum(self._masked.values()))
         self.config = config
         self.network = NetworkStack(target, 1)

@@ -1,7 +1,7 @@
-"""The plainest hypernetwork: one perceptron from a latent to all weights of the target.
+"""The simplest hypernetwork: one perceptron from a latent to all weights of the target.
 
-With tanh layers of 30, 10 and 10 units, biases, and one latent number it is that of Deutsch's toy problem ("Generating
-Neural Networks With Neural Networks", 2018, section 4.1), whose two weights are a point of the plane.
+With tanh layers of 30, 10 and 10 units, biases, and one latent number, it is the one of Deutsch's toy problem
+("Generating Neural Networks With Neural Networks", 2018, section 4.1), whose two weights are a point in the plane.
 """
 
 import math
@@ -18,8 +18,8 @@ from models.schema import STRICT, Size
 from models.targets.target import TargetNetwork, Weights
 
 INITIAL_GAIN, INITIAL_BIAS_STD = 2.0, 1.0
-"""σ of initial weights times the root of their fan-in, and σ of initial biases. One latent number has to reach all of
-weight space: a curve that starts wide and folded finds peaks that are far apart, a short one stays near some."""
+"""σ of initial weights times the root of their fan-in, and σ of initial biases. One latent number must reach all of
+weight space: a curve that starts wide and folded finds distant peaks, while a short one stays near a few."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,7 +35,7 @@ class MLPConfig:
 
 
 class MLPHypernetwork(Hypernetwork):
-    """One perceptron with tanh hidden layers; its codes are the latents themselves, uniform on (−1, 1)."""
+    """One perceptron with tanh hidden layers. Its codes are the latents themselves, uniform on (−1, 1)."""
 
     latent_prior = "uniform"
 

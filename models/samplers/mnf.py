@@ -1,15 +1,15 @@
 """MNF: Louizos & Welling, "Multiplicative Normalizing Flows for Variational Bayesian Neural Networks", ICML 2017.
 
-Each weight is normal with a mean that is multiplied by z, q(W | z) = N(z μ, σ²), and z has a normalising flow for a
-distribution, q(z). So the weights of a layer depend on each other, and their distribution has more shapes than a normal
-one. The divergence from the prior N(0, 1) is bounded with an auxiliary distribution r(z | W), a flow too (equation 12).
-z has a number for each filter of a convolution, and for each input of a linear layer.
+Each weight is normal with a mean that is multiplied by z, q(W | z) = N(z μ, σ²), and the distribution of z, q(z), is a
+normalising flow. The weights of a layer therefore depend on each other, and their distribution is more flexible than a
+normal one. The divergence from the prior N(0, 1) is bounded with an auxiliary distribution r(z | W), also a flow
+(equation 12). z has a number for each filter of a convolution, and for each input of a linear layer.
 
 Deviations from the authors' code, each for a reason:
 
-* z is drawn for each sampled network, not for each image: the code's predictions belong to no network.
-* The flows' masks alternate, in place of masks drawn anew each time, so that a network is a function of its address.
-* z starts around 1, not 0: the sampled networks start like ordinary ones.
+* z is drawn for each sampled network, not for each image. In the authors' code, predictions belong to no network.
+* The flows' masks alternate instead of being drawn anew each time, so that a network is a function of its address.
+* z starts around 1, not 0, so that the sampled networks start like ordinary ones.
 * r sees the sampled weights, not a normal approximation of their projection.
 
 Shapes: S sampled networks, Z latent numbers, z factors of a layer, W weights of a layer without biases.
@@ -40,7 +40,7 @@ class MNFConfig:
     """Sizes of the authors' MNIST experiment."""
 
     flows: Annotated[int, Field(ge=1, le=4)] = 2
-    """Of z, and of the auxiliary distribution."""
+    """Number of flow steps, for z and for the auxiliary distribution."""
     flow_hidden_size: Size = 50
     method: Literal["mnf"] = "mnf"
 
@@ -96,20 +96,20 @@ class LayerDraw:
     factors: Tensor
     """z, [S, factors]."""
     log_determinant: Tensor
-    """Of the flow that made z, [S]."""
+    """Logarithm of the Jacobian determinant of the flow that made z, [S]."""
 
 
 class LayerPosterior(nn.Module):
-    """q(W, z) of one layer, its biases' normal posterior, and the auxiliary r(z | W)."""
+    """q(W, z) of one layer, the normal posterior of its biases, and the auxiliary r(z | W)."""
 
     def __init__(self, config: MNFConfig, weight_shape: Shape) -> None:
         super().__init__()
         outputs = weight_shape[0]
         self.shape = weight_shape
         self.factor_axis = 0 if len(weight_shape) > 2 else 1
-        """Of the weight that z scales: filters of a convolution, inputs of a linear layer."""
+        """Axis of the weight that z scales: filters of a convolution, inputs of a linear layer."""
         factors = weight_shape[self.factor_axis]
-        bound = 1 / math.sqrt(math.prod(weight_shape[1:]))  # that of PyTorch's layers
+        bound = 1 / math.sqrt(math.prod(weight_shape[1:]))  # as in PyTorch's layers
         self.weight_mean = nn.Parameter(torch.empty(weight_shape).uniform_(-bound, bound))
         self.weight_log_variance = nn.Parameter(torch.full(weight_shape, INITIAL_LOG_VARIANCE))
         self.bias_mean = nn.Parameter(torch.zeros(outputs))
@@ -143,7 +143,7 @@ class LayerPosterior(nn.Module):
         )
 
     def measure_divergence(self, draw: LayerDraw) -> Tensor:
-        """The bound's estimate from each draw, in nats, [S]."""
+        """Estimate of the bound from each draw, in nats, [S]."""
         square = self.weight_mean.square().movedim(self.factor_axis, 0).flatten(1).sum(1)  # of each factor's means
         log_variance = self.weight_log_variance
         weights = (draw.factors.square() @ square + (log_variance.exp() - log_variance - 1).sum()) / 2
@@ -163,14 +163,14 @@ class LayerPosterior(nn.Module):
 
 
 class Flow(nn.Module):
-    """Masked RealNVP with gates: half of the numbers move, by what the other half says."""
+    """A masked RealNVP with gates: half of the numbers move, depending on the other half."""
 
     def __init__(self, size: int, config: MNFConfig) -> None:
         super().__init__()
         self.steps = nn.ModuleList(FlowStep(size, config.flow_hidden_size) for _ in range(config.flows))
 
     def forward(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """[S, size] → the same, and the logarithm of the Jacobian's determinant, [S]."""
+        """[S, size] → the same shape, and the logarithm of the Jacobian determinant, [S]."""
         log_determinant = numbers.new_zeros(len(numbers))
         positions = torch.arange(numbers.shape[1], device=numbers.device)
         for i, step in enumerate(self.steps):
@@ -183,7 +183,7 @@ class Flow(nn.Module):
 
 
 class FlowStep(nn.Module):
-    """From the numbers that stay, where the others move to, and the logits of how little."""
+    """Maps the numbers that stay to the shifts of the others, and to the logits of the gates that keep them."""
 
     def __init__(self, size: int, hidden_size: int) -> None:
         super().__init__()

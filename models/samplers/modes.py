@@ -1,4 +1,4 @@
-"""Samplers with modes: a latent chooses one of M networks, and may move the network around it.
+"""Samplers with modes: a latent chooses one of M networks, and may move around it.
 
 Shapes: S sampled networks, M modes, Z numbers of z.
 """
@@ -18,9 +18,9 @@ MODE_STREAM = 12
 
 
 class ModalSampler(WeightSampler, ABC):
-    """A latent is the number of a mode, then z: [S, 1 + Z].
+    """A sampler whose latents are the number of a mode, then z: [S, 1 + Z].
 
-    Without z there are M networks and no more, to be drawn without replacement, in an order that belongs to the seed.
+    Without z there are only M networks. They are drawn without replacement, in an order that depends on the seed.
     """
 
     def __init__(self, target: TargetNetwork, modes: int, latent_size: int) -> None:
@@ -30,11 +30,11 @@ class ModalSampler(WeightSampler, ABC):
 
     @override
     def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
-        """The modes take turns, M members a turn, in an order of its own; so few draws already hold many modes."""
+        """Latents whose modes take turns: every M members use each mode once, in their own random order."""
         count, last = self.num_modes, max(members, default=0)
         if self.num_networks is not None:
             if last >= count:
-                raise ValueError(f"an ensemble of {count} networks has members 0 to {count - 1}, but no {last}")
+                raise ValueError(f"an ensemble of {count} networks has members 0 to {count - 1}, but not {last}")
             order = permutations(seed, [0], count, stream)[0]
             return order[list(members), None].float().to(self.device)
         turns = sorted({member // count for member in members})
@@ -45,9 +45,9 @@ class ModalSampler(WeightSampler, ABC):
 
     @override
     def draw_training_latents(self, seed: int, step: int, count: int) -> Tensor:
-        """Each mode equally often, in order, so that each sees examples in an order of its own; z is fresh."""
+        """Latents with each mode equally often, in order, so that each sees its own order of examples; z is new."""
         if count % self.num_modes:
-            raise ValueError(f"a step trains all {self.num_modes} networks equally often, so not {count}")
+            raise ValueError(f"a step must train a multiple of {self.num_modes} networks, not {count}")
         modes = torch.arange(count, device=self.device)[:, None] % self.num_modes
         if self.num_networks is not None:
             return modes.float()
@@ -56,7 +56,7 @@ class ModalSampler(WeightSampler, ABC):
 
     @override
     def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
-        """The arc from z to z; from mode to mode there is no way, so the path leaps in its middle."""
+        """An arc from z to z. Modes have no path between them, so the mode changes in the middle."""
         path = super().interpolate_latents(first, last, points)
         half = torch.arange(points, device=path.device) < points / 2
         path[:, 0] = torch.where(half, first[0], last[0])

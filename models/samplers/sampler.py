@@ -1,4 +1,4 @@
-"""The weight sampler: what every method here is, hypernetwork or baseline."""
+"""The weight sampler: the base of every method, hypernetwork or baseline."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,23 +12,23 @@ from models.noise import standard_normal, uniform
 from models.targets.target import TargetNetwork, Weights
 
 TRAINING_STREAM = 1
-"""Stream of the latents that samplers are trained with; those that are served come from stream 0."""
+"""Stream of the latents used in training; those that are served come from stream 0."""
 
 
 class WeightSampler(nn.Module, ABC):
     """A distribution over the weights of a target network.
 
-    Every sampled network has an address: checkpoint, seed, member. Its weights depend on nothing else, so member 3
-    of seed 7 is the same network alone, among 4 or among 1000 (up to the rounding of the device's matrix products).
+    Every sampled network has an address: checkpoint, seed, member. Its weights depend on nothing else: member 3 of
+    seed 7 is the same network alone, among 4 or among 1000 (up to the rounding of the device's matrix products).
 
     Shapes: S sampled networks, Z latent numbers.
     """
 
     latent_prior: Literal["normal", "uniform"] = "normal"
-    """Of each latent number: N(0, 1), or uniform on (−1, 1)."""
+    """Distribution of each latent number: N(0, 1), or uniform on (−1, 1)."""
 
     num_networks: int | None = None
-    """How many networks there are, to be drawn without replacement; None if every draw is a fresh one."""
+    """Number of networks, which are drawn without replacement; None if every draw gives new ones."""
 
     def __init__(self, target: TargetNetwork, latent_size: int) -> None:
         super().__init__()
@@ -41,34 +41,34 @@ class WeightSampler(nn.Module, ABC):
 
         Args:
             latents: [S, Z], on the sampler's device.
-            names: the parameters wanted, if not all; the others cost nothing that can be saved.
+            names: the parameters to generate, if not all; methods skip the work for the others where they can.
 
         Returns:
             the weights of S networks, in the order of the target's parameters.
         """
 
     def draw_latents(self, seed: int, members: Sequence[int], stream: int = 0) -> Tensor:
-        """The latents of some members of a seed, [S, Z], on the sampler's device; streams as in `models.noise`.
+        """Latents of some members of a seed, [S, Z], on the sampler's device; streams as in `models.noise`.
 
         Raises:
-            ValueError: if there are not so many networks.
+            ValueError: if there are fewer networks.
         """
         draw = standard_normal if self.latent_prior == "normal" else uniform
         return draw(seed, members, self.latent_size, stream).to(self.device)
 
     def draw_training_latents(self, seed: int, step: int, count: int) -> Tensor:
-        """The latents that a training step takes, [count, Z]: fresh ones, or what suits the method better."""
+        """Latents for a training step, [count, Z]: new ones, or what suits the method better."""
         return self.draw_latents(seed, range(step * count, (step + 1) * count), TRAINING_STREAM)
 
     def limit_networks(self, count: int) -> int:
-        """So many networks, or all that there are if there are fewer."""
+        """A number of networks, limited to those that exist."""
         return count if self.num_networks is None else min(count, self.num_networks)
 
     def interpolate_latents(self, first: Tensor, last: Tensor, points: int) -> Tensor:
-        """A path of latents between two of them, [Z], evenly spaced: [points, Z], the ends included.
+        """Latents on a path between two latents [Z], evenly spaced, ends included: [points, Z].
 
-        It is straight for a uniform prior, as in Deutsch's paper, though its middle is shorter than the prior's draws
-        are. For a normal one it is an arc, cos θ · first + sin θ · last, every point of which has the prior's
+        For a uniform prior the path is straight, as in Deutsch's paper, though its middle is shorter than draws from
+        the prior. For a normal prior it is an arc, cos θ · first + sin θ · last, and every point has the prior's
         distribution.
         """
         share = torch.linspace(0, 1, points, device=first.device)[:, None]
@@ -79,7 +79,7 @@ class WeightSampler(nn.Module, ABC):
 
     @torch.inference_mode()
     def sample(self, seed: int, members: Sequence[int], names: Collection[str] | None = None) -> Weights:
-        """Draws the networks at (seed, member) for each of `members`, as `generate` returns them."""
+        """Draws the networks at (seed, member) for each of `members`. The result is that of `generate`."""
         return self.generate(self.draw_latents(seed, members), names)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -90,13 +90,13 @@ class WeightSampler(nn.Module, ABC):
     def recalibrate(self, latents: Tensor) -> None:
         """Replaces the running statistics of batch normalisation by those of one large batch of latents [S, Z].
 
-        The averages collected in training lag behind the weights and come from batches of a few networks.
+        The averages from training lag behind the weights, and come from batches of few networks.
         """
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain average, here of the one batch
+            norm.momentum = None  # a plain average, here of one batch
             norm.train()
         self.generate(latents)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -111,7 +111,7 @@ class WeightSampler(nn.Module, ABC):
 class Hypernetwork(WeightSampler):
     """A sampler that is itself a network, in two parts: latents → joint codes → weights.
 
-    The codes of all layers of a draw are one vector, which regularisers can act upon in training.
+    The codes of all layers of a draw form one vector, on which regularisers can act in training.
 
     Shapes: C numbers in a joint code.
     """
@@ -125,27 +125,27 @@ class Hypernetwork(WeightSampler):
 
     @abstractmethod
     def generate_from_codes(self, codes: Tensor, names: Collection[str] | None = None) -> Weights:
-        """Weights from joint codes [S, C]; arguments and result otherwise as for `generate`."""
+        """Maps joint codes [S, C] to weights; arguments and result are otherwise those of `generate`."""
 
     def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
         return self.generate_from_codes(self.mix(latents), names)
 
 
 class VariationalSampler(WeightSampler):
-    """A sampler that is trained as an approximate posterior, and knows its divergence from the prior over weights."""
+    """A sampler that is trained as an approximate posterior, and can estimate its divergence from the weight prior."""
 
     @abstractmethod
     def generate_with_divergence(self, latents: Tensor) -> tuple[Weights, Tensor]:
-        """Weights, as `generate` gives them, and an estimate of KL(sampler ‖ prior) in nats from each draw, [S]."""
+        """The weights of `generate`, and an estimate of KL(sampler ‖ prior) in nats from each draw, [S]."""
 
 
 class NetworkStack(nn.Module):
-    """M networks of a target as parameters, each initialised as PyTorch initialises it."""
+    """M networks of a target as parameters, each with PyTorch's initialisation."""
 
     def __init__(self, target: TargetNetwork, networks: int, without: Collection[str] = ()) -> None:
-        """Of the target's parameters all but those named."""
+        """Holds all of the target's parameters except the names in `without`."""
         super().__init__()
-        abstract = torch.get_default_device().type == "meta"  # whose tensors have shapes and no numbers
+        abstract = torch.get_default_device().type == "meta"  # its tensors have shapes but no numbers
         states = [target.module().state_dict() for _ in range(0 if abstract else networks)]
         for name, shape in target.parameter_shapes.items():
             if name not in without:
@@ -155,7 +155,7 @@ class NetworkStack(nn.Module):
                 self._find_module(path).register_parameter(leaf, parameter)
 
     def _find_module(self, path: str) -> nn.Module:
-        """The module at a dotted path, made if missing."""
+        """The module at a dotted path, created if missing."""
         module: nn.Module = self
         for part in path.split("."):
             if part not in module._modules:
@@ -164,12 +164,12 @@ class NetworkStack(nn.Module):
         return module
 
     def select(self, index: Tensor, names: Collection[str] | None = None) -> Weights:
-        """Networks index[0], index[1], …, [S], differentiably; of them the named parameters."""
+        """Selects networks index[0], index[1], …, [S], differentiably. If names are given, only these parameters."""
         return {name: p.index_select(0, index) for name, p in self.named_parameters() if names is None or name in names}
 
     @torch.no_grad()
     def divide_outputs(self, divisor: float) -> None:
-        """Makes all networks answer with their outputs divided by a number, by weights and biases of the last layer."""
+        """Divides the outputs of all networks by a number, through the last layer's weights and biases."""
         *_, last = self.children()
         for parameter in last.parameters():
             parameter.div_(divisor)

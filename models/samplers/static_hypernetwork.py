@@ -1,16 +1,16 @@
 """Static hypernetwork: Ha, Dai & Le, "HyperNetworks", ICLR 2017, section 3.1.
 
-One linear generator of two layers, shared by all convolutions of a target, turns an embedding z into a basic kernel of
-16 × 16 channels: a_i = W_i z + B_i for each input channel i, then K_i = W_out a_i + B_out, that channel's part of the
-kernel. Larger kernels are tiled with basic ones, each with an embedding of its own. What is no such kernel, the
-convolution that reads the image, normalisations, biases and the last layer, is learned directly.
+One linear generator with two layers, shared by all convolutions of a target, turns an embedding z into a basic kernel
+of 16 × 16 channels: a_i = W_i z + B_i for each input channel i, then K_i = W_out a_i + B_out, that channel's part of
+the kernel. Larger kernels are tiled with basic ones, each with its own embedding. All other parameters are learned
+directly: the convolution that reads the image, normalisations, biases and the last layer.
 
-Beyond the paper, there may be several modes, each with embeddings and direct parameters of its own and all with one
-generator, and a latent z that moves each mode, by gains of its embeddings. So it becomes a distribution over networks
-that needs, for each of its modes, a small fraction of a network's parameters.
+Beyond the paper, there may be several modes, which share the generator and have their own embeddings and direct
+parameters. A latent z may move each mode, through gains of its embeddings. The result is a distribution over networks
+that needs, for each mode, a small fraction of a network's parameters.
 
-Deviations from the paper: group normalisation in place of batch normalisation, as in every target here
-(`models.targets.layers.Normalization`), and an initialisation such that kernels start with the variance 2 / fan-in.
+Deviations from the paper: group normalisation instead of batch normalisation, as in every target here
+(`models.targets.layers.Normalization`), and an initialisation that gives kernels a variance of 2 / fan-in.
 
 Shapes: S sampled networks, M modes, T tiles of all kernels, E numbers of an embedding, Z of a latent.
 """
@@ -32,17 +32,17 @@ from models.targets.target import TargetNetwork, Weights
 
 @dataclass(frozen=True, config=STRICT)
 class StaticHypernetworkConfig:
-    """Sizes of the paper's Wide ResNets; a single network."""
+    """Sizes of the paper's Wide ResNets, for a single network."""
 
     embedding_size: Size = 64
     """E, the paper's N_z."""
     hidden_size: Size = 64
-    """The paper's d, of a_i."""
+    """Size of a_i, the paper's d."""
     basic_channels: Size = 16
     """Input and output channels of the basic kernel."""
     modes: Annotated[int, Field(ge=1, le=10_000)] = 1
     latent_size: Annotated[int, Field(ge=0, le=65536)] = 0
-    """Z; without it there are as many networks as modes."""
+    """Z. If it is 0, there are as many networks as modes."""
     initial_deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """Standard deviation of gains."""
     method: Literal["static_hypernetwork"] = "static_hypernetwork"
@@ -52,7 +52,7 @@ class StaticHypernetworkConfig:
 
 
 class StaticHypernetwork(ModalSampler):
-    """The generator, the embeddings, and what is learned directly."""
+    """The generator, the embeddings, and the parameters that are learned directly."""
 
     def __init__(self, config: StaticHypernetworkConfig, target: TargetNetwork) -> None:
         super().__init__(target, config.modes, config.latent_size)
@@ -67,13 +67,13 @@ class StaticHypernetwork(ModalSampler):
         sizes = {shape[2:] for shape in self.kernels.values()}
         if len(sizes) != 1:
             raise ValueError(
-                f"one generator makes kernels of one size, from and to multiples of {channels} channels; "
-                f"the target has {len(sizes) or 'no'} such sizes"
+                f"the target must have kernels of one size from and to multiples of {channels} channels; "
+                f"it has {len(sizes) or 'no'} such sizes"
             )
         (self.kernel_size,) = sizes
         tiles = [numel(shape[:2]) // channels**2 for shape in self.kernels.values()]
         self.tiles = dict(zip(self.kernels, tiles, strict=True))
-        """How many basic kernels each is made of."""
+        """Number of basic kernels in each."""
         numbers, hidden, embedded = channels * numel(self.kernel_size), config.hidden_size, config.embedding_size
         self.input_weight = nn.Parameter(torch.randn(channels, hidden, embedded) / embedded**0.5)
         """W_i of all input channels."""
@@ -121,8 +121,8 @@ class StaticHypernetwork(ModalSampler):
         return tiles.permute(0, 1, 4, 2, 3, 5, 6).reshape(len(basic), *self.kernels[name])
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that want different learning rates: the shared `generator`, the `embeddings`, what is learned
-        `direct`ly, and the `gains` of embeddings if there are any."""
+        """Parameters with different learning rates: the shared `generator`, the `embeddings`, those learned
+        `direct`ly, and the `gains` of embeddings, if any."""
         groups = {
             "generator": [self.input_weight, self.input_bias, self.output_weight, self.output_bias],
             "embeddings": [self.embeddings],

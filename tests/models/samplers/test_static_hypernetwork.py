@@ -88,7 +88,7 @@ def test_kernels_start_with_the_variance_that_rectifiers_want() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((Convolution(16, 3), Flatten(), Linear(2)), "the target has no such sizes"),
+        ((Convolution(16, 3), Flatten(), Linear(2)), "it has no such sizes"),
         ((Convolution(16, 3), Convolution(16, 3), Convolution(32, 5), Flatten(), Linear(2)), "has 2 such sizes"),
         ((Convolution(16, 3), Convolution(10, 3), MaxPooling(), Flatten(), Linear(2)), "multiples of 16 channels"),
     ],
