@@ -1,1 +1,1 @@
-"""Target networks, samplers of their weights, uncertainty, and checkpoints: what training and the service share."""
+"""Code that training and the service share: target networks, samplers of their weights, uncertainty and checkpoints."""

@@ -1,9 +1,9 @@
 """Checkpoints: a directory of config.json, weight files and, where measured, calibration.json and metrics.json.
 
-Nothing is pickled. `config.json` names the weight files with their SHA-256, `calibration.json` the SHA-256 of the
-`config.json` it belongs to, so the digest of the two JSON files, the model's version, stands for every byte that
-an answer depends on. A checkpoint is written with `config.json` last: a reader sees the old one, the new one, or a
-checksum that does not fit, never a mixture that loads.
+Nothing is pickled. `config.json` holds the SHA-256 of each weight file, and `calibration.json` the SHA-256 of its
+`config.json`. The digest of these two files is the model's version, so it stands for every byte that an answer depends
+on. `config.json` is written last: a reader sees the old checkpoint, the new one, or a checksum that does not match,
+never a mixture that loads.
 """
 
 import dataclasses
@@ -42,28 +42,29 @@ from models.targets.target import TargetNetwork
 from models.tasks.task import Task
 
 CONVERTED_LINE_ENDS = (
-    "its line ends were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "
+    "its line endings were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "
     "check out again"
 )
-"""Of a text whose digest fits but for its line ends."""
+"""The reason given for a file whose digest would match with its original line endings."""
 
 SAMPLER_FILE = "model.safetensors"
-"""Or model-00001-of-00003.safetensors and so on, where the weights are large."""
+"""The weight file. Large weights are split into model-00001-of-00003.safetensors and so on."""
 
 SHARD_BYTES = 2**27
-"""Of a weight file, unless a single tensor is larger. To parse one stops all of a process's threads, 0.5 ms a MB."""
+"""Largest weight file, unless a single tensor is larger. Parsing one stops all threads of a process for 0.5 ms a MB."""
 
 MEASURED = ("metrics.json", "report.json", "README.md")
-"""What belongs to one version of a checkpoint, beside its weights and its calibration."""
+"""Files that belong to one version of a checkpoint, beside its weights and its calibration."""
 
 MEASURED_OF_WEIGHTS = ("attack.json", "figures")
-"""What a new calibration leaves: it took hours, and says itself what it was measured at, or hangs on weights alone."""
+"""Files that a new calibration keeps. They took hours, and either state their calibration or depend on weights alone.
+"""
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
 
 HEADER_BYTES = 2**20, 1024
-"""Of weight files beside the weights: at most so many, and so many for each tensor."""
+"""Bytes that weight files may have beside the weights: in all, and for each tensor."""
 
 Storage = Literal["float32", "bfloat16", "int8"]
 """How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
@@ -86,7 +87,7 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be loaded; the message names the file and the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # all that it takes, for copies
+        super().__init__(path, reason)  # all arguments, so that it can be copied
         self.path = path
         self.reason = reason
 
@@ -96,7 +97,7 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """Where a checkpoint comes from."""
+    """The origin of a checkpoint."""
 
     recipe: str
     command: str
@@ -105,14 +106,14 @@ class Training:
     planned_steps: int
     seed: int
     failure: str | None = None
-    """Why the training ended before its last step, unless it was interrupted."""
+    """The reason why the training ended before its last step, unless it was interrupted."""
     largest_ensemble: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """That is calibrated and evaluated, if there are as many networks."""
+    """Size of the largest ensemble that is calibrated and evaluated, if there are that many networks."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class CheckpointConfig:
-    """What `config.json` holds."""
+    """The content of `config.json`."""
 
     method: MethodConfig
     target: TargetNetwork
@@ -125,9 +126,9 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if len(self.task.outputs) != self.target.num_outputs:
-            raise ValueError(f"{len(self.task.outputs)} names for a target with {self.target.num_outputs} outputs")
+            raise ValueError(f"{len(self.task.outputs)} names do not fit a target of {self.target.num_outputs} outputs")
         if self.target.input_shape != self.input.shape:
-            raise ValueError(f"the target takes {self.target.input_shape}, the input is {self.input}")
+            raise ValueError(f"the target takes {self.target.input_shape}, but the input is {self.input}")
         for name in self.files:
             if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
                 raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
@@ -138,7 +139,7 @@ class Checkpoint:
     """A loaded checkpoint, ready to sample from."""
 
     name: str
-    """Of its directory."""
+    """Name of its directory."""
     version: str
     """SHA-256 over config.json and calibration.json, in hexadecimal."""
     config: CheckpointConfig
@@ -148,17 +149,17 @@ class Checkpoint:
 
     @property
     def default_size(self) -> int:
-        """Networks of an ensemble of which nobody said how large it should be: as many as it was evaluated with."""
+        """Size of an ensemble when none is given: as many networks as it was evaluated with."""
         return self.sampler.limit_networks(self.config.training.largest_ensemble)
 
 
 def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSampler, storage: Storage) -> None:
-    """Writes the weights and config.json; drops what was measured for other weights.
+    """Writes the weights and config.json, and drops what was measured for other weights.
 
     Args:
-        directory: made if missing.
-        config: its `files` are filled in here.
-        sampler: as it is to be served.
+        directory: created if missing.
+        config: `files` is filled in here.
+        sampler: in the state to be served.
         storage: how matrices are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -175,7 +176,7 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
-    """Writes calibration.json; drops metrics, report and card, which belong to another version."""
+    """Writes calibration.json, and drops metrics, report and card, which belong to another version."""
     _drop(directory, *MEASURED)
     write_file(directory / "calibration.json", dump_json(calibration))
 
@@ -189,16 +190,16 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Reads a checkpoint, checks every part of it, and returns its sampler in evaluation mode.
 
-    The reading is done by the calling thread alone, so that it leaves the processor's other cores to others.
+    Only the calling thread reads, which leaves the other cores free.
 
     Args:
-        directory: of the checkpoint.
-        device: that the sampler is put on.
-        with_measurements: whether calibration and metrics are read; else they count as missing.
-        most_bytes: that the weights may take.
+        directory: the checkpoint's directory.
+        device: where to put the sampler.
+        with_measurements: whether to read calibration and metrics; otherwise they count as missing.
+        most_bytes: largest size of the weights, in bytes.
 
     Raises:
-        CheckpointError: if a file is missing, damaged, foreign, or does not fit the others.
+        CheckpointError: if a file is missing, damaged, foreign, or does not match the others.
     """
     path = directory / "config.json"
     config_bytes = _read(path, MAX_JSON_BYTES)
@@ -206,8 +207,8 @@ def load_checkpoint(
     try:
         with torch.device("meta"):
             sampler: WeightSampler = config.method.build(config.target)
-    except Exception as error:  # PyTorch's, of sizes that no tensor has, are of many types
-        raise CheckpointError(path, f"describes no sampler: {error}") from error
+    except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
+        raise CheckpointError(path, f"does not describe a sampler: {error}") from error
     tensors = sampler.state_dict()
     if most_bytes is not None and (size := sum(tensor.nbytes for tensor in tensors.values())) > most_bytes:
         reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
@@ -238,7 +239,7 @@ def load_checkpoint(
 
 
 def name_checkpoint(directory: Path) -> str:
-    """The name of a checkpoint: that of its directory, or of the link that stands for it."""
+    """The name of a checkpoint: that of its directory, or of the link to it."""
     return Path(os.path.abspath(directory)).name  # noqa: PTH100 (Path.resolve would follow the link)
 
 
@@ -248,7 +249,7 @@ def digest_config(directory: Path) -> str:
 
 
 def encode_tensors(tensors: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Tensors as they are stored: matrices by `storage`, with `NAME.scale` [rows, 1] beside an int8 one."""
+    """Tensors in their stored form: matrices by `storage`, with `NAME.scale` [rows, 1] beside each int8 one."""
     encoded: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
@@ -264,19 +265,19 @@ def encode_tensors(tensors: Mapping[str, Tensor], storage: Storage) -> dict[str,
 
 
 def decode_tensors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `encode_tensors`, to rounding: float32 (integers stay what they are).
+    """Inverts `encode_tensors`, up to rounding. The result is float32; integers keep their type.
 
-    It uses NumPy, which computes in the calling thread, where PyTorch would start a pool of threads for it.
+    NumPy computes in the calling thread; PyTorch would start a pool of threads.
 
     Raises:
-        ValueError: if an int8 matrix has no scale that fits.
+        ValueError: if an int8 matrix has no matching scale.
     """
     decoded: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if tensor.dtype == torch.int8:
             scale = stored.get(f"{name}.scale")
             if tensor.dim() != 2 or scale is None or scale.shape != (len(tensor), 1) or scale.dtype != torch.float32:
-                raise ValueError(f"{name} is int8 and wants {name}.scale with one float32 number a row")
+                raise ValueError(f"{name} is int8, so it needs {name}.scale with one float32 number per row")
             decoded[name] = torch.from_numpy(tensor.numpy().astype(np.float32) * scale.numpy())
         elif tensor.dtype == torch.bfloat16:  # the upper half of a float32
             wide = np.asarray(tensor.view(torch.uint16).numpy().astype(np.uint32) << 16)
@@ -292,7 +293,7 @@ def dump_json(value: Any) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file atomically: its readers see the old content or all of the new, also after a crash."""
+    """Replaces a file atomically: readers see the old content or all of the new, even after a crash."""
     with replace_file(path) as file:
         file.write(content)
 
@@ -318,7 +319,7 @@ def _drop(directory: Path, *names: str) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Also if it cannot be read, as a link that leads nowhere."""
+    """Whether a file exists, even one that cannot be read, such as a broken link."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -336,29 +337,29 @@ def _read(path: Path, most_bytes: int) -> bytes:
 
 
 def _parse(path: Path, content: bytes, schema: Any) -> Any:
-    if content.count(b":") > MAX_JSON_MEMBERS:  # each of which may be an error
-        raise CheckpointError(path, f"more than {MAX_JSON_MEMBERS} members, so it is no file of ours")
+    if content.count(b":") > MAX_JSON_MEMBERS:  # each may be an error
+        raise CheckpointError(path, f"has more than {MAX_JSON_MEMBERS} members, so it is not a checkpoint's file")
     try:
         return TypeAdapter(schema).validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise CheckpointError(path, f"{where}: {first['msg']}") from error
-    except Exception as error:  # PyTorch's, of sizes that no tensor has, are of many types
+    except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, str(error)) from error
 
 
 def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
-    """Whether a calibration belongs to a config.json."""
+    """Checks that a calibration belongs to a config.json."""
     if calibration.checkpoint == hashlib.sha256(config).hexdigest():
         return
     if calibration.checkpoint == hashlib.sha256(config.replace(b"\r\n", b"\n")).hexdigest():
         raise CheckpointError(path.parent / "config.json", CONVERTED_LINE_ENDS)
-    raise CheckpointError(path, "was measured for another checkpoint than the config.json beside it")
+    raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
 
 
 def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name, of the shapes and types of those that are expected."""
+    """Weights by name, with the expected shapes and types."""
     stored: dict[str, Tensor] = {}
     room = _bound_bytes(expected)
     for name, digest in files.items():
@@ -369,8 +370,8 @@ def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[s
             raise CheckpointError(path, "its SHA-256 is not the one in config.json: damaged, cut short or foreign")
         try:
             stored |= parse_tensors(content)
-        except Exception as error:  # beside those of safetensors, what types raise that PyTorch does not know
-            raise CheckpointError(path, f"no valid safetensors file: {error}") from error
+        except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
+            raise CheckpointError(path, f"is not a valid safetensors file: {error}") from error
     try:
         weights = decode_tensors(stored)
     except ValueError as error:
@@ -378,21 +379,21 @@ def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[s
     if missing := sorted(expected.keys() - weights.keys()):
         raise CheckpointError(directory, f"weights are missing: {', '.join(missing)}")
     if unknown := sorted(weights.keys() - expected.keys()):
-        raise CheckpointError(directory, f"weights that the method does not know: {', '.join(unknown)}")
+        raise CheckpointError(directory, f"weights are unknown to the method: {', '.join(unknown)}")
     for name, tensor in weights.items():
         wanted = expected[name]
         if tensor.shape != wanted.shape:
             raise CheckpointError(directory, f"{name} has shape {tuple(tensor.shape)}, not {tuple(wanted.shape)}")
         if tensor.dtype != wanted.dtype:
             kinds = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted.dtype))
-            raise CheckpointError(directory, "{} is of {}, not of {}".format(name, *kinds))
+            raise CheckpointError(directory, "{} is {}, not {}".format(name, *kinds))
         if not np.isfinite(tensor.numpy()).all():
-            raise CheckpointError(directory, f"{name} holds numbers that are not finite")
+            raise CheckpointError(directory, f"{name} contains numbers that are not finite")
     return weights
 
 
 def _bound_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """The most that the weight files of some tensors may have together, however they are stored."""
+    """Largest total size of the weight files of some tensors, in any storage."""
     scales = sum(4 * len(tensor) for tensor in tensors.values() if tensor.dim() == 2)
     common, each = HEADER_BYTES
     return sum(tensor.nbytes for tensor in tensors.values()) + scales + common + each * len(tensors)

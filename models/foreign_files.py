@@ -1,4 +1,4 @@
-"""Files that others wrote: read whole and within bounds, so that none of them can hold up or fill the process."""
+"""Files that others wrote. They are read whole and within bounds, so that none can block or fill the process."""
 
 import errno
 import os
@@ -21,24 +21,24 @@ LASTING = frozenset(
         errno.EPERM,
     }
 )
-"""Errors that lie in the files. Others may pass, as EMFILE and EIO do."""
+"""Errors that the files themselves cause. Others, such as EMFILE and EIO, may be temporary."""
 
 
 def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0) -> bytes:
-    """The content of a regular file, or of one that links lead to.
+    """The content of a regular file. Links are followed.
 
     Args:
-        path: of the file.
-        most_bytes: that it may have.
-        forbidden_mode: permissions that nobody must have.
+        path: path of the file.
+        most_bytes: largest size of the file.
+        forbidden_mode: permission bits that the file must not have.
 
     Raises:
-        OSError: if it cannot be read, is a directory, device, pipe or socket, is too large, has such permissions, or
-            changes meanwhile.
+        OSError: if the file cannot be read, is a directory, device, pipe or socket, is too large, has forbidden
+            permissions, or changes during the read.
     """
-    _check(path, path.stat(), most_bytes, forbidden_mode)  # as to open a device may do something
+    _check(path, path.stat(), most_bytes, forbidden_mode)  # first, as opening a device may have effects
     with open(path, "rb", opener=_open_at_once) as file:
-        status = os.fstat(file.fileno())  # what was opened may be another file
+        status = os.fstat(file.fileno())  # the opened file may be another one
         _check(path, status, most_bytes, forbidden_mode)
         content = file.read(status.st_size + 1)
     if content is None or len(content) != status.st_size:
@@ -47,13 +47,13 @@ def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0) -> bytes:
 
 
 SETTLED_SECONDS = 2.0
-"""After which a further change of a file is sure to show in its time stamps, which are coarse."""
+"""Seconds after which another change of a file is sure to show in its coarse time stamps."""
 
 Stamp = tuple[int, ...]
 
 
 def take_stamp(path: Path) -> Stamp:
-    """Differs when a file was replaced, written, or got other permissions, and when it is there and when it is not."""
+    """A stamp that changes when a file is created, removed, replaced, written, or gets other permissions."""
     try:
         status = path.stat()
     except OSError as error:
@@ -62,17 +62,17 @@ def take_stamp(path: Path) -> Stamp:
 
 
 def is_settled(stamp: Stamp) -> bool:
-    """Whether the file has not changed a moment ago, as it may then change again and have the same stamp."""
+    """Whether the last change is long enough ago: soon after one, another change may leave the stamp the same."""
     return max(stamp[3:], default=0) < (time.time() - SETTLED_SECONDS) * 1e9
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether the same files may be read another time."""
+    """Whether reading the same files may succeed later."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in LASTING)
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for whoever writes into a pipe. Windows has neither."""
+    """Opens a file without waiting for a pipe's writer. Windows has neither flag."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
@@ -83,4 +83,4 @@ def _check(path: Path, status: os.stat_result, most_bytes: int, forbidden_mode: 
         raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
     if status.st_mode & forbidden_mode:
         permissions = stat.filemode(status.st_mode)
-        raise OSError(errno.EPERM, f"its permissions are {permissions}, so that others can change it", str(path))
+        raise OSError(errno.EPERM, f"its permissions are {permissions}, so others can change it", str(path))

@@ -1,4 +1,4 @@
-"""A model: a checkpoint on its device, and all that may be asked of it.
+"""A model: a checkpoint on its device, and everything that it can be asked.
 
 Shapes: S sampled networks, B inputs.
 """
@@ -33,10 +33,10 @@ from models.tasks.task import Task
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What answers requests. Whoever asks it need not know what a checkpoint is made of."""
+    """A checkpoint that answers requests. Its callers need not know what a checkpoint consists of."""
 
     checkpoint: Checkpoint
-    """Its sampler is in evaluation mode, on the device that computes."""
+    """The checkpoint. Its sampler is in evaluation mode, on the device that computes."""
 
     @property
     def name(self) -> str:
@@ -78,27 +78,27 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the sampler."""
+        """Size of the sampler in memory, in bytes."""
         return sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
 
     @property
     def num_networks(self) -> int | None:
-        """How many networks there are; None if every draw is a fresh one."""
+        """Number of networks; None if every draw gives new ones."""
         return self.checkpoint.sampler.num_networks
 
     @property
     def largest_ensemble(self) -> int:
-        """How many networks an ensemble can have."""
+        """Most networks that an ensemble can have."""
         return self.checkpoint.sampler.limit_networks(MEMBER_LIMIT)
 
     @property
     def default_size(self) -> int:
-        """Networks of an ensemble where no number is named: as many as the model was evaluated with."""
+        """Size of an ensemble when none is given: as many networks as the model was evaluated with."""
         return self.checkpoint.default_size
 
     @property
     def networks_per_block(self) -> int:
-        """Networks whose weights may be in memory at a time."""
+        """Most networks whose weights may be in memory at a time."""
         return count_networks_per_block(self.target)
 
     def draw(self, seed: int, members: range) -> Draw:
@@ -108,12 +108,12 @@ class Model:
     def sample(
         self, seed: int, members: Sequence[int], names: Collection[str], dtype: torch.dtype = torch.float32
     ) -> Weights:
-        """The named parameters of some members of a seed, on the CPU, without holes in memory."""
+        """The named parameters of some members of a seed, on the CPU, contiguous in memory."""
         weights = self.checkpoint.sampler.sample(seed, members, names)
         return {name: tensor.to(dtype).cpu().contiguous() for name, tensor in weights.items()}
 
     def prepare(self, raw: Tensor) -> Inputs:
-        """Raw inputs [B, …], made ready for all networks."""
+        """Prepares raw inputs [B, …] for all networks."""
         return prepare(self.input, raw)
 
     def evaluate(self, networks: Draw, inputs: Inputs) -> Outputs:
@@ -121,21 +121,21 @@ class Model:
         return evaluate_draw(networks, self.target, self.input, inputs)
 
     def interpret(self, outputs: Outputs) -> Prediction:
-        """What the outputs of an ensemble mean.
+        """Interprets the outputs of an ensemble.
 
         Raises:
-            NotFiniteError: if one is not finite.
+            NotFiniteError: if an output is not finite.
         """
         return interpret(self.task, outputs)
 
     def perturb(
         self, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
     ) -> Generator[None, None, Tensor]:
-        """Images that an ensemble answers otherwise: `models.predictions.perturbation.perturb`."""
+        """Perturbs images so that an ensemble changes its answer: `models.predictions.perturbation.perturb`."""
         return perturb(self.checkpoint.sampler, self.input, pixels, seed, size, epsilon, steps)
 
     def follow_paths(
         self, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
     ) -> Generator[None, None, dict[PathKind, Tensor]]:
-        """What networks between two members predict: `models.predictions.path.follow_paths`."""
+        """Predictions of the networks between two members: `models.predictions.path.follow_paths`."""
         return follow_paths(self.checkpoint.sampler, self.input, self.task, inputs, seed, ends, points)

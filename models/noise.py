@@ -1,6 +1,6 @@
 """Counter-based random numbers: every number is a pure function of (seed, member, position).
 
-A generator with state gives member 3 different noise when members 0 to 2 are drawn first, and a CUDA generator
+With a stateful generator, the noise of member 3 depends on whether members 0 to 2 were drawn before; a CUDA generator
 gives different noise on another GPU model. Philox 4x32 with 10 rounds (Salmon et al., "Parallel Random Numbers:
 As Easy as 1, 2, 3", SC 2011) has no state: its output is a keyed hash of a counter. We compute it on the CPU.
 """
@@ -49,15 +49,15 @@ def standard_normal(seed: int, members: Sequence[int], size: int, stream: int = 
 
     Args:
         seed: in [0, 2^63).
-        members: S numbers in [0, 2^32); row i depends on seed and members[i] alone.
-        size: numbers a member.
-        stream: in [0, 2^32); tells apart the uses of one seed, such as serving and training.
+        members: S numbers in [0, 2^32); row i depends only on seed and members[i].
+        size: number of values for each member.
+        stream: in [0, 2^32); separates the uses of one seed, such as serving and training.
 
     Returns:
         float32 [S, size], on the CPU.
 
     Raises:
-        ValueError: if seed or a member is out of range.
+        ValueError: if the seed or a member is out of range.
     """
     shares = _draw_shares(seed, members, size, stream)
     radius = np.sqrt(-2.0 * np.log(shares[..., :2]))
@@ -66,22 +66,22 @@ def standard_normal(seed: int, members: Sequence[int], size: int, stream: int = 
 
 
 def uniform(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
-    """Independent numbers that are uniform on (−1, 1), the ends excluded; otherwise as `standard_normal`."""
+    """Independent numbers, uniform on (−1, 1), ends excluded. Arguments and result are those of `standard_normal`."""
     numbers = _arrange(2.0 * _draw_shares(seed, members, size, stream) - 1.0, size)
-    return numbers.clamp(-_BELOW_ONE, _BELOW_ONE)  # what is nearer to 1 than float32 can tell was rounded to it
+    return numbers.clamp(-_BELOW_ONE, _BELOW_ONE)  # float32 rounds numbers very close to 1 to 1
 
 
 def permutations(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
-    """A random order of 0 … size−1 for each member, int64 [S, size], on the CPU; otherwise as `standard_normal`."""
+    """A random order of 0 … size−1 for each member: int64 [S, size], on the CPU. Arguments as in `standard_normal`."""
     return standard_normal(seed, members, size, stream).argsort(dim=1, stable=True)
 
 
 def _draw_shares(seed: int, members: Sequence[int], size: int, stream: int) -> NDArray[np.float64]:
-    """Uniform numbers in (0, 1), so that their logarithms are finite: [S, blocks, 4], at least `size` a member."""
+    """Uniform numbers in (0, 1), whose logarithms are finite: [S, blocks, 4], at least `size` for each member."""
     if not 0 <= seed < SEED_LIMIT:
-        raise ValueError(f"seed must lie in [0, 2^63), not {seed}")
+        raise ValueError(f"seed must be in [0, 2^63), not {seed}")
     if members and not (min(members) >= 0 and max(members) < MEMBER_LIMIT):
-        raise ValueError(f"members must lie in [0, 2^32), not {min(members)} to {max(members)}")
+        raise ValueError(f"members must be in [0, 2^32), not {min(members)} to {max(members)}")
     blocks = -(-size // 4)
     counter = np.zeros((len(members), blocks, 4), dtype=np.uint64)
     counter[..., 0] = np.arange(blocks, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""What the dataclasses that are read from a checkpoint's files share."""
+"""Types shared by the dataclasses that are read from a checkpoint's files."""
 
 from typing import Annotated
 

@@ -209,13 +209,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
             ),
         ),
         "model.safetensors",
-        "no valid safetensors file",
+        "not a valid safetensors file",
     ),
     "missing tensor": (lambda d: rewrite_weights(d, lambda t: t.pop(WEIGHT)), "model", "are missing: mixer.1.weight"),
     "extra tensor": (
         lambda d: rewrite_weights(d, lambda t: t.update(extra=torch.zeros(1))),
         "model",
-        "does not know: extra",
+        "unknown to the method: extra",
     ),
     "wrong shape": (
         lambda d: rewrite_weights(d, lambda t: t.update({WEIGHT: torch.zeros(2, 2)})),
@@ -230,7 +230,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "int8 without scale": (
         lambda d: rewrite_weights(d, lambda t: t.update({WEIGHT: t[WEIGHT].to(torch.int8)})),
         "model",
-        "wants mixer.1.weight.scale",
+        "needs mixer.1.weight.scale",
     ),
     "another method": (
         lambda d: edit(d / "config.json", lambda c: c.update(method={"method": "mlp"})),
@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "another task": (
         lambda d: edit(d / "config.json", lambda c: c.update(task=REGRESSION)),
         "config.json",
-        "1 names for a target with 5 outputs",
+        "1 names do not fit a target of 5 outputs",
     ),
     "another input": (
         lambda d: edit(d / "config.json", lambda c: c.update(input=VECTOR)),
@@ -250,7 +250,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "calibration of another": (
         lambda d: (d / "calibration.json").write_bytes(dump_json(CALIBRATION)),
         "calibration.json",
-        "another checkpoint",
+        "a different checkpoint",
     ),
     "calibration of more networks than there are": (
         save_ensemble_of_two,

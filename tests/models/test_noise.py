@@ -73,5 +73,5 @@ def test_global_generators_are_untouched() -> None:
 
 @pytest.mark.parametrize(("seed", "members"), [(-1, [0]), (SEED_LIMIT, [0]), (0, [-1]), (0, [0, MEMBER_LIMIT])])
 def test_out_of_range(seed: int, members: list[int]) -> None:
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         standard_normal(seed, members, 4)

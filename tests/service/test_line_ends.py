@@ -55,7 +55,7 @@ def test_every_checkpoint_loads_as_the_version_that_it_is(clones: dict[bool, Pat
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_converted_line_ends_are_named(clones: dict[bool, Path], name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json: its line ends were converted to CRLF, as git does"):
+    with pytest.raises(CheckpointError, match=r"config\.json: its line endings were converted to CRLF, as git does"):
         load_checkpoint(clones[False] / "checkpoints" / name)
 
 

@@ -65,9 +65,9 @@ def odd_ones(saved: Path) -> dict[str, str]:
     save_slow(store / "wide", Convolution(1, 1, padding=14_000))
     return {
         "odd": "config.json: not a regular file",
-        "torch.int32": "is of int32, not of",
-        "torch.bool": "is of bool, not of",
-        "torch.complex64": "is of complex64, not of",
+        "torch.int32": "is int32, not",
+        "torch.bool": "is bool, not",
+        "torch.complex64": "is complex64, not",
         "dangling": "calibration.json: No such file or directory",
         "huge": "more than the 4096 MiB allowed",
         "slow": "multiplications for an input, more than 5e+10",

@@ -255,7 +255,7 @@ def test_help_lists_every_recipe() -> None:
         (["cifar"], "No such command 'cifar'"),
         (["digits-hypergan", "--out", "x", "--steps", "0"], "greater than or equal to 1"),
         (["digits-hypergan", "--out", "x", "--steps", "9", "--minutes", "1"], "not both"),
-        (["digits-hypergan", "--out", "x", "--device", "cuda:99"], "there is no device"),
+        (["digits-hypergan", "--out", "x", "--device", "cuda:99"], "has no device"),
         (["digits-hypergan", "--out", "x", "--resume"], "nothing to resume"),
         (["evaluate", "nowhere"], "config.json: No such file"),
     ],
