@@ -1,1 +1,1 @@
-"""What ensembles predict: calibrated flags, perturbed inputs, and paths between networks."""
+"""Predictions of ensembles: calibrated flags, perturbed inputs, and paths between networks."""

@@ -1,4 +1,4 @@
-"""Paths between two sampled networks, and what the networks on them predict.
+"""Paths between two sampled networks, and the predictions of the networks on them.
 
 Shapes: P points of a path, B inputs, K outputs.
 """
@@ -23,26 +23,26 @@ PathKind = Literal["straight", "latent"]
 def follow_paths(
     sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
 ) -> Generator[None, None, dict[PathKind, Tensor]]:
-    """What the networks between two members of a seed predict, evenly spaced, the two included.
+    """Predicts with the networks on paths between two members of a seed, evenly spaced, ends included.
 
-    The straight path joins their weights, after the scales of their filters are fixed (`models.targets.gauge`), as
-    distances mean little before; filters are not permuted to match. The latent path joins their latents and generates a
-    network from each point; a sampler that only holds networks has none.
+    The straight path joins their weights. The scales of their filters are fixed first (`models.targets.gauge`), because
+    distances mean little otherwise; filters are not permuted to match. The latent path joins their latents, and
+    generates a network from each point. Samplers with a fixed set of networks have no latent path.
 
     Args:
-        sampler: in evaluation mode.
-        spec: of its target's input.
-        task: what the target's outputs mean.
-        inputs: [B, …], as the spec takes them.
-        seed: of the members.
+        sampler: a sampler in evaluation mode.
+        spec: the target's input.
+        task: the meaning of the target's outputs.
+        inputs: raw inputs, [B, …].
+        seed: seed of the members.
         ends: the two members.
         points: P, at least 2.
 
     Yields:
-        after each block of networks, so that other work can be done in between.
+        after each block of networks, so that other work can run in between.
 
     Returns:
-        what each network predicts, class probabilities or numbers, by path: float32 [P, B, K].
+        predictions of each network, class probabilities or numbers, by path: float32 [P, B, K].
 
     Raises:
         NotFiniteError: if an output is not finite.
@@ -66,12 +66,12 @@ def follow_paths(
             yield
     joined = {kind: torch.cat(parts) for kind, parts in outputs.items()}
     if not all(torch.isfinite(found).all() for found in joined.values()):
-        raise NotFiniteError("a network on the way gave outputs that are not finite")
+        raise NotFiniteError("a network on the path gave outputs that are not finite")
     return {kind: task.predict(found) for kind, found in joined.items()}
 
 
 def go_straight(pair: Weights, shares: Tensor) -> Weights:
-    """The networks at shares [P] of the straight way from the first network of a pair to the second."""
+    """The networks at shares [P] of the straight path from the first network of a pair to the second."""
     return {
         name: torch.stack([tensor[0].lerp(tensor[1], share) for share in shares.tolist()])
         for name, tensor in pair.items()

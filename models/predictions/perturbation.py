@@ -1,7 +1,7 @@
-"""Perturbations of images that change what networks answer: projected gradient descent within a ball of pixels.
+"""Perturbations of images that change the networks' answer: projected gradient descent within a ball of pixels.
 
 Mądry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
-with momentum (Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018) and steps that shrink.
+with momentum (Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018) and shrinking steps.
 
 Shapes: K networks, n images, C classes.
 """
@@ -25,25 +25,25 @@ Norm = Literal["linf", "l2"]
 
 
 class Descent:
-    """Descends a loss of images, from a random start, and stays within epsilon of them and the pixels' range.
+    """Descends a loss from a random start, within epsilon of the images and within the pixels' range.
 
     Args:
         images: [n, C, H, W], between 0 and 1.
-        start: uniform on (−1, 1), of the same shape: the start, in units of epsilon.
-        norm: that epsilon is measured in.
-        epsilon: in units of the pixels' range.
-        steps: that will be taken; they shrink from a quarter of epsilon to almost nothing.
+        start: offset of the start in units of epsilon, uniform on (−1, 1), of the same shape.
+        norm: norm of epsilon.
+        epsilon: largest change, in units of the pixels' range.
+        steps: number of steps; they shrink from a quarter of epsilon to almost nothing.
     """
 
     def __init__(self, images: Tensor, start: Tensor, norm: Norm, epsilon: float, steps: int) -> None:
         self.images, self.norm, self.epsilon, self.steps = images, norm, epsilon, steps
         self.current = project(images + epsilon * start, images, norm, epsilon)
-        """Where it has come to, [n, C, H, W]."""
+        """Images after the last step, [n, C, H, W]."""
         self._momentum = torch.zeros_like(images)
         self._taken = 0
 
     def step(self, gradient: Tensor, running: Tensor | None = None) -> None:
-        """Takes a step, given the loss's gradient at `current`; where `running`, bool [n], is false, images stay."""
+        """Takes a step, given the loss's gradient at `current`. Images stay where `running`, bool [n], is false."""
         epsilon = self.epsilon
         self._momentum = MOMENTUM * self._momentum + normalize(gradient, self.norm)
         size = 0.25 * epsilon * (1 + math.cos(math.pi * self._taken / self.steps)) / 2 + 0.002 * epsilon
@@ -56,26 +56,26 @@ class Descent:
 def perturb(
     sampler: WeightSampler, spec: InputSpec, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
 ) -> Generator[None, None, Tensor]:
-    """Images that an ensemble answers otherwise, if these few steps find some; that none is found proves nothing.
+    """Perturbs images so that an ensemble changes its answer, if these few steps suffice. Failure proves nothing.
 
-    What is descended is the logarithm of the mean probability of the class that the ensemble chooses for the image as
-    it is, less that of the best other class: where a probability is 1 to rounding, its own gradient vanishes, and this
-    one does not. No flag is minded, and no network outside the ensemble.
+    The loss is the logarithm of the mean probability of the class that the ensemble chooses for the original image,
+    minus that of the best other class. Where a probability rounds to 1, its own gradient vanishes, but the loss's does
+    not. The attack ignores flags, and networks outside the ensemble.
 
     Args:
-        sampler: in evaluation mode.
-        spec: of its target's input.
+        sampler: a sampler in evaluation mode.
+        spec: the target's input.
         pixels: uint8 [n, C, H, W].
-        seed: of the networks that are attacked, and of the start.
+        seed: seed of the attacked networks, and of the start.
         size: K.
-        epsilon: how much a pixel may change, in units of the pixels' range.
-        steps: of the descent.
+        epsilon: largest change of a pixel, in units of the pixels' range.
+        steps: number of steps of the descent.
 
     Yields:
-        after each step, so that other work can be done in between.
+        after each step, so that other work can run in between.
 
     Returns:
-        uint8 [n, C, H, W]: rounding is part of it, so that no pixel changes by more than ⌊255 ε⌋.
+        uint8 [n, C, H, W], rounded so that no pixel changes by more than ⌊255 ε⌋.
 
     Raises:
         NotFiniteError: if an output is not finite.
@@ -94,7 +94,7 @@ def perturb(
         labels = evaluate(images).argmax(-1)
     yield
     start = uniform(seed, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
-    reach = math.floor(255 * epsilon + 1e-9) / 255  # what is left of epsilon by rounding
+    reach = math.floor(255 * epsilon + 1e-9) / 255  # what rounding leaves of epsilon
     descent = Descent(images, start, "linf", reach, steps)
     for _ in range(steps):
         current = descent.current.requires_grad_()
@@ -105,14 +105,14 @@ def perturb(
 
 
 def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """ln p of the label less that of the most probable other class, [n], from [n, C]."""
+    """ln p of the label minus that of the most probable other class, [n], from [n, C]."""
     label = labels[:, None]
     others = log_probabilities.scatter(1, label, -math.inf).amax(1)
     return log_probabilities.gather(1, label)[:, 0] - others
 
 
 def normalize(gradient: Tensor, norm: Norm) -> Tensor:
-    """The steepest direction of length 1 in a norm, for each image of [n, C, H, W]."""
+    """Steepest direction of length 1 in a norm, for each image of [n, C, H, W]."""
     if norm == "linf":
         return gradient.sign()
     lengths = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
@@ -121,7 +121,7 @@ def normalize(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def project(images: Tensor, around: Tensor, norm: Norm, epsilon: float) -> Tensor:
-    """The nearest images within epsilon of others, [n, C, H, W], between 0 and 1 (of L2's: within both)."""
+    """Nearest images within epsilon of others, [n, C, H, W], between 0 and 1. For L2, not always the nearest."""
     if norm == "linf":
         return torch.minimum(torch.maximum(images, around - epsilon), around + epsilon).clamp(0, 1)
     difference = (images.clamp(0, 1) - around).flatten(1)

@@ -1,4 +1,4 @@
-"""Predictions of sampled networks, and the scores that flags are raised by.
+"""Predictions of sampled networks, and the scores that raise flags.
 
 Shapes: S sampled networks, J of them that also see noisy inputs, B inputs, K outputs.
 """
@@ -18,7 +18,7 @@ from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
 
 ScoreName = str
-"""A quantity that grows with uncertainty."""
+"""Name of a quantity that grows with uncertainty."""
 
 JITTERED_NETWORKS = 20
 IMAGES_PER_BLOCK = 512
@@ -27,49 +27,49 @@ IMAGES_PER_BLOCK = 512
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs as they came, and as the target takes them."""
+    """Inputs, raw and prepared for the target."""
 
     raw: Tensor
     """[B, …]."""
     prepared: Tensor
-    """float32 [B, …]. What prepares an input may be expensive, so it is done once, for all networks."""
+    """float32 [B, …]. Preparation may be expensive, so it is done once for all networks."""
 
     def __len__(self) -> int:
         return len(self.raw)
 
     def split(self, size: int) -> "list[Inputs]":
-        """Successive parts of at most some size."""
+        """Successive parts of limited size."""
         parts = zip(self.raw.split(size), self.prepared.split(size), strict=True)
         return [Inputs(raw, prepared) for raw, prepared in parts]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the target gives for some inputs, with the weights of each network."""
+    """Outputs of the target for some inputs, with the weights of each network."""
 
     plain: Tensor
     """float32 [S, B, K]."""
     jittered: Tensor | None
-    """What the first J networks give for noisy inputs, [J, B, K], where the task uses it and inputs have noise."""
+    """Outputs of the first J networks for noisy inputs, [J, B, K], if the task uses them and inputs have noise."""
 
     def prefix(self, size: int) -> "Outputs":
-        """Those of the first networks alone."""
+        """Outputs of the first networks."""
         return Outputs(self.plain[:size], None if self.jittered is None else self.jittered[:size])
 
     def of_inputs(self, chosen: slice) -> "Outputs":
-        """Those for some inputs alone."""
+        """Outputs for some of the inputs."""
         return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen])
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an ensemble says of some inputs."""
+    """Prediction of an ensemble for some inputs."""
 
     task: Task
     outputs: Outputs
-    """What it was made of."""
+    """Outputs that it was computed from."""
     members: Tensor
-    """What each network predicts, class probabilities or numbers: float32 [S, B, K]."""
+    """Prediction of each network, class probabilities or numbers: float32 [S, B, K]."""
     uncertainty: Uncertainty | RegressionUncertainty
 
     @property
@@ -78,7 +78,7 @@ class Prediction:
         return len(self.outputs.plain)
 
     def prefix(self, size: int) -> "Prediction":
-        """What the first networks say, or all of them if there are no more."""
+        """Prediction of the first networks, or of all if there are no more."""
         return self if size >= self.size else interpret(self.task, self.outputs.prefix(size))
 
     @property
@@ -88,11 +88,11 @@ class Prediction:
 
     @property
     def log_probabilities(self) -> Tensor:
-        """Their logarithms, finite however small they are, [B, K]."""
+        """Logarithms of the mean probabilities, finite even for tiny ones, [B, K]."""
         return self._of_classes.log_probabilities
 
     def score(self, name: ScoreName) -> Tensor:
-        """A score by name, larger for what is less to be trusted, [B]."""
+        """A score by name, [B]. Larger scores mean less trustworthy inputs."""
         score: Tensor = getattr(self.uncertainty, name)
         return score
 
@@ -103,10 +103,10 @@ class Prediction:
 
 
 def interpret(task: Task, outputs: Outputs) -> Prediction:
-    """What outputs mean.
+    """Interprets the outputs of an ensemble.
 
     Raises:
-        NotFiniteError: if one is not finite.
+        NotFiniteError: if an output is not finite.
     """
     uncertainty = task.measure(outputs.plain, outputs.jittered)
     return Prediction(task, outputs, task.predict(outputs.plain), uncertainty)
@@ -114,30 +114,30 @@ def interpret(task: Task, outputs: Outputs) -> Prediction:
 
 @dataclass(frozen=True)
 class Draw:
-    """Some members of a seed, and what they see."""
+    """Some members of a seed, and the noise for their inputs."""
 
     seed: int
     members: range
     weights: Weights
-    """On the sampler's device."""
+    """Weights of the members, on the sampler's device."""
     noise: Tensor | None
-    """The noise of the first J of them, [J, 1, …], where these also see noisy inputs."""
+    """Noise of the first J members, [J, 1, …], if these also see noisy inputs."""
 
     def prefix(self, size: int) -> "Draw":
-        """The first of them alone."""
+        """The first members."""
         weights = {name: tensor[:size] for name, tensor in self.weights.items()}
         return Draw(self.seed, self.members[:size], weights, None if self.noise is None else self.noise[:size])
 
 
 def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, size: int) -> Outputs:
-    """Outputs of members 0 … size−1 of a seed, all that `interpret` needs.
+    """Evaluates members 0 … size−1 of a seed. The outputs are all that `interpret` needs.
 
     Args:
-        sampler: in evaluation mode.
-        spec: of its target's input.
-        task: what the target's outputs mean.
-        inputs: [B, …], as the spec takes them.
-        seed: of the draw.
+        sampler: a sampler in evaluation mode.
+        spec: the target's input.
+        task: the meaning of the target's outputs.
+        inputs: raw inputs, [B, …].
+        seed: seed of the draw.
         size: S.
     """
     both = prepare(spec, inputs)
@@ -147,14 +147,14 @@ def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor
 
 @torch.inference_mode()
 def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: int) -> Tensor:
-    """Outputs of members 0 … size−1 of a seed; a task says what they mean.
+    """Evaluates members 0 … size−1 of a seed, without noisy inputs.
 
     Networks are drawn, evaluated and dropped in blocks, so memory beside the result does not grow with `size`.
 
     Args:
-        sampler: in evaluation mode.
+        sampler: a sampler in evaluation mode.
         inputs: [B, *input shape], prepared, on any device.
-        seed: of the draw.
+        seed: seed of the draw.
         size: S.
 
     Returns:
@@ -166,20 +166,20 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
 
 
 def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members: range) -> Draw:
-    """Draws some members of a seed, to be asked with `evaluate_draw`; arguments otherwise as for `evaluate`."""
+    """Draws some members of a seed, for `evaluate_draw`. The other arguments are those of `evaluate`."""
     noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
     noise = spec.draw_noise(seed, noisy) if noisy else None
     return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
 
 
 def prepare(spec: InputSpec, raw: Tensor) -> Inputs:
-    """Inputs [B, …], as the spec takes them, made ready for all networks."""
+    """Prepares raw inputs [B, …] for all networks."""
     return Inputs(raw, spec.prepare(raw))
 
 
 @torch.inference_mode()
 def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Inputs) -> Outputs:
-    """Outputs of the networks of a draw for inputs of a spec."""
+    """Evaluates the networks of a draw on inputs of a spec."""
     device = next(iter(draw.weights.values())).device
     plain = target.forward(draw.weights, inputs.prepared.to(device)).cpu()
     if draw.noise is None:
@@ -193,22 +193,22 @@ def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: In
 
 
 def join_inputs(parts: Sequence[Inputs]) -> Inputs:
-    """Successive inputs as one."""
+    """Joins successive inputs."""
     return Inputs(torch.cat([part.raw for part in parts]), torch.cat([part.prepared for part in parts]))
 
 
 def join_outputs(parts: Sequence[Outputs], dim: Literal[0, 1]) -> Outputs:
-    """Outputs of successive members for the same inputs, dim 0, or of the same members for successive inputs, 1."""
+    """Joins outputs of successive members for the same inputs, dim 0, or the same members for successive inputs, 1."""
     jittered = [part.jittered for part in parts if part.jittered is not None]
     return Outputs(torch.cat([part.plain for part in parts], dim), torch.cat(jittered, dim) if jittered else None)
 
 
 def split_members(target: TargetNetwork, size: int) -> list[range]:
-    """Members 0 … size−1 in blocks whose weights, 16 MB, may be in memory at a time."""
+    """Members 0 … size−1 in blocks whose weights, 16 MB, are in memory at a time."""
     length = count_networks_per_block(target)
     return [range(start, min(start + length, size)) for start in range(0, size, length)]
 
 
 def count_networks_per_block(target: TargetNetwork) -> int:
-    """Networks whose weights may be in memory at a time: 16 MB, or one network."""
+    """Most networks whose weights may be in memory at a time: 16 MB, or one network."""
     return max(1, 4_000_000 // target.num_weights)

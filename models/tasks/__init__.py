@@ -1,1 +1,1 @@
-"""What the outputs of target networks mean, and the uncertainty of an ensemble of them."""
+"""The meaning of target networks' outputs, and the uncertainty of an ensemble."""

@@ -25,24 +25,28 @@ from models.tasks.quantity import Quantity, list_quantities
 
 @dataclasses.dataclass(frozen=True)
 class Uncertainty:
-    """What S members' class probabilities say together; every tensor in double precision.
+    """Uncertainty of S members' class probabilities. Every tensor is in double precision.
 
-    The predictive entropy is the sum of the expected entropy, what the members agree is ambiguous, and the mutual
-    information of prediction and network, where they disagree (Depeweg et al., ICML 2018).
+    The predictive entropy is the sum of two parts: the expected entropy, ambiguity that the members agree on, and the
+    mutual information of prediction and network, their disagreement (Depeweg et al., ICML 2018).
     """
 
     probabilities: Tensor
-    """[B, K], the mean over members."""
+    """Mean over members, [B, K]."""
     log_probabilities: Tensor
-    """[B, K], its logarithm, finite however small a probability is."""
+    """Logarithm of the mean, finite even for tiny probabilities, [B, K]."""
     predictive_entropy: Annotated[
-        Tensor, Quantity("Entropy of the mean probabilities: all uncertainty.", unit="nats", score=True, monitored=True)
+        Tensor,
+        Quantity("Entropy of the mean probabilities: total uncertainty.", unit="nats", score=True, monitored=True),
     ]
     expected_entropy: Annotated[
         Tensor, Quantity("Mean entropy of the members: ambiguity that they agree on.", unit="nats")
     ]
     mutual_information: Annotated[
-        Tensor, Quantity("The difference: disagreement among the members.", unit="nats", score=True, monitored=True)
+        Tensor,
+        Quantity(
+            "Predictive minus expected entropy: the members' disagreement.", unit="nats", score=True, monitored=True
+        ),
     ]
     variation_ratio: Annotated[
         Tensor, Quantity("Share of members that do not vote for the most chosen class.", unit="1", score=True)
@@ -51,17 +55,16 @@ class Uncertainty:
     energy: Annotated[Tensor, Quantity("−ln Σ exp of the mean logits.", unit="nats", score=True)]
     """Liu et al., NeurIPS 2020; it may be negative."""
     fragility: Tensor | None = None
-    """[B], how much of the chosen class's probability, by the J networks, small noise takes away; None where no network
-    saw noise. An answer that they do not repeat, each with noise of its own, depends on details that the noise hides.
-    """
+    """Loss of the chosen class's probability under small noise, by the J networks, [B]; None if no network saw noise.
+    If the networks, each with its own noise, do not repeat the answer, it depends on details that the noise hides."""
 
 
 def measure_uncertainty(logits: Tensor, jittered: Tensor | None = None) -> Uncertainty:
-    """Uncertainty of an ensemble.
+    """Measures the uncertainty of an ensemble.
 
     Args:
-        logits: of the members, [S, B, K].
-        jittered: of the first J members on noisy inputs, [J, B, K], if they saw any.
+        logits: logits of the members, [S, B, K].
+        jittered: logits of the first J members for noisy inputs, [J, B, K], if they saw any.
 
     Raises:
         NotFiniteError: if a logit is not finite.
@@ -90,7 +93,7 @@ def measure_uncertainty(logits: Tensor, jittered: Tensor | None = None) -> Uncer
 
 @dataclass(frozen=True, config=STRICT)
 class Classification(TaskKind):
-    """Outputs are logits of `classes`."""
+    """A task whose outputs are logits of `classes`."""
 
     classes: Annotated[tuple[str, ...], Field(min_length=2), FailFast()]
     kind: Literal["classification"] = "classification"
@@ -112,13 +115,13 @@ class Classification(TaskKind):
         return outputs.softmax(-1)
 
     def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> Uncertainty:
-        """The uncertainty of an ensemble: `measure_uncertainty`."""
+        """Measures the uncertainty of an ensemble: `measure_uncertainty`."""
         return measure_uncertainty(outputs, jittered)
 
     def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """The mean cross-entropy of an example, logits [S, B, K], labels [S, B], classes weighted by [K], if at all.
+        """Mean cross-entropy per example, from logits [S, B, K], labels [S, B] and class weights [K], if any.
 
-        In expectation a weighted mean is that of all examples, for any B.
+        The expectation of a weighted mean is that of all examples, for any B.
         """
         logits, labels = outputs.flatten(0, 1), labels.flatten()
         if class_weights is None:

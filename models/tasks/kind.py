@@ -1,4 +1,4 @@
-"""What every kind of task is: a file of this folder with one class, and that class's name in `Task`.
+"""Kinds of task. Each kind is a file in this folder with one class, which `Task` names.
 
 Shapes: S members, J of them that also see noisy inputs, B inputs, K outputs.
 """
@@ -15,16 +15,16 @@ Flag = Literal["out_of_distribution", "suspect_adversarial"]
 
 
 class TaskKind(ABC):
-    """A kind of task: what outputs mean, and what is measured of an ensemble's."""
+    """A kind of task: the meaning of outputs, and the quantities measured on an ensemble."""
 
     quantities: ClassVar[Mapping[str, Quantity]]
-    """What `measure` measures."""
+    """Quantities that `measure` returns."""
     has_classes: ClassVar[bool] = False
     """Whether there are class probabilities, which can be tempered, and prediction sets."""
     flag_scores: ClassVar[Mapping[Flag, tuple[str, ...]]]
-    """What each flag may be raised by; the first, where nothing speaks for another."""
+    """Scores that may raise each flag. The first is the default."""
     noisy_scores: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that need what members say of noisy inputs."""
+    """Scores that need the members' outputs for noisy inputs."""
 
     @property
     @abstractmethod
@@ -33,11 +33,11 @@ class TaskKind(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:
-        """What each network predicts, [S, B, K], from its outputs."""
+        """Prediction of each network, [S, B, K], from its outputs."""
 
     @abstractmethod
     def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> Any:
-        """A dataclass of the quantities, from the members' outputs [S, B, K], and theirs on noisy inputs [J, B, K].
+        """A dataclass of the quantities, from the members' outputs [S, B, K], and those for noisy inputs [J, B, K].
 
         Raises:
             NotFiniteError: if an output is not finite.
@@ -45,18 +45,18 @@ class TaskKind(ABC):
 
     @abstractmethod
     def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """The mean loss over examples, which training minimises.
+        """Mean loss over examples, which training minimises.
 
         Args:
-            outputs: of S networks, [S, B, K].
-            labels: each network's own, [S, B, …].
-            class_weights: a weight for the examples of each class, [K], where there are classes.
+            outputs: outputs of S networks, [S, B, K].
+            labels: labels of each network's own examples, [S, B, …].
+            class_weights: a weight for the examples of each class, [K], if there are classes.
         """
 
     @abstractmethod
     def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
-        """Name and value of what a training step reports; arguments as for `measure_loss`."""
+        """Name and value of the number that a training step reports. The arguments are those of `measure_loss`."""
 
     @abstractmethod
     def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
-        """How good networks are alone and together, from what they predict, [S, B, K], and the labels, [B, …]."""
+        """Quality of networks alone and together, from their predictions, [S, B, K], and the labels, [B, …]."""

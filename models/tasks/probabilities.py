@@ -1,7 +1,7 @@
 """Arithmetic of class probabilities.
 
-A probability may be too small for a floating-point number; its logarithm is not. What takes logarithms is made of
-logits, never of probabilities.
+A probability may be too small for a floating-point number, but its logarithm is not. Logarithms are therefore computed
+from logits, never from probabilities.
 
 Shapes: S members, B inputs, K classes.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class NotFiniteError(ValueError):
-    """Outputs of networks that are not finite, and must not pass for certainty."""
+    """Network outputs that are not finite. They must not pass for certainty."""
 
 
 def shannon_entropy(probabilities: Tensor) -> Tensor:
-    """−Σ p ln p over the last axis, with 0 ln 0 = 0."""
+    """Shannon's entropy: −Σ p ln p over the last axis, with 0 ln 0 = 0."""
     return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
@@ -27,7 +27,7 @@ def average_logits(logits: Tensor) -> Tensor:
 
 
 def compute_probabilities(logits: Tensor) -> Tensor:
-    """Class probabilities in double precision, of the shape of the logits.
+    """Class probabilities in double precision, with the shape of the logits.
 
     Raises:
         NotFiniteError: if a logit is not finite.

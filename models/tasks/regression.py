@@ -22,28 +22,29 @@ EACH_NUMBER: tuple[Axis, ...] = ("inputs", "outputs")
 
 @dataclasses.dataclass(frozen=True)
 class RegressionUncertainty:
-    """What S members' expectations of K numbers say together; every tensor in double precision.
+    """Uncertainty of S members' expectations of K numbers. Every tensor is in double precision.
 
-    The predictive distribution is the mixture of the members' normal ones. Its variance is the sum of the noise's,
-    which no further data would lessen, and the variance of the members' expectations, their disagreement.
+    The predictive distribution is the mixture of the members' normal distributions. Its variance is the sum of two: the
+    noise variance, which more data would not reduce, and the variance of the members' expectations, their disagreement.
     """
 
     mean: Annotated[Tensor, Quantity("Mean of the members' expectations.", unit="outputs", axes=EACH_NUMBER)]
     standard_deviation: Annotated[Tensor, Quantity("Root of the variance.", unit="outputs", axes=EACH_NUMBER)]
     variance: Annotated[
-        Tensor, Quantity("All uncertainty: the sum of the two below.", unit="outputs²", axes=EACH_NUMBER)
+        Tensor, Quantity("Total uncertainty: noise plus epistemic variance.", unit="outputs²", axes=EACH_NUMBER)
     ]
     noise_variance: Annotated[
-        Tensor, Quantity("Of observations around their expectation.", unit="outputs²", axes=EACH_NUMBER)
+        Tensor, Quantity("Variance of observations around their expectation.", unit="outputs²", axes=EACH_NUMBER)
     ]
     epistemic_variance: Annotated[
-        Tensor, Quantity("Of the members' expectations: their disagreement.", unit="outputs²", axes=EACH_NUMBER)
+        Tensor,
+        Quantity("Variance of the members' expectations: their disagreement.", unit="outputs²", axes=EACH_NUMBER),
     ]
-    """With divisor S, as the members are the whole mixture."""
+    """The divisor is S, because the members are the whole mixture."""
     relative_deviation: Annotated[
         Tensor,
         Quantity(
-            "Root of the epistemic variance in units of the numbers' variance in training, averaged over them.",
+            "Root of the epistemic variance, relative to each number's variance in training and averaged over numbers.",
             unit="1",
             score=True,
             monitored=True,
@@ -54,12 +55,12 @@ class RegressionUncertainty:
 def measure_regression_uncertainty(
     member_expectations: Tensor, noise_std: Tensor, unit: Tensor
 ) -> RegressionUncertainty:
-    """Uncertainty of an ensemble.
+    """Measures the uncertainty of an ensemble.
 
     Args:
         member_expectations: [S, B, K].
-        noise_std: [K], of the observations around their expectation.
-        unit: [K], the numbers' standard deviation in training.
+        noise_std: standard deviation of the observations around their expectation, [K].
+        unit: standard deviation of the numbers in training, [K].
 
     Raises:
         NotFiniteError: if an expectation is not finite.
@@ -81,7 +82,7 @@ def measure_regression_uncertainty(
 
 @dataclass(frozen=True, config=STRICT)
 class Regression(TaskKind):
-    """Outputs times `std` plus `mean` are the expectations of named numbers, whose noise is normal."""
+    """A task whose outputs, times `std` plus `mean`, are expectations of named numbers with normal noise."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
     mean: Means
@@ -107,7 +108,7 @@ class Regression(TaskKind):
         return outputs * std + mean
 
     def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> RegressionUncertainty:
-        """The uncertainty of an ensemble from its members' outputs, [S, B, K].
+        """Measures the uncertainty of an ensemble from its members' outputs, [S, B, K].
 
         Raises:
             NotFiniteError: if an expectation is not finite.
@@ -117,7 +118,7 @@ class Regression(TaskKind):
         )
 
     def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """−log N(y; f, σ²) of an example without its constant: ½ ‖(f − y)/σ‖², averaged over [S, B]; y is [S, B, K]."""
+        """−log N(y; f, σ²) without its constant: ½ ‖(f − y)/σ‖², averaged over examples [S, B]; y is [S, B, K]."""
         noise_std = torch.tensor(self.noise_std, device=outputs.device)
         return ((self.predict(outputs) - labels) / noise_std).square().sum(-1).mean() / 2
 

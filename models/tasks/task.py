@@ -1,4 +1,4 @@
-"""What the outputs of a target network mean: one of the kinds that are named here."""
+"""The meaning of a target network's outputs: one of the kinds named here."""
 
 from typing import Annotated
 

@@ -255,7 +255,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "calibration of more networks than there are": (
         save_ensemble_of_two,
         "calibration.json",
-        "calibrates ensembles of 5 of a sampler that has 2 networks",
+        "calibrates ensembles of 5 networks, but the sampler has only 2",
     ),
     "calibration of another score": (
         calibrate_energy,

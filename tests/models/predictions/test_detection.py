@@ -195,28 +195,28 @@ def test_few_inputs_calibrate_few_rates() -> None:
 @pytest.mark.parametrize("sizes", [[5, 10], [1, 10, 5], [1, 1]])
 def test_ensemble_sizes_must_grow_from_one(sizes: list[int], calibration: Calibration) -> None:
     parts = tuple(replace(calibration.sizes[0], ensemble_size=size) for size in sizes)
-    with pytest.raises(ValidationError, match="growing ensemble sizes from 1"):
+    with pytest.raises(ValidationError, match="ensemble sizes must increase from 1"):
         replace(calibration, sizes=parts)
 
 
 def test_a_calibration_must_be_whole(calibration: Calibration) -> None:
     first = calibration.sizes[0]
-    with pytest.raises(ValidationError, match="rates must grow"):
+    with pytest.raises(ValidationError, match="rates must increase"):
         replace(calibration, rates=calibration.rates[::-1])
     with pytest.raises(ValidationError, match="one number for each of 8 rates"):
         replace(calibration, sizes=(replace(first, classes=ClassCalibration(1.0, (0.5,))),))
-    with pytest.raises(ValidationError, match="thresholds of out_of_distribution, suspect_adversarial"):
+    with pytest.raises(ValidationError, match="thresholds for out_of_distribution, suspect_adversarial"):
         replace(calibration, sizes=(SizeCalibration(1, first.scores, {}, first.classes),))
 
 
 def test_a_calibration_must_fit_its_sampler(calibration: Calibration) -> None:
     check_calibration(calibration, TASK, SPEC, None)
     check_calibration(calibration, TASK, SPEC, 25)
-    with pytest.raises(ValueError, match="calibrates ensembles of 25 of a sampler that has 9 networks"):
+    with pytest.raises(ValueError, match="calibrates ensembles of 25 networks, but the sampler has only 9"):
         check_calibration(calibration, TASK, SPEC, 9)
     regression = Regression(names=("y",), mean=(0.0,), std=(1.0,), noise_std=(1.0,))
     with pytest.raises(
-        ValueError, match="calibrates out_of_distribution, suspect_adversarial, not out_of_distribution"
+        ValueError, match="calibrates out_of_distribution, suspect_adversarial instead of out_of_distribution"
     ):
         check_calibration(calibration, regression, SPEC, None)
     by_energy = tuple(replace(s, scores={**s.scores, "out_of_distribution": "energy"}) for s in calibration.sizes)
