@@ -1,1 +1,1 @@
-"""The engine: owns the device, and knows nothing of HTTP."""
+"""The engine. It owns the device, and knows nothing of HTTP."""

@@ -1,4 +1,4 @@
-"""Requests that are evaluated together, because the same networks answer them.
+"""Batches: requests that are evaluated together, because the same networks answer them.
 
 Shapes: S sampled networks, B inputs, K outputs.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """What an ensemble says, and the seed that brings it back."""
+    """The prediction of an ensemble, and the seed that reproduces it."""
 
     seed: int
     prediction: Prediction
@@ -33,11 +33,11 @@ class Answer:
 
 @dataclass(eq=False)
 class Request:
-    """A request for what members 0 … size−1 of a seed, or of a fresh one, say of inputs."""
+    """A request for the prediction of members 0 … size−1 of a seed, or of a fresh seed."""
 
     model: Model
     inputs: Tensor
-    """[B, …], as the model's input takes them."""
+    """Raw inputs, [B, …]."""
     seed: int | None
     size: int
     """S."""
@@ -46,9 +46,9 @@ class Request:
     origin: Origin = field(default_factory=Origin)
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None
-    """What it may let wait, which shrinks as networks have been asked."""
+    """Its room in the queue, which shrinks as networks are evaluated."""
     outputs: list[Outputs] = field(default_factory=list)
-    """Outputs of the first members, so far."""
+    """Outputs of the first members, as far as they are evaluated."""
     _prepared: Inputs | None = None
 
     @property
@@ -61,7 +61,7 @@ class Request:
         return self.future.done()
 
     def prepare(self) -> Inputs:
-        """The inputs as the target takes them, prepared once for all networks."""
+        """Prepares the inputs once for all networks."""
         if self._prepared is None:
             self._prepared = self.model.prepare(self.inputs)
         return self._prepared
@@ -71,7 +71,7 @@ class Request:
 
 
 class Batch(Job):
-    """Requests that one ensemble answers. What it says of an input does not depend on the others, to rounding."""
+    """Requests that one ensemble answers. Up to rounding, the answer for an input does not depend on the others."""
 
     def __init__(self, ensemble: Ensemble, requests: Sequence[Request], observer: Observer) -> None:
         self.model: Model = ensemble.model
@@ -80,19 +80,19 @@ class Batch(Job):
         self._observer = observer
         self._networks: Draw | None = None
         self._start = 0
-        """The first member that has not been asked."""
+        """The first member that is not yet evaluated."""
         self._most_networks = self.model.networks_per_block
         self._rest: deque[Inputs] = deque()
-        """Inputs that the networks have not seen."""
+        """Inputs that the current networks have not seen."""
         self._parts: list[Outputs] = []
-        """What they said of the others."""
+        """Outputs of the current networks for the other inputs."""
 
     @property
     def finished(self) -> bool:
         return all(request.finished for request in self._requests)
 
     def step(self, budget: int) -> int:
-        """Asks some networks about some inputs, and answers the requests that need no more."""
+        """Evaluates some networks on some inputs, and answers the requests that are then complete."""
         if self._networks is None:
             self._begin(budget)
         networks = self._networks
@@ -119,7 +119,7 @@ class Batch(Job):
             self._parts = [part.prefix(networks // 2) for part in self._parts]
         relieved = inputs > 1 or networks > 1
         if relieved:
-            logger.warning("memory ran out for a step of %s; it is tried in smaller ones", self.model.name)
+            logger.warning("a step of %s ran out of memory; it is retried in smaller steps", self.model.name)
         return relieved
 
     def fail(self, error: Exception) -> None:
@@ -128,7 +128,7 @@ class Batch(Job):
             request.fail(error)
 
     def _begin(self, budget: int) -> None:
-        """Turns to the next networks, for the requests that are still open."""
+        """Takes the next networks, for the requests that are still open."""
         self._requests = [request for request in self._requests if not request.finished]
         inputs = join_inputs([request.prepare() for request in self._requests])
         stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
@@ -143,7 +143,7 @@ class Batch(Job):
         return [request.origin for request in self._requests]
 
     def _deliver(self, networks: Draw) -> None:
-        """Gives each request what some networks said of its inputs, and its answer if it needs no more."""
+        """Gives each request its outputs of some networks, and its answer if it is complete."""
         outputs = join_outputs(self._parts, dim=1)
         position, start, stop = 0, networks.members.start, networks.members.stop
         for request in self._requests:

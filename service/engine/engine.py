@@ -1,6 +1,6 @@
-"""The engine: owns the device and the thread that computes. It knows nothing of HTTP.
+"""The engine owns the device and the thread that computes. It knows nothing of HTTP.
 
-What is done next is the scheduler's matter; what a step does is the job's.
+The scheduler decides what to do next; a job decides what a step does.
 
 Shapes: S sampled networks, B inputs.
 """
@@ -32,16 +32,16 @@ from service.engine.scheduler import STEP_SECONDS, Scheduler, Step
 logger = logging.getLogger(__name__)
 
 QUEUE_COST = 500_000
-"""Inputs × networks that may wait."""
+"""Most inputs × networks that may wait."""
 
 STALL_SECONDS = 30.0
-"""More than any step takes, on whatever device: one that runs for longer does not end."""
+"""Seconds after which a step counts as stalled. No normal step takes so long on any device."""
 
 CLOSE_SECONDS = 5.0
-"""How long the engine waits for a step when it is closed."""
+"""Seconds that the engine waits for a step when it is closed."""
 
 NUMBERS_PER_COPY = 2**23
-"""Weights that are moved to a device at a time."""
+"""Number of weights that are copied to a device at a time."""
 
 Result = TypeVar("Result")
 
@@ -64,10 +64,10 @@ def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None
 class Engine:
     """Runs loading, sampling and evaluation on one device.
 
-    All of it happens in one thread. OpenMP keeps a pool of workers for each thread that computes, and with more
-    workers than processors every one of them sleeps between two steps, which made a forward pass four times slower.
+    All work happens in one thread. OpenMP keeps a pool of workers for each computing thread. With more workers than
+    processors, the workers sleep between steps, which made a forward pass four times slower.
 
-    Whatever ends the thread before `close` does is a `fault`. Then, as after `close`, all that waits is cancelled.
+    If anything but `close` ends the thread, that is a `fault`. In both cases, all waiting work is cancelled.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Engine:
     ) -> None:
         self.device = device
         self.admission = Admission(queue_cost)
-        """Limits the inputs × networks that wait."""
+        """The limit on waiting inputs × networks."""
         self._observer = GuardedObserver(observer or Observer())
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._clock = clock
@@ -92,12 +92,12 @@ class Engine:
             clock=clock,
         )
         self._changed = threading.Condition()
-        """Guards the scheduler's queues, and tells of new work."""
+        """The lock on the scheduler's queues, which also announces new work."""
         self._closing = False
         self._open: set[Future[Any]] = set()
-        """All that were promised and are not done, whatever has become of their jobs."""
+        """All futures that are not done, whatever happened to their jobs."""
         self._step_start: float | None = None
-        """When the current step began, by the clock."""
+        """Start of the current step, by the clock."""
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -106,19 +106,19 @@ class Engine:
     def predict(
         self, model: Model, inputs: Tensor, seed: int | None, ensemble_size: int, client: str = ""
     ) -> Future[Answer]:
-        """What members 0 … ensemble_size−1 say of inputs [B, …], as the model's input takes them.
+        """Predicts with members 0 … ensemble_size−1.
 
-        An input's answer does not depend on what else runs (to rounding). To cancel the future ends the work.
+        Up to rounding, the answer for an input does not depend on other work. Cancelling the future ends the work.
 
         Args:
-            model: from this engine's `load`.
-            inputs: on the CPU.
-            seed: of the members; if None, that of an ensemble as fresh as the engine's policy has it.
+            model: a model from this engine's `load`.
+            inputs: raw inputs [B, …], on the CPU.
+            seed: seed of the members; if None, the engine's freshness policy chooses an ensemble.
             ensemble_size: S.
-            client: that asks, for its share of what may wait.
+            client: name of the client, for its share of the queue.
 
         Raises:
-            OverloadedError: as `check_room` does.
+            OverloadedError: if the queue has no room.
         """
         alone = seed is None and self._ensembles.freshness.policy == "request"
         request = Request(model, inputs, seed, ensemble_size, key=None if alone else (model.version, seed))
@@ -129,28 +129,28 @@ class Engine:
     def compute(
         self, model: Model, steps: Generator[None, None, Result], cost: int, client: str = ""
     ) -> Future[Result]:
-        """What a generator returns. Each of its steps should take about as long as the engine's own.
+        """Runs a generator; the future gets its return value. Its steps should be about as long as the engine's own.
 
-        To cancel the future ends the work.
+        Cancelling the future ends the work.
 
         Args:
-            model: that it computes with.
-            steps: the computation, which yields to let others have their turn.
-            cost: of all of it, in inputs × networks.
-            client: that asks, for its share of what may wait.
+            model: the model that it uses.
+            steps: the computation, which yields to give others their turn.
+            cost: total cost, in inputs × networks.
+            client: name of the client, for its share of the queue.
 
         Raises:
-            OverloadedError: as `check_room` does.
+            OverloadedError: if the queue has no room.
         """
         computation = Computation(steps)
         self._reserve(model, cost, client, computation.future)
         return self._add(computation)
 
     def check_room(self, model: Model, cost: int, client: str = "") -> None:
-        """Whether a client's inputs × networks may wait for an answer; the largest request may, if nothing else does.
+        """Checks that the queue has room for a client's inputs × networks. An empty queue has room for any request.
 
         Raises:
-            OverloadedError: if not.
+            OverloadedError: if the queue has no room.
         """
         with self._counting_refusals(model):
             self.admission.check(client, cost)
@@ -159,7 +159,7 @@ class Engine:
         """Counts a cost as waiting until a future is done.
 
         Raises:
-            OverloadedError: as `check_room` does.
+            OverloadedError: if the queue has no room.
         """
         with self._counting_refusals(model):
             reservation = self.admission.reserve(client, cost, STEP_SECONDS / self._scheduler.find_budget(model))
@@ -182,14 +182,14 @@ class Engine:
         names: Collection[str],
         dtype: torch.dtype = torch.float32,
     ) -> Future[Weights]:
-        """The named parameters of some members of a seed, on the CPU, without holes in memory."""
+        """Samples the named parameters of some members of a seed, on the CPU, contiguous in memory."""
         return self._call(lambda: model.sample(seed, members, names, dtype))
 
     def load(self, directory: Path, most_bytes: int | None = None) -> Model:
-        """A checkpoint from its directory, on this device. It is read and checked in the thread that calls.
+        """Loads a checkpoint onto this device. The calling thread reads and checks it.
 
         Raises:
-            CheckpointError: as `load_checkpoint` does.
+            CheckpointError: if the checkpoint cannot be loaded.
         """
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
@@ -200,7 +200,7 @@ class Engine:
         self._call(lambda: self._ensembles.forget(model)).result()
 
     def warm_up(self, model: Model) -> None:
-        """A real forward pass, so that the first request finds everything in place. It may wait, however much waits.
+        """Runs a real forward pass, so that the first request finds everything in place. It ignores the queue's limit.
 
         Raises:
             NotFiniteError: if the model's networks give outputs that are not finite.
@@ -213,25 +213,25 @@ class Engine:
 
     @property
     def fault(self) -> str | None:
-        """Why nothing can be computed any more; then only a new process can help."""
+        """Reason why nothing can be computed any more, if so. Only a new process can help."""
         if self._fault is None and not self._closing and not self._thread.is_alive():
             return "the engine's thread has ended"
         return self._fault
 
     @property
     def step_seconds(self) -> float:
-        """How long the current step has run; 0 if there is none."""
+        """Seconds that the current step has run; 0 if there is none."""
         start = self._step_start
         return 0.0 if start is None else self._clock() - start
 
     @property
     def stall(self) -> str | None:
-        """Why nothing is computed now, though it may be again."""
+        """Reason why nothing is computed at the moment, if so. This may be temporary."""
         seconds = self.step_seconds
         return f"a step of the engine has run for {seconds:.0f} s" if seconds > STALL_SECONDS else None
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Cancels what is not done, and waits for the current step, but not for one that does not end."""
+        """Cancels unfinished work, and waits a limited time for the current step."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -240,7 +240,7 @@ class Engine:
             return
         self._thread.join(seconds)
         if self._thread.is_alive():
-            logger.error("a step of the engine has not ended within %g s, and is not waited for", seconds)
+            logger.error("a step of the engine did not end within %g s; the engine closes without it", seconds)
             self._cancel_open()
 
     def _call(self, function: Callable[[], Result]) -> Future[Result]:
@@ -251,7 +251,7 @@ class Engine:
         return computation.future
 
     def _submit(self, future: Future[Any], queue: Callable[[], None]) -> None:
-        """Queues what fulfils a future, or cancels that if the engine is closing."""
+        """Queues the work behind a future, or cancels the future if the engine is closing."""
         with self._changed:
             taken = not self._closing
             if taken:
@@ -264,7 +264,7 @@ class Engine:
             future.cancel()
 
     def _run(self) -> None:
-        """All of the thread's life."""
+        """Runs steps for the life of the thread."""
         try:
             while (step := self._await_step()) is not None:
                 self._step_start = self._clock()
@@ -278,7 +278,7 @@ class Engine:
             self._cancel_open()
 
     def _await_step(self) -> Step | None:
-        """The next step, once there is one; None to end."""
+        """Waits for the next step; None means the end."""
         with self._changed:
             while not self._closing:
                 if (step := self._scheduler.choose()) is not None:
@@ -288,7 +288,7 @@ class Engine:
 
     def _break(self, fault: str, error: BaseException | None = None) -> None:
         """Ends the engine."""
-        self._fault = fault  # before anything that may fail as well
+        self._fault = fault  # first, as anything else may fail too
         self._closing = True
         logger.critical("%s; the process must end", fault, exc_info=error)
 
@@ -296,11 +296,11 @@ class Engine:
         with self._changed:
             futures = list(self._open)
         for future in futures:
-            if not future.cancel() and not future.done():  # what ended the thread did so amid an answer
+            if not future.cancel() and not future.done():  # the thread ended in the middle of an answer
                 future.set_exception(CancelledError())
 
     def _begin(self, requests: Sequence[Request]) -> Batch:
-        """A batch of requests that share a key."""
+        """Makes a batch of requests that share a key."""
         model, seed = requests[0].model, requests[0].seed
         if seed is not None:
             ensemble = Ensemble(model, seed, keeps=False)

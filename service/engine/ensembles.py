@@ -1,4 +1,4 @@
-"""Which networks answer requests, and when they are drawn.
+"""Ensembles: which networks answer requests, and when they are drawn.
 
 Shapes: S sampled networks.
 """
@@ -19,18 +19,18 @@ from service.engine.observer import Observer
 logger = logging.getLogger(__name__)
 
 DRAWN_SEED_BITS = 53
-"""Seeds that are drawn here survive clients that keep numbers as doubles, as JavaScript does."""
+"""Bits of a drawn seed. A double holds it exactly, so it survives clients such as JavaScript."""
 
 AHEAD_WEIGHTS = 2**26
-"""Weights of the networks that are kept, 256 MB, however many networks that is."""
+"""Most weights of an ensemble that are kept: 256 MB."""
 
 Policy = Literal["request", "batch", "interval"]
-"""Fresh networks for each request, or for the requests that run together, or for all of an interval."""
+"""When requests get fresh networks: each request, each batch of requests, or each interval."""
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """How long networks answer requests that name no seed; whatever the policy, each answer names its seed."""
+    """How long networks answer requests without a seed. Under every policy, each answer names its seed."""
 
     policy: Policy = "batch"
     seconds: float = 60.0
@@ -40,12 +40,12 @@ class Freshness:
 
 
 def count_kept(model: Model) -> int:
-    """Networks of an ensemble that are kept; what a larger one lacks is drawn when it is asked for, and dropped."""
+    """Number of an ensemble's networks that are kept. Further ones are drawn when needed, and dropped."""
     return min(model.default_size, max(1, AHEAD_WEIGHTS // model.target.num_weights))
 
 
 def choose_seed() -> int:
-    """A fresh seed."""
+    """Draws a fresh seed."""
     return secrets.randbits(DRAWN_SEED_BITS)
 
 
@@ -56,17 +56,17 @@ class Ensemble:
     model: Model
     seed: int = field(default_factory=choose_seed)
     keeps: bool = True
-    """Whether networks are kept, as they may be asked again."""
+    """Whether networks are kept for later use."""
     kept: list[Draw] = field(default_factory=list)
     """The first members, in order."""
 
     @property
     def count(self) -> int:
-        """Of the networks that are kept."""
+        """Number of networks that are kept."""
         return self.kept[-1].members.stop if self.kept else 0
 
     def draw(self, start: int, stop: int) -> Draw:
-        """Members from start on, some or all of those before stop; `start` is 0, or where another such draw ended."""
+        """Some or all members from `start` to `stop`. `start` is 0, or the end of an earlier draw."""
         for networks in self.kept:
             if start in networks.members:
                 assert start == networks.members.start
@@ -104,27 +104,27 @@ class Ensembles:
         self._observer = observer or Observer()
         self._clock = clock
         self._next: dict[str, Ensemble] = {}
-        """By the model's version."""
+        """Next ensembles, by the model's version."""
         self._intervals: dict[str, _Interval] = {}
         self._forgotten: WeakSet[Model] = WeakSet()
 
     def expect(self, model: Model) -> None:
-        """Says that requests for a model are to come."""
+        """Prepares for requests for a model."""
         self._next.setdefault(model.version, Ensemble(model))
 
     def forget(self, model: Model) -> None:
-        """Drops what was drawn of a model that is no longer served; requests that still wait get their own networks."""
+        """Drops the networks of a model that is no longer served. Requests that still wait get their own networks."""
         self._forgotten.add(model)
         self._next.pop(model.version, None)
         self._intervals.pop(model.version, None)
 
     def drop(self) -> None:
-        """Frees what was drawn ahead."""
+        """Frees the networks drawn ahead."""
         for ensemble in self._next.values():
             ensemble.drop()
 
     def take(self, model: Model, inputs: int) -> Ensemble:
-        """The ensemble that answers for some inputs, as the policy has it."""
+        """The ensemble that answers for a number of inputs, by the policy."""
         if model in self._forgotten:
             return Ensemble(model, keeps=False)
         if self.freshness.policy != "interval":
@@ -141,11 +141,11 @@ class Ensembles:
 
     @property
     def lacks_networks(self) -> bool:
-        """Whether networks can be drawn ahead."""
+        """Whether there are networks to draw ahead."""
         return self._find_lacking() is not None
 
     def draw_ahead(self) -> None:
-        """Draws a block of networks of an ensemble that is to come, if one lacks any."""
+        """Draws a block of networks for a future ensemble, if one lacks any."""
         if (ensemble := self._find_lacking()) is None:
             return
         start = time.perf_counter()
@@ -163,7 +163,7 @@ class Ensembles:
 
 
 class DrawAhead(Job):
-    """Draws the networks of ensembles that are to come."""
+    """A job that draws the networks of future ensembles."""
 
     def __init__(self, ensembles: Ensembles) -> None:
         self._ensembles = ensembles

@@ -1,4 +1,4 @@
-"""Jobs: what the device does, in steps between which others have their turn."""
+"""Jobs: work for the device in steps, between which other jobs have their turn."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
@@ -11,29 +11,29 @@ Result = TypeVar("Result")
 
 
 class Job(ABC):
-    """Work in steps. The scheduler knows no more of any work than this."""
+    """Work in steps. The scheduler knows work only through this interface."""
 
     model: Model | None = None
-    """Whose steps take about as long for the same cost; None if the cost of steps is not known."""
+    """Model for which steps of equal cost take about equally long; None if the cost of steps is unknown."""
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether there is nothing left to do, or nobody who wants it."""
+        """Whether there is nothing left to do, or nobody wants the result."""
 
     @abstractmethod
     def step(self, budget: int) -> int:
         """Does the next step.
 
         Args:
-            budget: the most that it should do, in inputs × networks, unless one input of one network is more.
+            budget: most inputs × networks for the step, but at least one input and one network are done.
 
         Returns:
-            what it did, in inputs × networks; 0 if that is not known.
+            the inputs × networks that were done; 0 if unknown.
         """
 
     def relieve(self) -> bool:
-        """Makes the next step smaller than the last one, which ran out of memory; whether that is possible."""
+        """Makes the next step smaller after the last one ran out of memory. Returns whether that is possible."""
         return False
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Computation(Job, Generic[Result]):
 
 
 def do_at_once(function: Callable[[], Result]) -> Computation[Result]:
-    """A function as a computation of one step."""
+    """Wraps a function as a computation of one step."""
 
     def steps() -> Generator[None, None, Result]:
         return function()
@@ -74,7 +74,7 @@ def do_at_once(function: Callable[[], Result]) -> Computation[Result]:
 
 
 def settle(future: Future[Result], outcome: Result | Exception) -> None:
-    """Gives a future its outcome, unless it has one, or whoever asked has cancelled it, be it in this very moment."""
+    """Gives a future its outcome, unless it is done or cancelled, even at this very moment."""
     if future.done() or not future.set_running_or_notify_cancel():
         return
     if isinstance(outcome, Exception):

@@ -1,4 +1,4 @@
-"""What an engine tells of its work to whoever wants to know: metrics, traces, or nobody."""
+"""Observers, to which an engine reports its work: metrics, traces, or none."""
 
 import logging
 import time
@@ -12,41 +12,41 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a request comes from."""
+    """The origin of a request."""
 
     context: Context = field(default_factory=copy_context)
-    """Of whoever asked."""
+    """Context of the caller."""
     time: float = field(default_factory=time.perf_counter)
-    """When, in seconds of `time.perf_counter`, as all times here."""
+    """Time of the request, in seconds of `time.perf_counter`, like all times here."""
 
 
 class Observer:
-    """Hears of an engine's work, in the engine's thread, so it must be quick; this one ignores it.
+    """Receives reports of an engine's work, in the engine's thread, so it must be quick. This one ignores them.
 
-    Evaluation ends with its results on the CPU, so its end is the end of all that the device was asked before. The end
-    of a draw is not, on CUDA: kernels of it that still run then are waited for by the evaluation that follows.
+    An evaluation ends with its results on the CPU, after all earlier work of the device. On CUDA, the end of a draw is
+    different: its kernels may still run then, and the next evaluation waits for them.
     """
 
     def begin(self, model: str, origins: Sequence[Origin]) -> None:
-        """Requests that waited until now form a batch."""
+        """Called when waiting requests form a batch."""
 
     def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
-        """Networks were drawn from `start` to now, for requests, or ahead of them."""
+        """Called when networks were drawn from `start` until now, for requests or ahead of them."""
 
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
-        """A step was done from `start` to now, of so many inputs × networks, for requests."""
+        """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
     def refuse(self, model: str) -> None:
-        """A request was refused, as too much waits."""
+        """Called when a request was refused because the queue was full."""
 
 
 class GuardedObserver(Observer):
-    """Tells another observer. What that raises costs nobody an answer; it is logged, once for each of the methods."""
+    """Passes reports on to another observer. Its exceptions affect no answer; each method's first one is logged."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._failed: set[str] = set()
-        """Methods that have raised."""
+        """Methods that have raised an exception."""
 
     def begin(self, model: str, origins: Sequence[Origin]) -> None:
         self._tell("begin", partial(self._observer.begin, model, origins))
@@ -66,4 +66,4 @@ class GuardedObserver(Observer):
         except Exception:
             if method not in self._failed:
                 self._failed.add(method)
-                logger.exception("the observer's %s failed; further failures of it are not logged", method)
+                logger.exception("the observer's %s failed; its further failures are not logged", method)

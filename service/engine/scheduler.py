@@ -1,7 +1,7 @@
-"""Whose turn it is, and how much a turn may do. The scheduler knows jobs and a clock, but no threads and no device.
+"""The scheduler decides whose turn it is, and how much a turn may do. It knows jobs and a clock, not threads or device.
 
-It conserves work: whenever there is something to do, something is done, and requests that arrive meanwhile form the
-next batch.
+It is work-conserving: if there is something to do, something is done. Requests that arrive meanwhile form the next
+batch.
 """
 
 import logging
@@ -19,14 +19,13 @@ from service.engine.jobs import Job
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.1
-"""What a step should take at most; so long, about, a request waits before its first step if nobody else waits."""
+"""Longest desired time of a step. A request waits about that long for its first step if no other waits."""
 
 BATCH_STEPS = 3
-"""How many steps a batch of several requests may take. The larger a batch, the faster, but none begins before it ends.
-"""
+"""Most steps for a batch of several requests. Larger batches are faster, but delay the next one."""
 
 INITIAL_BUDGET = 3_200
-"""Inputs × networks of a model's first steps."""
+"""Budget of a model's first steps, in inputs × networks."""
 
 
 class Waiting(Protocol):
@@ -45,7 +44,7 @@ class Waiting(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether nobody wants it any more."""
+        """Whether nobody wants its answer any more."""
 
     def fail(self, error: Exception) -> None:
         """Answers it with an error."""
@@ -56,7 +55,7 @@ Step = Callable[[], None]
 
 
 class Scheduler(Generic[Request]):
-    """Decides what the device does next: computations, new batches, short batches and large ones take turns."""
+    """Decides what the device does next. Computations, new batches, short batches and large ones take turns."""
 
     def __init__(
         self,
@@ -69,9 +68,9 @@ class Scheduler(Generic[Request]):
     ) -> None:
         """Args:
         begin: makes a batch of requests that share a key.
-        idle: is done while nothing else is to be done; it may begin again after it has finished.
-        free_memory: is called when a step ran out of memory.
-        check_device: is called when a step failed; whether the device still works. If not, nobody is answered here.
+        idle: a job for when there is nothing else to do; it may resume after it has finished.
+        free_memory: called when a step ran out of memory.
+        check_device: called when a step failed; returns whether the device still works. If not, nothing is answered.
         clock: seconds, from any start.
         """
         self._begin = begin
@@ -84,7 +83,7 @@ class Scheduler(Generic[Request]):
         self._waiting: deque[Request] = deque()
         self._short: deque[Job] = deque()
         self._large: deque[Job] = deque()
-        """Batches that have begun. However many large ones there are, every other step is a short one's."""
+        """Batches that have begun. Short ones get every other step, however many large ones there are."""
         self._turns: deque[Callable[[], Step | None]] = deque(
             [
                 partial(self._take, self._computations),
@@ -95,11 +94,11 @@ class Scheduler(Generic[Request]):
         )
 
     def add(self, job: Job) -> None:
-        """Gives a job its turns beside all others."""
+        """Adds a job, which takes turns with all others."""
         self._computations.append(job)
 
     def wait(self, request: Request) -> None:
-        """Lets a request wait for a batch."""
+        """Queues a request for a batch."""
         self._waiting.append(request)
 
     def choose(self) -> Step | None:
@@ -111,17 +110,17 @@ class Scheduler(Generic[Request]):
         return None if self._idle.finished else partial(self._advance, self._idle, None)
 
     def find_budget(self, model: Model | None) -> int:
-        """Inputs × networks of a step, so that it takes about `STEP_SECONDS`."""
+        """Inputs × networks of a step that takes about `STEP_SECONDS`."""
         return INITIAL_BUDGET if model is None else self._budgets.get(model, INITIAL_BUDGET)
 
     def _take(self, lane: deque[Job]) -> Step | None:
         return partial(self._advance, lane.popleft(), lane) if lane else None
 
     def _take_waiting(self) -> Step | None:
-        """The request that has waited longest, with others of its key, up to a batch's limit.
+        """Starts a batch of the request that has waited longest and others with its key, up to a batch's limit.
 
-        While such a batch runs, others wait, and so form the next one. A batch that is a single large request takes
-        turns with them instead.
+        While such a batch runs, other requests wait, and form the next one. A single large request takes turns with
+        other batches instead.
         """
         while self._waiting and self._waiting[0].finished:
             self._waiting.popleft()
@@ -139,7 +138,7 @@ class Scheduler(Generic[Request]):
         return partial(self._start, requests, self._large if cost > limit else self._short)
 
     def _start(self, requests: Sequence[Request], lane: deque[Job]) -> None:
-        """Begins a batch of the requests that somebody still wants."""
+        """Begins a batch of the requests that are still wanted."""
         requests = [request for request in requests if not request.finished]
         if not requests:
             return
@@ -154,7 +153,7 @@ class Scheduler(Generic[Request]):
         self._advance(job, lane)
 
     def _advance(self, job: Job, lane: deque[Job] | None) -> None:
-        """Does a step of a job, if anybody still wants it, and puts it back if it is not the last."""
+        """Does a step of a job that is still wanted, and puts the job back unless it is finished."""
         if job.finished:
             return
         budget = self.find_budget(job.model)
@@ -172,7 +171,7 @@ class Scheduler(Generic[Request]):
             lane.append(job)
 
     def _relieve(self, job: Job, error: Exception) -> bool:
-        """Whether a step that failed is to be tried again as a smaller one, as it ran out of memory."""
+        """Handles a step that ran out of memory. Returns whether to retry it as a smaller one."""
         if not is_out_of_memory(error):
             return False
         self._free_memory()
@@ -182,10 +181,10 @@ class Scheduler(Generic[Request]):
         return relieved
 
     def _learn(self, model: Model | None, budget: int, cost: int, seconds: float) -> None:
-        """Adapts a model's budget to what a step took."""
+        """Adapts a model's budget to the time of a step."""
         if model is None:
             return
-        if seconds > STEP_SECONDS or cost > budget / 2:  # a short step of little cost says nothing of larger ones
+        if seconds > STEP_SECONDS or cost > budget / 2:  # a short, cheap step says nothing about larger ones
             estimate = min(cost * STEP_SECONDS / seconds, 4 * budget) if seconds > 0 else 4 * budget
-            budget = max(1, int((budget * estimate) ** 0.5))  # their mean, as some steps are slow by chance
+            budget = max(1, int((budget * estimate) ** 0.5))  # the geometric mean, as some steps are slow by chance
         self._budgets[model] = budget
