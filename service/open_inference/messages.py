@@ -1,4 +1,4 @@
-"""Messages of the Open Inference Protocol, and their way into and out of bodies.
+"""Messages of the Open Inference Protocol, and how they are read from and written to bodies.
 
 Sources: KServe's Open Inference Protocol (REST), and Triton's extensions of it: binary tensor data, classification,
 model configuration, model repository, parameters and statistics.
@@ -17,7 +17,7 @@ from service.errors import ServiceError
 from service.open_inference.tensors import Array, encode_binary, encode_json, name_datatype
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Bytes of the JSON that tensors in binary follow, of a body that is not compressed."""
+"""Header with the length of the uncompressed JSON, in bytes, before binary tensors."""
 
 BINARY = "application/octet-stream"
 
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class _Parameters(_Strict):
-    """Known parameters alone, and those that the protocol reserves for Triton, which have no effect."""
+    """Known parameters, and those that the protocol reserves for Triton, which have no effect."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,36 +40,39 @@ class _Parameters(_Strict):
 
 
 class InferenceParameters(EnsembleParameters, _Parameters):
-    """Parameters of a request. Others, unless they begin with triton_, are refused."""
+    """Parameters of a request. Other parameters are refused, unless they begin with triton_."""
 
     timeout: int | None = Field(
-        None, ge=0, le=86_400_000_000, description="Microseconds within which the answer is of use; 0 as if not given."
+        None,
+        ge=0,
+        le=86_400_000_000,
+        description="Time limit of the answer, in microseconds; 0 for the service's own limit.",
     )
-    binary_data_output: bool = Field(False, description="Whether outputs that do not say come in binary.")
-    priority: int | None = Field(None, ge=0, description="Without effect: all requests are as urgent.")
-    sequence_id: int | str | None = Field(None, description="Without effect: models keep nothing between requests.")
-    sequence_start: bool = Field(False, description="Without effect, too.")
-    sequence_end: bool = Field(False, description="Without effect, too.")
+    binary_data_output: bool = Field(False, description="Whether outputs are binary unless their binary_data is set.")
+    priority: int | None = Field(None, ge=0, description="No effect: all requests have the same priority.")
+    sequence_id: int | str | None = Field(None, description="No effect: models keep no state between requests.")
+    sequence_start: bool = Field(False, description="No effect, like sequence_id.")
+    sequence_end: bool = Field(False, description="No effect, like sequence_id.")
 
 
 class InputParameters(_Parameters):
-    binary_data_size: int | None = Field(None, ge=0, description="Bytes of the tensor, which follow the JSON.")
+    binary_data_size: int | None = Field(None, ge=0, description="Size of the binary tensor after the JSON, in bytes.")
 
 
 class InputTensor(_Strict):
     name: str
-    shape: Annotated[list[Dimension], FailFast()] = Field(description="The first axis is the inputs.")
+    shape: Annotated[list[Dimension], FailFast()] = Field(description="Shape. The first axis counts the inputs.")
     datatype: str
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = Field(
-        None, description="Elements in row-major order, or nested by the shape; unless they follow in binary."
+        None, description="Elements in row-major order, flat or nested by the shape, unless they follow in binary."
     )
 
 
 class OutputParameters(_Parameters):
-    binary_data: bool | None = Field(None, description="Whether it comes in binary; else binary_data_output says it.")
+    binary_data: bool | None = Field(None, description="Whether the output is binary; default: binary_data_output.")
     classification: int | None = Field(
-        None, ge=1, description="Of probabilities: instead of them, so many best classes, each as score:index:label."
+        None, ge=1, description="For probabilities: return this many best classes instead, each as score:index:label."
     )
 
 
@@ -81,11 +84,11 @@ class RequestedOutput(_Strict):
 class InferenceRequest(_Strict):
     """A request for a prediction."""
 
-    id: str | None = Field(None, description="Comes back with the answer.")
+    id: str | None = Field(None, description="Returned with the answer.")
     parameters: InferenceParameters = InferenceParameters()
     inputs: Annotated[list[InputTensor], FailFast()] = Field(min_length=1)
     outputs: Annotated[list[RequestedOutput], FailFast()] = Field(
-        [], description="Those that are wanted; all but members, if not given."
+        [], description="Outputs to return; by default all but members."
     )
 
 
@@ -93,8 +96,10 @@ class OutputTensor(BaseModel):
     name: str
     shape: list[int]
     datatype: Datatype
-    parameters: dict[str, int] | None = Field(None, description="binary_data_size, if it follows in binary.")
-    data: list[bool | int | float | str] | None = Field(None, description="Elements in row-major order, otherwise.")
+    parameters: dict[str, int] | None = Field(None, description="binary_data_size, if the data are binary.")
+    data: list[bool | int | float | str] | None = Field(
+        None, description="Elements in row-major order, unless they are binary."
+    )
 
 
 class InferenceAnswer(BaseModel):
@@ -104,8 +109,8 @@ class InferenceAnswer(BaseModel):
     model_version: str
     id: str | None = None
     parameters: dict[str, bool | int | float | str] = Field(
-        description="The seed and ensemble_size that bring the same answer from the same version, the temperature of "
-        "the probabilities, and the thresholds of the flags with their false-alarm rate."
+        description="The seed and ensemble_size, which reproduce the answer with the same version; the temperature of "
+        "the probabilities; and the thresholds of the flags with their false-alarm rate."
     )
     outputs: list[OutputTensor]
 
@@ -132,14 +137,14 @@ class ModelReady(BaseModel):
 class TensorMetadata(BaseModel):
     name: str
     datatype: Datatype
-    shape: list[int] = Field(description="−1 is any number; the first axis is the inputs.")
+    shape: list[int] = Field(description="Shape; −1 means any size. The first axis counts the inputs.")
 
 
 class ModelMetadata(BaseModel):
     name: str
     versions: list[str] = Field(description="SHA-256 of the checkpoint.")
     platform: str
-    inputs: list[TensorMetadata] = Field(description="A request gives exactly one of them.")
+    inputs: list[TensorMetadata] = Field(description="A request gives exactly one of these.")
     outputs: list[TensorMetadata]
 
 
@@ -151,7 +156,7 @@ class TensorConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What Triton's model configuration says of a model."""
+    """A model in the form of Triton's model configuration."""
 
     name: str
     platform: str
@@ -162,7 +167,7 @@ class ModelConfig(BaseModel):
 
 class DurationStatistics(BaseModel):
     count: int
-    ns: int = Field(description="In all, from the request's head to its answer.")
+    ns: int = Field(description="Total nanoseconds, from each request's head to its answer.")
 
 
 class InferenceStatistics(BaseModel):
@@ -171,12 +176,12 @@ class InferenceStatistics(BaseModel):
 
 
 class ModelStatistics(BaseModel):
-    """Since the service began, of requests by this protocol."""
+    """Statistics of requests by this protocol since the service started."""
 
     name: str
     version: str
-    last_inference: int = Field(description="Milliseconds since 1970; 0 if there was none.")
-    inference_count: int = Field(description="Inputs that were answered.")
+    last_inference: int = Field(description="Time of the last answer, in milliseconds since 1970; 0 if there was none.")
+    inference_count: int = Field(description="Number of inputs answered.")
     inference_stats: InferenceStatistics
 
 
@@ -185,7 +190,7 @@ class StatisticsAnswer(BaseModel):
 
 
 class RepositoryIndexRequest(_Strict):
-    ready: bool = Field(False, description="Whether to leave out what is not ready.")
+    ready: bool = Field(False, description="Whether to list only models that are ready.")
 
 
 class RepositoryModel(BaseModel):
@@ -196,27 +201,27 @@ class RepositoryModel(BaseModel):
 
 
 def read_request(body: bytes, header_length: int | None, most_values: int) -> tuple[InferenceRequest, memoryview]:
-    """A request and the bytes of its tensors, which follow its JSON.
+    """Reads a request, and the bytes of the tensors after its JSON.
 
     Args:
-        body: not compressed.
-        header_length: of the JSON, if tensors follow.
-        most_values: that the JSON may hold.
+        body: the body, uncompressed.
+        header_length: length of the JSON, if tensors follow.
+        most_values: most values in the JSON.
 
     Raises:
-        ServiceError: 400 for what is no such request, 413 for too many values.
+        ServiceError: 400 for an invalid request, 413 for too many values.
     """
     length = len(body) if header_length is None else header_length
     if length > len(body):
-        message = f"{HEADER_LENGTH} is {length}, and the body has {len(body)} bytes."
-        raise ServiceError(400, "invalid_header", message, "It counts the bytes of the JSON when not compressed.")
+        message = f"{HEADER_LENGTH} is {length}, but the body has only {len(body)} bytes."
+        raise ServiceError(400, "invalid_header", message, "It must be the length of the uncompressed JSON, in bytes.")
     parameters = ", ".join(InferenceParameters.model_fields)
-    hint = f"The request is described at /docs. Its parameters are {parameters}."
+    hint = f"See /docs for the request. Its parameters are {parameters}."
     return validate_json(body[:length], InferenceRequest, hint, most_values), memoryview(body)[length:]
 
 
 def write_answer(answer: InferenceAnswer, tensors: Sequence[tuple[str, Array, bool]]) -> Response:
-    """The response with an answer, and with tensors by name, each in binary or as JSON."""
+    """Makes a response from an answer and named tensors, each in binary or as JSON."""
     binary: list[bytes] = []
     for name, tensor, in_binary in tensors:
         output = OutputTensor(name=name, shape=list(tensor.shape), datatype=name_datatype(tensor))

@@ -1,4 +1,4 @@
-"""The routes of the Open Inference Protocol v2 (REST), as Triton's and KServe's clients ask for them.
+"""Routes of the Open Inference Protocol v2 (REST), as Triton's and KServe's clients use them.
 
 Sources: KServe's "Open Inference Protocol (V2 Inference Protocol)", and Triton's "HTTP/REST and GRPC Protocol" with its
 extensions.
@@ -87,17 +87,17 @@ EXTENSIONS = [
     "parameters",
     "statistics",
 ]
-"""Triton's names for those that are here in full or, of statistics and the repository, in part."""
+"""Triton's names for the supported extensions. Statistics and the repository are supported in part."""
 
 
 def _describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of answers other than success."""
-    other = {"model": InferenceErrorResponse, "description": "Any other fault of the request"}
+    """The OpenAPI description of errors."""
+    other = {"model": InferenceErrorResponse, "description": "Any other error in the request"}
     return {**{status: {"model": InferenceErrorResponse} for status in statuses}, "4XX": other}
 
 
 def _describe_body(schema: type[BaseModel], required: bool, **others: Any) -> dict[str, Any]:
-    """The OpenAPI description of a body that routes read by themselves, as clients name no type of theirs."""
+    """The OpenAPI description of a body that routes parse themselves, because clients send no content type."""
     description = schema.model_json_schema()
     definitions = description.pop("$defs", {})
 
@@ -123,7 +123,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Handler], Handler]:
-    """Routes to a model's path, with and without its version; a key comes before any word about models."""
+    """Adds a route to a model's path, with and without a version. The key is checked before anything about models."""
 
     def add(handler: Handler) -> Handler:
         router.add_api_route(f"/models/{{model}}{path}", handler, methods=[method], dependencies=[key], **details)
@@ -138,27 +138,27 @@ def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Han
 @router.get("/", include_in_schema=False)
 @router.get("")
 async def get_server() -> ServerMetadata:
-    """The server, and what it knows beyond the protocol."""
+    """Show the server and its extensions of the protocol."""
     return ServerMetadata(name="hyperdraw", version=distribution_version("hyperdraw-server"), extensions=EXTENSIONS)
 
 
 @router.get("/health/live", responses=_describe_errors(401, 503), dependencies=[HEALTH])
 async def get_live(parts: PartsDependency) -> ServerLive:
-    """Whether the process can answer."""
+    """Tell whether the process can answer."""
     check_health(parts.engine)
     return ServerLive(live=True)
 
 
 @router.get("/health/ready", responses=_describe_errors(401, 503), dependencies=[HEALTH])
 async def get_ready(parts: PartsDependency) -> ServerReady:
-    """Whether models are loaded, each warmed by a real forward pass, and the service is not about to end."""
+    """Tell whether all models are loaded and warmed up, and the service is not shutting down."""
     check_readiness(parts)
     return ServerReady(ready=True)
 
 
 @router.get("/models/stats", responses=_describe_errors(401), dependencies=[ANY_KEY])
 async def get_all_statistics(parts: PartsDependency) -> StatisticsAnswer:
-    """What was asked of all models."""
+    """Show statistics of all models."""
     return StatisticsAnswer(model_stats=[_report(model, parts.statistics.find(model)) for model in parts.catalog])
 
 
@@ -170,9 +170,9 @@ async def get_all_statistics(parts: PartsDependency) -> StatisticsAnswer:
     dependencies=[ANY_KEY],
 )
 async def get_index(request: Request, parts: PartsDependency) -> list[RepositoryModel]:
-    """The models here, and those that could not be loaded."""
+    """List the models, including those that could not be loaded."""
     body = await read_body(request, parts.settings, set_deadline(request, None, parts))
-    hint = 'Send nothing, or {"ready": true} for the models that are ready.'
+    hint = 'Send nothing, or {"ready": true} to list only models that are ready.'
     asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
     ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in parts.catalog]
     refused = [
@@ -187,14 +187,14 @@ async def get_index(request: Request, parts: PartsDependency) -> list[Repository
     dependencies=[Depends(require("admin"))],
 )
 async def load_model(model: str, parts: PartsDependency) -> dict[str, str]:
-    """Load a model again from its files, or one that is new there; parameters of Triton's client have no effect."""
+    """Reload a model from its files, or load a new one. Parameters of Triton's client have no effect."""
     await asyncio.wrap_future(parts.catalog.request_reload(model))
     return {}
 
 
 @_on_model("GET", "", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_metadata(model: ModelDependency) -> ModelMetadata:
-    """A model's version, and the tensors that it takes and gives."""
+    """Show a model's version, and its input and output tensors."""
     return ModelMetadata(
         name=model.name,
         versions=[model.version],
@@ -206,14 +206,14 @@ async def get_metadata(model: ModelDependency) -> ModelMetadata:
 
 @_on_model("GET", "/ready", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_model_ready(model: ModelDependency, parts: PartsDependency) -> ModelReady:
-    """Whether a model was loaded and warmed, and the service is not about to end."""
+    """Tell whether a model is loaded and warmed up, and the service is not shutting down."""
     check_readiness(parts)
     return ModelReady(name=model.name, ready=True)
 
 
 @_on_model("GET", "/config", ANY_KEY, responses=_describe_errors(401, 404, 503), response_model_exclude_none=True)
 async def get_config(model: ModelDependency, parts: PartsDependency) -> ModelConfig:
-    """A model's tensors by Triton's model configuration."""
+    """Show a model's tensors in the form of Triton's model configuration."""
     inputs = describe_inputs(model.input)
     return ModelConfig(
         name=model.name,
@@ -231,7 +231,7 @@ def _configure(tensor: TensorMetadata, optional: bool | None = None) -> TensorCo
 
 @_on_model("GET", "/stats", ANY_KEY, responses=_describe_errors(401, 404, 503))
 async def get_statistics(model: ModelDependency, parts: PartsDependency) -> StatisticsAnswer:
-    """What was asked of a model."""
+    """Show statistics of a model."""
     return StatisticsAnswer(model_stats=[_report(model, parts.statistics.find(model))])
 
 
@@ -249,7 +249,7 @@ def _report(model: Model, counts: Counts) -> ModelStatistics:
 
 
 def _describe_inference() -> dict[str, Any]:
-    """The OpenAPI description of the bodies that `infer_tensors` understands."""
+    """The OpenAPI description of the bodies that `infer_tensors` accepts."""
     example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     image = {"name": "encoded_images", "shape": [1], "datatype": "BYTES", "data": [example]}
     vectors = {"name": "inputs", "shape": [2, 1], "datatype": "FP32", "data": [-1.5, 3]}
@@ -279,15 +279,16 @@ async def infer_tensors(
     model: ModelDependency,
     header_length: Annotated[
         int | None,
-        Header(alias=HEADER_LENGTH, ge=0, description="Bytes of the JSON that tensors in binary follow; 0 for none."),
+        Header(alias=HEADER_LENGTH, ge=0, description="Length of the JSON before binary tensors; 0 if there is none."),
     ] = None,
 ) -> Response:
     """Predict with an ensemble of freshly sampled networks.
 
-    A model of images takes `images` at its own size, or `encoded_images`: PNG, JPEG and WebP files of any size, in JSON
-    as base64. A model of vectors takes `inputs`. The body may be compressed, by `Content-Encoding` gzip or deflate.
+    A model of images takes `images` at its own size, or `encoded_images`: PNG, JPEG and WebP files of any size, as
+    base64 in JSON. A model of vectors takes `inputs`. The body may be compressed, with `Content-Encoding` gzip or
+    deflate.
 
-    With an `Inference-Header-Content-Length` of 0 the body is the tensor of one input: an encoded image or a vector.
+    If `Inference-Header-Content-Length` is 0, the body is the tensor of one input: an encoded image or a vector.
     """
     asking, settings = Asking(request, parts, model), parts.settings
     start, answered = time.perf_counter_ns(), 0
@@ -346,7 +347,7 @@ def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Mod
 
 
 def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:
-    """What holds for all inputs."""
+    """Parameters of an answer, which hold for all inputs."""
     ensemble = findings.ensemble
     parameters: dict[str, bool | int | float | str] = {"seed": ensemble.seed, "ensemble_size": ensemble.size}
     if ensemble.temperature is not None:

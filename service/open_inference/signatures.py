@@ -1,4 +1,4 @@
-"""A model's signature: the named tensors that it takes and gives by the Open Inference Protocol.
+"""A model's signature: its named input and output tensors in the Open Inference Protocol.
 
 Shapes: B inputs, S sampled networks, K classes or numbers.
 """
@@ -31,7 +31,7 @@ from service.settings import Settings
 
 
 def describe_inputs(spec: InputSpec) -> list[TensorMetadata]:
-    """The inputs that a request gives one of; what is FP32 may be FP64, too."""
+    """The inputs, of which a request gives one. An FP32 input may also be sent as FP64."""
     return [
         TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=[-1, *tensor.shape])
         for tensor in spec.signature
@@ -39,7 +39,7 @@ def describe_inputs(spec: InputSpec) -> list[TensorMetadata]:
 
 
 def describe_outputs(model: Model) -> list[TensorMetadata]:
-    """The outputs that a request may ask for; `prediction_set` only together with a coverage."""
+    """The outputs that a request may ask for; `prediction_set` needs a coverage."""
     task, calibration = model.task, model.calibration
     each, wide = [-1], [-1, len(task.outputs)]
     outputs: list[tuple[str, Datatype, list[int]]] = []
@@ -56,7 +56,7 @@ def describe_outputs(model: Model) -> list[TensorMetadata]:
 
 
 def read_raw(body: bytes, spec: InputSpec) -> tuple[InferenceRequest, memoryview]:
-    """The request that a body without JSON is: one input, in the last form of the signature, all outputs in binary."""
+    """Reads a body without JSON: one input, in the signature's last form. All outputs are binary."""
     name, datatype, shape = spec.signature[-1]
     if datatype == "BYTES":
         body = struct.pack("<I", len(body)) + body
@@ -66,57 +66,58 @@ def read_raw(body: bytes, spec: InputSpec) -> tuple[InferenceRequest, memoryview
 
 
 def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputSpec, settings: Settings) -> Array:
-    """The tensor of a request, by the model's signature, with FP64 for FP32: finite numbers [B, …], or files [B].
+    """Reads the tensor of a request: finite numbers [B, …], with FP64 for FP32, or files [B].
 
     Args:
         tensors: the request's inputs.
-        content: the bytes behind its JSON.
+        content: the bytes after its JSON.
         spec: the model's input.
-        settings: that limit B.
+        settings: settings with the limit on B.
 
     Raises:
-        ServiceError: 400 for other tensors, 413 for too many inputs.
+        ServiceError: 400 for tensors outside the model's signature, 413 for too many inputs.
     """
     known = {metadata.name: metadata for metadata in describe_inputs(spec)}
     names = [tensor.name for tensor in tensors]
     if len(names) != 1 or names[0] not in known:
-        raise _refuse(f"The inputs are {_list(names)}", f"Give exactly one input, {' or '.join(known)}.")
+        raise _refuse(f"The inputs are {_list(names)}", f"Give exactly one input: {' or '.join(known)}.")
     (tensor,), expected = tensors, known[names[0]]
     datatypes: dict[str, Datatype] = {expected.datatype: expected.datatype}
     if expected.datatype == "FP32":
         datatypes["FP64"] = "FP64"
     if tensor.datatype not in datatypes:
-        raise _refuse(f"{tensor.name} is of datatype {tensor.datatype[:20]!r}", f"It takes {' or '.join(datatypes)}.")
+        hint = f"It must be {' or '.join(datatypes)}."
+        raise _refuse(f"{tensor.name} has datatype {tensor.datatype[:20]!r}", hint)
     if len(tensor.shape) != len(expected.shape) or tensor.shape[1:] != expected.shape[1:] or tensor.shape[0] == 0:
-        hint = f"It takes {expected.shape}, where −1 is any number from 1 to {settings.max_inputs}."
+        hint = f"It must be {expected.shape}, where −1 means 1 to {settings.max_inputs}."
         raise _refuse(f"{tensor.name} has shape {_list(tensor.shape)}", hint)
     check_number(tensor.shape[0], spec.noun, settings.max_inputs)
     size, datatype = tensor.parameters.binary_data_size, datatypes[tensor.datatype]
     if (size is None) == (tensor.data is None):
         message = f"{tensor.name} has {'neither data nor' if size is None else 'both data and'} a binary_data_size"
-        raise _refuse(message, "Give data in the JSON, or the size of what follows it.")
+        raise _refuse(message, "Give either data in the JSON, or the size of the binary data after it.")
     if (size or 0) != len(content):
-        message = f"The sum of binary_data_size is {size or 0}, and {len(content)} bytes follow the JSON"
-        raise _refuse(message, "Inference-Header-Content-Length is to count the bytes of the JSON alone.")
+        message = f"The sum of binary_data_size is {size or 0}, but {len(content)} bytes follow the JSON"
+        raise _refuse(message, "Inference-Header-Content-Length must be the length of the JSON alone.")
     if tensor.data is None:
         array = decode_binary(content, datatype, tensor.shape)
     else:
         array = decode_json(tensor.data, datatype, tensor.shape)
-        if datatype == "BYTES":  # which are strings in JSON, and no file is a string
+        if datatype == "BYTES":  # JSON has strings, but files are bytes
             array[:] = list(decode_base64(array.tolist()).values())
     if datatype not in ("FP32", "FP64"):
         return array
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise _refuse(f"{tensor.name} has a number that is not finite", "Leave NaN and infinity out.")
+        raise _refuse(f"{tensor.name} has a number that is not finite", "Send no NaN and no infinity.")
     return array
 
 
 async def convert_input(asking: Asking, array: Array) -> Tensor:
-    """The raw inputs [B, …] of a tensor.
+    """Converts a tensor to raw inputs [B, …].
 
     Raises:
-        ServiceError, OverloadedError: as `decode_files` and `decode_values` do.
+        ServiceError, OverloadedError: as in `decode_files` and `decode_values`.
     """
     if array.dtype == object:
         return await asking.decode_files({f"image {index}": content for index, content in enumerate(array)})
@@ -124,10 +125,11 @@ async def convert_input(asking: Asking, array: Array) -> Tensor:
 
 
 def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage: float | None) -> list[RequestedOutput]:
-    """The outputs that a request asks for, or those that are usual.
+    """The outputs that a request asks for, or the default ones.
 
     Raises:
-        ServiceError: 400 for outputs that are unknown, or asked for twice, or that have no classes to name.
+        ServiceError: 400 for outputs that are unknown or requested twice, or for classification of other outputs than
+            probabilities.
     """
     names = [output.name for output in describe_outputs(model)]
     if coverage is None and "prediction_set" in names:
@@ -139,14 +141,14 @@ def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage:
         needs = " without the parameter coverage" if unknown[0] == "prediction_set" else ""
         raise _refuse(f"There is no output {unknown[0][:100]!r}{needs}", f"The outputs are {', '.join(names)}.")
     if len(set(asked)) < len(asked):
-        raise _refuse(f"An output is requested twice: {_list(asked)}", "Ask for each once.")
+        raise _refuse(f"An output is requested twice: {_list(asked)}", "Request each output once.")
     if wrong := [o.name for o in requested if o.parameters.classification and o.name != "probabilities"]:
-        raise _refuse(f"classification is asked of {wrong[0]}", "Ask it of probabilities.")
+        raise _refuse(f"{wrong[0]} has the parameter classification", "Only probabilities may have it.")
     return list(requested)
 
 
 def collect_output(output: RequestedOutput, model: Model, answer: Answer, findings: Findings) -> Array:
-    """An output of those that `choose_outputs` chose."""
+    """The array for an output that `choose_outputs` returned."""
     name, classes = output.name, model.task.outputs
     if name == "members":
         return answer.prediction.members.transpose(0, 1).float().numpy()
@@ -167,7 +169,7 @@ def collect_output(output: RequestedOutput, model: Model, answer: Answer, findin
 
 
 def _rank(probabilities: Tensor, count: int, classes: Sequence[str]) -> Array:
-    """The best classes of each input, BYTES [B, count], by Triton's "Classification Extension"."""
+    """The best classes of each input, BYTES [B, count], in the form of Triton's "Classification Extension"."""
     best = probabilities.topk(min(count, len(classes)))
     rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return np.array(

@@ -1,6 +1,6 @@
 """Tensors of the Open Inference Protocol, as JSON and in its binary extension.
 
-In memory they are NumPy arrays; those of BYTES hold `bytes` objects. Sources: "Tensor Data" in KServe's Open Inference
+In memory they are NumPy arrays; BYTES arrays hold `bytes` objects. Sources: "Tensor Data" in KServe's Open Inference
 Protocol (REST), and Triton's "Binary Tensor Data Extension".
 """
 
@@ -30,56 +30,56 @@ _LENGTH = struct.Struct("<I")
 
 
 def decode_json(values: list[Any], datatype: Datatype, shape: Sequence[int]) -> Array:
-    """A tensor of some shape from JSON, in row-major order or nested by its shape.
+    """Reads a tensor of some shape from JSON, in row-major order, flat or nested by its shape.
 
-    Strings become BYTES as UTF-8; FP32 keeps the precision of JSON, so it is float64.
+    Strings become BYTES as UTF-8. FP32 becomes float64, which keeps the precision of JSON.
 
     Raises:
-        ServiceError: 400 for another number of elements, or for elements of another kind.
+        ServiceError: 400 for a wrong number of elements, or elements of a wrong type.
     """
     flat = _flatten(values, shape)
     if wrong := set(map(type, flat)) - _JSON_TYPES[datatype]:
         kinds = " or ".join(kind.__name__ for kind in _JSON_TYPES[datatype])
-        raise _refuse(f"{datatype} data has a {wrong.pop().__name__}", f"Its elements are each {kinds}.")
+        raise _refuse(f"{datatype} data contains a {wrong.pop().__name__}", f"Each element must be {kinds}.")
     if datatype == "BYTES":
         return _hold([text.encode() for text in flat], shape)
     dtype = _DTYPES["FP64"] if datatype == "FP32" else _DTYPES[datatype]
     try:
         return np.array(flat, dtype).reshape(shape)
     except OverflowError as error:
-        raise _refuse(f"{datatype} data: {error}", "Keep within the datatype's range.") from error
+        raise _refuse(f"{datatype} data: {error}", "Send numbers within the datatype's range.") from error
 
 
 def decode_binary(content: memoryview, datatype: Datatype, shape: Sequence[int]) -> Array:
-    """A tensor of some shape from its bytes: little-endian in row-major order; of BYTES, each behind its length as an
-    unsigned 32-bit number.
+    """Reads a tensor of some shape from its bytes: little-endian, in row-major order. Each element of BYTES comes after
+    its length, an unsigned 32-bit number.
 
     Raises:
-        ServiceError: 400 for another number of bytes or elements.
+        ServiceError: 400 for a wrong number of bytes or elements.
     """
     if datatype == "BYTES":
         return _hold(_split(content, prod(shape)), shape)
     size = prod(shape) * _DTYPES[datatype].itemsize
     if len(content) != size:
-        raise _refuse(f"The data has {len(content)} bytes", f"{datatype} of shape {list(shape)} has {size}.")
+        raise _refuse(f"The data has {len(content)} bytes", f"{datatype} of shape {list(shape)} takes {size}.")
     return np.frombuffer(content, _DTYPES[datatype]).reshape(shape)
 
 
 def encode_json(tensor: Array) -> list[Any]:
-    """The elements in row-major order; BYTES, which are UTF-8, as strings."""
+    """The elements in row-major order; BYTES become strings, decoded as UTF-8."""
     values: list[Any] = tensor.ravel().tolist()
     return [value.decode() for value in values] if tensor.dtype == object else values
 
 
 def encode_binary(tensor: Array) -> bytes:
-    """The bytes that `decode_binary` understands."""
+    """The bytes that `decode_binary` reads."""
     if tensor.dtype == object:
         return b"".join(_LENGTH.pack(len(value)) + value for value in tensor.ravel())
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def name_datatype(tensor: Array) -> Datatype:
-    """The protocol's name for what an array holds."""
+    """The protocol's name for an array's data type."""
     names: dict[np.dtype[Any], Datatype] = {
         np.dtype(np.bool_): "BOOL",
         np.dtype(np.float32): "FP32",
@@ -93,10 +93,11 @@ def _flatten(values: list[Any], shape: Sequence[int]) -> list[Any]:
         if not (values and isinstance(values[0], list)):
             break
         if any(not isinstance(row, list) or len(row) != length for row in values):
-            raise _refuse(f"The data is not nested as [{', '.join(map(str, shape))}]", "Nest it so, or not at all.")
+            hint = "Nest it by the shape, or send a flat list."
+            raise _refuse(f"The data is not nested as [{', '.join(map(str, shape))}]", hint)
         values = list(chain.from_iterable(values))
     if len(values) != prod(shape):
-        raise _refuse(f"The data has {len(values)} elements", f"Of shape {list(shape)} there are {prod(shape)}.")
+        raise _refuse(f"The data has {len(values)} elements", f"Shape {list(shape)} takes {prod(shape)}.")
     return values
 
 
@@ -105,21 +106,22 @@ def _split(content: memoryview, count: int) -> list[bytes]:
     position = 0
     while position < len(content):
         if position + _LENGTH.size > len(content):
-            raise _refuse("The BYTES data ends within a length", "Send each element behind its length in 4 bytes.")
+            hint = "Send each element after its length, 4 bytes, little-endian."
+            raise _refuse("The BYTES data ends within a length", hint)
         (length,) = _LENGTH.unpack_from(content, position)
         position += _LENGTH.size
         if position + length > len(content):
             raise _refuse(
-                f"Element {len(elements)} of the BYTES data should have {length} bytes, of which "
-                f"{len(content) - position} are there",
-                "Send each element behind its length, 4 bytes, little-endian.",
+                f"Element {len(elements)} of the BYTES data should have {length} bytes, but only "
+                f"{len(content) - position} follow",
+                "Send each element after its length, 4 bytes, little-endian.",
             )
         if len(elements) == count:
-            raise _refuse(f"The BYTES data has more than {count} elements", f"The shape says {count}.")
+            raise _refuse(f"The BYTES data has more than {count} elements", f"The shape takes {count}.")
         elements.append(bytes(content[position : position + length]))
         position += length
     if len(elements) != count:
-        raise _refuse(f"The BYTES data has {len(elements)} elements", f"The shape says {count}.")
+        raise _refuse(f"The BYTES data has {len(elements)} elements", f"The shape takes {count}.")
     return elements
 
 

@@ -71,7 +71,7 @@ def test_a_raw_body_is_one_vector(cubic: tuple[httpx.Client, InferenceServerClie
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.nan, "inputs has a number that is not finite. Leave NaN and infinity out."),
+        (np.nan, "inputs has a number that is not finite. Send no NaN and no infinity."),
         (np.inf, "inputs has a number that is not finite."),
         (1e30, "x in row 0 is 1e+30, more than 10⁶ standard deviations from the training mean. Keep it within"),
     ],
