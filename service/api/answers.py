@@ -1,4 +1,4 @@
-"""From what the catalog and the engine know to what clients read."""
+"""Answers for clients, from the catalog's and the engine's data."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ from service.engine.batches import Answer
 
 
 def list_models(catalog: Catalog) -> ModelsAnswer:
-    """All models, the default first, and what was refused."""
+    """All models, the default first, and those that were refused."""
     return ModelsAnswer(
         default=next(iter(catalog)).name,
         models=[summarize_model(model) for model in catalog],
@@ -52,7 +52,7 @@ def list_models(catalog: Catalog) -> ModelsAnswer:
 
 
 def summarize_model(model: Model) -> ModelSummary:
-    """What a client must know to send inputs and to read answers."""
+    """Summary of a model: what a client must know to send inputs and read answers."""
     num_networks = model.num_networks
     sampler = SamplerDescription(
         fresh_draws=num_networks is None,
@@ -64,7 +64,7 @@ def summarize_model(model: Model) -> ModelSummary:
 
 
 def describe_model(model: Model) -> ModelDescription:
-    """All that is known of a model."""
+    """Full description of a model."""
     target = model.target
     return ModelDescription(
         **dict(summarize_model(model)),
@@ -81,26 +81,26 @@ def describe_model(model: Model) -> ModelDescription:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an answer says at the model's calibration, whatever form it is sent in."""
+    """The calibrated numbers of an answer, in whatever form it is sent."""
 
     ensemble: EnsembleIdentity
     tensors: dict[str, Tensor]
-    """The task's quantities, [B] or [B, K] each, and of classes the tempered `probabilities`."""
+    """The task's quantities, [B] or [B, K] each, and for classes the tempered `probabilities`."""
     judgements: dict[Flag, Judgement]
     sets: PredictionSets | None
 
 
 def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | None, coverage: float | None) -> Findings:
-    """The numbers of every answer to a request.
+    """Applies a model's calibration to the engine's answer.
 
     Args:
-        model: that answered.
-        answer: the engine's.
-        false_alarm_rate: for each flag, if not the default.
-        coverage: of prediction sets, if they are asked for.
+        model: the model that answered.
+        answer: the engine's answer.
+        false_alarm_rate: rate for each flag, if not the default.
+        coverage: coverage of prediction sets, if requested.
 
     Raises:
-        ValueError: if a rate or coverage is asked for that was not calibrated.
+        ValueError: if the rate or coverage was not calibrated.
     """
     prediction, calibration, task = answer.prediction, model.calibration, model.task
     size, uncertainty = len(prediction.members), prediction.uncertainty
@@ -118,10 +118,10 @@ def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | No
 
 
 def answer_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
-    """The answer to a request, from the engine's.
+    """The answer to a prediction request, from the engine's answer.
 
     Raises:
-        ValueError: as `apply_calibration` does.
+        ValueError: if a requested rate or coverage was not calibrated.
     """
     findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
     calibration, task, members = model.calibration, model.task, answer.prediction.members
@@ -136,10 +136,10 @@ def answer_prediction(model: Model, answer: Answer, parameters: PredictParameter
 
 
 def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
-    """The answer to an attack, from the engine's for two images, uint8 [2, C, H, W], the original first.
+    """The answer to an attack, from the engine's answer for two images, uint8 [2, C, H, W], the original first.
 
     Raises:
-        ValueError: as `apply_calibration` does.
+        ValueError: if a requested rate or coverage was not calibrated.
     """
     asked = PredictParameters(false_alarm_rate=parameters.false_alarm_rate, coverage=parameters.coverage)
     told = answer_prediction(model, answer, asked)
@@ -163,7 +163,7 @@ def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: Atta
 
 
 def answer_walk(model: Model, seed: int, members: tuple[int, int], paths: Mapping[PathKind, Tensor]) -> WalkAnswer:
-    """The answer to a walk for one input, from what the networks of each path predict, [P, 1, K]."""
+    """The answer to a walk for one input, from the predictions of each path's networks, [P, 1, K]."""
     task = model.task
     return WalkAnswer(
         model=identify(model),
@@ -175,11 +175,11 @@ def answer_walk(model: Model, seed: int, members: tuple[int, int], paths: Mappin
 
 
 def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> bytes:
-    """The answer's numbers as a safetensors file: each quantity as one tensor whose first axis is the inputs, or the
-    members and then the inputs; what holds for all inputs is in the metadata.
+    """The answer's numbers as a safetensors file. The first axis of each tensor counts the inputs, or the members and
+    then the inputs. The metadata hold what applies to all inputs.
 
     Raises:
-        ValueError: as `apply_calibration` does.
+        ValueError: if a requested rate or coverage was not calibrated.
     """
     findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
     calibration, tensors = model.calibration, dict(findings.tensors)
@@ -245,12 +245,12 @@ def _answer_numbers(
 
 
 def identify(model: Model) -> ModelIdentity:
-    """Which model, at which version."""
+    """Name, version and method of a model."""
     return ModelIdentity(name=model.name, version=model.version, method=model.method)
 
 
 def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, dict[str, Any]]:
-    """What each flag was raised by, and how that was measured."""
+    """Score, threshold and calibration of each flag."""
     return {
         flag: {
             "threshold": judgement.threshold,
@@ -264,7 +264,7 @@ def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgem
 
 
 def _raise_flags(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, list[FlagAnswer]]:
-    """For each kind of flag, one for each input."""
+    """Answers for each kind of flag, one for each input."""
     thresholds = _describe_thresholds(calibration, judgements)
     return {
         flag: [

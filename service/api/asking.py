@@ -1,4 +1,4 @@
-"""From a request's inputs to the engine's answer, whatever protocol the request came by."""
+"""From a request's inputs to the engine's answer, for every protocol."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ from service.operation.middleware import Exchange
 from service.parts import Parts
 
 FEW_INPUTS = 8
-"""Whose answer is judged and written faster than handed to a thread."""
+"""Most inputs whose answer is processed at once, because handing it to a thread would take longer."""
 
 _IMAGE_ERRORS = {
     "too_large": (413, "image_too_large"),
@@ -35,35 +35,35 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Deadline:
-    """So many seconds from a request's arrival, by when it is to be answered, whatever that takes."""
+    """The time by which a request must be answered, in seconds from its arrival."""
 
     seconds: float
     start: float
-    """In seconds of `time.perf_counter`."""
+    """Arrival of the request, in seconds of `time.perf_counter`."""
 
     @property
     def remaining(self) -> float:
-        """Seconds; 0 once it has passed."""
+        """Remaining seconds; 0 after the deadline."""
         return max(0.0, self.start + self.seconds - time.perf_counter())
 
     @property
     def exceeded(self) -> ServiceError:
-        """What is answered then."""
-        message, hint = f"There was no answer within {self.seconds:g} s.", "Ask for less, or ask later."
+        """The error after the deadline."""
+        message, hint = f"There was no answer within {self.seconds:g} s.", "Ask for less, or try again later."
         return ServiceError(504, "deadline_exceeded", message, hint)
 
 
 class Asking:
-    """A request that asks a model something."""
+    """A request to a model."""
 
     def __init__(self, request: Request, parts: Parts, model: Model, timeout: float | None = None) -> None:
-        """Begins with the request's head.
+        """Begins when the request's head has arrived.
 
         Args:
-            request: whose client may leave, upon which the work is dropped.
-            parts: of the service.
-            model: that is asked.
-            timeout: seconds from the request's arrival, if fewer than usual.
+            request: the request. If its client leaves, the work is dropped.
+            parts: the parts of the service.
+            model: the model.
+            timeout: seconds from the request's arrival, if fewer than the limit.
         """
         self.request = request
         self.parts = parts
@@ -72,14 +72,14 @@ class Asking:
         self.deadline = set_deadline(request, timeout, parts)
 
     def limit_time(self, timeout: float | None) -> None:
-        """Sets the deadline anew, as the request's body asks."""
+        """Sets the deadline again, from the request's body."""
         self.deadline = set_deadline(self.request, timeout, self.parts)
 
     def choose_size(self, asked: int | None) -> int:
-        """The number of networks that is asked for, or the usual one.
+        """The requested number of networks, or the default.
 
         Raises:
-            ServiceError: 422 if there are not so many.
+            ServiceError: 422 if there are fewer.
         """
         model, allowed = self.model, self.parts.settings.max_ensemble_size
         if asked is None:
@@ -93,18 +93,18 @@ class Asking:
         return asked
 
     def check_members(self, count: int) -> None:
-        """Whether members 0 … count−1 exist.
+        """Checks that members 0 … count−1 exist.
 
         Raises:
             ServiceError: 422 if not.
         """
         if count > (limit := self.model.largest_ensemble):
             message = f"{self.model.name} has no member {count - 1}."
-            hint = "It is a single network, member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
+            hint = "It is a single network: member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
             raise ServiceError(422, "invalid_parameter", message, hint)
 
     def check_calibration(self, false_alarm_rate: float | None, coverage: float | None) -> None:
-        """Whether the rates that are asked for were calibrated.
+        """Checks that the requested rates were calibrated.
 
         Raises:
             ServiceError: 422 if not.
@@ -112,7 +112,7 @@ class Asking:
         name, calibration = self.model.name, self.model.calibration
         if calibration is None:
             if false_alarm_rate is not None or coverage is not None:
-                message, hint = f"{name} has no calibration.", "Leave false_alarm_rate and coverage out."
+                message, hint = f"{name} has no calibration.", "Leave out false_alarm_rate and coverage."
                 raise ServiceError(422, "invalid_parameter", message, hint)
             return
         try:
@@ -126,25 +126,24 @@ class Asking:
             raise ServiceError(422, "invalid_parameter", f"{name}: {error}.", hint) from error
 
     def check_room(self, cost: int) -> None:
-        """Whether inputs × networks may wait for an answer. It is asked before the inputs are decoded.
+        """Checks that the queue has room for inputs × networks, before the inputs are decoded.
 
         Raises:
-            OverloadedError: if not.
+            OverloadedError: if it has no room.
         """
         self.parts.engine.check_room(self.model, cost, self._client)
 
     async def decode_files(self, files: dict[str, bytes]) -> Tensor:
-        """Raw inputs from image files, by their names in messages.
+        """Decodes image files, by their names in messages, to raw inputs.
 
         Raises:
-            ServiceError: 413 or 422, as `decode_pixels` finds, 413 for too many pixels together, 504 if it takes
-                longer.
-            OverloadedError: if too many pixels wait.
+            ServiceError: 413 or 422 if an image is refused, 413 for too many pixels in all, 504 after the deadline.
+            OverloadedError: if the queue of pixels is full.
         """
         decoder, most = self.parts.decoder, self.parts.settings.max_request_pixels
         if (pixels := sum(decoder.count_pixels(files))) > most:
-            hint = f"Send at most {most:,} at a time; images are resized to the model's input anyway."
-            raise ServiceError(413, "too_many_pixels", f"The images have {pixels:,} pixels together.", hint)
+            hint = f"Send at most {most:,} in one request; images are resized to the model's input anyway."
+            raise ServiceError(413, "too_many_pixels", f"The images have {pixels:,} pixels in all.", hint)
         try:
             return await self._wait_for(decoder.decode(files, self.model.input.shape, self._client))
         except ImageError as error:
@@ -152,10 +151,10 @@ class Asking:
             raise ServiceError(status, code, error.message, error.hint) from error
 
     def decode_values(self, values: Tensor) -> Tensor:
-        """Raw inputs from a tensor of finite values.
+        """Converts a tensor of finite values to raw inputs.
 
         Raises:
-            ServiceError: 422 if the model does not take them.
+            ServiceError: 422 if the model does not accept them.
         """
         try:
             return self.model.input.decode(values)
@@ -163,17 +162,17 @@ class Asking:
             raise ServiceError(422, "invalid_input", error.message, error.hint) from error
 
     async def predict(self, inputs: Tensor, seed: int | None, size: int) -> Answer:
-        """What an ensemble says of the inputs of a request that has been read to its end.
+        """Predicts the inputs of a request that has been read completely.
 
         Args:
-            inputs: [B, …], raw.
-            seed: of the networks, or None for fresh ones.
+            inputs: raw inputs, [B, …].
+            seed: seed of the networks, or None for fresh ones.
             size: S, from `choose_size`.
 
         Raises:
-            ServiceError: 500 for outputs that are not finite, 503 if the service is shutting down, 504 if it takes
-                longer.
-            OverloadedError: if too much waits.
+            ServiceError: 500 for outputs that are not finite, 503 if the service is shutting down, 504 after the
+                deadline.
+            OverloadedError: if the queue is full.
         """
         with self._explaining_nonsense():
             answer = await self._wait_for(self.parts.engine.predict(self.model, inputs, seed, size, self._client))
@@ -185,14 +184,14 @@ class Asking:
         return answer
 
     async def compute(self, steps: Generator[None, None, Result], cost: int) -> Result:
-        """What a computation returns, for a request that has been read to its end.
+        """Runs a computation for a request that has been read completely, and returns its result.
 
         Args:
             steps: the computation.
-            cost: of all of it, in inputs × networks.
+            cost: total cost, in inputs × networks.
 
         Raises:
-            ServiceError, OverloadedError: as `predict` does.
+            ServiceError, OverloadedError: as in `predict`.
         """
         with self._explaining_nonsense():
             return await self._wait_for(self.parts.engine.compute(self.model, steps, cost, self._client))
@@ -206,11 +205,11 @@ class Asking:
         try:
             yield
         except NotFiniteError as error:
-            hint = "The model cannot judge one of these inputs. Leave it out, or try another seed."
+            hint = "The model cannot handle one of these inputs. Leave it out, or try another seed."
             raise ServiceError(500, "not_finite", f"{self.model.name}: {error}.", hint) from error
 
     async def _wait_for(self, future: Future[Result]) -> Result:
-        """What is computed elsewhere, unless it takes too long or the client leaves: then the work is dropped."""
+        """Waits for a result. After the deadline, or if the client leaves, the work is dropped."""
         result = asyncio.wrap_future(future)
         leaving = asyncio.create_task(_wait_for_leaving(self.request))
         try:
@@ -229,19 +228,19 @@ class Asking:
 
 
 def set_deadline(request: Request, asked: float | None, parts: Parts) -> Deadline:
-    """The deadline of a request, which may ask for fewer seconds than are usual."""
+    """The deadline of a request, which may ask for fewer seconds than the limit."""
     usual = parts.settings.request_timeout
     return Deadline(min(asked or usual, usual), find_exchange(request).start)
 
 
 def find_exchange(request: Request) -> Exchange:
-    """The request's entry in the accounts."""
+    """The exchange that accounts for a request."""
     exchange: Exchange = request.scope["hyperdraw.exchange"]
     return exchange
 
 
 def check_count(name: str, value: int, limit: int) -> None:
-    """Whether a number of networks is allowed.
+    """Checks that a number of networks is allowed.
 
     Raises:
         ServiceError: 422 if not.
@@ -251,16 +250,16 @@ def check_count(name: str, value: int, limit: int) -> None:
 
 
 def check_number(number: int, noun: str, limit: int) -> None:
-    """Whether a request may have so many inputs.
+    """Checks that a request has no more inputs than allowed.
 
     Raises:
-        ServiceError: 413 if not.
+        ServiceError: 413 if it has more.
     """
     if number > limit:
-        raise ServiceError(413, f"too_many_{noun}", f"{number} {noun} in one request.", f"Send at most {limit}.")
+        raise ServiceError(413, f"too_many_{noun}", f"The request has {number} {noun}.", f"Send at most {limit}.")
 
 
 async def _wait_for_leaving(request: Request) -> None:
-    """Until the client closes the connection; the request has been read before."""
+    """Waits until the client closes the connection. The request must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What routes ask for, and what they have in common."""
+"""Dependencies of routes, and their shared checks."""
 
 from typing import Annotated, Any
 
@@ -24,13 +24,13 @@ TimeoutHeader = Annotated[
         gt=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds within which the answer is of use, if fewer than usual; then the work is dropped.",
+        description="Time limit of the answer in seconds, if lower than the service's. After it, the work is dropped.",
     ),
 ]
 
 
 async def _resolve_model(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> Model:
-    """A key comes before any word about models."""
+    """Finds a model. The key is checked before anything about models."""
     return parts.catalog.resolve(model)
 
 
@@ -47,29 +47,29 @@ AskingDependency = Annotated[Asking, Depends(_ask)]
 
 
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of answers other than success; the first two, which the gate gives, are everywhere."""
+    """The OpenAPI description of errors, including 400 and 403, with which the gate may refuse any request."""
     return {status: {"model": ErrorResponse} for status in sorted({400, 403, *statuses})}
 
 
 def check_health(engine: Engine) -> None:
-    """Whether the process can answer.
+    """Checks that the process can answer.
 
     Raises:
-        ServiceError: 503 if only a new one can.
+        ServiceError: 503 if only a new process can.
     """
     if engine.fault:
         raise ServiceError(503, "device_fault", f"The service is broken: {engine.fault}.", "Restart the service.")
 
 
 def check_readiness(parts: Parts) -> None:
-    """Whether requests are to be sent here.
+    """Checks that the service is ready for requests.
 
     Raises:
         ServiceError: 503 if not.
     """
     check_health(parts.engine)
     if stall := parts.engine.stall:
-        raise ServiceError(503, "stalled", f"Nothing is computed: {stall}.", "Ask another instance, or wait.")
+        raise ServiceError(503, "stalled", f"The service is stalled: {stall}.", "Ask another instance, or wait.")
     if parts.draining:
         raise ServiceError(503, "draining", "The service is about to shut down.", "Ask another instance.")
     if parts.keys is not None:
@@ -77,7 +77,7 @@ def check_readiness(parts: Parts) -> None:
 
 
 def list_warnings(parts: Parts) -> list[str] | None:
-    """What should be fixed though requests are answered, if there is anything. It names no path."""
+    """Problems to fix although requests are answered, if there are any. They name no paths."""
     if parts.keys is None or parts.keys.fault is None:
         return None
     return ["The key file cannot be used. The keys that were read before are still valid."]

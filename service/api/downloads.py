@@ -1,4 +1,4 @@
-"""Answers that are streamed."""
+"""Streamed answers."""
 
 import asyncio
 import logging
@@ -11,14 +11,14 @@ from service.errors import ServiceError
 from service.parts import Parts
 
 BINARY = "application/octet-stream"
-"""Safetensors files have no type of their own."""
+"""Media type of safetensors files, which have none of their own."""
 BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
 logger = logging.getLogger(__name__)
 
 
 class Download(StreamingResponse):
-    """A streamed answer. Only so many may be open at a time."""
+    """A streamed answer. The number of open ones is limited."""
 
     def __init__(
         self,
@@ -28,14 +28,14 @@ class Download(StreamingResponse):
         parts: Parts,
         seconds: float | None,
     ) -> None:
-        """As its base class, and:
+        """Prepares the answer.
 
         Args:
-            content: what is sent.
-            status: of the answer.
-            headers: of the answer.
-            parts: of the service, whose `streams` counts the open ones.
-            seconds: after which it is broken off, if not None.
+            content: the body.
+            status: status of the answer.
+            headers: headers of the answer.
+            parts: the parts of the service; `streams` counts the open downloads.
+            seconds: time limit after which the download is broken off, if not None.
         """
         super().__init__(content, status, headers)
         self._parts = parts
@@ -53,7 +53,7 @@ class Download(StreamingResponse):
         try:
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
-        except TimeoutError:  # upon which the server closes the connection, as the answer is not whole
-            logger.info("a download was not done within the %g s that its client gave it", self._seconds)
+        except TimeoutError:  # the answer is incomplete, so the server closes the connection
+            logger.info("a download exceeded the time limit of %g s set by its client", self._seconds)
         finally:
             self._parts.streams -= 1

@@ -14,7 +14,7 @@ from service.errors import ServiceError
 from service.operation.access import require
 
 GRADIENT_COST = 3
-"""Cost of a pass forward and back, in passes forward."""
+"""Cost of a forward and backward pass, in forward passes."""
 
 router = APIRouter(
     prefix="/v1/models/{model}",
@@ -28,8 +28,8 @@ router = APIRouter(
 async def attack(asking: AskingDependency, parameters: Annotated[AttackParameters, Query()]) -> AttackAnswer:
     """Perturb one image so that networks change their answer, by projected gradient descent on its pixels.
 
-    The networks of the seed are attacked, as by somebody who knows them; they answer before and after. How other
-    networks answer, predict tells. That so simple an attack fails does not mean that a stronger one would.
+    The attack knows the networks of the seed, which answer before and after it. Use predict to see how other networks
+    answer. If this simple attack fails, a stronger one may still succeed.
     """
     model = asking.model
     if not (model.input.perturbable and model.task.has_classes):
@@ -48,7 +48,7 @@ async def attack(asking: AskingDependency, parameters: Annotated[AttackParameter
 
 @router.post("/walk", openapi_extra=describe_upload())
 async def walk(asking: AskingDependency, parameters: Annotated[WalkParameters, Query()]) -> WalkAnswer:
-    """Predict one input with the networks on the way from one sampled network to another."""
+    """Predict one input with the networks on the paths between two sampled networks."""
     ends = parameters.first, parameters.last
     asking.check_members(max(ends) + 1)
     seed = choose_seed() if parameters.seed is None else parameters.seed

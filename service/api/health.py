@@ -1,4 +1,4 @@
-"""Routes that load balancers and Prometheus ask."""
+"""Routes for load balancers and Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -20,14 +20,14 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", responses=describe_errors(401, 503), dependencies=[HEALTH], response_model_exclude_none=True)
 async def check_live(parts: PartsDependency) -> HealthAnswer:
-    """Whether the process can answer; if not, only a new one can help."""
+    """Tell whether the process can answer. If not, it must be restarted."""
     check_health(parts.engine)
     return HealthAnswer(status="live")
 
 
 @router.get("/readyz", responses=describe_errors(401, 503), dependencies=[HEALTH], response_model_exclude_none=True)
 async def check_ready(parts: PartsDependency) -> HealthAnswer:
-    """Whether models are loaded, each warmed by a real forward pass, and the service is not about to shut down."""
+    """Tell whether all models are loaded and warmed up, and the service is not shutting down."""
     check_readiness(parts)
     return HealthAnswer(status="ready", warnings=list_warnings(parts))
 
@@ -39,6 +39,6 @@ async def check_ready(parts: PartsDependency) -> HealthAnswer:
     dependencies=[METRICS],
 )
 def get_metrics(request: Request, parts: PartsDependency) -> Response:
-    """What the service has done and does, for Prometheus."""
+    """Show metrics for Prometheus."""
     content, media_type = parts.metrics.write(request.headers.get("accept"))
     return Response(content, headers={"Content-Type": media_type})

@@ -14,13 +14,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("", responses=describe_errors(401), dependencies=[ANY_KEY])
 async def get_models(parts: PartsDependency) -> ModelsAnswer:
-    """The models here, the default first."""
+    """List the models, the default first."""
     return list_models(parts.catalog)
 
 
 @router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
 async def get_model(model: ModelDependency) -> ModelDescription:
-    """What a model is: input, classes, target network, training, thresholds and measured figures."""
+    """Describe a model: input, classes, target network, training, thresholds and measurements."""
     return describe_model(model)
 
 
@@ -30,10 +30,10 @@ async def get_model(model: ModelDependency) -> ModelDescription:
     dependencies=[Depends(require("admin"))],
 )
 async def reload_model(model: str, parts: PartsDependency) -> ReloadAnswer:
-    """Load a model again from its files, or one that is new there.
+    """Reload a model from its files, or load a new one.
 
-    It is loaded beside the version that is served, verified and warmed, and then takes its place. Requests that have
-    begun are answered by the version that they began with. If it cannot be loaded, nothing changes.
+    The new version is loaded beside the served one, verified and warmed up, and then replaces it. Requests that have
+    begun are answered by the version that they began with. If the new version cannot be loaded, nothing changes.
     """
     loaded, changed = await asyncio.wrap_future(parts.catalog.request_reload(model))
     return ReloadAnswer(model=identify(loaded), changed=changed)

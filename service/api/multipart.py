@@ -1,7 +1,7 @@
-"""Bodies of several parts, multipart/form-data (RFC 7578), taken apart where they are: in memory, within their limit.
+"""Bodies of several parts, multipart/form-data (RFC 7578). They are split in memory, where their size is limited.
 
-Libraries that read such bodies from a stream look at each byte, spool to disk, and decode by whatever character set the
-client names.
+Libraries that read such bodies from a stream inspect each byte, spool to disk, and decode with any character set that
+the client names.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from email.message import Message
 from email.parser import HeaderParser
 
 LONGEST_BOUNDARY = 70
-"""By RFC 2046, section 5.1.1."""
+"""Most characters of a boundary, by RFC 2046, section 5.1.1."""
 
 MOST_HEADER_BYTES = 2**13
-"""Of a part."""
+"""Most bytes of a part's headers."""
 
 
 class MultipartError(ValueError):
-    """A body that is not of several parts; the message says why."""
+    """A body that is not valid multipart; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Part:
 
     name: str
     filename: str | None
-    """Only files have one."""
+    """Name of the file; None for parts that are not files."""
     content: bytes
 
 
 def read_boundary(content_type: str) -> bytes:
-    """What separates the parts, by the Content-Type.
+    """The boundary that separates the parts, from the Content-Type.
 
     Raises:
-        MultipartError: if it is missing, or none that RFC 2046 allows.
+        MultipartError: if it is missing, or not allowed by RFC 2046.
     """
     message = Message()
     try:
@@ -50,7 +50,7 @@ def read_boundary(content_type: str) -> bytes:
 
 
 def count_parts(body: bytes, boundary: bytes) -> int:
-    """How many there are at most."""
+    """An upper bound on the number of parts."""
     return max(0, body.count(b"--" + boundary) - 1)
 
 
@@ -67,10 +67,10 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[Part]:
     while not body.startswith(b"--", position):
         begin = body.find(b"\r\n", position)
         if begin < 0 or body[position:begin].strip(b" \t"):
-            raise MultipartError("a boundary is followed by something else than the end of its line")
+            raise MultipartError("a boundary is not followed by the end of its line")
         head_end = body.find(b"\r\n\r\n", begin, begin + MOST_HEADER_BYTES)
         if head_end < 0:
-            raise MultipartError("a part has no headers that end in an empty line, or more of them than it may")
+            raise MultipartError("the headers of a part do not end with an empty line, or are too long")
         end = body.find(delimiter, head_end + 2)
         if end < 0:
             raise MultipartError("it does not end with its boundary")

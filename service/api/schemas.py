@@ -1,4 +1,4 @@
-"""What clients send as parameters and get as answers."""
+"""Parameters that clients send, and answers that they get."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,48 +15,48 @@ from models.tasks.task import Task
 
 Seed = Annotated[
     int | None,
-    Field(ge=0, lt=SEED_LIMIT, description="Names the networks; without it, a fresh one is drawn and reported."),
+    Field(ge=0, lt=SEED_LIMIT, description="Seed of the networks; by default a fresh one, which the answer names."),
 ]
 
 
 class EnsembleParameters(BaseModel):
-    """What every request for a prediction may ask for."""
+    """Parameters of every request for a prediction."""
 
     model_config = ConfigDict(extra="forbid")
 
     ensemble_size: int | None = Field(
         None,
         ge=1,
-        description="How many networks are drawn for the ensemble; if not given, as many as it was evaluated with.",
+        description="Number of networks in the ensemble; by default as many as the model was evaluated with.",
     )
     seed: Seed = None
     false_alarm_rate: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Share of inputs like the training data that each flag may be raised for, 0.05 if not given. The "
-        "largest calibrated rate that is no larger is used, and named in the answer.",
+        description="Share of inputs like the training data for which each flag may be raised; by default 0.05. The "
+        "largest calibrated rate that does not exceed it is used, and named in the answer.",
     )
     coverage: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Answer with a set of classes, too, that holds the true one for this share of inputs like the "
-        "training data. The smallest calibrated coverage that is no smaller is used, and named in the answer.",
+        description="Also return a set of classes that contains the true one for this share of inputs like the "
+        "training data. The smallest calibrated coverage that is at least this is used, and named in the answer.",
     )
 
 
 class PredictParameters(EnsembleParameters):
     """Query parameters of a prediction."""
 
-    members: bool = Field(False, description="Whether to answer with what each member predicts.")
+    members: bool = Field(False, description="Whether to return the prediction of each member, too.")
     format: Literal["json", "safetensors"] = Field(
-        "json", description="Of the answer: safetensors has the same numbers as tensors, and the rest as metadata."
+        "json", description="Format of the answer. Safetensors has the numbers as tensors, and the rest as metadata."
     )
 
 
 MOST_ATTACKED, MOST_STEPS, MOST_POINTS = 100, 100, 101
-"""Networks that an attack takes gradients of, its steps, and the networks on a path."""
+"""Most networks and steps of an attack, and most networks on a path."""
 
 
 class AttackParameters(EnsembleParameters):
@@ -66,13 +66,17 @@ class AttackParameters(EnsembleParameters):
         None,
         ge=1,
         le=MOST_ATTACKED,
-        description="How many networks are attacked, and answer; if not given, as many as it was evaluated with.",
+        description="Number of networks that are attacked and answer; by default as many as the model was evaluated "
+        f"with, but at most {MOST_ATTACKED}.",
     )
-    norm: Literal["linf"] = Field("linf", description="In which epsilon is measured: the largest change of a pixel.")
+    norm: Literal["linf"] = Field("linf", description="Norm of epsilon: the largest change of a pixel.")
     epsilon: float = Field(
-        0.2, ge=0, le=1, description="In units of the pixels' range; rounding leaves ⌊255 ε⌋ of its 255 steps."
+        0.2,
+        ge=0,
+        le=1,
+        description="Largest change, in units of the pixels' range. Rounding reduces it to ⌊255 ε⌋ / 255.",
     )
-    steps: int = Field(20, ge=1, le=MOST_STEPS, description="Of projected gradient descent.")
+    steps: int = Field(20, ge=1, le=MOST_STEPS, description="Number of steps of projected gradient descent.")
 
 
 Member = Annotated[int, Field(ge=0, lt=MEMBER_LIMIT)]
@@ -84,9 +88,11 @@ class WalkParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: Seed = None
-    first: Member = Field(0, alias="from", description="The network where it begins, among those of the seed.")
-    last: Member = Field(1, alias="to", description="The network where it ends.")
-    points: int = Field(21, ge=2, le=MOST_POINTS, description="Networks on the way, evenly spaced, the ends included.")
+    first: Member = Field(0, alias="from", description="Number of the first network, among those of the seed.")
+    last: Member = Field(1, alias="to", description="Number of the last network.")
+    points: int = Field(
+        21, ge=2, le=MOST_POINTS, description="Number of networks on each path, evenly spaced, ends included."
+    )
 
 
 class WeightsParameters(BaseModel):
@@ -95,13 +101,15 @@ class WeightsParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: Seed = None
-    member: int = Field(0, ge=0, lt=MEMBER_LIMIT, description="The network, or the first one, among those of the seed.")
+    member: int = Field(
+        0, ge=0, lt=MEMBER_LIMIT, description="Number of the network, or of the first one, among those of the seed."
+    )
     count: int | None = Field(
-        None, ge=1, description="How many networks, stacked on a leading axis; without it, one that is not stacked."
+        None, ge=1, description="Number of networks, stacked on a leading axis; by default one that is not stacked."
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     version: str | None = Field(
-        None, description="The model version that is wanted; another one is refused, so the answer never changes."
+        None, description="Required version of the model. Others are refused, so the answer never changes."
     )
 
 
@@ -113,12 +121,12 @@ class ModelIdentity(BaseModel):
 
 class EnsembleIdentity(BaseModel):
     size: int
-    seed: int = Field(description="The same seed and version give the same answer.")
-    temperature: float | None = Field(None, description="Of the mean probabilities, if it was calibrated.")
+    seed: int = Field(description="Seed of the networks. The same seed and version give the same answer.")
+    temperature: float | None = Field(None, description="Temperature of the mean probabilities, if calibrated.")
 
 
 def _declare(quantities: Mapping[str, Quantity], axes: tuple[Axis, ...]) -> Any:
-    """A schema with a field for each quantity that has some axes."""
+    """A schema with a field for each quantity that has the given axes."""
     fields: dict[str, Any] = {
         name: (float, Field(description=quantity.description))
         for name, quantity in quantities.items()
@@ -128,7 +136,8 @@ def _declare(quantities: Mapping[str, Quantity], axes: tuple[Axis, ...]) -> Any:
 
 
 class UncertaintyAnswer(_declare(Classification.quantities, ("inputs",))):  # type: ignore[misc]
-    """Of the members' probabilities, before any temperature. In nats, but for variation ratio and max-probability."""
+    """Uncertainty of the members' probabilities, before any temperature. In nats, except variation_ratio and
+    max_probability."""
 
 
 class NumberAnswer(_declare(Regression.quantities, EACH_NUMBER)):  # type: ignore[misc]
@@ -136,40 +145,42 @@ class NumberAnswer(_declare(Regression.quantities, EACH_NUMBER)):  # type: ignor
 
 
 class FlagAnswer(BaseModel):
-    """A score against its calibrated threshold."""
+    """A score and its calibrated threshold."""
 
     flagged: bool
     score: float
     threshold: float
     score_name: str
     false_alarm_rate: float = Field(description="Share of inputs like the training data that the threshold flags.")
-    calibrated_ensemble_size: int = Field(description="The ensemble size that the threshold was measured with.")
+    calibrated_ensemble_size: int = Field(description="Ensemble size for which the threshold was measured.")
     calibration_inputs: int
 
 
 class PredictionSetAnswer(BaseModel):
-    """Classes, one of which is the true one with some probability."""
+    """A set of classes that contains the true one with a given probability."""
 
     labels: list[str]
-    coverage: float = Field(description="Share of inputs like the training data whose set holds the true class.")
+    coverage: float = Field(description="Share of inputs like the training data whose set contains the true class.")
 
 
 class PredictionAnswer(BaseModel):
     label: str
     class_index: int
-    probabilities: list[float] = Field(description="The mean of the members', at the calibrated temperature.")
+    probabilities: list[float] = Field(description="Mean probabilities of the members, at the calibrated temperature.")
     uncertainty: UncertaintyAnswer
-    flags: dict[str, FlagAnswer] = Field(description="Empty if the model has no calibration.")
-    prediction_set: PredictionSetAnswer | None = Field(None, description="If a coverage is asked for.")
+    flags: dict[str, FlagAnswer] = Field(description="Flags by name. Empty if the model has no calibration.")
+    prediction_set: PredictionSetAnswer | None = Field(None, description="Set of classes, if a coverage is requested.")
     member_probabilities: list[list[float]] | None = Field(
-        None, description="[ensemble size][classes], if asked for; rounded to 7 decimals."
+        None, description="Probabilities of each member, [ensemble size][classes], if requested; to 7 decimals."
     )
 
 
 class RegressionAnswer(BaseModel):
-    outputs: dict[str, NumberAnswer] = Field(description="By the number's name.")
-    flags: dict[str, FlagAnswer] = Field(description="Empty if the model has no calibration.")
-    member_outputs: list[list[float]] | None = Field(None, description="[ensemble size][numbers], if asked for.")
+    outputs: dict[str, NumberAnswer] = Field(description="Distributions by the number's name.")
+    flags: dict[str, FlagAnswer] = Field(description="Flags by name. Empty if the model has no calibration.")
+    member_outputs: list[list[float]] | None = Field(
+        None, description="Prediction of each member, [ensemble size][numbers], if requested."
+    )
 
 
 class PredictAnswer(BaseModel):
@@ -182,52 +193,52 @@ class AttackDescription(BaseModel):
     """How an image was perturbed."""
 
     norm: Literal["linf"]
-    epsilon: float = Field(description="As it was asked for.")
+    epsilon: float = Field(description="Requested epsilon.")
     steps: int
-    largest_change: float = Field(description="Of a pixel, in units of the pixels' range, after rounding to 8 bits.")
+    largest_change: float = Field(
+        description="Largest change of a pixel, in units of the pixels' range, after rounding to 8 bits."
+    )
 
 
 class AttackAnswer(BaseModel):
-    """An image before and after an attack, and what the attacked networks say. That an attack fails proves nothing."""
+    """An image before and after an attack, and the attacked networks' predictions. A failed attack proves nothing."""
 
     model: ModelIdentity
     ensemble: EnsembleIdentity
     attack: AttackDescription
-    original: str = Field(description="The image as the model takes it: base64 of a PNG file of the input's size.")
-    adversarial: str = Field(description="The perturbed image, likewise.")
+    original: str = Field(description="The image at the size of the model's input: a PNG file in base64.")
+    adversarial: str = Field(description="The perturbed image: a PNG file in base64.")
     before: PredictionAnswer
     after: PredictionAnswer
 
 
 class WalkAnswer(BaseModel):
-    """What the networks on the way from one to another predict, each by itself."""
+    """Predictions of each network on the paths between two networks."""
 
     model: ModelIdentity
     seed: int
     members: tuple[int, int] = Field(description="The networks at the ends.")
     outputs: list[str] = Field(description="Names of the classes, or of the numbers.")
     paths: dict[PathKind, list[list[float]]] = Field(
-        description="[points][outputs]: on the straight way between the weights, filters brought to one scale before; "
-        "and on the way between the latents, where the method has a continuum of them."
+        description="Predictions, [points][outputs]. straight: on the straight path between the weights, after their "
+        "filters are brought to one scale. latent: on the path between the latents, if the method has a continuum."
     )
 
 
 class TargetDescription(BaseModel):
     num_weights: int
     parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by state_dict key.")
-    source: str = Field(description="Python source that makes `network`, the module that downloaded weights load into.")
+    source: str = Field(description="Python source that creates `network`, the module for downloaded weights.")
 
 
 class SamplerDescription(BaseModel):
-    """What only some methods can do."""
+    """Properties that depend on the method."""
 
-    fresh_draws: bool = Field(description="Whether a new seed brings networks that nobody has seen before.")
-    num_networks: int | None = Field(description="How many networks there are, where draws are not fresh.")
-    ensemble_size: int = Field(
-        description="How many networks answer a request that names no number, if the service allows so many."
-    )
+    fresh_draws: bool = Field(description="Whether a new seed gives new networks.")
+    num_networks: int | None = Field(description="Number of networks, if a new seed gives no new ones.")
+    ensemble_size: int = Field(description="Default number of networks in an ensemble, if the service allows it.")
     is_distribution: bool = Field(
-        description="Whether there are several networks; a single one cannot disagree, so its mutual information is 0."
+        description="Whether there are several networks. A single one cannot disagree: its mutual information is 0."
     )
 
 
@@ -241,7 +252,7 @@ class ModelDescription(ModelSummary):
     target: TargetDescription
     training: dict[str, Any]
     calibration: dict[str, Any] | None = Field(description="Thresholds of the flags, and how they were measured.")
-    metrics: dict[str, Any] | None = Field(description="Figures of the model card.")
+    metrics: dict[str, Any] | None = Field(description="Measurements from the model card.")
 
 
 class RefusedModel(BaseModel):
@@ -251,15 +262,15 @@ class RefusedModel(BaseModel):
 
 class ModelsAnswer(BaseModel):
     default: str
-    models: list[ModelSummary] = Field(description="The default first.")
+    models: list[ModelSummary] = Field(description="Served models, the default first.")
     refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
 
 
 class ReloadAnswer(BaseModel):
-    model: ModelIdentity = Field(description="As it is served now.")
-    changed: bool = Field(description="Whether that is another version than before.")
+    model: ModelIdentity = Field(description="The version that is served now.")
+    changed: bool = Field(description="Whether the version differs from the previous one.")
 
 
 class HealthAnswer(BaseModel):
     status: Literal["live", "ready"]
-    warnings: list[str] | None = Field(default=None, description="What is to be mended, though requests are answered.")
+    warnings: list[str] | None = Field(default=None, description="Problems to fix, although requests are answered.")

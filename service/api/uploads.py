@@ -1,6 +1,6 @@
 """Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON.
 
-What grows with a body is bounded before it is built, and done in a thread unless the body is small.
+Sizes that grow with a body are checked before anything is built. Parsing runs in a thread unless the body is small.
 """
 
 import asyncio
@@ -26,38 +26,38 @@ from service.settings import Settings
 EXAMPLE_IMAGE = Path(__file__).parents[1] / "static" / "examples" / "seven.png"
 
 _BODY_HINT = (
-    "Send PNG, JPEG or WebP files: in multipart/form-data as file parts named images (curl -F images=@FILE), one alone "
-    'with Content-Type: image/*, or as application/json {"images": ["<base64 of a file>", …]}. '
-    "Parameters such as seed belong in the query string."
+    "Send PNG, JPEG or WebP files as multipart/form-data with file parts named images (curl -F images=@FILE), one file "
+    'with Content-Type: image/*, or application/json {"images": ["<base64 of a file>", …]}. '
+    "Send parameters such as seed in the query string."
 )
 
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
-"""That zlib tells the formats by; deflate is zlib's own, by RFC 9110."""
+"""The argument that tells zlib the format. By RFC 9110, deflate means zlib's own format."""
 
 SMALL_BODY = 2**16
-"""Bytes that are read faster than handed to a thread."""
+"""Size of a body, in bytes, up to which parsing is faster than handing it to a thread."""
 
 OTHER_VALUES = 1_000
-"""That JSON may hold beside inputs; so many fields, too."""
+"""Most values in JSON beside the inputs, and most fields."""
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
 
 
 class ImagesBody(BaseModel):
-    """The JSON form of a request."""
+    """The JSON body for a model of images."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: Annotated[list[str], FailFast(), Field(min_length=1)]
-    """Base64 of a PNG, JPEG or WebP file each."""
+    """PNG, JPEG or WebP files, each in base64."""
 
 
 Row = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
 
 
 class VectorsBody(BaseModel):
-    """The request for a model that takes vectors of numbers."""
+    """The JSON body for a model of vectors."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,17 +66,17 @@ class VectorsBody(BaseModel):
 
 
 async def read_inputs(asking: Asking, networks: int, most_inputs: int | None = None) -> Tensor:
-    """The raw inputs of a request, [B, …], if there is room for so many networks to see them.
+    """Reads the raw inputs of a request, [B, …], if the queue has room for them.
 
     Args:
         asking: the request.
-        networks: that will see each input.
-        most_inputs: that it may have, if fewer than usual.
+        networks: number of networks that will see each input.
+        most_inputs: most inputs, if fewer than the service's limit.
 
     Raises:
-        ServiceError: 408 for a slow body, 413 for too much, 415 for another kind, 422 for one that does not hold
-            such inputs, 504 if the deadline passes.
-        OverloadedError: if too much waits.
+        ServiceError: 408 for a slow body, 413 for too much, 415 for a wrong content type, 422 for a body without
+            valid inputs, 504 after the deadline.
+        OverloadedError: if the queue is full.
     """
     most = most_inputs or asking.parts.settings.max_inputs
     if asking.model.input.form == "rows":
@@ -93,7 +93,7 @@ async def _read_rows(asking: Asking, most: int) -> Tensor:
     hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {count} number(s).'
     content_type = _read_content_type(asking.request)
     if content_type not in ("application/json", ""):
-        message = f"A body of type {content_type!r} is not understood by this model, which takes numbers."
+        message = f"The body has type {content_type!r}, but this model takes numbers as JSON."
         raise ServiceError(415, "unsupported_media_type", message, hint)
     body = await _read_plain_body(asking)
 
@@ -108,7 +108,7 @@ async def _read_rows(asking: Asking, most: int) -> Tensor:
 
 
 async def _read_files(asking: Asking, most: int) -> dict[str, bytes]:
-    """Encoded files in order, by a name for messages."""
+    """Reads encoded files in order, by their names in messages."""
     content_type = _read_content_type(asking.request)
     body = await _read_plain_body(asking)
     if content_type == "multipart/form-data":
@@ -118,7 +118,7 @@ async def _read_files(asking: Asking, most: int) -> dict[str, bytes]:
     elif content_type.startswith("image/") or content_type in ("application/octet-stream", ""):
         files = {"the body": body}
     else:
-        message = f"A body of type {content_type!r} is not understood."
+        message = f"The body has type {content_type!r}, which is not supported."
         raise ServiceError(415, "unsupported_media_type", message, _BODY_HINT)
     check_number(len(files), asking.model.input.noun, most)
     if empty := [name for name, content in files.items() if not content]:
@@ -136,10 +136,10 @@ def _read_content_type(request: Request) -> str:
 
 
 async def read_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
-    """The body as it arrives, compressed or not.
+    """Reads the body as sent, compressed or not.
 
     Raises:
-        ServiceError: 408 for a slow one, 413 for a large one, 504 if the deadline passes before it has arrived.
+        ServiceError: 408 for a slow body, 413 for a large one, 504 if the deadline passes before it arrives.
     """
     left = deadline.remaining
     try:
@@ -153,15 +153,15 @@ async def read_body(request: Request, settings: Settings, deadline: Deadline) ->
 
 
 def decompress(body: bytes, encoding: str, settings: Settings) -> bytes:
-    """A body without its Content-Encoding, gzip or deflate.
+    """Decompresses a body from its Content-Encoding, gzip or deflate.
 
     Raises:
-        ServiceError: 400 if it is damaged, 413 if it is large, 415 for another encoding.
+        ServiceError: 400 for a damaged body, 413 for a large one, 415 for another encoding.
     """
     if encoding == "identity":
         return body
     if encoding not in _WINDOW_BITS:
-        message = f"A body with Content-Encoding {encoding!r} is not understood."
+        message = f"The body has Content-Encoding {encoding!r}, which is not supported."
         raise ServiceError(415, "unsupported_encoding", message, "Send it uncompressed, or as gzip or deflate.")
     limit = settings.max_decompressed_bytes
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
@@ -171,23 +171,24 @@ def decompress(body: bytes, encoding: str, settings: Settings) -> bytes:
         hint = f"Send one complete {encoding} stream."
         raise ServiceError(400, "invalid_encoding", f"The body is not {encoding}: {error}.", hint) from error
     if len(content) > limit:
-        raise ServiceError(413, "body_too_large", "The body is too large.", f"Decompressed it may have {limit} bytes.")
+        hint = f"Decompressed, it may have at most {limit} bytes."
+        raise ServiceError(413, "body_too_large", "The body is too large.", hint)
     if not stream.eof or stream.unused_data:
         what = "has bytes after its end" if stream.eof else "is not complete"
-        message, hint = f"The {encoding} stream of the body {what}.", f"Send one complete {encoding} stream."
+        message, hint = f"The body's {encoding} stream {what}.", f"Send one complete {encoding} stream."
         raise ServiceError(400, "invalid_encoding", message, hint)
     return content
 
 
 def read_encoding(request: Request) -> str:
-    """The Content-Encoding of a request's body; identity where there is none."""
+    """The Content-Encoding of a request's body; identity if there is none."""
     return request.headers.get("content-encoding", "identity").strip().lower()
 
 
 async def _read_plain_body(asking: Asking) -> bytes:
     if (encoding := read_encoding(asking.request)) != "identity":
-        message, hint = f"A body with Content-Encoding {encoding!r} is not understood.", "Send it uncompressed."
-        raise ServiceError(415, "unsupported_encoding", message, hint)
+        message = f"The body has Content-Encoding {encoding!r}, which is not supported."
+        raise ServiceError(415, "unsupported_encoding", message, "Send it uncompressed.")
     return await read_body(asking.request, asking.parts.settings, asking.deadline)
 
 
@@ -220,7 +221,7 @@ def _parse_multipart(content_type: str, body: bytes, most: int) -> dict[str, byt
         message = f"The multipart body is not valid: {error}."
         raise ServiceError(422, "invalid_multipart", message, _BODY_HINT) from error
     if not images:
-        raise ServiceError(422, "no_images", "The multipart body holds no images.", _BODY_HINT)
+        raise ServiceError(422, "no_images", "The multipart body contains no images.", _BODY_HINT)
     return images
 
 
@@ -229,36 +230,36 @@ def _parse_json(body: bytes, most: int) -> dict[str, bytes]:
 
 
 def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
-    """Files by a name for messages, from base64 of each.
+    """Decodes files from base64, by their names in messages.
 
     Raises:
-        ServiceError: 422 for what is no base64.
+        ServiceError: 422 for text that is not base64.
     """
     images: dict[str, bytes] = {}
     for index, text in enumerate(encoded):
         try:
             images[f"image {index}"] = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
-            hint = "Send standard base64 of the file's bytes, without a data: prefix and without line breaks."
+            hint = "Send the file's bytes in standard base64, without a data: prefix or line breaks."
             raise ServiceError(422, "invalid_base64", f"image {index} is not base64: {error}.", hint) from error
     return images
 
 
 def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) -> Body:
-    """JSON that a schema describes.
+    """Parses JSON by a schema.
 
     Args:
         body: the text.
-        schema: of it, whose lists fail fast: each wrong element's error would take two kilobytes.
-        hint: at what would be right.
-        most_values: that it may hold. A value in memory may be forty times its text.
+        schema: its schema, whose lists fail fast, because each wrong element's error would take two kilobytes.
+        hint: advice for the client.
+        most_values: most values in the JSON. A value in memory may take forty times its text.
 
     Raises:
-        ServiceError: 413 for too many values, 422 for other JSON, or none.
+        ServiceError: 413 for too many values, 422 for JSON that is invalid or does not match the schema.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > most_values or body.count(b":") > OTHER_VALUES:
-        message = f"The JSON holds more than {most_values} values, or more than {OTHER_VALUES} fields."
-        raise ServiceError(413, "too_many_values", message, "Send fewer inputs at a time, or as files or in binary.")
+        message = f"The JSON has more than {most_values} values, or more than {OTHER_VALUES} fields."
+        raise ServiceError(413, "too_many_values", message, "Send fewer inputs, or send them as files or in binary.")
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
@@ -268,7 +269,7 @@ def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) 
 
 
 def describe_upload() -> dict[str, Any]:
-    """The OpenAPI description of the bodies that `read_inputs` understands."""
+    """The OpenAPI description of the bodies that `read_inputs` accepts."""
     example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     file = {"type": "string", "format": "binary"}
     images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}

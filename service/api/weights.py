@@ -27,11 +27,12 @@ router = APIRouter()
 async def get_weights(asking: AskingDependency, parameters: Annotated[WeightsParameters, Query()]) -> Response:
     """Download sampled networks as a safetensors file.
 
-    One network has exactly the target's `state_dict` keys; with `count`, that many are stacked on a leading axis.
-    With a seed the answer can be cached, revalidated and resumed; without one, a fresh draw is sent and its seed named.
+    The tensors have exactly the target's `state_dict` keys. With `count`, several networks are stacked on a leading
+    axis. With a seed, the answer can be cached, revalidated and resumed. Without one, the networks are new, and the
+    answer names their seed.
     """
     parts, settings = asking.parts, asking.parts.settings
-    check_health(parts.engine)  # as an answer that has begun cannot say so
+    check_health(parts.engine)  # now, as an answer that has begun cannot report it
     count = parameters.count or 1
     check_count("count", count, settings.max_ensemble_size)
     asking.check_members(parameters.member + count)
@@ -44,7 +45,7 @@ async def get_weights(asking: AskingDependency, parameters: Annotated[WeightsPar
         dtype=parameters.dtype,
     )
     if file.size > settings.max_weights_bytes:
-        message, hint = f"The file would have {file.size} bytes.", f"Ask for at most {settings.max_weights_bytes}."
+        message, hint = f"The file would have {file.size} bytes.", f"It may have at most {settings.max_weights_bytes}."
         raise ServiceError(422, "weights_too_large", message, hint)
     seeded = parameters.seed is not None
     etag = file.etag(parts.engine.device)
@@ -57,7 +58,7 @@ async def get_weights(asking: AskingDependency, parameters: Annotated[WeightsPar
     }
     if seeded:
         pinned = parameters.version is not None
-        lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a model may be replaced under its name
+        lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a name may get another version
         headers |= {"Cache-Control": f"private, {lifetime}", "ETag": etag, "Accept-Ranges": "bytes"}
         if is_named(etag, asking.request.headers.get("if-none-match")):
             return Response(status_code=304, headers=headers)
@@ -72,7 +73,7 @@ async def get_weights(asking: AskingDependency, parameters: Annotated[WeightsPar
         except ValueError as error:
             length = {"Content-Range": f"bytes */{file.size}"}
             raise ServiceError(
-                416, "range_not_satisfiable", f"{error}.", "Ask for bytes that exist.", length
+                416, "range_not_satisfiable", f"{error}.", "Request bytes within the file.", length
             ) from error
         if asked is not None:
             status, (start, stop) = 206, asked

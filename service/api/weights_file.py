@@ -1,8 +1,8 @@
 """Sampled weights as a safetensors file, generated while it is sent.
 
-A safetensors file is the length of a JSON header (8 bytes, little-endian), the header, and the tensors' bytes without
-holes. All of its lengths follow from the shapes alone, so the exact Content-Length and any byte range are known before
-a single network is drawn, and memory does not grow with the number of networks.
+A safetensors file consists of the length of a JSON header (8 bytes, little-endian), the header, and the tensors' bytes
+without gaps. All lengths follow from the shapes, so the exact Content-Length and any byte range are known before a
+network is drawn, and memory does not grow with the number of networks.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _BYTES_PER_CHUNK = 2**20
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The file with one network, or with several stacked on a leading axis."""
+    """A file with one network, or with several stacked on a leading axis."""
 
     model: Model
     seed: int
@@ -36,13 +36,13 @@ class WeightsFile:
 
     @property
     def filename(self) -> str:
-        """For who saves it."""
+        """Suggested name of the file."""
         members = str(self.members[0]) if len(self.members) == 1 else f"{self.members[0]}-{self.members[-1]}"
         return f"{self.model.name}-seed{self.seed}-member{members}.safetensors"
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Size of the whole file, in bytes."""
         return len(self.header) + self._bytes_per_network * len(self.members)
 
     @cached_property
@@ -64,7 +64,7 @@ class WeightsFile:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Where the networks come from, what they are, and what they want as input."""
+        """The networks' origin, their structure, and their input."""
         model = self.model
         return {
             "format": "pt",
@@ -78,14 +78,14 @@ class WeightsFile:
         }
 
     def etag(self, device: torch.device) -> str:
-        """A strong entity tag: products of matrices round differently on another device or with another torch."""
+        """A strong entity tag. It names device and PyTorch, because matrix products round differently with others."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         parts = self.header, torch.__version__, device.type, name, torch.get_num_threads()
         return f'"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"'
 
     async def stream(self, engine: Engine, start: int, stop: int) -> AsyncIterator[memoryview]:
-        """The bytes from `start` up to `stop`. Networks are drawn only for the parts that hold them, and no more of
-        them once the client has left: every draw is an `await` at which the task can be cancelled."""
+        """Yields the bytes from `start` up to `stop`. Only the networks for these bytes are drawn, and none after the
+        client has left: every draw is an `await` at which the task can be cancelled."""
         if start < len(self.header):
             yield memoryview(self.header)[start:stop]
         position = len(self.header)
@@ -118,20 +118,20 @@ class WeightsFile:
 
 
 def is_named(etag: str, header: str | None) -> bool:
-    """Whether an If-None-Match header names a strong entity tag; tags are compared weakly (RFC 9110, 13.1.2)."""
+    """Whether an If-None-Match header names a strong entity tag. Tags are compared weakly (RFC 9110, 13.1.2)."""
     tags = [tag.strip() for tag in (header or "").split(",")]
     return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The single byte range that a Range header asks for, as (start, stop), within a file of `size` bytes.
+    """Reads a Range header with one byte range, as (start, stop), within a file of `size` bytes.
 
     Returns:
         None if there is no header, or one that a server may ignore (RFC 9110, section 14.2): another unit, several
-        ranges, or not well formed.
+        ranges, or malformed.
 
     Raises:
-        ValueError: if the range lies outside the file.
+        ValueError: if the range is outside the file.
     """
     unit, _, ranges = (header or "").partition("=")
     first, dash, last = ranges.strip().partition("-")
@@ -147,5 +147,5 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < int(first):
             return None
     if start >= stop:
-        raise ValueError(f"there are no such bytes in a file of {size}")
+        raise ValueError(f"The range is outside the file of {size} bytes")
     return start, stop

@@ -77,7 +77,7 @@ def test_what_an_ensemble_does_not_have(
     assert error["hint"] in (
         "Its members are 0 to 2.",
         "ensemble_size may be at most 3.",
-        "Leave false_alarm_rate and coverage out.",
+        "Leave out false_alarm_rate and coverage.",
     )
 
 

@@ -113,7 +113,7 @@ def test_description_and_weights(cubic_client: httpx.Client, cubic: Checkpoint) 
         ({"inputs": [1.0]}, 422, "valid array"),
         ({"inputs": [[0.0], [1e30]]}, 422, "x in row 1 is 1e+30, more than 10⁶ standard deviations"),
         ({"images": ["aGk="]}, 422, "inputs: Field required"),
-        ({"inputs": [[0.0]] * 9}, 413, "9 vectors in one request."),
+        ({"inputs": [[0.0]] * 9}, 413, "The request has 9 vectors."),
         ({"inputs": [[0.0]] * 9000}, 413, "The body is too large."),
     ],
 )
