@@ -24,10 +24,10 @@ from service.operation.server import Server
 from service.settings import Settings, read_settings
 
 FAULT = 70
-"""Exit status if the device stopped responding: an internal error, by sysexits.h."""
+"""Exit status after the device stopped responding: an internal error, by sysexits.h."""
 
 OTHER_DESCRIPTORS = 256
-"""Open files besides connections: checkpoints while they are loaded, pipes of decoders, logs, traces."""
+"""Number of open files besides connections: checkpoints being loaded, pipes of decoders, logs, traces."""
 
 SCOPES = ", ".join(get_args(Scope))
 
@@ -56,7 +56,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _take_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command a flag for each setting in place of its `**flags`.
+    """Replaces a command's `**flags` by a flag for each setting.
 
     The command gets flags as text, so that they are validated like variables and files.
     """
@@ -118,9 +118,9 @@ def key_command(
     ] = None,
     more_scopes: Annotated[list[str] | None, typer.Argument(metavar="SCOPE", hidden=True)] = None,
 ) -> None:
-    """Draw an API key. Prints the key on standard error, and its entry for the file of keys on standard output."""
+    """Draw an API key. Prints the key on standard error, and its entry for the key file on standard output."""
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise typer.BadParameter(f"a name has only letters, digits, - and _, not {name!r}")
+        raise typer.BadParameter(f"a name may have only letters, digits, - and _, unlike {name!r}")
     asked = [*(scopes or ()), *(more_scopes or ())] or ["predict", "weights"]
     if unknown := set(asked) - set(get_args(Scope)):
         raise typer.BadParameter(f"a scope is one of {SCOPES}, not {', '.join(sorted(unknown))}")
@@ -130,7 +130,7 @@ def key_command(
 
 
 def main() -> None:
-    """Runs the command line, and ends the process."""
+    """Runs the command line, and exits the process."""
     try:
         app(prog_name="hyperdraw-serve")
     except ValidationError as error:
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Loads the models, and serves until it is stopped or the device stops responding.
+    """Loads the models, and serves until stopped, or until the device stops responding.
 
     Raises:
         ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot serve with these settings.
@@ -162,14 +162,14 @@ def _describe(error: ValidationError) -> Iterator[str]:
 
 
 def limit_connections(settings: Settings) -> Settings:
-    """Settings with no more connections than there are file descriptors for.
+    """Limits the connections in the settings to the available file descriptors.
 
     The soft limit of `ulimit -n` is raised as far as necessary and allowed.
 
     Raises:
-        ConfigurationError: if there are none for connections.
+        ConfigurationError: if no file descriptor is left for connections.
     """
-    if sys.platform == "win32":  # has no such limit
+    if sys.platform == "win32":  # which has no such limit
         return settings
     import resource
 
@@ -182,14 +182,14 @@ def limit_connections(settings: Settings) -> Settings:
         return settings
     most = soft - OTHER_DESCRIPTORS
     if most < 1:
-        raise ConfigurationError(f"a process may have {soft} open files, and needs {wanted}: raise ulimit -n")
-    message = "at most %d clients can be connected, not %d, as a process may have %d open files: raise ulimit -n to %d"
+        raise ConfigurationError(f"a process may have only {soft} open files; raise ulimit -n to {wanted}")
+    message = "only %d connections can be open, not %d, as a process may have %d open files; raise ulimit -n to %d"
     logger.warning(message, most, settings.max_connections, soft, wanted)
     return settings.model_copy(update={"max_connections": most})
 
 
 def check_address(host: str, port: int) -> None:
-    """Checks that the service can listen on an address, before it loads models.
+    """Checks that the service can listen on an address, before models are loaded.
 
     Raises:
         ConfigurationError: if it cannot.

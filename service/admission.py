@@ -1,4 +1,4 @@
-"""How much may wait, and whose: networks' work, pixels to be decoded, and the bytes of bodies are each admitted so."""
+"""Admission limits how much may wait, and for whom: inputs × networks, pixels to decode, and bytes of bodies."""
 
 import threading
 import time
@@ -6,25 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SMALL = 0.01
-"""Of the limit: what asks for no more has a part of it for itself."""
+"""Largest small request, as a share of the limit. Small requests have a reserved part of the limit."""
 
 RESERVED = 0.1
-"""That part. A client alone may fill half of it, so that another one's small request always finds room."""
+"""The reserved part. One client may fill half of it, so that another's small request always finds room."""
 
 PATIENCE = 5.0
-"""Seconds beyond the time that it was told, for which a client that was refused counts as waiting."""
+"""Seconds for which a refused client still counts as waiting, after the time at which it was told to return."""
 
 MOST_REFUSED = 1000
-"""Clients that are remembered for that."""
+"""Most refused clients that are remembered."""
 
 
 class OverloadedError(Exception):
-    """As much as may wait is waiting, or as much of one client's."""
+    """The queue is full, or a client's share of it."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
         self.seconds = seconds
-        """After which there is room for what was refused, at the pace that was measured."""
+        """Seconds until there is room for the refused request, at the measured pace."""
 
     def __str__(self) -> str:
         return f"there is room in about {self.seconds:.1f} seconds"
@@ -32,43 +32,43 @@ class OverloadedError(Exception):
 
 @dataclass(eq=False)
 class Reservation:
-    """What a request has of the room, until it is released; done work makes it smaller."""
+    """A request's room in the queue, until it is released. It shrinks as work is done."""
 
     admission: "Admission"
     client: str
     amount: int = 0
     pace: float = 0.0
-    """Seconds that a unit is expected to take."""
+    """Expected seconds for each unit."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def grow(self, amount: int) -> None:
-        """Takes more.
+        """Takes more room.
 
         Raises:
-            OverloadedError: as `Admission.check` does.
+            OverloadedError: if there is no room.
         """
         with self._lock:
             self.admission._add(self, amount)
             self.amount += amount
 
     def shrink(self, amount: int) -> None:
-        """Gives back what is done, at most what is left."""
+        """Gives back an amount that is done, or what is left of the room if that is less."""
         with self._lock:
             amount = min(amount, self.amount)
             self.amount -= amount
             self.admission._remove(self, amount)
 
     def release(self) -> None:
-        """Gives back all of it."""
+        """Gives back all of the room."""
         self.shrink(self.amount)
 
 
 class Admission:
-    """Admits up to a limit, and no client to more than its share while others wait.
+    """Admits amounts up to a limit, and limits each client to its share while others wait.
 
-    A client's share is the limit, without the part that is kept for small requests, divided by the number of clients
-    that have something waiting or were refused lately; small requests may exceed it by half of that part. Who has
-    nothing waiting may wait with one request of any size that finds room; if nothing waits at all, that is any size.
+    A client's share is the limit, without the reserved part, divided by the number of clients that have something
+    waiting or were refused recently. Small requests may exceed it by half of the reserved part. A client with nothing
+    waiting may queue one request of any size that finds room. If nothing waits at all, every size finds room.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,32 +76,32 @@ class Admission:
         self._clock = clock
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}
-        """By client, what is positive."""
+        """Positive amounts that wait, by client."""
         self._refused: dict[str, float] = {}
-        """By client, until when it counts as waiting."""
+        """Times until which refused clients count as waiting, by client."""
         self._amount = 0
         self._seconds = 0.0
 
     @property
     def amount(self) -> int:
-        """All that waits."""
+        """Total amount that waits."""
         return self._amount
 
     def reserve(self, client: str, amount: int, pace: float = 0.0) -> Reservation:
-        """Room for an amount, of which a unit is expected to take `pace` seconds.
+        """Reserves room for an amount, whose units are expected to take `pace` seconds each.
 
         Raises:
-            OverloadedError: as `check` does.
+            OverloadedError: if there is no room.
         """
         reservation = Reservation(self, client, pace=pace)
         reservation.grow(amount)
         return reservation
 
     def check(self, client: str, amount: int) -> None:
-        """Whether there is room.
+        """Checks that there is room.
 
         Raises:
-            OverloadedError: if not; the client then counts as waiting for a while.
+            OverloadedError: if there is no room. The client then counts as waiting for a while.
         """
         with self._lock:
             self._check(client, amount)
@@ -124,7 +124,7 @@ class Admission:
             raise OverloadedError(seconds)
 
     def _estimate(self, excess: int, waiting: int) -> float:
-        """Seconds until so much of what waits is done, if all of it gets on evenly; 0 if nothing must be."""
+        """Seconds until the excess is done, if all waiting work proceeds evenly; 0 if there is no excess."""
         if excess <= 0:
             return 0.0
         return max(self._seconds, 1e-3) * min(excess, waiting) / waiting

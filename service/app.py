@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Loads and warms every model, so that an app that exists is ready, and builds the app around them.
+    """Loads and warms up every model, and builds the app around them. An app that exists is thus ready.
 
     Raises:
-        ConfigurationError: if the checkpoints cannot be had, or the settings do not go together.
-        DecoderError: if no process can be started that decodes images.
-        DeviceError: if there is no such device.
+        ConfigurationError: if no checkpoint can be served, or the settings contradict each other.
+        DecoderError: if the processes that decode images do not start.
+        DeviceError: if this machine lacks the device.
         KeyFileError: if the key file cannot be used.
     """
     settings.check_exposure()
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         title="hyperdraw",
         version=version("hyperdraw-server"),
-        summary="Samples neural networks on demand, and answers predictions with their uncertainty.",
+        summary="Samples neural networks on demand, and returns predictions with their uncertainty.",
         lifespan=run,
         redoc_url=None,
     )
@@ -111,7 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _open_traces(settings: Settings) -> "Traces | None":
-    """Traces, if there is somewhere to send them; others need not have OpenTelemetry's SDK in memory."""
+    """Opens traces if there is a collector for them. Otherwise OpenTelemetry's SDK is not imported."""
     variables = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
     if settings.otlp_endpoint is None and not any(map(os.environ.get, variables)):
         return None
@@ -121,17 +121,17 @@ def _open_traces(settings: Settings) -> "Traces | None":
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:
-    """Looks for changes again and again."""
+    """Looks for changes of the checkpoints periodically."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await asyncio.wrap_future(catalog.request_refresh())
         except Exception:
-            logger.exception("the checkpoints could not be looked through")
+            logger.exception("the checkpoints could not be checked for changes")
 
 
 class _RevalidatedFiles(StaticFiles):
-    """Files that browsers check before each use, so that the parts of a page always fit together."""
+    """Files that browsers revalidate before each use, so that the parts of a page always match."""
 
     def is_not_modified(self, response_headers: Headers, request_headers: Headers) -> bool:
         any_will_do = request_headers.get("if-none-match", "").strip() == "*"

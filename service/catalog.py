@@ -1,4 +1,4 @@
-"""The models that a service offers: one for each model in a directory, replaced while it serves."""
+"""The catalog of the models in a directory, which are loaded and replaced while the service runs."""
 
 import logging
 import threading
@@ -22,79 +22,79 @@ from service.names import check_name, escape
 logger = logging.getLogger(__name__)
 
 MODEL_BYTES = 4 * 2**30
-"""Memory that all models together may take."""
+"""Most memory for all models together, in bytes."""
 
 MOST_MULTIPLICATIONS = 5 * 10**10
-"""Of one network for one input, as no step can be shorter than that."""
+"""Most multiplications of one network for one input, which is the shortest possible step."""
 
 BYTES_PER_NUMBER = 4
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
-"""After which files that could not be loaded for a reason that may pass are tried again: twice as long each time."""
+"""First and longest time before files are retried after a temporary error. The time doubles with each attempt."""
 
 
 MOST_PAUSE_SECONDS = 2.0
-"""Between two loads."""
+"""Longest pause between two loads."""
 
 
 class ConfigurationError(Exception):
-    """Settings that the service cannot start with; the message says which and why."""
+    """Settings with which the service cannot start; the message says which and why."""
 
 
 @dataclass
 class _Attempt:
-    """To load a model."""
+    """An attempt to load a model."""
 
     stamp: dict[str, Stamp]
-    """Of its files, before they were read."""
+    """Stamps of its files, taken before they were read."""
     retry: float | None = None
-    """When the same files are to be tried again, on the monotonic clock, if at all."""
+    """Time of the next attempt with the same files, on the monotonic clock, if any."""
     delay: float = FIRST_RETRY_SECONDS / 2
-    """Seconds until then."""
+    """Seconds until the next attempt."""
     served: bool = False
-    """Whether what is served is, for sure, what such files hold."""
+    """Whether the served model certainly has the content of these files."""
 
 
 class Catalog:
-    """Loaded and warmed checkpoints by name, the default first, and what was refused.
+    """Loaded and warmed-up models by name, the default first, and those that were refused.
 
-    A model is loaded beside the one that it replaces, verified and warmed, and only then takes its place; one that
-    cannot be loaded changes nothing. Requests keep the checkpoint that they began with. All methods may be called from
-    any thread. One thread loads, one model after the other.
+    A model is loaded beside the one that it replaces, verified and warmed up, and only then takes its place. If it cannot
+    be loaded, nothing changes. Requests keep the model that they began with. All methods are thread-safe. One thread
+    loads the models, one after the other.
     """
 
     def __init__(self, directory: Path, engine: Engine, default: str | None, max_bytes: int = MODEL_BYTES) -> None:
-        """Loads what there is.
+        """Loads all models.
 
         Args:
-            directory: with a model in each subdirectory, or one itself.
-            engine: that runs them.
-            default: the name of the model that comes first; if None, the first one in alphabetical order.
-            max_bytes: that all of them may take, by `count_bytes`.
+            directory: a checkpoint, or a directory with one in each subdirectory.
+            engine: the engine that runs the models.
+            default: name of the model that comes first; if None, the first one in alphabetical order.
+            max_bytes: most memory for all models together, by `count_bytes`.
 
         Raises:
-            ConfigurationError: if nothing can be served, or there is no model by the name of the default.
+            ConfigurationError: if no model can be served, or the default does not exist.
         """
         if not directory.is_dir():
-            raise ConfigurationError(f"{directory} is no directory; --checkpoints must name one that holds checkpoints")
+            raise ConfigurationError(f"{directory} is not a directory; --checkpoints must name one with checkpoints")
         self.refused: dict[str, str] = {}
-        """Why, by the checkpoint's name, escaped. Replaced as a whole, so that nobody sees half a change."""
+        """Reasons of refusals, by the escaped name. Replaced as a whole, so that readers see no partial change."""
         self._reasons: dict[str, str] = {}
-        """Likewise, by the names that there are."""
+        """Reasons of refusals, by the actual name."""
         self._directory = directory
         self._engine = engine
         self._default = default
         self._max_bytes = max_bytes
         self._models: dict[str, Model] = {}
         self._attempts: dict[str, _Attempt] = {}
-        """The last one of each name that is there."""
+        """The last attempt for each existing name."""
         self._lock = threading.Lock()
         self._wanted: dict[str | None, Future[Any]] = {}
-        """What is to be loaded, and has not begun: a model by its name, or, by None, all that has changed."""
+        """Loads that have not begun: a model by its name, or everything that has changed, under None."""
         self._loads = False
-        """Whether there is a thread that loads."""
+        """Whether the loading thread runs."""
         self._load_start: float | None = None
-        """Of what is being loaded, on the monotonic clock."""
+        """Start of the current load, on the monotonic clock."""
         self._closed = False
         try:
             self.refresh()
@@ -103,77 +103,78 @@ class Catalog:
         except ServiceError as error:
             raise ConfigurationError(f"nothing can be loaded: {engine.fault or error}") from error
         if not self._models:
-            reasons = "; ".join(self.refused.values()) or "it holds no checkpoint"
-            raise ConfigurationError(f"nothing to serve in {directory}: {reasons}")
+            reasons = "; ".join(self.refused.values()) or "it contains no checkpoint"
+            raise ConfigurationError(f"there is nothing to serve in {directory}: {reasons}")
         if default is None:
-            self._default = next(iter(self._models))  # whatever comes later
+            self._default = next(iter(self._models))  # also when other models come later
         elif default in self.refused:
             logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._models)))
         elif default not in self._models:
-            raise ConfigurationError(f"the default model {default!r} is none of {', '.join(self._models)}")
+            names = ", ".join(self._models)
+            raise ConfigurationError(f"there is no model {default!r} to be the default; there are {names}")
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
     def resolve(self, name: str, version: str | None = None) -> Model:
-        """A model by name, at one version or at that which is served.
+        """Finds a model by name, at a given version or at the served one.
 
         Raises:
-            ServiceError: 404 if there is no such model or version, 503 if its checkpoint was refused.
+            ServiceError: 404 for an unknown model or version, 503 if the checkpoint was refused.
         """
         if (model := self._models.get(name)) is None:
             if (reason := self.refused.get(name)) is not None:
                 raise ServiceError(503, "model_refused", f"{name} was not loaded: {reason}", self._hint)
             raise self._unknown(name)
         if version not in (None, model.version):
-            hint = f"{name} is at version {model.version}."
+            hint = f"{name} has version {model.version}."
             raise ServiceError(404, "unknown_version", f"Version {str(version)[:100]!r} is not served.", hint)
         return model
 
     def reload(self, name: str) -> tuple[Model, bool]:
-        """Loads a model from its files, also one that was not here before.
+        """Loads a model from its files, even a new one.
 
         Returns:
-            the model as it is served now, and whether that is another version than before.
+            the served model, and whether its version changed.
 
         Raises:
-            ServiceError: 404 if there is no checkpoint by that name, 409 if it cannot be loaded, 503 if it may be
-                another time.
+            ServiceError: 404 if there is no checkpoint of that name, 409 if it cannot be loaded, 503 if a retry may
+                succeed.
         """
         return self.request_reload(name).result()
 
     def request_reload(self, name: str) -> "Future[tuple[Model, bool]]":
-        """As `reload`, for whom it wants no thread to wait in. It cannot be cancelled.
+        """Starts `reload` without waiting for it. The future cannot be cancelled.
 
-        Who asks before it has begun shares it, so that a model that is being loaded is loaded once more, however many
-        ask for that.
+        Requests for the same model share a load that has not begun. A model that is being loaded is thus loaded once
+        more, however many requests there are.
         """
         return self._want(name)
 
     def refresh(self) -> None:
-        """Loads what is new or has changed, and stops to serve what is gone, unless everything is.
+        """Loads new and changed models, and stops serving removed ones, unless all were removed.
 
-        A checkpoint that cannot be loaded is refused and logged; the others are served. It is tried again when its
-        files change, and if the reason may pass.
+        A checkpoint that cannot be loaded is refused and logged; the others are served. It is retried when its files
+        change, or after a while if the error may be temporary.
 
         Raises:
-            OSError: if the directory cannot be listed, upon which nothing has changed.
-            ServiceError: 503 if the service ends.
+            OSError: if the directory cannot be listed. Nothing has changed then.
+            ServiceError: 503 if the service is shutting down.
         """
         self.request_refresh().result()
 
     def request_refresh(self) -> "Future[None]":
-        """As `refresh`, for whom it wants no thread to wait in. It cannot be cancelled."""
+        """Starts `refresh` without waiting for it. The future cannot be cancelled."""
         return self._want(None)
 
     @property
     def load_seconds(self) -> float:
-        """For which the current load has run; 0 if there is none."""
+        """Seconds that the current load has run; 0 if there is none."""
         start = self._load_start
         return 0.0 if start is None else time.monotonic() - start
 
     def close(self) -> None:
-        """Loads nothing further. What is being loaded ends with the engine."""
+        """Starts no further loads. The current one ends with the engine."""
         with self._lock:
             self._closed = True
             futures = list(self._wanted.values())
@@ -186,7 +187,7 @@ class Catalog:
             if (future := self._wanted.get(name)) is not None:
                 return future
             future = Future()
-            future.set_running_or_notify_cancel()  # as it is shared, nobody is to cancel it
+            future.set_running_or_notify_cancel()  # it is shared, so nobody may cancel it
             if self._closed or self._engine.fault:
                 future.set_exception(_say_closing())
                 return future
@@ -197,7 +198,7 @@ class Catalog:
             return future
 
     def _work(self) -> None:
-        """Loads until nothing is wanted. At the end of the process it is not waited for, whatever it reads."""
+        """Loads until nothing is wanted. The end of the process does not wait for it."""
         while True:
             with self._lock:
                 if not self._wanted:
@@ -212,18 +213,18 @@ class Catalog:
                     future.set_result(None)
                 else:
                     future.set_result(self._load_again(name))
-            except CancelledError:  # by the engine, which is closed
+            except CancelledError:  # by the engine, which has been closed
                 future.set_exception(_say_closing())
             except Exception as error:
                 future.set_exception(error)
-            except BaseException as error:  # which is to end no other thread
-                logger.critical("what loads models failed", exc_info=error)
-                message = f"The loading thread was ended by {type(error).__name__}."
+            except BaseException as error:  # must not end any other thread
+                logger.critical("loading models failed", exc_info=error)
+                message = f"Loading was interrupted by {type(error).__name__}."
                 future.set_exception(ServiceError(503, "reload_failed", message, "Try again later."))
             finally:
                 seconds = time.monotonic() - self._load_start
                 self._load_start = None
-            time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that those who are served have half of the time
+            time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that requests have half of the time
 
     def _load_again(self, name: str) -> tuple[Model, bool]:
         try:
@@ -249,13 +250,13 @@ class Catalog:
     def _refresh_all(self) -> None:
         paths = self._list()
         if not paths and self._models:
-            logger.error("%s holds no checkpoint any more; the previous models are still served", self._directory)
+            logger.error("%s contains no checkpoints any more; the previous models are still served", self._directory)
             return
         for name in self._attempts.keys() - paths.keys():
             del self._attempts[name]
             self._refuse(name, None)
             if name in self._models:
-                logger.info("%s is gone and no longer served", name)
+                logger.info("%s was removed and is no longer served", name)
                 self._replace(name, None)
         for name, path in paths.items():
             attempt = self._attempts.get(name)
@@ -265,7 +266,7 @@ class Catalog:
 
     @property
     def _hint(self) -> str:
-        return f"The models here are {', '.join(self._models)}."
+        return f"The available models are {', '.join(self._models)}."
 
     def _unknown(self, name: str) -> ServiceError:
         return ServiceError(404, "unknown_model", f"There is no model {name[:100]!r}.", self._hint)
@@ -274,16 +275,15 @@ class Catalog:
         """Directories of checkpoints by name, the default first.
 
         Raises:
-            OSError: if they cannot be listed.
+            OSError: if the checkpoints cannot be listed.
         """
         paths = list_checkpoints(self._directory)
         return {name: paths[name] for name in sorted(paths, key=lambda name: (name != self._default, name))}
 
     def _try(self, name: str, path: Path) -> Exception | None:
-        """Loads a model, unless it is the one that is served; what kept it from being loaded, upon which nothing else
-        has changed."""
+        """Loads a model, unless it is already served. If that fails, returns the error and changes nothing else."""
         last = self._attempts.get(name)
-        attempt = _Attempt(stamp_checkpoint(path))  # before they are read, so that later changes are seen
+        attempt = _Attempt(stamp_checkpoint(path))  # before the files are read, so that later changes are seen
         settled = all(map(is_settled, attempt.stamp.values()))
         try:
             self._load(name, path)
@@ -320,17 +320,17 @@ class Catalog:
         logger.info("serving %s at version %s", name, model.version)
 
     def _check_size(self, path: Path, model: Model) -> None:
-        """Whether a model can be run beside the others, before that is tried."""
+        """Checks that a model can run beside the others, before that is tried."""
         target = model.target
         if (number := target.num_multiplications) > MOST_MULTIPLICATIONS:
-            reason = f"a network takes {number:.1e} multiplications for an input, more than {MOST_MULTIPLICATIONS:.0e}"
+            reason = f"a network needs {number:.1e} multiplications per input, more than {MOST_MULTIPLICATIONS:.0e}"
             raise CheckpointError(path, reason)
         if (work := 2 * BYTES_PER_NUMBER * target.count_numbers(self._engine.device)) > self._max_bytes:
-            reason = f"a network takes {work / 2**20:.0f} MiB for an input"
+            reason = f"a network needs {work / 2**20:.0f} MiB per input"
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
         others = sum(count_bytes(other) for other in self if other.name != model.name)
         if others + (own := count_bytes(model)) > self._max_bytes:
-            reason = f"it takes {own / 2**20:.0f} MiB beside {others / 2**20:.0f} MiB of other models"
+            reason = f"it needs {own / 2**20:.0f} MiB beside {others / 2**20:.0f} MiB of other models"
             raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
 
     def _refuse(self, name: str, reason: str | None) -> None:
@@ -349,8 +349,8 @@ class Catalog:
 
 
 def count_bytes(model: Model) -> int:
-    """Memory that a model takes while it is served: its sampler, and the networks that are kept of two ensembles, the
-    one that answers and the next."""
+    """Memory of a served model, in bytes: its sampler, and the kept networks of two ensembles, the current one and the
+    next."""
     return model.nbytes + 2 * count_kept(model) * model.target.num_weights * BYTES_PER_NUMBER
 
 

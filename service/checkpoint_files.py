@@ -1,4 +1,4 @@
-"""The files of checkpoints, as the catalog sees them: where they are, whether they changed, why they are refused."""
+"""The files of checkpoints for the catalog: where they are, whether they changed, why they are refused."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,16 @@ from models.tasks.probabilities import NotFiniteError
 from service.names import escape
 
 MAX_REASON = 500
-"""Most characters of a reason why a model is refused."""
+"""Most characters of a reason for a refusal."""
 
 
 def list_checkpoints(directory: Path) -> dict[str, Path]:
-    """Directories of checkpoints by name: the subdirectories of one, or itself.
+    """Directories of checkpoints by name: a directory's subdirectories, or the directory itself.
 
-    A subdirectory that cannot be read counts, so that it is refused, not ignored.
+    A subdirectory that cannot be read is included, so that it is refused, not ignored.
 
     Raises:
-        OSError: if they cannot be listed.
+        OSError: if the directory cannot be listed.
     """
     if _is_there(directory / "config.json"):
         return {name_checkpoint(directory): directory}
@@ -29,7 +29,7 @@ def list_checkpoints(directory: Path) -> dict[str, Path]:
 
 
 def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
-    """Stamps of a checkpoint's files, which differ when one was replaced, or written again."""
+    """Stamps of a checkpoint's files, which change when a file is replaced or rewritten."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors"))
     except OSError:
@@ -38,12 +38,12 @@ def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
 
 
 def may_load_later(error: Exception) -> bool:
-    """Whether the same files may be loaded another time."""
+    """Whether loading the same files may succeed later."""
     return is_out_of_memory(error) or may_pass(error) or may_pass(error.__cause__)
 
 
 def explain_refusal(error: Exception, path: Path) -> str:
-    """Why a checkpoint is refused, for clients: without the server's paths and without control characters."""
+    """The reason for a refusal, for clients: without the server's paths or control characters."""
     if isinstance(error, CheckpointError):
         reason = f"{error.path.name}: {error.reason}"
     elif isinstance(error, NotFiniteError):
@@ -63,10 +63,10 @@ def _holds_checkpoint(directory: Path) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is a file, or a link that leads nowhere.
+    """Whether there is a file or a broken link.
 
     Raises:
-        OSError: if it cannot be told.
+        OSError: if this cannot be determined.
     """
     try:
         path.lstat()

@@ -1,1 +1,1 @@
-"""Decoding of images in processes of their own."""
+"""Decoding of images in separate processes."""

@@ -1,4 +1,4 @@
-"""Images are decoded in processes of their own: what takes too long, or is not wanted any more, is ended with them.
+"""A pool of processes that decode images. If an image takes too long or is no longer wanted, its process is killed.
 
 Shapes: B images of C channels, H × W pixels.
 """
@@ -27,20 +27,20 @@ from service.admission import Admission, Reservation
 from service.decoding.process import read_message, write_message
 
 PIXEL_SECONDS = 2e-8
-"""That a pixel is expected to take, before any was measured."""
+"""Expected time of a pixel, before any is measured."""
 
 MEASURED_PIXELS = 100_000
-"""Of an image that tells how fast decoding is."""
+"""Smallest image, in pixels, that measures the speed of decoding."""
 
 LOOK_SECONDS = 0.05
-"""Between two looks at what is being decoded."""
+"""Time between two checks of the images being decoded."""
 
 RESTART_SECONDS = 0.2
-"""That a process takes to start, about: what runs for less is not worth ending."""
+"""Approximate time that a process takes to start. Killing one that has run for less does not pay."""
 
 
 class DecoderError(Exception):
-    """Processes that do not decode anything; the message says why."""
+    """Processes that cannot decode images; the message says why."""
 
 
 @dataclass(eq=False)
@@ -48,21 +48,21 @@ class _Job:
     """The images of a request."""
 
     files: list[tuple[str, bytes]]
-    """By their names in messages."""
+    """Names for messages, and contents."""
     sizes: list[int]
-    """Pixels of each, as its header has them."""
+    """Number of pixels of each image, from its header."""
     shape: Shape
     reservation: Reservation
     future: Future[Tensor] = field(default_factory=Future)
     begun: int = 0
-    """Images that were handed out."""
+    """Number of images handed out."""
     decoded: dict[int, bytes] = field(default_factory=dict)
     failure: tuple[int, Exception] | None = None
-    """Of the first image that cannot be taken; those behind it need not be decoded."""
+    """Index and error of the first image that is refused. Those after it need not be decoded."""
 
     @property
     def wanted(self) -> int:
-        """Images, from the first on, on which the answer depends."""
+        """Number of images, from the first on, on which the answer depends."""
         return len(self.files) if self.failure is None else self.failure[0]
 
     @property
@@ -71,19 +71,19 @@ class _Job:
 
 
 class Decoder:
-    """A pool of processes that decode images for requests in turn, an image of each."""
+    """A pool of processes that decode images. Requests take turns, one image at a time."""
 
     def __init__(self, processes: int, max_pixels: int, queue_pixels: int, seconds: float) -> None:
         """Starts the processes.
 
         Args:
-            processes: how many.
-            max_pixels: of an image.
-            queue_pixels: that may wait.
-            seconds: that an image may take.
+            processes: number of processes.
+            max_pixels: most pixels of an image.
+            queue_pixels: most pixels that may wait.
+            seconds: time limit for an image.
         """
         self.admission = Admission(queue_pixels)
-        """Of pixels that are still to be decoded."""
+        """The limit on pixels that wait to be decoded."""
         self._max_pixels = max_pixels
         self._seconds = seconds
         self._pace = PIXEL_SECONDS
@@ -101,26 +101,25 @@ class Decoder:
         """Decodes an image, so that the first request finds everything in place.
 
         Raises:
-            DecoderError: if that cannot be done here.
+            DecoderError: if the processes cannot decode it.
         """
         self.decode({"an image": encode_image(torch.zeros(1, 1, 1, dtype=torch.uint8))}, (1, 1, 1)).result()
 
     def count_pixels(self, files: Mapping[str, bytes]) -> list[int]:
-        """Pixels of each image, as far as its first bytes tell; as many as an image may have, if they do not."""
+        """Number of pixels of each image, from its first bytes. If they do not tell, the most allowed are assumed."""
         sizes = (read_size(content) for content in files.values())
         return [self._max_pixels if size is None else min(size[0] * size[1], self._max_pixels) for size in sizes]
 
     def decode(self, files: Mapping[str, bytes], shape: Shape, client: str = "") -> Future[Tensor]:
-        """Images as a model takes them, uint8 [B, C, H, W]. To cancel the future ends the work.
+        """Decodes images for a model: uint8 [B, C, H, W]. Cancelling the future ends the work.
 
         Args:
-            files: by their names in messages.
+            files: contents by their names in messages.
             shape: C, H and W.
-            client: that asks, for its share of what may wait.
+            client: name of the client, for its share of the queue.
 
         Raises:
-            OverloadedError: if as many pixels wait as may. The future raises `ImageError` for the first image that
-                cannot be taken.
+            OverloadedError: if the queue is full. The future raises `ImageError` for the first image that is refused.
         """
         sizes = self.count_pixels(files)
         reservation = self.admission.reserve(client, sum(sizes), self._pace / len(self._workers))
@@ -135,7 +134,7 @@ class Decoder:
         return job.future
 
     def close(self) -> None:
-        """Ends all of it."""
+        """Cancels all work, and ends all threads and processes."""
         with self._changed:
             self._closing = True
             for job in self._jobs:
@@ -150,7 +149,7 @@ class Decoder:
         atexit.unregister(self.close)
 
     def _take(self) -> tuple[_Job, int] | None:
-        """The next image of the request whose turn it is; None to end."""
+        """Waits for the next image of the request whose turn it is; None means the end."""
         with self._changed:
             while not self._closing:
                 while self._jobs:
@@ -202,43 +201,43 @@ class Decoder:
 
 
 class _Worker:
-    """A process, which is started again when it has ended."""
+    """A process that decodes images, restarted when it has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._job: _Job | None = None
         self._since = 0.0
         self._reason = ""
-        """Why its process was ended."""
+        """Reason why its process was killed."""
         self._ended = False
         self._works = False
-        """Whether the process has said so."""
+        """Whether the process has reported that it works."""
         self._start()
 
     def decode(self, job: _Job, request: dict[str, Any], content: bytes) -> bytes:
-        """The pixels of an image.
+        """Decodes an image to its pixels.
 
         Raises:
-            ImageError: if it cannot be taken, or not in its time.
+            ImageError: if the image is refused, or takes too long.
             DecoderError: if the process does not work.
         """
         if not self._works:
             if read_message(self._answers) is None:
                 self._start()
-                raise DecoderError("the process that decodes images does not start")
+                raise DecoderError("the process that decodes images did not start")
             self._works = True
         with self._lock:
             self._job, self._since, self._reason = job, time.monotonic(), ""
         try:
             write_message(self._requests, request, content)
             answer = read_message(self._answers)
-        except OSError:  # as it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             answer = None
         with self._lock:
             self._job = None
         if answer is None:
             self._start()
-            reason = self._reason or "what decodes it broke off"
+            reason = self._reason or "the decoder crashed"
             hint = "Send a complete PNG, JPEG or WebP file from an ordinary encoder, or a smaller one."
             raise ImageError("invalid", f"{request['name']} cannot be decoded: {reason}.", hint)
         head, pixels = answer
@@ -247,7 +246,7 @@ class _Worker:
         return pixels
 
     def look(self, seconds: float) -> None:
-        """Ends the process if it takes longer than it may, or nobody waits for it any more."""
+        """Kills the process if it takes too long, or nobody waits for it any more."""
         with self._lock:
             if self._job is None:
                 return
@@ -260,13 +259,13 @@ class _Worker:
                 self._process.kill()
 
     def end(self) -> None:
-        """Ends the process for good."""
+        """Kills the process for good."""
         with self._lock:
             self._ended = True
             self._process.kill()
 
     def close(self) -> None:
-        """Frees what it had, after its end."""
+        """Frees the resources of the process."""
         self._process.kill()
         for stream in (self._requests, self._answers):
             with suppress(BrokenPipeError):
@@ -274,7 +273,7 @@ class _Worker:
         self._process.wait()
 
     def _start(self) -> None:
-        """Starts the process, which another one may have been before."""
+        """Starts the process, or restarts it."""
         with self._lock:
             if self._ended:
                 return
@@ -284,9 +283,9 @@ class _Worker:
                 [sys.executable, "-m", "service.decoding.process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # where libraries write what they think of a file
+                stderr=subprocess.DEVNULL,  # libraries write warnings about files there
                 cwd=Path(__file__).parents[2],
-                start_new_session=True,  # so that Ctrl-C ends it after what it is to do
+                start_new_session=True,  # so that Ctrl-C does not end it before its work
             )
             assert self._process.stdin is not None
             assert self._process.stdout is not None
@@ -295,7 +294,7 @@ class _Worker:
 
 
 def _join(job: _Job) -> Tensor:
-    """Pixels of all images; by numpy, as tensors' copies would keep threads of their own for this one."""
+    """Pixels of all images. NumPy copies them, because PyTorch would keep a thread pool for this thread."""
     channels, height, width = job.shape
     pixels = np.frombuffer(b"".join(job.decoded[index] for index in range(len(job.files))), np.uint8)
     return torch.from_numpy(np.array(pixels.reshape(-1, height, width, channels).transpose(0, 3, 1, 2), order="C"))

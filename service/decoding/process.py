@@ -1,8 +1,8 @@
-"""The process that decodes images: it is told one at a time, answers with its pixels, and may be ended at any moment.
+"""The process that decodes images. It gets one image at a time, answers with the pixels, and may be killed at any time.
 
-Whatever a file does to the libraries that decode it, it does here. The process imports no more than these take.
+If a file harms a library that decodes it, only this process suffers. It imports no more than decoding needs.
 
-A request is a line of JSON, and the file; an answer a line of JSON, and the pixels.
+A request is a line of JSON and the file; an answer is a line of JSON and the pixels.
 """
 
 import json
@@ -15,21 +15,21 @@ from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, decode_pixels
 
 BYTES_PER_PIXEL, COPIES, SPARE_BYTES = 20, 4, 2**25
-"""That decoding may take: for each pixel, for each byte of the file and of the model's input, and besides.
+"""Most memory for decoding, in bytes: per pixel, per byte of the file and of the model's input, and in addition.
 
-Decoders take up to 16 for a pixel. Files can be made whose tables take hundreds of megabytes, whatever their pixels.
+Decoders take up to 16 bytes per pixel. Malicious files can have tables of hundreds of megabytes, with any size.
 """
 
 
 def write_message(stream: IO[bytes], head: dict[str, Any], content: bytes = b"") -> None:
-    """Writes a line of JSON, and what follows it."""
+    """Writes a line of JSON, and content after it."""
     stream.write(json.dumps({**head, "bytes": len(content)}).encode() + b"\n")
     stream.write(content)
     stream.flush()
 
 
 def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """What `write_message` wrote; None where the stream ends."""
+    """Reads what `write_message` wrote; None at the end of the stream."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
@@ -39,9 +39,9 @@ def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def main() -> None:
-    """Decodes until there is nothing more to read."""
+    """Decodes images until the end of the input."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    write_message(answers, {})  # that it is there
+    write_message(answers, {})  # reports that it works
     while (message := read_message(requests)) is not None:
         head, content = message
         width, height = read_size(content) or (0, 0)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _limit_memory(size: int) -> None:
-    """Lets the process take so many bytes more than it has, where the system can limit that."""
+    """Limits the further memory of the process, in bytes, if the system can do that."""
     if sys.platform == "linux":
         import resource
 

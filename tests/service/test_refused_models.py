@@ -70,8 +70,8 @@ def odd_ones(saved: Path) -> dict[str, str]:
         "torch.complex64": "is complex64, not",
         "dangling": "calibration.json: No such file or directory",
         "huge": "more than the 4096 MiB allowed",
-        "slow": "multiplications for an input, more than 5e+10",
-        "wide": "MiB for an input, more than the 4096 MiB allowed",
+        "slow": "multiplications per input, more than 5e+10",
+        "wide": "MiB per input, more than the 4096 MiB allowed",
     }
 
 

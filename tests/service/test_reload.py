@@ -115,7 +115,7 @@ def test_changes_are_watched_for(store: Path, caplog: pytest.LogCaptureFixture) 
         shutil.rmtree(store / "second")
         wait_until(lambda: names() == ["digits"])
         shutil.rmtree(store / "digits")
-        wait_until(lambda: "holds no checkpoint any more" in caplog.text)
+        wait_until(lambda: "contains no checkpoints any more" in caplog.text)
         assert names() == ["digits"]  # an empty directory is more likely a mistake than a wish
         assert httpx.post(f"{address}/v1/models/digits/predict", **PICTURE).status_code == 200
         assert httpx.get(f"{address}/readyz").status_code == 200

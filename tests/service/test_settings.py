@@ -184,10 +184,9 @@ for hard in (2000, 600, 200):
     most = 600 - OTHER_DESCRIPTORS
     assert done.stdout.splitlines() == [
         "1000",
-        f"at most {most} clients can be connected, not 1000, as a process may have 600 open files: "
-        "raise ulimit -n to 1256",
+        f"only {most} connections can be open, not 1000, as a process may have 600 open files; raise ulimit -n to 1256",
         f"{most}",
-        "a process may have 200 open files, and needs 1256: raise ulimit -n",
+        "a process may have only 200 open files; raise ulimit -n to 1256",
     ]
 
 
@@ -199,7 +198,7 @@ def test_check_prints_the_settings_and_loads_the_models(run: Run, checkpoints: P
     failed = run("check", "--checkpoints", str(tmp_path))
     assert failed.status == 1
     assert "max_inputs = 256" in failed.stdout
-    assert "it holds no checkpoint" in failed.stderr
+    assert "it contains no checkpoint" in failed.stderr
 
 
 def test_keys_are_made_on_the_command_line(run: Run, tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def test_keys_are_made_on_the_command_line(run: Run, tmp_path: Path) -> None:
         done = run("key", "bob", *scopes.split())
         assert f'scopes = ["predict", "{"admin" if scopes else "weights"}"]' in done.stdout
     for arguments, message in (
-        (["alice bob"], "a name has only letters"),
+        (["alice bob"], "a name may have only letters"),
         (["alice", "--scopes", "root"], "not root"),
         (["alice", "--scopes", "predict", "root"], "not root"),
         ([], "name"),

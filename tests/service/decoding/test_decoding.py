@@ -77,14 +77,14 @@ def test_a_process_that_dies_costs_one_image(decoder: Decoder) -> None:
         wait_until(lambda: all(worker._job for worker in decoder._workers))
         for worker in decoder._workers:
             worker._process.kill()
-        with pytest.raises(ImageError, match="image 0 cannot be decoded: what decodes it broke off"):
+        with pytest.raises(ImageError, match="image 0 cannot be decoded: the decoder crashed"):
             waiting.result(PATIENCE)
         assert decoder.decode(name(SMALL), GREY.shape).result(PATIENCE).shape == (1, 1, 8, 8)
 
 
 def test_processes_that_do_not_start_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with start_decoder() as decoder, pytest.raises(DecoderError, match="does not start"):
+    with start_decoder() as decoder, pytest.raises(DecoderError, match="did not start"):
         decoder.warm_up()
 
 

@@ -153,4 +153,4 @@ def test_a_key_comes_before_any_word_about_models(guarded: httpx.Client, checkpo
                     response = stranger.request(method, path)
                     assert response.status_code in (401, 405), (method, path, response.text)
                     assert version not in response.text
-                    assert "models here" not in response.text
+                    assert "available models" not in response.text
