@@ -47,6 +47,7 @@ faults: .venv/dev.installed
 	$(BIN)/python -m pytest -m fault -s $(ARGS)
 
 mutants: .venv/mutants.installed
+	mkdir -p mutants/client # as Python forgets folders of its path that are not there when it starts
 	PYTHONPATH=$(CURDIR)/mutants:$(CURDIR)/mutants/client $(BIN)/mutmut run --max-children 2 $(ARGS)
 	$(BIN)/mutmut results
 
