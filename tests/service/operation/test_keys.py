@@ -99,7 +99,7 @@ def test_a_file_within_its_bounds_is_read(path: Path, content: str) -> None:
 def test_a_file_that_everybody_can_change_is_refused(path: Path) -> None:
     write_keys(path, alice=[])
     path.chmod(0o646)
-    with pytest.raises(KeyFileError, match="so that others can change it"):
+    with pytest.raises(KeyFileError, match="so others can change it"):
         read_keys(path)
     path.chmod(0o664)  # its group may
     assert read_keys(path).keys() == {"alice"}
