@@ -58,9 +58,9 @@ class _Attempt:
 class Catalog:
     """Loaded and warmed-up models by name, the default first, and those that were refused.
 
-    A model is loaded beside the one that it replaces, verified and warmed up, and only then takes its place. If it
-    cannot be loaded, nothing changes. Requests keep the model that they began with. All methods are thread-safe. One
-    thread loads the models, one after the other.
+    A model is loaded beside the one that it replaces, verified and warmed up, and only then takes its place. If that
+    fails, nothing changes. Requests keep the model that they began with. All methods are thread-safe. One thread loads
+    the models, one after the other.
     """
 
     def __init__(self, directory: Path, engine: Engine, default: str | None, max_bytes: int = MODEL_BYTES) -> None:

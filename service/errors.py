@@ -1,6 +1,6 @@
 """Errors that clients see, all in one JSON shape: {"error": {"code", "message", "hint"}}.
 
-Under /v2 it is the Open Inference Protocol's: {"error": "<message> <hint>"}.
+Under /v2, the shape is the Open Inference Protocol's: {"error": "<message> <hint>"}.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ class ErrorResponse(BaseModel):
 
 
 class InferenceErrorResponse(BaseModel):
-    """Of the Open Inference Protocol."""
+    """An error in the Open Inference Protocol's shape."""
 
     error: str = Field(description="What was wrong, and what would be right.")
 
 
 class ServiceError(Exception):
-    """An answer other than success."""
+    """An error answer."""
 
     def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, code, message, hint, headers)  # all that it takes, for copies
+        super().__init__(status, code, message, hint, headers)  # all arguments, so that it can be copied
         self.status = status
         self.headers = headers
         self.detail = ErrorDetail(code=code, message=message, hint=hint)
@@ -58,7 +58,7 @@ CLOSING = ErrorDetail(
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Makes every error of the app, expected or not, answer in the one shape."""
+    """Gives every error of the app, expected or not, the same shape."""
     app.add_exception_handler(ServiceError, _answer_service_error)
     app.add_exception_handler(OverloadedError, _answer_overloaded)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
@@ -68,11 +68,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 MOST_PROBLEMS = 5
-"""Of a request's parameters, that are told at a time."""
+"""Most problems with a request's parameters that are reported at once."""
 
 
 def respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The answer with an error, in the shape that its path has."""
+    """An answer with an error, in the shape for its path."""
     if not f"{scope['path']}/".startswith("/v2/"):
         return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
     answer = InferenceErrorResponse(error=f"{detail.message.removesuffix('.')}. {detail.hint}")
@@ -98,7 +98,7 @@ async def _answer_invalid_request(request: Request, error: Exception) -> JSONRes
         f"{str(problem['loc'][-1])[:50]}: {problem['msg']} (got {str(problem['input'])[:50]!r})"
         for problem in error.errors()[:MOST_PROBLEMS]
     ]
-    hint = f"The parameters of {request.method} {request.url.path} are described at /docs."
+    hint = f"See /docs for the parameters of {request.method} {request.url.path}."
     detail = ErrorDetail(code="invalid_parameter", message="; ".join(problems), hint=hint)
     return respond(request.scope, 422, detail)
 
@@ -107,20 +107,20 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path}: {error.detail}"
-    detail = ErrorDetail(code=code, message=message, hint="The paths and methods are described at /docs.")
+    detail = ErrorDetail(code=code, message=message, hint="See /docs for the paths and methods.")
     return respond(request.scope, error.status_code, detail, dict(error.headers or {}))
 
 
 async def _answer_client_disconnect(request: Request, error: Exception) -> JSONResponse:
-    """To a client that left while it sent its body, for the log's sake."""
+    """Answers a client that left while sending its body, only for the log."""
     detail = ErrorDetail(code="client_left", message="The client closed the connection.", hint="")
     return respond(request.scope, 499, detail)
 
 
 class _UnexpectedErrors:
-    """Answers 500 to exceptions that nothing else caught, and logs them; and 503 to what the server's end cancels.
+    """Logs uncaught exceptions and answers them with 500. Requests that the server's shutdown cancels get 503.
 
-    Starlette's own handler raises them again after it has answered, upon which uvicorn cuts the connection under the
+    Starlette's own handler raises exceptions again after its answer. Uvicorn then cuts the connection, which breaks the
     client's next request.
     """
 
@@ -137,7 +137,7 @@ class _UnexpectedErrors:
 
         try:
             await self._app(scope, receive, watch_start)
-        except asyncio.CancelledError:  # as the time to drain is over; what has begun to be answered is cut off
+        except asyncio.CancelledError:  # the time to drain is over; answers that have begun are cut off
             if scope["type"] == "http" and not started:
                 await respond(scope, 503, CLOSING)(scope, receive, send)
         except Exception:
@@ -145,6 +145,6 @@ class _UnexpectedErrors:
                 raise
             logger.exception("%s %s failed", scope["method"], scope["path"])
             detail = ErrorDetail(
-                code="internal_error", message="The service failed.", hint="The server's log says more."
+                code="internal_error", message="The service failed.", hint="See the server's log for details."
             )
             await respond(scope, 500, detail)(scope, receive, send)

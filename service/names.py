@@ -1,36 +1,36 @@
-"""Names of models: which can be served, and how headers and logs write them."""
+"""Names of models: which are allowed, and how headers and logs write them."""
 
 import unicodedata
 from urllib.parse import quote
 
 _UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Categories of characters that are control characters, half of a pair, or ends of lines."""
+"""Unicode categories of control characters, surrogates, and line separators."""
 
 _PATH = "/:@!$&'()*+,;="
-"""Characters that a path has as they are, beside letters, digits and -._~"""
+"""Characters that need no escape in a path, beside letters, digits and -._~"""
 
 RESERVED = {"stats"}
-"""As /v2/models/stats is the statistics of all models."""
+"""Names that paths use otherwise: /v2/models/stats has the statistics of all models."""
 
 ACTION = ":reload"
-"""Which a path ends with that names an action on a model."""
+"""End of a path that names an action on a model."""
 
 
 def check_name(name: str) -> str | None:
-    """Why no model can be served by a name, if none can."""
+    """The reason why a model cannot have a name, if so. It completes a sentence that begins with "its name"."""
     if any(map(_is_byte, name)):
         return "is not UTF-8"
     if not name or any(unicodedata.category(character) in _UNWRITABLE for character in name):
-        return "is empty or holds control characters"
+        return "is empty or contains control characters"
     if name.endswith(ACTION):
-        return f"ends with {ACTION}, which in a path asks for an action"
+        return f"ends with {ACTION}, which names an action in paths"
     if name in RESERVED:
         return "has another meaning in paths"
     return None
 
 
 def escape(text: str) -> str:
-    """A text with what cannot be written, or is no part of a line, as in Python's literals."""
+    """Escapes characters that cannot be written on a line, as Python's literals do."""
     escaped = []
     for character in text:
         if _is_byte(character):
@@ -42,19 +42,19 @@ def escape(text: str) -> str:
 
 
 def write_disposition(filename: str) -> str:
-    """The Content-Disposition of a download (RFC 6266): a name for all clients and, where that is another, the real one
-    for those that know RFC 8187."""
-    filename = filename.replace("\\", "_")  # which separates folders on Windows
+    """The Content-Disposition of a download (RFC 6266): a name for all clients and, if the real name differs, that name
+    for clients that know RFC 8187."""
+    filename = filename.replace("\\", "_")  # backslashes separate folders on Windows
     plain = "".join(character if " " <= character <= "~" and character not in '"%' else "_" for character in filename)
     disposition = f'attachment; filename="{plain}"'
     return disposition if plain == filename else f"{disposition}; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def write_location(path: str, query: str) -> str:
-    """A path and a query as a header has them (RFC 3986)."""
+    """A path and a query, escaped for a header (RFC 3986)."""
     return f"{quote(path, _PATH)}?{query}"
 
 
 def _is_byte(character: str) -> bool:
-    """Whether a character is a byte of a path that is not UTF-8, as Python has them."""
+    """Whether a character is Python's escape for a byte of a path that is not UTF-8."""
     return "\udc80" <= character <= "\udcff"

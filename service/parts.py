@@ -15,7 +15,7 @@ from service.settings import Settings
 
 @dataclass
 class Parts:
-    """What `app.state` holds."""
+    """The content of `app.state`."""
 
     settings: Settings
     keys: KeyFile | None
@@ -25,12 +25,12 @@ class Parts:
     catalog: Catalog
     statistics: Statistics = field(default_factory=Statistics)
     draining: bool = False
-    """Whether the service is about to end."""
+    """Whether the service is shutting down."""
     streams: int = 0
-    """Downloads that are open."""
+    """Number of open downloads."""
 
 
 async def find_parts(request: Request) -> Parts:
-    """The parts of the service that a request came to. It is asynchronous, as FastAPI hands what is not to a thread."""
+    """The parts of a request's service. It is async, because FastAPI runs other dependencies in threads."""
     parts: Parts = request.app.state
     return parts

@@ -1,4 +1,4 @@
-"""The service's settings: flags of `hyperdraw-serve`, environment variables that begin with HYPERDRAW_, or a file."""
+"""The service's settings: flags of `hyperdraw-serve`, environment variables beginning with HYPERDRAW_, or a file."""
 
 import ipaddress
 import json
@@ -26,7 +26,7 @@ from service.engine.engine import QUEUE_COST
 from service.engine.ensembles import Policy
 
 Broken = Literal["keep", "close"]
-"""What becomes of keys while their file cannot be used."""
+"""What happens to the keys while their file cannot be used."""
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -38,13 +38,13 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 def _check_origin(origin: str) -> str:
     scheme, separator, host = origin.partition("://")
     if origin != "*" and (scheme not in ("http", "https") or not separator or not host or "/" in host):
-        raise ValueError("an origin is like https://example.org, without a path")
+        raise ValueError("an origin must be like https://example.org, without a path")
     return origin.lower()
 
 
 def _check_host(host: str) -> str:
     if not host or any(character in host for character in "/:@ ") or host != host.strip():
-        raise ValueError("a host is like example.org, without scheme and port, or * for any")
+        raise ValueError("a host must be like example.org, without scheme and port, or * for any")
     return host.lower()
 
 
@@ -52,11 +52,11 @@ def _check_network(network: str) -> str:
     try:
         return str(ipaddress.ip_network(network))
     except ValueError as error:
-        raise ValueError(f"a proxy is an address or a network like 10.0.0.0/8: {error}") from error
+        raise ValueError(f"a proxy must be an address or a network like 10.0.0.0/8: {error}") from error
 
 
 def _split(value: Any) -> Any:
-    """A list from text: JSON, or elements between commas. Flags, variables and files may all give it so."""
+    """Splits text into a list: JSON, or elements between commas. Flags, variables and files may all use both forms."""
     if isinstance(value, list | tuple):  # a flag may be repeated
         return [part for element in value for part in (_split(element) if isinstance(element, str) else [element])]
     if not isinstance(value, str):
@@ -70,7 +70,7 @@ Networks = Annotated[list[Annotated[str, AfterValidator(_check_network)]], NoDec
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, without the HYPERDRAW_PORT of Kubernetes: the address of a Service named hyperdraw."""
+    """The environment, without the HYPERDRAW_PORT that Kubernetes sets for a Service named hyperdraw."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
@@ -80,11 +80,11 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What an operator may choose. `hyperdraw-serve --help` shows the descriptions."""
+    """Settings for the operator. `hyperdraw-serve --help` shows the descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix="HYPERDRAW_",
-        env_ignore_empty=True,  # as compose files pass what is not set
+        env_ignore_empty=True,  # compose files pass unset variables as empty
         frozen=True,
     )
 
@@ -94,15 +94,15 @@ class Settings(BaseSettings):
         default=Path("checkpoints"), description="A model, or a directory with one in each subdirectory."
     )
     default_model: str | None = Field(
-        default=None, description="The model listed first; without it, the first one in alphabetical order."
+        default=None, description="The model to list first; by default the first one in alphabetical order."
     )
     watch: Seconds | None = Field(
         default=None,
-        description="Seconds between two looks at the checkpoints. New and changed ones are loaded, and removed ones "
-        "are no longer served. Without it, models are reloaded only on request.",
+        description="Seconds between two checks of the checkpoints for changes. New and changed ones are loaded, and "
+        "removed ones are no longer served. Without it, models are reloaded only on request.",
     )
-    max_model_bytes: Count = Field(default=MODEL_BYTES, description="Bytes that all models together may take.")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda if there is one, otherwise cpu.")
+    max_model_bytes: Count = Field(default=MODEL_BYTES, description="Most memory for all models together, in bytes.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda if available, otherwise cpu.")
     freshness: Policy = Field(
         default="batch",
         description="How long networks answer requests without a seed: for one request, for a batch of requests that "
@@ -120,14 +120,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     published_host: str | None = Field(
         default=None,
-        description="Address that clients reach, if it differs from --host, as in a container. It decides whether keys "
-        "are required.",
+        description="Address at which clients reach the service, if it differs from --host, as in a container. It "
+        "decides whether keys are required.",
     )
     keys: Path | None = Field(default=None, description="A file with hashes of API keys. Without it, none is required.")
     keys_broken: Broken = Field(
         default="keep",
-        description="What happens while the key file is missing or invalid: keep, the last valid keys still count, "
-        "or close, every request is refused.",
+        description="What happens while the key file is missing or invalid. keep: the last valid keys still count. "
+        "close: every request is refused.",
     )
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")
     open_health: bool = Field(default=True, description="Answer /healthz and /readyz without a key.")
@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     )
     hosts: Hosts = Field(
         default=[],
-        description="Names by which clients may call a service without keys, besides addresses and the names of this "
-        "machine; * for any name.",
+        description="Names by which clients may call a service without keys, besides addresses and this machine's own "
+        "names; * for any name.",
     )
     trusted_proxies: Networks = Field(
         default=[],
@@ -148,10 +148,10 @@ class Settings(BaseSettings):
     max_connections: Count = Field(default=4096, description="Most open connections.")
     header_timeout: Seconds = Field(default=10.0, description="Seconds within which a request's headers must arrive.")
     keep_alive: Annotated[int, Field(gt=0)] = Field(
-        default=75, description="Seconds that a connection may be idle between two requests."
+        default=75, description="Most seconds that a connection may be idle between two requests."
     )
     max_body_bytes: Count = Field(default=32 * 2**20, description="Largest request body, in bytes.")
-    max_held_bytes: Count = Field(default=2**29, description="Bytes of request bodies that may be in memory at once.")
+    max_held_bytes: Count = Field(default=2**29, description="Most bytes of request bodies in memory at once.")
     body_timeout: Seconds = Field(default=30.0, description="Seconds within which a request body must arrive.")
     max_decompressed_bytes: Count = Field(
         default=64 * 2**20, description="Largest request body after decompression, in bytes."
@@ -163,26 +163,26 @@ class Settings(BaseSettings):
         default=1_024_000_000,
         description="Most pixels that may wait to be decoded. Excess requests get 429 with Retry-After.",
     )
-    decoders: Count = Field(default=2, description="Processes that decode images.")
-    image_timeout: Seconds = Field(default=5.0, description="Seconds that decoding an image may take.")
+    decoders: Count = Field(default=2, description="Number of processes that decode images.")
+    image_timeout: Seconds = Field(default=5.0, description="Most seconds to decode an image.")
     max_ensemble_size: Count = Field(default=1000, description="Most networks in an ensemble or a download.")
     max_queue: Count = Field(
         default=QUEUE_COST,
         description="Most inputs × networks that may wait. Excess requests get 429 with Retry-After.",
     )
     request_timeout: Seconds = Field(
-        default=60.0, description="Seconds that a prediction may take. A request may ask for fewer."
+        default=60.0, description="Most seconds for a prediction. A request may ask for fewer."
     )
     max_weights_bytes: Count = Field(default=16 * 2**30, description="Largest download of weights, in bytes.")
     max_streams: Count = Field(default=16, description="Most downloads of weights at a time.")
     stall_timeout: Seconds = Field(
-        default=60.0, description="Seconds that a client may take to accept a part of a download."
+        default=60.0, description="Most seconds for a client to accept a part of a download."
     )
 
     drain_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Seconds after SIGTERM during which the service answers but is not ready, so that load balancers "
-        "take it out.",
+        description="Seconds after SIGTERM during which the service still answers but is not ready, so that load "
+        "balancers remove it.",
     )
     drain_timeout: Count = Field(
         default=30, description="Seconds after the drain delay within which open requests must be answered."
@@ -190,13 +190,13 @@ class Settings(BaseSettings):
 
     log_format: LogFormat | None = Field(
         default=None,
-        description="json, one line per event, or console. The default is console on a terminal, else json.",
+        description="json, one line per event, or console. The default is console on a terminal, otherwise json.",
     )
-    log_level: LogLevel = Field(default="info", description="Least severe events that are logged.")
+    log_level: LogLevel = Field(default="info", description="Lowest level of events to log.")
     otlp_endpoint: str | None = Field(
         default=None,
-        description="Collector of traces, by OTLP over HTTP, such as http://127.0.0.1:4318. The default is "
-        "OTEL_EXPORTER_OTLP_ENDPOINT; without either, no traces are sent.",
+        description="Trace collector for OTLP over HTTP, such as http://127.0.0.1:4318. The default is "
+        "OTEL_EXPORTER_OTLP_ENDPOINT. Without either, no traces are sent.",
     )
 
     @classmethod
@@ -208,20 +208,20 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources in their order. Flags are the first."""
+        """The sources in order of precedence, flags first."""
         return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     def check_exposure(self) -> None:
-        """Checks that other machines are served without keys only if the operator says so.
+        """Checks that other machines can reach a service without keys only if the operator allows it.
 
         Raises:
-            ConfigurationError: if other machines could reach a service without keys.
+            ConfigurationError: if they can, and the operator does not allow it.
         """
         host = self.published_host or self.host
         if self.keys is None and not self.allow_anonymous and not _is_loopback(host):
             raise ConfigurationError(
-                f"{host} can be reached by other machines, and there are no keys: name a file of them with --keys "
-                "(hyperdraw-serve key makes them), or serve everybody with --allow-anonymous"
+                f"other machines can reach {host}, but there are no keys: name a key file with --keys "
+                "(hyperdraw-serve key makes entries), or serve everybody with --allow-anonymous"
             )
 
     def describe(self) -> str:
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:
-    """Settings from flags, the environment and the file that one of them names. Flags that are empty are not set.
+    """Reads settings from flags, the environment and the file that one of them names. Empty flags count as unset.
 
     Raises:
         ConfigurationError: if the file cannot be read.
@@ -248,9 +248,9 @@ def read_settings(flags: Mapping[str, Any]) -> Settings:
         try:
             tomllib.loads(Path(path).read_text())
         except OSError as error:
-            raise ConfigurationError(f"the file of settings {path} cannot be read: {error.strerror}") from error
+            raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise ConfigurationError(f"the file of settings {path} is not valid TOML: {error}") from error
+            raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from error
 
     class ConfiguredSettings(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -262,7 +262,7 @@ def read_settings(flags: Mapping[str, Any]) -> Settings:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a name or address leads to this machine alone."""
+    """Whether a name or address leads only to this machine."""
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:

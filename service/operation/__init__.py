@@ -1,1 +1,1 @@
-"""What operators need: the server, access, logs, metrics and traces."""
+"""Operation of the service: the server, access, logs, metrics and traces."""

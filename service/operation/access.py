@@ -1,4 +1,4 @@
-"""Who may do what: API keys, named, each with scopes, in a file that holds only their hashes.
+"""Access by API keys. Each key has a name and scopes, and the key file holds only its hash.
 
 The file is TOML, with a table for each key, as `hyperdraw-serve key NAME` prints it:
 
@@ -6,7 +6,7 @@ The file is TOML, with a table for each key, as `hyperdraw-serve key NAME` print
     sha256 = "2bb80d53…"
     scopes = ["predict", "weights"]
 
-Keys are drawn here with 256 random bits, so a plain SHA-256 of them cannot be searched for, and checking one is fast.
+Keys have 256 random bits, so they cannot be found from a plain SHA-256, and checking one is fast.
 """
 
 import hashlib
@@ -33,17 +33,16 @@ from service.settings import Broken
 logger = logging.getLogger(__name__)
 
 Scope = Literal["predict", "weights", "admin"]
-"""What a key allows: predictions, downloads of weights, changes of what is served."""
+"""What a key allows: predictions, downloads of weights, changes of the served models."""
 
 MOST_BYTES = 2**18
-"""Largest key file, about 2,000 keys."""
+"""Largest key file, in bytes: about 2,000 keys."""
 
 MOST_CHARACTERS = 1000
-"""Of a line, as Python's reader takes memory by the square of a dotted key's parts."""
+"""Longest line. The memory of Python's reader grows with the square of the number of parts in a dotted key."""
 
 RETRY_SECONDS = 2.0
-"""After which a file is read again though it looks the same: one that has just changed, or could not be read for a
-reason that may pass."""
+"""Seconds until a file that looks unchanged is read again, because it has just changed or had a temporary error."""
 
 _KEY_HINT = "Send a key as the header Authorization: Bearer KEY."
 
@@ -53,7 +52,7 @@ class KeyFileError(Exception):
 
 
 class Key(BaseModel):
-    """An entry of the file, under its name."""
+    """A key's entry in the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,44 +61,44 @@ class Key(BaseModel):
 
 
 class KeyFile:
-    """The keys of a file, read again when it changes.
+    """The keys of a file, which is read again when it changes.
 
-    If the file is gone then, or cannot be used, the keys that were read before stay valid, or none does.
+    If the file disappears or becomes invalid, either the last valid keys still count, or none do.
     """
 
     def __init__(self, path: Path, broken: Broken = "keep") -> None:
         """Reads the file.
 
         Args:
-            path: of the file.
-            broken: whether the keys that were read before stay valid while it cannot be used.
+            path: path of the file.
+            broken: whether the last valid keys still count while the file cannot be used.
 
         Raises:
-            KeyFileError: if it cannot be used.
+            KeyFileError: if the file cannot be used.
         """
         self._path = path
         self._broken = broken
         self._stamp: Stamp | None = None
-        """Of the file, before it was read last, so that later changes are seen."""
+        """Stamp of the file, taken before the last read, so that later changes are seen."""
         self._retry = math.inf
-        """When it is to be read though that is the same."""
+        """Time to read the file even if the stamp is the same."""
         self._reading = threading.Lock()
         self._fault: str | None = None
         self._keys = read_keys(path)
 
     @property
     def fault(self) -> str | None:
-        """Why the file cannot be used as it is now."""
+        """Reason why the current file cannot be used, if so."""
         self._read_changes()
         return self._fault
 
     @property
     def closed(self) -> bool:
-        """Whether no key is valid for that."""
+        """Whether no key is valid because the file cannot be used."""
         return self.fault is not None and self._broken == "close"
 
     def find(self, presented: str) -> tuple[str, Key] | None:
-        """The name and the entry of a key, in a time that tells nothing of how near a wrong one came."""
+        """Name and entry of a key. The time that this takes reveals nothing about valid keys."""
         self._read_changes()
         digest = hashlib.sha256(presented.encode()).hexdigest()
         found = None
@@ -109,7 +108,7 @@ class KeyFile:
         return found
 
     def _read_changes(self) -> None:
-        with self._reading:  # as what is read later must not be replaced by what was read before
+        with self._reading:  # so that an older read does not replace a newer one
             self._read_if_changed()
 
     def _read_if_changed(self) -> None:
@@ -123,7 +122,7 @@ class KeyFile:
             if may_pass(error.__cause__):
                 self._retry = now + RETRY_SECONDS
             if str(error) != self._fault:
-                valid = "the keys that were read before stay valid" if self._broken == "keep" else "no key is valid now"
+                valid = "the last valid keys still count" if self._broken == "keep" else "no key is valid now"
                 logger.error("%s; %s", error, valid)
             self._fault = str(error)
             return
@@ -133,10 +132,10 @@ class KeyFile:
 
 
 def read_keys(path: Path) -> Mapping[str, Key]:
-    """The keys of a file by name.
+    """Reads the keys of a file, by name.
 
     Raises:
-        KeyFileError: if it cannot be read, everybody can change it, or it holds anything but keys.
+        KeyFileError: if the file cannot be read, can be changed by everybody, or contains anything but keys.
     """
     try:
         content = read_file(path, MOST_BYTES, forbidden_mode=stat.S_IWOTH).decode()
@@ -146,30 +145,30 @@ def read_keys(path: Path) -> Mapping[str, Key]:
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise KeyFileError(f"the key file {path} is not valid TOML: it is too deep") from error
+        raise KeyFileError(f"the key file {path} is not valid TOML: it is nested too deeply") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise KeyFileError(f"the key file {path} is not valid: {where}: {first['msg']}") from error
-    except ValueError as error:  # also what is no UTF-8
+    except ValueError as error:  # or the file is not UTF-8
         raise KeyFileError(f"the key file {path} is not valid TOML: {error}") from error
 
 
 def create_key(name: str, scopes: list[Scope]) -> tuple[str, str]:
-    """A fresh key, for its holder, and its entry, for the file."""
+    """Draws a key, for its holder, and its entry, for the file."""
     key = secrets.token_urlsafe(32)
     listed = ", ".join(f'"{scope}"' for scope in scopes)
     return key, f'[{name}]\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\nscopes = [{listed}]\n'
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, where the service asks for one.")
+_bearer = HTTPBearer(auto_error=False, description="An API key, if the service requires one.")
 
 
 def check_keys(keys: KeyFile) -> None:
-    """Whether there are keys that are valid.
+    """Checks that keys can be valid.
 
     Raises:
-        ServiceError: 503 if not.
+        ServiceError: 503 if the key file cannot be used, and no key is valid for that reason.
     """
     if keys.closed:
         hint = "The operator must fix the key file."
@@ -177,8 +176,8 @@ def check_keys(keys: KeyFile) -> None:
 
 
 def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets requests pass whose key has a scope, or, with None, any key; all of them where the service
-    has no keys, or where the setting named `unless` is on."""
+    """A dependency that requires a key with a scope, or any key if the scope is None. It requires nothing if no keys
+    are set, or if the setting named by `unless` is on."""
 
     async def check_key(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None

@@ -1,8 +1,8 @@
-"""What is refused before any route is asked: requests that can be read in two ways, and those of other sites' pages.
+"""The gate refuses requests before any route: those that can be read in two ways, and those from other sites' pages.
 
-A browser sends what any page tells it to, also to this machine. A service without keys therefore answers to its own
-names alone, as a page of another name may have had that name resolved to this machine (DNS rebinding), and lets only
-pages of its own, or of the origins that CORS allows, make requests.
+A browser sends whatever a page tells it to, even to this machine. A service without keys therefore answers only to its
+own names, because another site may let its name resolve to this machine (DNS rebinding). It accepts requests only from
+its own pages, and from origins that CORS allows.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ from service.errors import ErrorDetail, respond
 from service.settings import Settings
 
 MOST_PARAMETERS = 100
-"""In a query."""
+"""Most parameters in a query."""
 
 SINGLE = (
     "Authorization",
@@ -32,13 +32,13 @@ SINGLE = (
     "X-Request-ID",
     "X-Request-Timeout",
 )
-"""Headers of which a second one would have to be ignored, or would mean another request."""
+"""Headers that may appear only once. A second one would have to be ignored, or would change the request."""
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class Gate:
-    """Lets through what is one request, and may be made."""
+    """Lets unambiguous and allowed requests pass."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class Gate:
         return None
 
     def _is_own(self, name: str) -> bool:
-        """Whether a host is this machine, as far as a browser may be told; no page has an address for its name."""
+        """Whether a host name is one of this machine's. An IP address is, because no other page has one as its name."""
         if name in self._names or name.endswith(".localhost") or "*" in self._names:
             return True
         try:
@@ -87,8 +87,7 @@ class Gate:
         return True
 
     def _is_of_another_site(self, scope: Scope, headers: Headers, hosts: list[str]) -> bool:
-        """Whether a page of another origin made the request, as far as browsers tell; a link that was followed may be
-        on any page."""
+        """Whether a page of another origin made the request, as far as browsers tell. Links may be on any page."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None and ("*" in self._settings.cors_origins or origin.lower() in self._settings.cors_origins):
             return False

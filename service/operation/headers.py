@@ -1,4 +1,4 @@
-"""Headers that tell browsers what answers are not to be used for."""
+"""Headers that tell browsers how answers must not be used."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +12,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds them to each answer that does not have them; /docs brings scripts of its own, and gets no policy."""
+    """Adds security headers that an answer lacks. /docs has its own scripts, and gets no content policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

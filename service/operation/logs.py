@@ -1,4 +1,4 @@
-"""Logs: one format for all loggers, ours and libraries'; structlog writes what the standard library collects."""
+"""Logs in one format, for our loggers and those of libraries. structlog formats what the standard library collects."""
 
 import logging
 import sys
@@ -11,11 +11,11 @@ from service.settings import LogFormat, LogLevel
 
 
 def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:
-    """Sends what is logged to stderr.
+    """Sends logs to stderr.
 
     Args:
-        log_format: if None, console on a terminal, and json elsewhere.
-        level: the least that is logged.
+        log_format: if None, console on a terminal, otherwise json.
+        level: lowest level to log.
     """
     terminal = sys.stderr.isatty()
     handler = logging.StreamHandler(sys.stderr)
@@ -25,11 +25,10 @@ def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:
 
 
 def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
-    """Writes what is logged, and what is known of the request that it is logged for: as JSON, an object a line, or for
-    people."""
+    """A formatter for log entries with their request's context: as JSON, one object per line, or for people."""
     write: list[Processor]
     if log_format == "console":
-        plain = structlog.dev.plain_traceback  # as rich ones show the values of variables
+        plain = structlog.dev.plain_traceback  # rich ones show the values of variables
         renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, repr_native_str=True)
         write = [_escape_event, renderer]
     else:
@@ -47,13 +46,13 @@ def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Forma
 
 
 def _escape_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """What clients and files have brought into a message controls no terminal."""
+    """Escapes text from clients and files, so that it cannot control the terminal."""
     event["event"] = escape(str(event["event"]))
     return event
 
 
 def _drop_repetitions(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Uvicorn says some of its messages twice; other formatters leave theirs in the record."""
+    """Drops the second copies of messages that uvicorn and other formatters leave in the record."""
     event.pop("color_message", None)
     event.pop("message", None)
     return event

@@ -1,6 +1,6 @@
-"""What Prometheus is told, at /metrics. Times are in seconds, entropies in nats; a cost is inputs × networks.
+"""Metrics for Prometheus, at /metrics. Times are in seconds and entropies in nats; a cost is inputs × networks.
 
-Series are bounded: models are labelled by the names of loaded checkpoints, requests by route templates.
+The number of series is bounded: labels are names of loaded checkpoints and route templates.
 """
 
 import time
@@ -30,10 +30,10 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 COSTS = tuple(4**power for power in range(10))
 REQUESTS = tuple(2**power for power in range(8))
 UNCERTAINTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
-"""Finer where the thresholds of flags lie."""
+"""Buckets of quantities, finer around the thresholds of flags."""
 
 StageListener = Callable[[Stage, str, float, Context], None]
-"""Hears of a stage that ends now: its name, the model's, its start, and the context of the request."""
+"""Called at the end of a stage, with its name, the model's name, its start, and the context of the request."""
 
 
 class Metrics(Observer):
@@ -46,7 +46,7 @@ class Metrics(Observer):
         self.active_requests = Gauge("hyperdraw_active_requests", "Requests in progress.", registry=registry)
         self._request_seconds = Histogram(
             "hyperdraw_request_seconds",
-            "From a request's head to the last byte of its answer.",
+            "Time from a request's head to the last byte of its answer.",
             ["route", "method", "status"],
             buckets=SECONDS,
             registry=registry,
@@ -54,21 +54,21 @@ class Metrics(Observer):
         self._requests = Counter("hyperdraw_requests", "Requests.", ["route", "status"], registry=registry)
         self._cancelled = Counter(
             "hyperdraw_cancelled_requests",
-            "Requests whose client left unanswered.",
+            "Requests whose client left before the answer.",
             ["route"],
             registry=registry,
         )
         self._late = Counter(
-            "hyperdraw_late_requests", "Requests that were not answered in their time.", ["route"], registry=registry
+            "hyperdraw_late_requests", "Requests that exceeded their time limit.", ["route"], registry=registry
         )
         self._refused = Counter(
-            "hyperdraw_refused_requests", "Requests refused as too much waited.", ["model"], registry=registry
+            "hyperdraw_refused_requests", "Requests refused because the queue was full.", ["model"], registry=registry
         )
         self._stage_seconds = Histogram(
             "hyperdraw_stage_seconds",
-            "queue: from a request's submission to its first step; decode: its images; sampling: drawing a block of "
-            "networks; forward: evaluating one for a step's inputs, on CUDA with what sampling has left running; "
-            "serialise: a request's answer.",
+            "Time of a stage. queue: from a request's submission to its first step; decode: decoding its images; "
+            "sampling: drawing a block of networks; forward: evaluating a block on a step's inputs, on CUDA including "
+            "the rest of sampling; serialise: writing its answer.",
             ["stage", "model"],
             buckets=SECONDS,
             registry=registry,
@@ -79,14 +79,14 @@ class Metrics(Observer):
         self._step_cost = Histogram("hyperdraw_step_cost", "Cost of a step.", buckets=COSTS, registry=registry)
         self._networks = Counter(
             "hyperdraw_networks_drawn",
-            "Networks drawn for predictions, or ahead.",
+            "Networks drawn, for predictions or ahead of them.",
             ["model"],
             registry=registry,
         )
         self._predictions = Counter("hyperdraw_predictions", "Inputs answered.", ["model"], registry=registry)
         self._flags = Counter(
             "hyperdraw_flags",
-            "Inputs that the model's default budget of false alarms flags, whatever budget the request names.",
+            "Inputs flagged at the model's default budget of false alarms, whatever budget the request names.",
             ["model", "flag"],
             registry=registry,
         )
@@ -105,16 +105,16 @@ class Metrics(Observer):
         self._weights_bytes = Counter(
             "hyperdraw_weights_sent_bytes", "Bytes of sampled weights sent.", ["model"], registry=registry
         )
-        self._open_downloads = Gauge("hyperdraw_open_downloads", "Weights being sent.", registry=registry)
+        self._open_downloads = Gauge("hyperdraw_open_downloads", "Downloads of weights in progress.", registry=registry)
 
     def watch(
         self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
     ) -> None:
-        """Adds what is read off these when the metrics are asked for."""
+        """Adds the metrics that are read from these parts on each request for metrics."""
         self.registry.register(_State(engine, catalog, pixels, bodies, keys))
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
-        """The metrics now, and their media type: OpenMetrics if an Accept header asks for it, or else plain text."""
+        """The current metrics and their media type: OpenMetrics if the Accept header asks for it, else plain text."""
         encode, media_type = choose_encoder(accept or "")
         return encode(self.registry), media_type
 
@@ -136,16 +136,17 @@ class Metrics(Observer):
 
     @contextmanager
     def time(self, stage: Stage, model: str) -> Iterator[None]:
-        """Times a stage of the current request, if it does not fail."""
+        """Times a stage of the current request, unless it fails."""
         start = time.perf_counter()
         yield
         self._end_stage(stage, model, start, [copy_context()])
 
     def count_answer(self, model: Model, prediction: Prediction) -> None:
-        """Tells drift: how uncertain the answer is, and what is flagged.
+        """Counts an answer's uncertainty and flags, which reveal drift.
 
-        For numbers that is the relative deviation. It has no bound, but is in the same unit for all models, and their
-        flag goes by it; its share of the variance is near 1 for all inputs wherever there is little noise.
+        For numbers, the uncertainty is the relative deviation. It has no bound, but has the same unit for all models,
+        and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
+        noise.
         """
         self._predictions.labels(model.name).inc(prediction.members.shape[1])
         for name, quantity in model.task.quantities.items():
@@ -156,13 +157,13 @@ class Metrics(Observer):
                 self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
 
     def count_request(self, route: str, method: str, status: int, seconds: float, cancelled: bool) -> None:
-        """A request that has ended.
+        """Counts a request that has ended.
 
         Args:
-            route: its template.
-            method: one that HTTP knows.
-            status: that was sent.
-            seconds: that it took.
+            route: template of its route.
+            method: HTTP method.
+            status: status that was sent.
+            seconds: duration.
             cancelled: whether its client left.
         """
         self._request_seconds.labels(route, method, str(status)).observe(seconds)
@@ -173,7 +174,7 @@ class Metrics(Observer):
             self._late.labels(route).inc()
 
     async def follow_download(self, model: str, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
-        """Passes on the chunks of a file of weights, each counted once it is sent."""
+        """Passes on the chunks of a weights file, and counts each after it is sent."""
         sent = self._weights_bytes.labels(model)
         with self._open_downloads.track_inprogress():
             async for chunk in chunks:
@@ -188,7 +189,7 @@ class Metrics(Observer):
 
 
 class _State:
-    """What engine, catalog and admissions say when they are asked."""
+    """Collector of the current state of the engine, the catalog, the queues and the keys."""
 
     def __init__(
         self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
@@ -203,31 +204,34 @@ class _State:
         engine, device = self._engine, self._engine.device
         gauges = {
             "hyperdraw_ready": ("Whether the device computes.", engine.fault is None and engine.stall is None),
-            "hyperdraw_current_step_seconds": ("That the step being done has taken by now.", engine.step_seconds),
+            "hyperdraw_current_step_seconds": ("Time that the current step has taken so far.", engine.step_seconds),
             "hyperdraw_current_load_seconds": (
-                "That the model being loaded has taken by now.",
+                "Time that loading the current model has taken so far.",
                 self._catalog.load_seconds,
             ),
             "hyperdraw_keys_stale": (
-                "Whether the key file cannot be used as it is now.",
+                "Whether the current key file cannot be used.",
                 self._keys is not None and self._keys.fault is not None,
             ),
-            "hyperdraw_waiting_cost": ("Cost of what waits to be computed.", engine.admission.amount),
-            "hyperdraw_waiting_cost_limit": ("Beyond it, requests are refused.", engine.admission.limit),
+            "hyperdraw_waiting_cost": ("Cost of the requests that wait.", engine.admission.amount),
+            "hyperdraw_waiting_cost_limit": ("Waiting cost above which requests are refused.", engine.admission.limit),
             "hyperdraw_waiting_pixels": ("Pixels that wait to be decoded.", self._pixels.amount),
-            "hyperdraw_waiting_pixels_limit": ("Beyond it, requests are refused.", self._pixels.limit),
-            "hyperdraw_held_bytes": ("Bytes of bodies that requests hold.", self._bodies.amount),
-            "hyperdraw_held_bytes_limit": ("Beyond it, requests are refused.", self._bodies.limit),
+            "hyperdraw_waiting_pixels_limit": ("Waiting pixels above which requests are refused.", self._pixels.limit),
+            "hyperdraw_held_bytes": ("Bytes of request bodies in memory.", self._bodies.amount),
+            "hyperdraw_held_bytes_limit": ("Bytes of bodies above which requests are refused.", self._bodies.limit),
         }
         if device.type == "cuda":
             gauges |= {
-                "hyperdraw_cuda_allocated_bytes": ("Of tensors.", torch.cuda.memory_allocated(device)),
-                "hyperdraw_cuda_reserved_bytes": ("Held by PyTorch's allocator.", torch.cuda.memory_reserved(device)),
+                "hyperdraw_cuda_allocated_bytes": ("CUDA memory of tensors.", torch.cuda.memory_allocated(device)),
+                "hyperdraw_cuda_reserved_bytes": (
+                    "CUDA memory held by PyTorch's allocator.",
+                    torch.cuda.memory_reserved(device),
+                ),
             }
         for name, (description, value) in gauges.items():
             yield GaugeMetricFamily(name, description, value=float(value))
         models = GaugeMetricFamily("hyperdraw_model_info", "Models served.", labels=["model", "version", "method"])
-        rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default budget of each flag.", labels=["model"])
+        rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default false-alarm rate.", labels=["model"])
         for model in list(self._catalog):
             models.add_metric([model.name, model.version, model.method], 1)
             if model.calibration:

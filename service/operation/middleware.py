@@ -1,4 +1,4 @@
-"""What happens to every request, whatever its route: it gets a name, and is accounted for when it ends."""
+"""Middleware for every request, whatever its route: the request gets an id, and is accounted for when it ends."""
 
 import ipaddress
 import logging
@@ -25,38 +25,38 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass
 class Exchange:
-    """A request and what has been answered so far."""
+    """A request and its answer so far."""
 
     scope: Scope
     method: str
-    """That was asked with; routes see GET for HEAD."""
+    """Method of the request; routes see GET for HEAD."""
     start: float = field(default_factory=time.perf_counter)
-    """When the request's head had been read."""
+    """Time when the request's head had been read."""
     status: int = 500
-    """As the server answers for an app that does not."""
+    """Status of the answer; 500 is what the server sends if the app does not answer."""
     bytes_in: int = 0
-    """Of the body, so far as it was read."""
+    """Bytes of the request's body read so far."""
     bytes_out: int = 0
-    """Of the body."""
+    """Bytes of the answer's body sent so far."""
     ended: bool = False
-    """Whether the answer has been sent, or has failed."""
+    """Whether the answer was sent or failed."""
 
     @property
     def headers(self) -> Headers:
-        """Of the request."""
+        """Headers of the request."""
         return Headers(scope=self.scope)
 
     @property
     def route(self) -> str:
-        """The path with parameters' names for their values, or "unmatched"; known once the app has been called."""
+        """The path with parameters' names instead of values, or "unmatched". It is known after the app was called."""
         if "endpoint" not in self.scope:
             return "unmatched"
         route = self.scope.get("route")
-        return str(self.scope["root_path"] if route is None else route.path)  # the first where files are mounted
+        return str(self.scope["root_path"] if route is None else route.path)  # mounted files have no route
 
     @property
     def client(self) -> str:
-        """Who asks, for shares of what there is: by the key, or else by the address."""
+        """Name of the client, for its share of queues: its key's, or else its address."""
         if (key := self.scope.get("hyperdraw.key")) is not None:
             return f"key {key}"
         host = self.scope["client"][0] if self.scope.get("client") else ""
@@ -64,31 +64,31 @@ class Exchange:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
             return str(host)
-        if address.version == 6:  # of which everybody has as many as there are in such a network
+        if address.version == 6:  # a client usually has a whole network of addresses
             return str(ipaddress.ip_network((address, 64), strict=False))
         return str(address)
 
     @property
     def client_left(self) -> bool:
-        """Before it had its answer."""
+        """Whether the client left before it had its answer."""
         return self.status == 499 or not self.ended
 
     @property
     def seconds(self) -> float:
-        """Since the request's head was read."""
+        """Seconds since the request's head was read."""
         return time.perf_counter() - self.start
 
 
 Follow = Callable[[Exchange], AbstractContextManager[None]]
-"""Opens what ends with the exchange, such as a span."""
+"""Opens a context that ends with the exchange, such as a span."""
 
 
 class Accounting:
-    """Gives each request an id, or keeps that of its X-Request-ID, and puts the request into log, metrics and trace.
+    """Gives each request an id, or keeps that of its X-Request-ID, and records it in log, metrics and trace.
 
-    It holds what all requests together hold of bodies within a limit, and lets GET answer HEAD, of which the server
-    sends the head alone. It is pure ASGI, so that routes hear when clients leave, and the outermost, so that no answer
-    goes without an id.
+    It limits the total size of request bodies in memory. It lets GET routes answer HEAD, and the server then sends only
+    the head. It is pure ASGI, so that routes notice when clients leave, and the outermost middleware, so that every
+    answer has an id.
     """
 
     def __init__(

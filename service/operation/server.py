@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, but that it bounds what clients may do before a request is complete, and drains."""
+"""The HTTP server: uvicorn, with limits on clients before a request is complete, and with draining."""
 
 import asyncio
 import logging
@@ -20,15 +20,15 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 2**16
-"""Of a request's first line and headers, and likewise of what follows a body in chunks."""
+"""Most bytes of a request's first line and headers, and of the trailers after a chunked body."""
 
 
 class Server(uvicorn.Server):
-    """Runs an app until SIGTERM or SIGINT, or until its engine's device stopped responding.
+    """Runs an app until SIGTERM or SIGINT, or until its engine's device stops responding.
 
-    On SIGTERM the app is not ready at once. For the time of `drain_delay` it goes on to serve, while load balancers
-    take note, and asks clients to leave their connections. Then it takes no new ones, answers what it has, within
-    `drain_timeout`, and returns. SIGINT is not delayed.
+    On SIGTERM, the app is no longer ready. It still serves for `drain_delay`, so that load balancers notice, and asks
+    clients to close their connections. Then it accepts no new ones, finishes open requests within `drain_timeout`, and
+    returns. SIGINT has no delay.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -50,20 +50,20 @@ class Server(uvicorn.Server):
         self._app = app
         self._settings = settings
         self._end: float | None = None
-        """When the delay is over, on the monotonic clock."""
+        """End of the delay, on the monotonic clock."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins to drain at the first SIGTERM."""
         self._app.state.draining = True
         if sig == signal.SIGTERM and self._end is None and self._settings.drain_delay:
-            logger.info("draining: not ready, and to end in %g s", self._settings.drain_delay)
+            logger.info("draining: not ready, and stops in %g s", self._settings.drain_delay)
             self._end = time.monotonic() + self._settings.drain_delay
             self._captured_signals.append(sig)
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; whether to end."""
+        """Returns whether to stop. It is called ten times a second."""
         if await super().on_tick(counter) or self._app.state.engine.fault:
             return True
         if self._end is None:
@@ -96,35 +96,36 @@ class _Timer:
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes connections that are too many, whose headers are too slow or too large, that do not read what they are
-    sent, or that go on to send what is not read. Who can still be answered is, in the service's one shape."""
+    """Closes excess connections, and those whose headers are too slow or too large, that do not read their answer, or
+    that keep sending a body that nobody reads. Clients get an error in the service's shape if that is still possible.
+    """
 
     def connection_made(self, transport: Any) -> None:
-        """A client has connected."""
+        """Handles a new connection."""
         super().connection_made(transport)
         settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]  # an app, never its name
         self._header_seconds = settings.header_timeout
         self._header_bytes = 0
-        """That arrived since the last byte of a body, or since the connection was made: of headers or of trailers."""
+        """Bytes of headers or trailers since the last body, or since the connection was made."""
         self._receives_body = False
         self._headers = _Timer(self.loop, settings.header_timeout, self._end_waiting)
         self._stall = _Timer(self.loop, settings.stall_timeout, transport.abort)
         self._rest = _Timer(self.loop, settings.body_timeout, transport.abort)
-        """Of a body that nobody reads; a client that is cut off at once would not see why."""
+        """Limits the rest of a body that nobody reads. A client that is cut off at once would not see the error."""
         if len(self.connections) > settings.max_connections:
             self._refuse(503, "too_many_connections", "Too many open connections.", "Try again later.")
         else:
             self._headers.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left, or was sent away."""
+        """Handles the end of the connection."""
         self._headers.stop()
         self._stall.stop()
         self._rest.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """A part of a request, or several of them. What is beyond the limit of headers is not parsed."""
+        """Handles bytes of one or more requests. Headers beyond the limit are not parsed."""
         rest = memoryview(data)
         while rest and not self.transport.is_closing():
             part = rest[: MAX_HEADER_BYTES + 1 - self._header_bytes]
@@ -138,52 +139,52 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, for which nothing here has a use."""
+        """Handles a header. Trailers are ignored."""
         if not self._receives_body:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
+        """Handles a part of a body."""
         self._header_bytes = 0
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """The request begins, but for its body."""
+        """Handles the end of the headers."""
         self._headers.stop()
         self._header_bytes = 0
         self._receives_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request has arrived, be it that it was answered before."""
+        """Handles the end of a request, which may already be answered."""
         self._receives_body = False
         self._header_bytes = 0
         self._rest.stop()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The request was answered, be it that it has not arrived."""
+        """Handles the end of an answer, whose request may not have arrived completely."""
         super().on_response_complete()
         if self._receives_body:
             self._rest.start()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is written to."""
+        """Handles a client that reads too slowly."""
         super().pause_writing()
         self._stall.start()
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Handles a client that has read again."""
         self._stall.stop()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What was sent is not HTTP."""
+        """Refuses bytes that are not HTTP."""
         self._refuse(400, "invalid_http", msg, "Send HTTP/1.1.")
 
     @property
     def _answered(self) -> bool:
-        """Whether no request waits for an answer, or for the rest of one."""
+        """Whether no request waits for its answer or the rest of it."""
         return self.cycle is None or self.cycle.response_complete
 
     def _end_waiting(self) -> None:
@@ -194,9 +195,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str, hint: str) -> None:
-        """Answers in the place of the app, and closes the connection."""
+        """Answers instead of the app, and closes the connection."""
         self._headers.stop()
-        if not self._answered and self.cycle.response_started:  # and nothing may be put in between
+        if not self._answered and self.cycle.response_started:  # an error cannot interrupt an answer
             self.transport.abort()
         if self.transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""Counts of what was asked of each model by the Open Inference Protocol."""
+"""Statistics of the requests by the Open Inference Protocol, for each model."""
 
 import time
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from models.model import Model
 
 @dataclass
 class Counts:
-    """Requests that one version of a model had."""
+    """Counts of the requests to one version of a model."""
 
     inputs: int = 0
-    """Inputs that were answered."""
+    """Number of inputs answered."""
     successes: int = 0
     success_nanoseconds: int = 0
     failures: int = 0
     failure_nanoseconds: int = 0
     last_success: int = 0
-    """Milliseconds since 1970."""
+    """Time of the last success, in milliseconds since 1970."""
 
 
 class Statistics:
-    """Requests by model and version, since the service began."""
+    """Counts by model and version, since the service started."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], Counts] = {}
 
     def record(self, model: Model, inputs: int, nanoseconds: int) -> None:
-        """Counts a request by the inputs that were answered: 0 if it failed."""
+        """Counts a request, with its number of answered inputs: 0 if it failed."""
         counts = self._counts.setdefault((model.name, model.version), Counts())
         if not inputs:
             counts.failures += 1
@@ -39,5 +39,5 @@ class Statistics:
         counts.last_success = time.time_ns() // 1_000_000
 
     def find(self, model: Model) -> Counts:
-        """What was counted for a model."""
+        """Counts of a model."""
         return self._counts.get((model.name, model.version), Counts())

@@ -1,7 +1,7 @@
-"""Traces: a span for each request and one for each stage of it, sent by OTLP over HTTP.
+"""Traces: a span for each request and for each of its stages, sent by OTLP over HTTP.
 
-Only an app that is told where to send them imports this module, and OpenTelemetry's SDK with it. What that reads from
-OTEL_… variables holds: headers, sampling, the queue's size.
+This module, and with it OpenTelemetry's SDK, is imported only if there is a collector. Its OTEL_… variables apply:
+headers, sampling, the queue's size.
 """
 
 import os
@@ -24,20 +24,20 @@ from service.operation.metrics import Stage
 from service.operation.middleware import Exchange
 
 CLOCKS_SECONDS = 1e-4
-"""That reading both clocks takes, or else another thread or process came between."""
+"""Most time to read both clocks. A longer time means that something else ran in between."""
 
 FLUSH_SECONDS = 5
-"""That the end waits for spans to be sent."""
+"""Longest wait for spans to be sent at the end."""
 
 
 class Traces:
     """The traces of one app.
 
-    Spans are sent from a thread of their own. If they cannot be, up to 2,048 are kept, and further ones dropped.
+    Spans are sent from a separate thread. If that fails, up to 2,048 are kept, and further ones are dropped.
     """
 
     def __init__(self, endpoint: str | None) -> None:
-        """To the collector at an endpoint, such as http://127.0.0.1:4318, or the one in OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """Sends to the collector at an endpoint, such as http://127.0.0.1:4318, or in OTEL_EXPORTER_OTLP_ENDPOINT."""
         resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "hyperdraw")})
         exporter = OTLPSpanExporter(endpoint and f"{endpoint.rstrip('/')}/v1/traces")
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -46,7 +46,7 @@ class Traces:
 
     @contextmanager
     def follow(self, exchange: Exchange) -> Iterator[None]:
-        """A span of a request, within the trace that its traceparent names; log lines name the trace, too."""
+        """Opens the span of a request, in the trace that its traceparent names. Log lines also name the trace."""
         parent = TraceContextTextMapPropagator().extract(exchange.headers)
         with self._tracer.start_as_current_span(exchange.method, parent, trace.SpanKind.SERVER) as span:
             try:
@@ -62,7 +62,7 @@ class Traces:
                     span.set_status(trace.StatusCode.ERROR)
 
     def add_stage(self, stage: Stage, model: str, start: float, context: Context) -> None:
-        """A span of a stage that ends now, for the request whose context it is; none if there is no request."""
+        """Adds a span of a stage that ends now, to the request of the context, if there is one."""
         parent = context.run(get_current)
         if not trace.get_current_span(parent).is_recording():
             return
@@ -72,14 +72,14 @@ class Traces:
         self._tracer.start_span(stage, parent, start_time=began, attributes=attributes).end(end)
 
     def close(self) -> None:
-        """Sends what has not been sent, if that can be done soon."""
+        """Sends the remaining spans, if that does not take long."""
         flush = threading.Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
 
 
 def _read_clocks() -> tuple[int, float]:
-    """Nanoseconds since 1970 and seconds of `time.perf_counter` at one moment, between which nothing else has run."""
+    """Nanoseconds since 1970 and seconds of `time.perf_counter`, at the same moment."""
     while True:
         before, wall, after = time.perf_counter(), time.time_ns(), time.perf_counter()
         if after - before < CLOCKS_SECONDS:

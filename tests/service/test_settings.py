@@ -98,7 +98,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: str | None, message:
         ("max_inputs = 0", "max_inputs"),
         ("header_timeout = inf", "header_timeout"),
         ('freshness = "stale"', "freshness"),
-        ('cors_origins = ["https://a.example/path"]', "an origin is like"),
+        ('cors_origins = ["https://a.example/path"]', "an origin must be like"),
     ],
 )
 def test_settings_that_are_not_valid(tmp_path: Path, content: str, message: str) -> None:
@@ -133,9 +133,9 @@ def test_lists_that_are_not_valid(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     """Each ends with what was wrong, and no traceback."""
     for variable, value, message in (
         ("CORS_ORIGINS", '["https://a.org"', "cors_origins: "),
-        ("CORS_ORIGINS", "a.org", "an origin is like"),
-        ("HOSTS", "https://a.org", "a host is like"),
-        ("TRUSTED_PROXIES", "10.0.0.1/8", "a proxy is an address or a network"),
+        ("CORS_ORIGINS", "a.org", "an origin must be like"),
+        ("HOSTS", "https://a.org", "a host must be like"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "a proxy must be an address or a network"),
         ("MAX_INPUTS", "many", "max_inputs: .*got 'many'"),
     ):
         with monkeypatch.context() as environment:
