@@ -45,10 +45,10 @@ class Descent:
     def step(self, gradient: Tensor, running: Tensor | None = None) -> None:
         """Takes a step, given the loss's gradient at `current`. Images stay where `running`, bool [n], is false."""
         epsilon = self.epsilon
-        self._momentum = MOMENTUM * self._momentum + normalize(gradient, self.norm)
+        self._momentum = MOMENTUM * self._momentum + find_steepest(gradient, self.norm)
         size = 0.25 * epsilon * (1 + math.cos(math.pi * self._taken / self.steps)) / 2 + 0.002 * epsilon
         current = self.current.detach()
-        moved = project(current - size * normalize(self._momentum, self.norm), self.images, self.norm, epsilon)
+        moved = project(current - size * find_steepest(self._momentum, self.norm), self.images, self.norm, epsilon)
         self.current = moved if running is None else torch.where(running.view(-1, 1, 1, 1), moved, current)
         self._taken += 1
 
@@ -111,7 +111,7 @@ def measure_margin(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     return log_probabilities.gather(1, label)[:, 0] - others
 
 
-def normalize(gradient: Tensor, norm: Norm) -> Tensor:
+def find_steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """Steepest direction of length 1 in a norm, for each image of [n, C, H, W]."""
     if norm == "linf":
         return gradient.sign()

@@ -11,7 +11,7 @@ from torch import Tensor
 import training.evaluation.attack
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_calibration
 from models.predictions.detection import DEFAULT_RATE
-from models.predictions.perturbation import Norm, measure_margin, normalize, project
+from models.predictions.perturbation import Norm, find_steepest, measure_margin, project
 from models.predictions.prediction import ScoreName
 from models.tasks.classification import Classification
 from training.data.datasets import load_digits
@@ -100,8 +100,8 @@ def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
         length = difference.abs().amax(1) if norm == "linf" else difference.norm(dim=1)
         assert (length <= epsilon + 1e-6).all()
         torch.testing.assert_close(project(around, around, norm, epsilon), around)
-    assert normalize(far, "l2").flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 5)
-    assert normalize(far, "linf").abs().unique().tolist() == [1]
+    assert find_steepest(far, "l2").flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 5)
+    assert find_steepest(far, "linf").abs().unique().tolist() == [1]
 
 
 def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
