@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Format = Literal["PNG", "JPEG", "WEBP"]
-Kind = Literal["too_large", "unsupported", "invalid"]
+FaultKind = Literal["too_large", "unsupported", "invalid"]
 
 MAX_SIDE = 65_500
 """Most pixels on a side; libjpeg's limit."""
@@ -26,7 +26,7 @@ _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])""
 class FileError(Exception):
     """A file that is refused. The reason completes a sentence that begins with the file's name."""
 
-    def __init__(self, kind: Kind, reason: str, hint: str) -> None:
+    def __init__(self, kind: FaultKind, reason: str, hint: str) -> None:
         super().__init__(f"{reason}. {hint}")
         self.kind = kind
         self.reason = reason

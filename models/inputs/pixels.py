@@ -9,7 +9,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from models.inputs.image_file import FileError, Format, ImageFile, Kind, ambiguous, damaged
+from models.inputs.image_file import FaultKind, FileError, Format, ImageFile, ambiguous, damaged
 from models.inputs.image_files import read_image_file
 
 if TYPE_CHECKING:  # a process that decodes images needs no tensors
@@ -43,7 +43,7 @@ _UPRIGHT = {
 class ImageError(Exception):
     """An image that is refused; the message says why."""
 
-    def __init__(self, kind: Kind, message: str, hint: str) -> None:
+    def __init__(self, kind: FaultKind, message: str, hint: str) -> None:
         super().__init__(kind, message, hint)  # all arguments, so that it can be copied
         self.kind = kind
         self.message = message
