@@ -131,7 +131,7 @@ class Classification(TaskKind):
     def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
         return "accuracy", (outputs.argmax(-1) == labels).float().mean()
 
-    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure_quality(self, members: Tensor, labels: Tensor) -> dict[str, float]:
         return {
             "single accuracy": (members.argmax(-1) == labels).double().mean().item(),
             "ensemble accuracy": (members.mean(0).argmax(-1) == labels).double().mean().item(),

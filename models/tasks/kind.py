@@ -58,5 +58,5 @@ class TaskKind(ABC):
         """Name and value of the number that a training step reports. The arguments are those of `measure_loss`."""
 
     @abstractmethod
-    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure_quality(self, members: Tensor, labels: Tensor) -> dict[str, float]:
         """Quality of networks alone and together, from their predictions, [S, B, K], and the labels, [B, …]."""

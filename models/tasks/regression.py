@@ -125,7 +125,7 @@ class Regression(TaskKind):
     def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
         return "root_mean_square_error", (self.predict(outputs) - labels).square().mean().sqrt()
 
-    def judge(self, members: Tensor, labels: Tensor) -> dict[str, float]:
+    def measure_quality(self, members: Tensor, labels: Tensor) -> dict[str, float]:
         return {
             "single error": (members - labels).square().mean().sqrt().item(),
             "ensemble error": (members.mean(0) - labels).square().mean().sqrt().item(),

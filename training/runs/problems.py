@@ -106,7 +106,7 @@ class Supervised(Problem):
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
         outputs = evaluate_members(sampler, self.dataset.input.prepare(validation.inputs), seed=0, size=networks)
-        return task.judge(task.predict(outputs), validation.labels)
+        return task.measure_quality(task.predict(outputs), validation.labels)
 
     def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Draws the normalised inputs [S, B, …] and labels [S, B, …] of a step."""
