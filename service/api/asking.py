@@ -103,7 +103,7 @@ class Asking:
             hint = "It is a single network: member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
             raise ServiceError(422, "invalid_parameter", message, hint)
 
-    def check_calibration(self, false_alarm_rate: float | None, coverage: float | None) -> None:
+    def check_rates(self, false_alarm_rate: float | None, coverage: float | None) -> None:
         """Checks that the requested rates were calibrated.
 
         Raises:

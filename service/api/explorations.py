@@ -36,7 +36,7 @@ async def attack(asking: AskingDependency, parameters: Annotated[AttackParameter
         message, hint = f"{model.name} is not a classifier of images.", "Only such models can be attacked here."
         raise ServiceError(422, "not_attackable", message, hint)
     size = min(asking.choose_size(parameters.ensemble_size), MOST_ATTACKED)
-    asking.check_calibration(parameters.false_alarm_rate, parameters.coverage)
+    asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
     seed = choose_seed() if parameters.seed is None else parameters.seed
     cost = GRADIENT_COST * parameters.steps * size
     pixels = await read_inputs(asking, cost, most_inputs=1)

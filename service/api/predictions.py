@@ -33,7 +33,7 @@ async def predict(asking: AskingDependency, parameters: Annotated[PredictParamet
     """
     model = asking.model
     size = asking.choose_size(parameters.ensemble_size)
-    asking.check_calibration(parameters.false_alarm_rate, parameters.coverage)
+    asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
     inputs = await read_inputs(asking, size)
     answer = await asking.predict(inputs, parameters.seed, size)
 

@@ -300,7 +300,7 @@ async def infer_tensors(
         asked = message.parameters
         asking.limit_time(asked.timeout / 1e6 if asked.timeout else None)
         size = asking.choose_size(asked.ensemble_size)
-        asking.check_calibration(asked.false_alarm_rate, asked.coverage)
+        asking.check_rates(asked.false_alarm_rate, asked.coverage)
         outputs = choose_outputs(message.outputs, model, asked.coverage)
         asking.check_room(len(array) * size)
         with parts.metrics.time("decode", model.name):
