@@ -18,7 +18,7 @@ from models.tasks.probabilities import NotFiniteError
 from service.admission import Reservation
 from service.engine.ensembles import Ensemble
 from service.engine.jobs import Job, settle
-from service.engine.observer import Observer, Origin
+from service.engine.observer import Observer, RequestOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Request:
     """S."""
     key: Hashable | None = None
     """Requests of the same key may share a batch."""
-    origin: Origin = field(default_factory=Origin)
+    origin: RequestOrigin = field(default_factory=RequestOrigin)
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None
     """Its room in the queue, which shrinks as networks are evaluated."""
@@ -139,7 +139,7 @@ class Batch(Job):
         self._rest.extend(inputs.split(max(1, budget // len(self._networks.members))))
 
     @property
-    def _origins(self) -> list[Origin]:
+    def _origins(self) -> list[RequestOrigin]:
         return [request.origin for request in self._requests]
 
     def _deliver(self, networks: Draw) -> None:

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Origin:
+class RequestOrigin:
     """The origin of a request."""
 
     context: Context = field(default_factory=copy_context)
@@ -27,13 +27,13 @@ class Observer:
     different: its kernels may still run then, and the next evaluation waits for them.
     """
 
-    def begin(self, model: str, origins: Sequence[Origin]) -> None:
+    def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
         """Called when waiting requests form a batch."""
 
-    def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
+    def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         """Called when networks were drawn from `start` until now, for requests or ahead of them."""
 
-    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
+    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
     def refuse(self, model: str) -> None:
@@ -48,13 +48,13 @@ class GuardedObserver(Observer):
         self._failed: set[str] = set()
         """Methods that have raised an exception."""
 
-    def begin(self, model: str, origins: Sequence[Origin]) -> None:
+    def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
         self._tell("begin", partial(self._observer.begin, model, origins))
 
-    def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
+    def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         self._tell("draw", partial(self._observer.draw, model, networks, start, origins))
 
-    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
+    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
 
     def refuse(self, model: str) -> None:

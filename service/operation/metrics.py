@@ -21,7 +21,7 @@ from models.tasks.regression import Regression
 from service.admission import Admission
 from service.catalog import Catalog
 from service.engine.engine import Engine
-from service.engine.observer import Observer, Origin
+from service.engine.observer import Observer, RequestOrigin
 from service.operation.access import KeyFile
 
 Stage = Literal["queue", "decode", "sampling", "forward", "serialise"]
@@ -118,16 +118,16 @@ class Metrics(Observer):
         encode, media_type = choose_encoder(accept or "")
         return encode(self.registry), media_type
 
-    def begin(self, model: str, origins: Sequence[Origin]) -> None:
+    def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
         self._batch_requests.observe(len(origins))
         for origin in origins:
             self._end_stage("queue", model, origin.time, [origin.context])
 
-    def draw(self, model: str, networks: int, start: float, origins: Sequence[Origin] = ()) -> None:
+    def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         self._networks.labels(model).inc(networks)
         self._end_stage("sampling", model, start, [origin.context for origin in origins])
 
-    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[Origin]) -> None:
+    def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._step_cost.observe(cost)
         self._end_stage("forward", model, start, [origin.context for origin in origins])
 
