@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-SMALL = 0.01
+SMALL_SHARE = 0.01
 """Largest small request, as a share of the limit. Small requests have a reserved part of the limit."""
 
-RESERVED = 0.1
+RESERVED_SHARE = 0.1
 """The reserved part. One client may fill half of it, so that another's small request always finds room."""
 
 PATIENCE = 5.0
@@ -110,8 +110,8 @@ class Admission:
         held, now = self._held.get(client, 0), self._clock()
         if not self._amount:
             return
-        reserved = int(RESERVED * self.limit)
-        shared, small = self.limit - reserved, amount <= SMALL * self.limit
+        reserved = int(RESERVED_SHARE * self.limit)
+        shared, small = self.limit - reserved, amount <= SMALL_SHARE * self.limit
         most, own = (self.limit, reserved // 2) if small else (shared, 0)
         self._refused = {name: until for name, until in self._refused.items() if until > now}
         clients = {client, *self._held, *self._refused}

@@ -9,7 +9,7 @@ _UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}
 _PATH = "/:@!$&'()*+,;="
 """Characters that need no escape in a path, beside letters, digits and -._~"""
 
-RESERVED = {"stats"}
+RESERVED_NAMES = {"stats"}
 """Names that paths use otherwise: /v2/models/stats has the statistics of all models."""
 
 ACTION = ":reload"
@@ -24,7 +24,7 @@ def check_name(name: str) -> str | None:
         return "is empty or contains control characters"
     if name.endswith(ACTION):
         return f"ends with {ACTION}, which names an action in paths"
-    if name in RESERVED:
+    if name in RESERVED_NAMES:
         return "has another meaning in paths"
     return None
 
