@@ -21,7 +21,7 @@ class MultipartError(ValueError):
 
 
 @dataclass(frozen=True)
-class Part:
+class BodyPart:
     """A part of a body."""
 
     name: str
@@ -54,7 +54,7 @@ def count_parts(body: bytes, boundary: bytes) -> int:
     return max(0, body.count(b"--" + boundary) - 1)
 
 
-def split_parts(body: bytes, boundary: bytes) -> Iterator[Part]:
+def split_parts(body: bytes, boundary: bytes) -> Iterator[BodyPart]:
     """The parts in order.
 
     Raises:
@@ -78,7 +78,7 @@ def split_parts(body: bytes, boundary: bytes) -> Iterator[Part]:
         position = end + len(delimiter)
 
 
-def _read_part(head: bytes, content: bytes) -> Part:
+def _read_part(head: bytes, content: bytes) -> BodyPart:
     headers = HeaderParser().parsestr(head.decode(errors="replace"))
     try:
         name, filename = headers.get_param("name", header="Content-Disposition"), headers.get_filename()
@@ -86,4 +86,4 @@ def _read_part(head: bytes, content: bytes) -> Part:
         raise MultipartError("the Content-Disposition of a part cannot be read") from error
     if not isinstance(name, str):
         raise MultipartError("a part has no name in its Content-Disposition")
-    return Part(name, filename, content)
+    return BodyPart(name, filename, content)

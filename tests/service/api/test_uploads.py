@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.multipart import MOST_HEADER_BYTES, MultipartError, Part, count_parts, read_boundary, split_parts
+from service.api.multipart import MOST_HEADER_BYTES, BodyPart, MultipartError, count_parts, read_boundary, split_parts
 from service.api.uploads import OTHER_VALUES, ImagesBody, VectorsBody, validate_json
 from service.app import create_app
 from service.decoding.pool import Decoder
@@ -151,8 +151,8 @@ def test_multipart_bodies_are_taken_apart() -> None:
     )
     boundary = read_boundary('multipart/form-data; boundary="a b"')
     assert list(split_parts(body, boundary)) == [
-        Part("images", "x;y.png", b"one\r\n--a\r\n\r\ntwo"),
-        Part("text", None, b""),
+        BodyPart("images", "x;y.png", b"one\r\n--a\r\n\r\ntwo"),
+        BodyPart("text", None, b""),
     ]
     assert count_parts(body, boundary) == 2
     name = "写真.png".encode()
