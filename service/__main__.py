@@ -18,7 +18,7 @@ from models.memory import keep_freed_memory
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.decoding.pool import DecoderError
-from service.operation.access import KeyFileError, Scope, create_key
+from service.operation.access import KeyFileError, KeyScope, create_key
 from service.operation.logs import configure_logs
 from service.operation.server import Server
 from service.settings import Settings, read_settings
@@ -29,7 +29,7 @@ FAULT = 70
 OTHER_DESCRIPTORS = 256
 """Number of open files besides connections: checkpoints being loaded, pipes of decoders, logs, traces."""
 
-SCOPES = ", ".join(get_args(Scope))
+SCOPES = ", ".join(get_args(KeyScope))
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +122,9 @@ def key_command(
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise typer.BadParameter(f"a name may have only letters, digits, - and _, unlike {name!r}")
     asked = [*(scopes or ()), *(more_scopes or ())] or ["predict", "weights"]
-    if unknown := set(asked) - set(get_args(Scope)):
+    if unknown := set(asked) - set(get_args(KeyScope)):
         raise typer.BadParameter(f"a scope is one of {SCOPES}, not {', '.join(sorted(unknown))}")
-    key, entry = create_key(name, [scope for scope in get_args(Scope) if scope in asked])
+    key, entry = create_key(name, [scope for scope in get_args(KeyScope) if scope in asked])
     typer.echo(entry)
     typer.echo(f"The key of {name}, which is stored nowhere: {key}", err=True)
 

@@ -32,7 +32,7 @@ from service.settings import Broken
 
 logger = logging.getLogger(__name__)
 
-Scope = Literal["predict", "weights", "admin"]
+KeyScope = Literal["predict", "weights", "admin"]
 """What a key allows: predictions, downloads of weights, changes of the served models."""
 
 MOST_BYTES = 2**18
@@ -57,7 +57,7 @@ class Key(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    scopes: frozenset[Scope]
+    scopes: frozenset[KeyScope]
 
 
 class KeyFile:
@@ -154,7 +154,7 @@ def read_keys(path: Path) -> Mapping[str, Key]:
         raise KeyFileError(f"the key file {path} is not valid TOML: {error}") from error
 
 
-def create_key(name: str, scopes: list[Scope]) -> tuple[str, str]:
+def create_key(name: str, scopes: list[KeyScope]) -> tuple[str, str]:
     """Draws a key, for its holder, and its entry, for the file."""
     key = secrets.token_urlsafe(32)
     listed = ", ".join(f'"{scope}"' for scope in scopes)
@@ -175,7 +175,7 @@ def check_keys(keys: KeyFile) -> None:
         raise ServiceError(503, "keys_unusable", "The key file cannot be used, so no key is valid.", hint)
 
 
-def require(scope: Scope | None, *, unless: str | None = None) -> Callable[..., Awaitable[None]]:
+def require(scope: KeyScope | None, *, unless: str | None = None) -> Callable[..., Awaitable[None]]:
     """A dependency that requires a key with a scope, or any key if the scope is None. It requires nothing if no keys
     are set, or if the setting named by `unless` is on."""
 
