@@ -17,7 +17,7 @@ BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 logger = logging.getLogger(__name__)
 
 
-class Download(StreamingResponse):
+class DownloadResponse(StreamingResponse):
     """A streamed answer. The number of open ones is limited."""
 
     def __init__(

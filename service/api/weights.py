@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from service.api.asking import check_count
 from service.api.dependencies import AskingDependency, check_health, describe_errors
-from service.api.downloads import BINARY, BINARY_SCHEMA, Download
+from service.api.downloads import BINARY, BINARY_SCHEMA, DownloadResponse
 from service.api.schemas import WeightsParameters
 from service.api.weights_file import WeightsFile, is_named, parse_range
 from service.engine.ensembles import choose_seed
@@ -80,4 +80,4 @@ async def get_weights(asking: AskingDependency, parameters: Annotated[WeightsPar
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     headers["Content-Length"] = str(stop - start)
     chunks = parts.metrics.follow_download(model.name, file.stream(parts.engine, start, stop))
-    return Download(chunks, status, headers, parts, asking.timeout)
+    return DownloadResponse(chunks, status, headers, parts, asking.timeout)
