@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(eq=False)
-class Request:
+class PredictionRequest:
     """A request for the prediction of members 0 … size−1 of a seed, or of a fresh seed."""
 
     model: Model
@@ -73,7 +73,7 @@ class Request:
 class Batch(Job):
     """Requests that one ensemble answers. Up to rounding, the answer for an input does not depend on the others."""
 
-    def __init__(self, ensemble: Ensemble, requests: Sequence[Request], observer: Observer) -> None:
+    def __init__(self, ensemble: Ensemble, requests: Sequence[PredictionRequest], observer: Observer) -> None:
         self.model: Model = ensemble.model
         self.ensemble = ensemble
         self._requests = list(requests)

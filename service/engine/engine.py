@@ -23,7 +23,7 @@ from models.device import works
 from models.model import Model
 from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
-from service.engine.batches import Answer, Batch, Request
+from service.engine.batches import Answer, Batch, PredictionRequest
 from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
 from service.engine.jobs import Computation, do_at_once
 from service.engine.observer import GuardedObserver, Observer
@@ -84,7 +84,7 @@ class Engine:
         self._observer = GuardedObserver(observer or Observer())
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._clock = clock
-        self._scheduler: Scheduler[Request] = Scheduler(
+        self._scheduler: Scheduler[PredictionRequest] = Scheduler(
             self._begin,
             DrawAhead(self._ensembles),
             free_memory=self._ensembles.drop,
@@ -121,7 +121,7 @@ class Engine:
             OverloadedError: if the queue has no room.
         """
         alone = seed is None and self._ensembles.freshness.policy == "request"
-        request = Request(model, inputs, seed, ensemble_size, key=None if alone else (model.version, seed))
+        request = PredictionRequest(model, inputs, seed, ensemble_size, key=None if alone else (model.version, seed))
         request.reservation = self._reserve(model, request.cost, client, request.future)
         self._submit(request.future, lambda: self._scheduler.wait(request))
         return request.future
@@ -206,7 +206,7 @@ class Engine:
             NotFiniteError: if the model's networks give outputs that are not finite.
         """
         inputs = torch.zeros(1, *model.input.shape, dtype=model.input.dtype)
-        request = Request(model, inputs, seed=0, size=model.default_size, key=(model.version, 0))
+        request = PredictionRequest(model, inputs, seed=0, size=model.default_size, key=(model.version, 0))
         self._submit(request.future, lambda: self._scheduler.wait(request))
         request.future.result()
         self._call(lambda: self._ensembles.expect(model)).result()
@@ -299,7 +299,7 @@ class Engine:
             if not future.cancel() and not future.done():  # the thread ended in the middle of an answer
                 future.set_exception(CancelledError())
 
-    def _begin(self, requests: Sequence[Request]) -> Batch:
+    def _begin(self, requests: Sequence[PredictionRequest]) -> Batch:
         """Makes a batch of requests that share a key."""
         model, seed = requests[0].model, requests[0].seed
         if seed is not None:

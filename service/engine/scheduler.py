@@ -50,16 +50,16 @@ class Waiting(Protocol):
         """Answers it with an error."""
 
 
-Request = TypeVar("Request", bound=Waiting)
+QueuedRequest = TypeVar("QueuedRequest", bound=Waiting)
 Step = Callable[[], None]
 
 
-class Scheduler(Generic[Request]):
+class Scheduler(Generic[QueuedRequest]):
     """Decides what the device does next. Computations, new batches, short batches and large ones take turns."""
 
     def __init__(
         self,
-        begin: Callable[[Sequence[Request]], Job],
+        begin: Callable[[Sequence[QueuedRequest]], Job],
         idle: Job,
         *,
         free_memory: Callable[[], None],
@@ -80,7 +80,7 @@ class Scheduler(Generic[Request]):
         self._clock = clock
         self._budgets: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
         self._computations: deque[Job] = deque()
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[QueuedRequest] = deque()
         self._short: deque[Job] = deque()
         self._large: deque[Job] = deque()
         """Batches that have begun. Short ones get every other step, however many large ones there are."""
@@ -97,7 +97,7 @@ class Scheduler(Generic[Request]):
         """Adds a job, which takes turns with all others."""
         self._computations.append(job)
 
-    def wait(self, request: Request) -> None:
+    def wait(self, request: QueuedRequest) -> None:
         """Queues a request for a batch."""
         self._waiting.append(request)
 
@@ -137,7 +137,7 @@ class Scheduler(Generic[Request]):
                     cost += request.cost
         return partial(self._start, requests, self._large if cost > limit else self._short)
 
-    def _start(self, requests: Sequence[Request], lane: deque[Job]) -> None:
+    def _start(self, requests: Sequence[QueuedRequest], lane: deque[Job]) -> None:
         """Begins a batch of the requests that are still wanted."""
         requests = [request for request in requests if not request.finished]
         if not requests:
