@@ -27,7 +27,7 @@ from service.open_inference import routes as open_inference
 from service.operation.access import KeyFile
 from service.operation.gate import Gate
 from service.operation.headers import SecurityHeaders
-from service.operation.metrics import Metrics
+from service.operation.metrics import ServiceMetrics
 from service.operation.middleware import Accounting, Follow
 from service.parts import Parts
 from service.settings import Settings
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     keys = KeyFile(settings.keys, settings.keys_broken) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
-    metrics = Metrics(traces.add_stage if traces else None)
+    metrics = ServiceMetrics(traces.add_stage if traces else None)
     engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics)
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:

@@ -8,7 +8,7 @@ from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.operation.access import KeyFile
-from service.operation.metrics import Metrics
+from service.operation.metrics import ServiceMetrics
 from service.operation.statistics import Statistics
 from service.settings import Settings
 
@@ -21,7 +21,7 @@ class Parts:
     keys: KeyFile | None
     engine: Engine
     decoder: Decoder
-    metrics: Metrics
+    metrics: ServiceMetrics
     catalog: Catalog
     statistics: Statistics = field(default_factory=Statistics)
     draining: bool = False

@@ -36,7 +36,7 @@ StageListener = Callable[[Stage, str, float, Context], None]
 """Called at the end of a stage, with its name, the model's name, its start, and the context of the request."""
 
 
-class Metrics(Observer):
+class ServiceMetrics(Observer):
     """The metrics of one app, each app with its own registry."""
 
     def __init__(self, listener: StageListener | None = None) -> None:

@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 
 from service.admission import Admission, Reservation
 from service.catalog import Catalog
-from service.operation.metrics import Metrics
+from service.operation.metrics import ServiceMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Accounting:
     def __init__(
         self,
         app: ASGIApp,
-        metrics: Metrics,
+        metrics: ServiceMetrics,
         catalog: Catalog,
         follow: Follow,
         bodies: Admission,
