@@ -11,6 +11,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from models.inputs.kind import Datatype
+from service.api.downloads import BINARY
 from service.api.schemas import EnsembleParameters
 from service.api.uploads import validate_json
 from service.errors import ServiceError
@@ -18,8 +19,6 @@ from service.open_inference.tensors import Array, encode_binary, encode_json, na
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header with the length of the uncompressed JSON, in bytes, before binary tensors."""
-
-BINARY = "application/octet-stream"
 
 Dimension = Annotated[int, Field(ge=0)]
 
