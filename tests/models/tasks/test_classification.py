@@ -91,7 +91,7 @@ def test_what_training_reports() -> None:
     name, share = task.measure_fit(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]))
     assert (name, share.item()) == ("accuracy", 0.5)
     members = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.4, 0.6]]])
-    judged = task.judge(members, torch.tensor([0, 1]))
+    judged = task.measure_quality(members, torch.tensor([0, 1]))
     assert judged == pytest.approx({"single accuracy": 0.75, "ensemble accuracy": 1.0, "disagreement": 0.5})
 
 

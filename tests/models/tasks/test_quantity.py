@@ -10,7 +10,7 @@ from models.tasks.classification import Classification, Uncertainty
 from models.tasks.quantity import Quantity, list_quantities
 from models.tasks.regression import Regression, RegressionUncertainty
 from service.api.schemas import NumberAnswer, UncertaintyAnswer
-from service.operation.metrics import Metrics
+from service.operation.metrics import ServiceMetrics
 
 FIRST, SECOND = Quantity("One.", unit="nats"), Quantity("Two.", unit="1", axes=("inputs", "outputs"), score=True)
 
@@ -55,7 +55,7 @@ def test_the_client_reads_each_quantity() -> None:
 
 
 def test_metrics_have_a_histogram_of_each_monitored_quantity() -> None:
-    names = {family.name for family in Metrics().registry.collect()}
+    names = {family.name for family in ServiceMetrics().registry.collect()}
     for task in (Classification, Regression):
         for name, quantity in task.quantities.items():
             expected = f"hyperdraw_{name}_nats" if quantity.unit == "nats" else f"hyperdraw_{name}"

@@ -61,5 +61,5 @@ def test_what_training_reports() -> None:
     name, error = TASK.measure_fit(outputs, labels)
     assert name == "root_mean_square_error"
     assert error.item() == pytest.approx(5**0.5)  # of 0, 0, 2 and 4
-    judged = TASK.judge(torch.tensor([[[0.0, 0.0]], [[2.0, 4.0]]]), torch.tensor([[1.0, 0.0]]))
+    judged = TASK.measure_quality(torch.tensor([[[0.0, 0.0]], [[2.0, 4.0]]]), torch.tensor([[1.0, 0.0]]))
     assert judged == pytest.approx({"single error": 4.5**0.5, "ensemble error": 2**0.5, "deviation": 5**0.5})
