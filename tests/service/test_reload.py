@@ -161,8 +161,10 @@ def test_a_storm_of_reloads_fails_no_request(store: Path) -> None:
             reloads += 1
             return any(client.done() for client in clients) or (reloads > 5 and len(answers) == 2 and min(counts) > 2)
 
-        wait_until(reload)
-        stop.set()
+        try:
+            wait_until(reload)
+        finally:
+            stop.set()
         for client in clients:
             client.result()
 

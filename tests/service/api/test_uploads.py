@@ -225,7 +225,7 @@ def test_bodies_together_hold_so_much(checkpoints: Path) -> None:
 
         def send_slowly() -> Iterator[bytes]:
             yield bytes(900_000)
-            go_on.wait()
+            go_on.wait(PATIENCE)
             yield b"x"
 
         slow: list[int] = []
