@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.tasks.classification import Classification, measure_uncertainty
-from models.tasks.probabilities import average_logits, compute_probabilities
+from models.tasks.probabilities import average_logits, compute_probabilities, measure_disagreement
 
 
 def to_logits(probabilities: torch.Tensor) -> torch.Tensor:
@@ -88,11 +88,19 @@ def test_weighted_classes_are_weighted_in_the_mean() -> None:
 
 def test_what_training_reports() -> None:
     task = Classification(("a", "b"))
-    name, share = task.measure_fit(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]))
-    assert (name, share.item()) == ("accuracy", 0.5)
-    members = torch.tensor([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.4, 0.6]]])
-    judged = task.measure_quality(members, torch.tensor([0, 1]))
-    assert judged == pytest.approx({"single accuracy": 0.75, "ensemble accuracy": 1.0, "disagreement": 0.5})
+    logits = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [3.0, 0.0]]])
+    name, share = task.measure_fit(logits, torch.tensor([[0, 0, 0, 0]]))
+    assert (name, share.item()) == ("accuracy", 0.75)
+    members = torch.tensor([[[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]], [[0.3, 0.7], [0.4, 0.6], [0.1, 0.9]]])
+    judged = task.measure_quality(members, torch.tensor([0, 1, 1]))
+    assert judged == pytest.approx({"single accuracy": 5 / 6, "ensemble accuracy": 1.0, "disagreement": 1 / 3})
+
+
+def test_disagreement_is_the_share_of_pairs_that_choose_otherwise() -> None:
+    """Of three members 2 : 1 on the first input and all alike on the second: 4 of 6 pairs, and none."""
+    members = torch.tensor([[[0.9, 0.1, 0.0], [1.0, 0.0, 0.0]]] * 2 + [[[0.1, 0.9, 0.0], [1.0, 0.0, 0.0]]])
+    assert measure_disagreement(members) == pytest.approx((4 / 6 + 0) / 2)
+    assert measure_disagreement(members[:1]) == 0
 
 
 def test_the_logarithm_of_the_mean_probability_is_never_infinite() -> None:

@@ -213,9 +213,19 @@ def test_a_large_request_takes_turns_with_short_ones() -> None:
 
 
 def test_a_request_at_the_limit_is_not_large() -> None:
-    bench = Bench(steps=2)
+    bench = Bench(steps=3)
     bench.wait(FakeRequest("a", cost=LIMIT, key=1), FakeRequest("b", key=2))
-    assert bench.run() == ["a", "a", "b", "b"]
+    assert bench.run() == ["a", "a", "a", "b", "b", "b"]
+
+
+def test_the_limit_of_a_batch_follows_its_models_budget() -> None:
+    bench, fast = Bench(), cast(Model, FakeModel())
+    bench.add("teaches", steps=2, model=fast, seconds=STEP_SECONDS / 1000)
+    bench.run()
+    assert (budget := bench.scheduler.find_budget(fast)) > 2 * INITIAL_BUDGET
+    costs = {"a": LIMIT, "b": BATCH_STEPS * budget - LIMIT, "c": 1}
+    bench.wait(*(FakeRequest(name, cost=cost, key=1, model=fast) for name, cost in costs.items()))
+    assert bench.run() == ["a+b", "c"]
 
 
 def test_large_requests_get_every_other_step_however_many_they_are() -> None:
@@ -306,6 +316,7 @@ def test_a_budget_is_never_less_than_one() -> None:
     job = bench.add("a", model=MODEL, errors=[torch.OutOfMemoryError() for _ in range(20)], relieved=20)
     bench.run()
     assert job.budgets[-1] == 1
+    assert all(isinstance(budget, int) for budget in job.budgets)
 
 
 def test_a_job_that_cannot_be_relieved_fails() -> None:
