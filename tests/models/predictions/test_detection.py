@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from models.checkpoint import dump_json
+from models.inputs.vector import VectorSpec
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     Calibration,
@@ -322,3 +323,9 @@ def test_calibration_of_a_regression() -> None:
     assert not calibration.judge(interpret(task, outputs.prefix(1)), 0.1)["out_of_distribution"].flagged.any()
     with pytest.raises(ValueError, match="for classes, not for numbers"):
         calibration.find_coverage(0.9)
+
+
+def test_a_flag_that_needs_noise_is_for_inputs_that_have_some() -> None:
+    scores = {"out_of_distribution": ("predictive_entropy", "mutual_information")}
+    assert list_scores(TASK, VectorSpec(("x",), (0.0,), (1.0,))) == scores
+    assert list_scores(TASK, SPEC) == scores | {"suspect_adversarial": ("fragility",)}
