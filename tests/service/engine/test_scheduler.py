@@ -222,7 +222,8 @@ def test_the_limit_of_a_batch_follows_its_models_budget() -> None:
     bench, fast = Bench(), cast(Model, FakeModel())
     bench.add("teaches", steps=2, model=fast, seconds=STEP_SECONDS / 1000)
     bench.run()
-    assert (budget := bench.scheduler.find_budget(fast)) > 2 * INITIAL_BUDGET
+    budget = bench.scheduler.find_budget(fast)
+    assert budget > 2 * INITIAL_BUDGET
     costs = {"a": LIMIT, "b": BATCH_STEPS * budget - LIMIT, "c": 1}
     bench.wait(*(FakeRequest(name, cost=cost, key=1, model=fast) for name, cost in costs.items()))
     assert bench.run() == ["a+b", "c"]
