@@ -118,7 +118,7 @@ def key_command(
     ] = None,
     more_scopes: Annotated[list[str] | None, typer.Argument(metavar="SCOPE", hidden=True)] = None,
 ) -> None:
-    """Draw an API key. Prints the key on standard error, and its entry for the key file on standard output."""
+    """Generate an API key. Prints the key on standard error, and its entry for the key file on standard output."""
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise typer.BadParameter(f"a name may have only letters, digits, - and _, unlike {name!r}")
     asked = [*(scopes or ()), *(more_scopes or ())] or ["predict", "weights"]

@@ -122,7 +122,8 @@ class Asking:
                 calibration.find_coverage(coverage)
         except ValueError as error:
             rates = ", ".join(f"{rate:g}" for rate in calibration.rates)
-            hint = f"The calibrated false-alarm rates, and values of 1 − coverage, are {rates}."
+            coverages = ", ".join(f"{1 - rate:g}" for rate in reversed(calibration.rates))
+            hint = f"The calibrated false-alarm rates are {rates}. The calibrated coverages are {coverages}."
             raise ServiceError(422, "invalid_parameter", f"{name}: {error}.", hint) from error
 
     def check_room(self, cost: int) -> None:

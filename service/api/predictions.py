@@ -26,7 +26,7 @@ router = APIRouter()
     dependencies=[Depends(require("predict"))],
 )
 async def predict(asking: AskingDependency, parameters: Annotated[PredictParameters, Query()]) -> Response:
-    """Predict with an ensemble of freshly sampled networks.
+    """Predict with an ensemble of sampled networks.
 
     A model of images takes PNG, JPEG and WebP files of any size, and resizes them. A model of vectors takes rows of
     numbers as JSON.

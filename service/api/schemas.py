@@ -34,15 +34,16 @@ class EnsembleParameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Share of inputs like the training data for which each flag may be raised; by default 0.05. The "
-        "largest calibrated rate that does not exceed it is used, and named in the answer.",
+        description="Highest acceptable rate of false alarms of each flag, for inputs like those of the calibration; by "
+        "default 0.05. The largest calibrated rate that does not exceed it is used, and named in the answer.",
     )
     coverage: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Also return a set of classes that contains the true one for this share of inputs like the "
-        "training data. The smallest calibrated coverage that is at least this is used, and named in the answer.",
+        description="Also return a set of classes that contains the true one with at least this probability, for inputs "
+        "like those of the calibration. The smallest calibrated coverage that is at least this is used, and named in "
+        "the answer.",
     )
 
 
@@ -151,7 +152,9 @@ class FlagAnswer(BaseModel):
     score: float
     threshold: float
     score_name: str
-    false_alarm_rate: float = Field(description="Share of inputs like the training data that the threshold flags.")
+    false_alarm_rate: float = Field(
+        description="At most this share of inputs like those of the calibration is flagged."
+    )
     calibrated_ensemble_size: int = Field(description="Ensemble size for which the threshold was measured.")
     calibration_inputs: int
 
@@ -160,7 +163,9 @@ class PredictionSetAnswer(BaseModel):
     """A set of classes that contains the true one with a given probability."""
 
     labels: list[str]
-    coverage: float = Field(description="Share of inputs like the training data whose set contains the true class.")
+    coverage: float = Field(
+        description="At least this share of sets contains the true class, for inputs like those of the calibration."
+    )
 
 
 class PredictionAnswer(BaseModel):

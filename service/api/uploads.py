@@ -49,8 +49,9 @@ class ImagesBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: Annotated[list[str], FailFast(), Field(min_length=1)]
-    """PNG, JPEG or WebP files, each in base64."""
+    images: Annotated[list[str], FailFast()] = Field(
+        min_length=1, description="PNG, JPEG or WebP files, each in base64, without a data: prefix."
+    )
 
 
 Row = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
@@ -215,7 +216,12 @@ def _parse_multipart(content_type: str, body: bytes, most: int) -> dict[str, byt
                 message = f"Part {index}, {part.name[:100]!r}, is text, not a file."
                 raise ServiceError(422, "unknown_part", message, _BODY_HINT)
             if part.name != "images":
-                raise ServiceError(422, "unknown_part", f"Part {index} is named {part.name[:100]!r}.", _BODY_HINT)
+                raise ServiceError(
+                    422,
+                    "unknown_part",
+                    f"Part {index} is named {part.name[:100]!r}; it must be named 'images'.",
+                    _BODY_HINT,
+                )
             images[f"image {index} ({part.filename[:100]})"] = part.content
     except MultipartError as error:
         message = f"The multipart body is not valid: {error}."

@@ -282,7 +282,7 @@ async def infer_tensors(
         Header(alias=HEADER_LENGTH, ge=0, description="Length of the JSON before binary tensors; 0 if there is none."),
     ] = None,
 ) -> Response:
-    """Predict with an ensemble of freshly sampled networks.
+    """Predict with an ensemble of sampled networks.
 
     A model of images takes `images` at its own size, or `encoded_images`: PNG, JPEG and WebP files of any size, as
     base64 in JSON. A model of vectors takes `inputs`. The body may be compressed, with `Content-Encoding` gzip or

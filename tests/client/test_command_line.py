@@ -70,7 +70,7 @@ def test_help(module: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoints", "nowhere"], "hyperdraw-serve: nowhere is no directory"),
+        (["--checkpoints", "nowhere"], "hyperdraw-serve: nowhere is not a directory"),
         (["--workers", "3"], "workers"),
     ],
 )

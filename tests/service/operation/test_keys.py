@@ -73,7 +73,7 @@ def test_a_key_is_random_and_its_entry_holds_its_digest_alone() -> None:
     ("content", "reason"),
     [
         ("[half", "is not valid TOML: "),
-        ("a = " + "[\n" * 10_000, "is not valid TOML: it is too deep"),
+        ("a = " + "[\n" * 10_000, "is not valid TOML: it is nested too deeply"),
         (b"\xff", "is not valid TOML: 'utf-8' codec"),
         ("[alice]\nscopes = []", "is not valid: alice.sha256: Field required"),
         (f'[alice]\nsha256 = "{"0" * 63}"\nscopes = []', "is not valid: alice.sha256: String should match"),
