@@ -34,15 +34,15 @@ class EnsembleParameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Highest acceptable rate of false alarms of each flag, for inputs like those of the calibration; by "
-        "default 0.05. The largest calibrated rate that does not exceed it is used, and named in the answer.",
+        description="Highest acceptable rate of false alarms of each flag, for inputs like those of the calibration; "
+        "by default 0.05. The largest calibrated rate that does not exceed it is used, and named in the answer.",
     )
     coverage: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Also return a set of classes that contains the true one with at least this probability, for inputs "
-        "like those of the calibration. The smallest calibrated coverage that is at least this is used, and named in "
+        description="Also return a set of classes that contains the true one with at least this probability, for "
+        "inputs like those of the calibration. The smallest calibrated coverage that is at least this is used, and named in "
         "the answer.",
     )
 

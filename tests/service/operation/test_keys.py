@@ -121,7 +121,7 @@ def test_old_keys_stay_or_go_with_a_broken_file(
     assert keys.closed == (broken == "close")
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    tail = {"keep": "the keys that were read before stay valid", "close": "no key is valid now"}[broken]
+    tail = {"keep": "the last valid keys still count", "close": "no key is valid now"}[broken]
     assert record.message.endswith(f"; {tail}")
     if broken == "close":
         with pytest.raises(ServiceError) as refused:
