@@ -42,8 +42,8 @@ class EnsembleParameters(BaseModel):
         gt=0,
         lt=1,
         description="Also return a set of classes that contains the true one with at least this probability, for "
-        "inputs like those of the calibration. The smallest calibrated coverage that is at least this is used, and named in "
-        "the answer.",
+        "inputs like those of the calibration. The smallest calibrated coverage that is at least this is used, and "
+        "named in the answer.",
     )
 
 
