@@ -64,7 +64,7 @@ def make_session(
     out: Path, *, steps: int, resume: bool = False, recipe: Recipe | None = None, seed: int | None = None
 ) -> Session:
     return Session(
-        recipe=recipe or replace(digits_hypergan(), codes_per_step=32, networks_per_step=4),
+        recipe=recipe or replace(digits_hypergan(), codes_per_step=32, networks_per_step=4, largest_ensemble=20),
         out=out,
         data=out / "no-data",
         device=torch.device("cpu"),

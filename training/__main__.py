@@ -45,8 +45,6 @@ from training.runs.checkpoints import attack_directory, calibrate_directory, eva
 from training.runs.run import TrainingError
 from training.runs.session import Session, check_output, train
 from training.studies.ablation import ablate
-from training.studies.comparison import compare_directories
-from training.studies.figures import draw_figures
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -322,6 +320,8 @@ def compare_command(
 ) -> None:
     """Compare checkpoints of one dataset in one table. Differences are taken from the first checkpoint's method."""
     with _explain_errors(), be_quiet(quiet):
+        from training.studies.comparison import compare_directories  # takes long to import
+
         compare_directories(checkpoints, out, data, choose_device(device), outliers or ())
     _conclude(f"Wrote {out / 'README.md'}.", out / "comparison.json", as_json)
 
@@ -336,6 +336,8 @@ def figures_command(
 ) -> None:
     """Draw a checkpoint's figures, like those of the papers, into its `figures` folder, and add them to its card."""
     with _explain_errors(), be_quiet(quiet):
+        from training.studies.figures import draw_figures  # takes long to import
+
         draw_figures(checkpoint, data, choose_device(device), networks)
     typer.echo(f"Wrote {checkpoint / 'figures'}, and added the figures to {checkpoint / 'README.md'}.")
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from models.predictions.detection import (
@@ -57,6 +56,8 @@ def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
+    from scipy.optimize import minimize_scalar  # takes long to import
+
     found = minimize_scalar(
         lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
     )

@@ -6,7 +6,6 @@ Shapes: B inputs, K classes, n inputs inside the distribution, m outside of it.
 import math
 
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 BINS = 15
@@ -70,6 +69,8 @@ def measure_auroc(inside: Tensor, outside: Tensor) -> float:
 
 def measure_aupr(inside: Tensor, outside: Tensor) -> float:
     """Average precision of finding the inputs outside; the chance level is m / (n + m)."""
+    from sklearn.metrics import average_precision_score  # takes a second, which other commands need not wait
+
     truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
     return float(average_precision_score(truth.numpy(), torch.cat([inside, outside]).numpy()))
 

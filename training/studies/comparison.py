@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
@@ -268,6 +267,8 @@ def measure_differences(
         for name, metric in metrics.items():
             ours, theirs = (values[d].mean() for values, d in zip(measure(metric, inputs), drawn, strict=True))
             samples[name].append(ours - theirs)
+    from scipy.stats import t as student_t  # takes long to import
+
     intervals = {}
     for name, metric in metrics.items():
         values = measure(metric, whole)

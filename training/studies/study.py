@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from scipy.optimize import linear_sum_assignment
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
@@ -203,6 +201,8 @@ def _measure_ensembles(logits: Tensor, labels: Tensor) -> Iterator[EnsembleAccur
 
 
 def _find_components(target: TargetNetwork, weights: Weights) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    from sklearn.decomposition import PCA  # takes long to import
+
     components: dict[str, Tensor] = {}
     explained: dict[str, list[float]] = {}
     for layer, vectors in target.layer_vectors(weights).items():
@@ -249,6 +249,8 @@ def match_filters(target: TargetNetwork, pair: Weights) -> Weights:
     The permutation of a layer maximises the sum of inner products of filters. This is the first pass of weight matching
     (Ainsworth, Hayase & Srinivasa, "Git Re-Basin", ICLR 2023), using only incoming weights.
     """
+    from scipy.optimize import linear_sum_assignment  # takes long to import
+
     matched = dict(pair)
     for coupling in find_couplings(target):
         if not coupling.permutable:
