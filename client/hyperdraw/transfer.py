@@ -136,7 +136,7 @@ class Transfer:
         """Headers of the answer."""
         self.pause = 0.0
         """Seconds to wait before the next attempt."""
-        self._failure: httpx.TransportError | HyperdrawError | None = None
+        self._failure: httpx.TransportError | HyperdrawError | OSError | None = None
         self._request = request
         self._sink = sink
         self._route = client.route
@@ -157,12 +157,15 @@ class Transfer:
 
         Raises:
             HyperdrawError: if the last attempt failed.
+            OSError: if the answer cannot be written.
         """
         while True:
             self._failure = None
             yield self
             if self._failure is None:
                 return
+            if isinstance(self._failure, OSError):  # raised here, so that whoever opened the file can name it
+                raise self._failure
             self.pause = self._choose_pause(self._failure)
 
     @contextmanager
@@ -171,7 +174,7 @@ class Transfer:
         try:
             yield
             self._finish()
-        except (httpx.TransportError, HyperdrawError) as error:
+        except (httpx.TransportError, HyperdrawError, OSError) as error:
             self._failure = error
 
     def next_request(self) -> dict[str, Any]:

@@ -221,6 +221,8 @@ class _Worker:
             ImageError: if the image is refused, or takes too long.
             DecoderError: if the process does not work.
         """
+        if self._process.poll() is not None:  # it ended while it had nothing to do
+            self._start()
         if not self._works:
             if read_message(self._answers) is None:
                 self._start()
@@ -235,8 +237,9 @@ class _Worker:
             answer = None
         with self._lock:
             self._job = None
-        if answer is None:
+        if answer is None or self._reason:  # killed, perhaps after it had answered
             self._start()
+        if answer is None:
             reason = self._reason or "the decoder crashed"
             hint = "Send a complete PNG, JPEG or WebP file from an ordinary encoder, or a smaller one."
             raise ImageError("invalid", f"{request['name']} cannot be decoded: {reason}.", hint)

@@ -1,5 +1,6 @@
 """Networks that the client downloads, also over connections that break."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,12 @@ def test_a_download_that_fails_leaves_what_was_there(ask: Ask, client: httpx.Cli
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
     with pytest.raises(FileNotFoundError):
         ask(gateway.address, "download", tmp_path / "nowhere" / "net")
+
+
+def test_a_failure_to_write_names_the_file(ask: Ask, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(file: object, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hyperdraw.calls._File.write", write)
+    with pytest.raises(OSError, match="No space left on device: '/dev/null'"):
+        ask(address, "download", "/dev/null", "digits")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from typing import IO, Any
 
 import pytest
 import torch
@@ -79,6 +80,33 @@ def test_a_process_that_dies_costs_one_image(decoder: Decoder) -> None:
             worker._process.kill()
         with pytest.raises(ImageError, match="image 0 cannot be decoded: the decoder crashed"):
             waiting.result(PATIENCE)
+        assert decoder.decode(name(SMALL), GREY.shape).result(PATIENCE).shape == (1, 1, 8, 8)
+
+
+def test_a_process_that_dies_between_images_costs_none() -> None:
+    with start_decoder() as decoder:
+        decoder.warm_up()
+        process = decoder._workers[0]._process
+        process.kill()
+        process.wait()
+        assert decoder.decode(name(SMALL), GREY.shape).result(PATIENCE).shape == (1, 1, 8, 8)
+
+
+def test_a_process_that_is_killed_as_it_answers_costs_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed for an image that nobody waits for any more, which it has just finished."""
+    read = service.decoding.pool.read_message
+    with start_decoder() as decoder:
+        decoder.warm_up()
+        worker = decoder._workers[0]
+
+        def read_and_kill(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+            answer = read(stream)
+            worker.look(0)
+            return answer
+
+        monkeypatch.setattr(service.decoding.pool, "read_message", read_and_kill)
+        decoder.decode(name(SMALL), GREY.shape).result(PATIENCE)
+        monkeypatch.undo()
         assert decoder.decode(name(SMALL), GREY.shape).result(PATIENCE).shape == (1, 1, 8, 8)
 
 
