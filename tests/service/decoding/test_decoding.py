@@ -15,6 +15,7 @@ from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, decode_image
 from service.admission import OverloadedError
 from service.decoding.pool import Decoder, DecoderError
+from service.decoding.process import read_message
 from tests.engine import await_idle, stop_processes
 from tests.pictures import draw_image, encode, write_webp
 from tests.waiting import PATIENCE, wait_until
@@ -94,13 +95,12 @@ def test_a_process_that_dies_between_images_costs_none() -> None:
 
 def test_a_process_that_is_killed_as_it_answers_costs_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed for an image that nobody waits for any more, which it has just finished."""
-    read = service.decoding.pool.read_message
     with start_decoder() as decoder:
         decoder.warm_up()
         worker = decoder._workers[0]
 
         def read_and_kill(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-            answer = read(stream)
+            answer = read_message(stream)
             worker.look(0)
             return answer
 
