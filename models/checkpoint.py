@@ -125,9 +125,10 @@ class CheckpointConfig:
     format_version: Literal[2] = 2
 
     def __post_init__(self) -> None:
-        if len(self.task.outputs) != self.target.num_outputs:
-            raise ValueError(f"{len(self.task.outputs)} names do not fit a target of {self.target.num_outputs} outputs")
-        if self.target.input_shape != self.input.shape:
+        if self.task.num_outputs != self.target.num_outputs:
+            needs, has = self.task.num_outputs, self.target.num_outputs
+            raise ValueError(f"the task needs {needs} outputs, but the target has {has}")
+        if self.target.input_shape != self.input.prepared_shape:
             raise ValueError(f"the target takes {self.target.input_shape}, but the input is {self.input}")
         for name in self.files:
             if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):

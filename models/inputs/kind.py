@@ -4,7 +4,7 @@ Shapes: B inputs, S sampled networks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,13 +15,18 @@ from models.schema import Shape
 Datatype = Literal["BOOL", "UINT8", "FP32", "FP64", "BYTES"]
 """Data type of a tensor, as the Open Inference Protocol names it."""
 
+Cell = float | str | bool | None
+"""A value as JSON has it. None is a missing value."""
+
+Row = Sequence[Cell] | Mapping[str, Cell]
+
 
 class TensorSignature(NamedTuple):
     """A named tensor in which inputs can be sent. Its first axis counts the inputs."""
 
     name: str
     datatype: Datatype
-    """BYTES is for encoded files. A tensor of FP32 may also be given as FP64."""
+    """BYTES is for encoded files, or for the text of rows' values. A tensor of FP32 may also be given as FP64."""
     shape: Shape
     """Shape of one input."""
 
@@ -53,17 +58,30 @@ class InputKind(ABC):
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Shape of one input, both raw and prepared."""
+        """Shape of one raw input."""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the numbers in a row, for inputs that are rows."""
+    def prepared_shape(self) -> Shape:
+        """Shape of one prepared input, which the target takes."""
+        return self.shape
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the values in a row, for inputs that are rows."""
         return ()
 
     @property
     @abstractmethod
     def signature(self) -> tuple[TensorSignature, ...]:
         """The tensors in which inputs can be sent. A body without a header holds the last one."""
+
+    def read_rows(self, rows: Sequence[Row]) -> Tensor:
+        """Raw inputs [B, …] from rows of values, in order or by name, for inputs that are rows.
+
+        Raises:
+            InputError: if the model does not accept them.
+        """
+        raise NotImplementedError(f"{self.noun} are not rows")
 
     def decode(self, values: Tensor) -> Tensor:
         """Raw inputs [B, …] from finite values of the signature's tensor, unless it holds files.
@@ -75,7 +93,7 @@ class InputKind(ABC):
 
     @abstractmethod
     def prepare(self, raw: Tensor) -> Tensor:
-        """Prepares raw inputs of `shape`, with any leading axes, for the target: float32."""
+        """Prepares raw inputs of `shape`, with any leading axes, for the target: float32 of `prepared_shape`."""
 
     def draw_noise(self, seed: int, members: Sequence[int]) -> Tensor | None:
         """Noise of some members of a seed, [S, 1, …]; None unless inputs are perturbable."""

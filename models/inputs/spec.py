@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from models.inputs.image import ImageSpec
+from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
 
-InputSpec = Annotated[ImageSpec | VectorSpec, Field(discriminator="kind")]
+InputSpec = Annotated[ImageSpec | VectorSpec | TableSpec, Field(discriminator="kind")]

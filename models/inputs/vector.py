@@ -3,6 +3,8 @@
 Shapes: B inputs.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,8 +12,11 @@ from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.inputs.kind import InputError, InputKind, TensorSignature
+from models.inputs.kind import InputError, InputKind, Row, TensorSignature
+from models.inputs.rows import arrange_rows, show
 from models.schema import STRICT, Deviations, Means, Shape
+
+MAX_NUMBER = sys.float_info.max
 
 MAX_DEVIATIONS = 1e6
 """Largest distance of a number from its training mean, in standard deviations. Far beyond, float32 overflows."""
@@ -39,12 +44,25 @@ class VectorSpec(InputKind):
         return (len(self.names),)
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def column_names(self) -> tuple[str, ...]:
         return self.names
 
     @property
     def signature(self) -> tuple[TensorSignature, ...]:
         return (TensorSignature("inputs", "FP32", self.shape),)
+
+    def read_rows(self, rows: Sequence[Row]) -> Tensor:
+        """float32 [B, numbers] from rows of numbers, in order or by name.
+
+        Raises:
+            InputError: if a name is missing or unknown, or a value is not a number, or is too far from its mean.
+        """
+        arranged = arrange_rows(rows, self.names)
+        for number, row in enumerate(arranged):
+            for name, value in zip(self.names, row, strict=True):
+                if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_NUMBER:
+                    raise InputError(f"{name} in row {number} is {show(value)}.", "It must be a finite number.")
+        return self.decode(torch.tensor(arranged, dtype=torch.float64))
 
     def decode(self, values: Tensor) -> Tensor:
         """float32 [B, numbers] from finite numbers in double precision.

@@ -29,7 +29,12 @@ class TaskKind(ABC):
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """Names of the K outputs."""
+        """Names of what is predicted: K classes or numbers."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs that the target has."""
+        return len(self.outputs)
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:

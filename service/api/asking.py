@@ -151,17 +151,6 @@ class Asking:
             status, code = _IMAGE_ERRORS[error.kind]
             raise ServiceError(status, code, error.message, error.hint) from error
 
-    def decode_values(self, values: Tensor) -> Tensor:
-        """Converts a tensor of finite values to raw inputs.
-
-        Raises:
-            ServiceError: 422 if the model does not accept them.
-        """
-        try:
-            return self.model.input.decode(values)
-        except InputError as error:
-            raise ServiceError(422, "invalid_input", error.message, error.hint) from error
-
     async def predict(self, inputs: Tensor, seed: int | None, size: int) -> Answer:
         """Predicts the inputs of a request that has been read completely.
 
@@ -226,6 +215,19 @@ class Asking:
         finally:
             result.cancel()
             leaving.cancel()
+
+
+@contextmanager
+def explain_inputs() -> Iterator[None]:
+    """Turns the refusal of inputs into an answer.
+
+    Raises:
+        ServiceError: 422 if the model does not accept them.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise ServiceError(422, "invalid_input", error.message, error.hint) from error
 
 
 def set_deadline(request: Request, asked: float | None, parts: Parts) -> Deadline:

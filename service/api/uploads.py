@@ -1,4 +1,4 @@
-"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; vectors of numbers as JSON.
+"""Request bodies: images as multipart parts, as one raw file or as base64 in JSON; rows of values as JSON.
 
 Sizes that grow with a body are checked before anything is built. Parsing runs in a thread unless the body is small.
 """
@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
 from anyio import to_thread
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from torch import Tensor
 
-from service.api.asking import Asking, Deadline, check_number
+from models.inputs.rows import list_names
+from service.api.asking import Asking, Deadline, check_number, explain_inputs
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
 from service.errors import ServiceError
 from service.settings import Settings
@@ -54,16 +54,13 @@ class ImagesBody(BaseModel):
     )
 
 
-Row = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], FailFast()]
-
-
-class VectorsBody(BaseModel):
-    """The JSON body for a model of vectors."""
+class RowsBody(BaseModel):
+    """The JSON body for a model of vectors or of a table's rows."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: Annotated[list[Row], FailFast(), Field(min_length=1)]
-    """One row for each vector, with the model's input numbers in order."""
+    inputs: Annotated[list[list[Any] | dict[str, Any]], FailFast(), Field(min_length=1)]
+    """Rows of values, each in the order of the model's columns or by their names. A missing value is null."""
 
 
 async def read_inputs(asking: Asking, networks: int, most_inputs: int | None = None) -> Tensor:
@@ -90,20 +87,20 @@ async def read_inputs(asking: Asking, networks: int, most_inputs: int | None = N
 
 async def _read_rows(asking: Asking, most: int) -> Tensor:
     spec = asking.model.input
-    names, count = ", ".join(spec.columns), len(spec.columns)
-    hint = f'Send application/json {{"inputs": [[{names}], …]}}, each row with {count} number(s).'
+    names = list_names(spec.column_names)
+    hint = f'Send application/json {{"inputs": [[{names}], …]}}, or each row as an object with these names.'
     content_type = _read_content_type(asking.request)
     if content_type not in ("application/json", ""):
-        message = f"The body has type {content_type!r}, but this model takes numbers as JSON."
+        message = f"The body has type {content_type!r}, but this model takes rows as JSON."
         raise ServiceError(415, "unsupported_media_type", message, hint)
     body = await _read_plain_body(asking)
 
     def parse() -> Tensor:
-        rows = validate_json(body, VectorsBody, hint, 2 * most * count + OTHER_VALUES).inputs
+        most_values = 2 * most * len(spec.column_names) + OTHER_VALUES
+        rows = validate_json(body, RowsBody, hint, most_values, most_values).inputs
         check_number(len(rows), spec.noun, most)
-        if wrong := [index for index, row in enumerate(rows) if len(row) != count]:
-            raise ServiceError(422, "invalid_input", f"Row {wrong[0]} has {len(rows[wrong[0]])} number(s).", hint)
-        return asking.decode_values(torch.tensor(rows, dtype=torch.float64))
+        with explain_inputs():
+            return spec.read_rows(rows)
 
     return await _do(body, parse)
 
@@ -251,7 +248,9 @@ def decode_base64(encoded: Sequence[str | bytes]) -> dict[str, bytes]:
     return images
 
 
-def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) -> Body:
+def validate_json(
+    body: bytes, schema: type[Body], hint: str, most_values: int, most_fields: int = OTHER_VALUES
+) -> Body:
     """Parses JSON by a schema.
 
     Args:
@@ -259,12 +258,13 @@ def validate_json(body: bytes, schema: type[Body], hint: str, most_values: int) 
         schema: its schema, whose lists fail fast, because each wrong element's error would take two kilobytes.
         hint: advice for the client.
         most_values: most values in the JSON. A value in memory may take forty times its text.
+        most_fields: most fields of objects in the JSON.
 
     Raises:
         ServiceError: 413 for too many values, 422 for JSON that is invalid or does not match the schema.
     """
-    if sum(map(body.count, (b",", b"[", b"{"))) > most_values or body.count(b":") > OTHER_VALUES:
-        message = f"The JSON has more than {most_values} values, or more than {OTHER_VALUES} fields."
+    if sum(map(body.count, (b",", b"[", b"{"))) > most_values or body.count(b":") > most_fields:
+        message = f"The JSON has more than {most_values} values, or more than {most_fields} fields."
         raise ServiceError(413, "too_many_values", message, "Send fewer inputs, or send them as files or in binary.")
     try:
         return schema.model_validate_json(body)
@@ -281,10 +281,11 @@ def describe_upload() -> dict[str, Any]:
     images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
     content: dict[str, Any] = {
         "application/json": {
-            "schema": {"oneOf": [ImagesBody.model_json_schema(), VectorsBody.model_json_schema()]},
+            "schema": {"oneOf": [ImagesBody.model_json_schema(), RowsBody.model_json_schema()]},
             "examples": {
                 "images": {"summary": "For a model of images", "value": {"images": [example]}},
                 "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},
+                "rows": {"summary": "For a table", "value": {"inputs": [{"age": 59, "sex": "f"}]}},
             },
         },
         "multipart/form-data": {"schema": images},

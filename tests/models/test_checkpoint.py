@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "another task": (
         lambda d: edit(d / "config.json", lambda c: c.update(task=REGRESSION)),
         "config.json",
-        "1 names do not fit a target of 5 outputs",
+        "the task needs 1 outputs, but the target has 5",
     ),
     "another input": (
         lambda d: edit(d / "config.json", lambda c: c.update(input=VECTOR)),
