@@ -197,6 +197,10 @@ class Regression(_Answer):
     """[B, K], variance of the networks' expectations, the epistemic part."""
     relative_deviation: Floats
     """[B], square root of the mean over the K numbers of epistemic variance / variance in the training data."""
+    interval_lower: Floats | None
+    interval_upper: Floats | None
+    """[B, K], ends of the interval that contains the number with probability `coverage`, if requested."""
+    coverage: float | None
 
     @property
     def _mean(self) -> Floats:
@@ -286,13 +290,14 @@ def read_prediction(file: TensorFile) -> Prediction:
             "flags": flags,
             "members": arrays.get("members"),
         }
+        content["coverage"] = float(metadata["coverage"]) if "coverage" in metadata else None
         if task["kind"] == "regression":
-            return _read(Regression, content | {"names": tuple(task["names"])})
+            ends = {f"interval_{end}": arrays.get(f"interval.{end}") for end in ("lower", "upper")}
+            return _read(Regression, content | ends | {"names": tuple(task["names"])})
         content |= {
             "classes": tuple(task["classes"]),
             "temperature": ensemble.get("temperature"),
             "prediction_sets": arrays.get("prediction_set"),
-            "coverage": float(metadata["coverage"]) if "coverage" in metadata else None,
             "uncertainty": _read(Uncertainty, arrays),
         }
         return _read(Classification, content)

@@ -126,6 +126,9 @@ def _show_numbers(console: Console, name: str, answer: Regression) -> None:
     console.print(Text(printable(name), "bold"))
     for k, number in enumerate(answer.names):
         console.print(Text(printable(f"{number} = {answer.mean[k]:.4g} ± {answer.standard_deviation[k]:.4g}")))
+        if answer.interval_lower is not None and answer.interval_upper is not None:
+            ends = f"{answer.interval_lower[k]:.4g} to {answer.interval_upper[k]:.4g}"
+            console.print(Text(f"interval (coverage {answer.coverage:.4g}): {ends}"))
         variance, parts = answer.variance[k], (float(answer.noise_variance[k]), float(answer.epistemic_variance[k]))
         _show_split(console, f"variance {variance:.3g}", *parts, most=float(variance))
 

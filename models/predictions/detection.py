@@ -1,4 +1,4 @@
-"""Trust in an answer: flags, calibrated probabilities and prediction sets.
+"""Trust in an answer: flags, calibrated probabilities, prediction sets and prediction intervals.
 
 They are calibrated once, by split conformal prediction on inputs that were used for nothing else, for ensembles of many
 sizes. The results are kept beside the checkpoint as `calibration.json`.
@@ -26,6 +26,7 @@ from models.noise import SEED_LIMIT
 from models.predictions.prediction import Prediction, ScoreName
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
+from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
@@ -69,6 +70,15 @@ class ClassCalibration:
 
 
 @dataclass(frozen=True, config=STRICT)
+class NumberCalibration:
+    """Calibration of predicted numbers."""
+
+    reaches: Annotated[tuple[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], ...], FailFast()]
+    """Half the width of each number's prediction interval, in predicted standard deviations, for each rate of intervals
+    that miss."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class SizeCalibration:
     """Calibration of ensembles of one size."""
 
@@ -78,6 +88,7 @@ class SizeCalibration:
     thresholds: dict[Flag, Annotated[tuple[Finite, ...], FailFast()]]
     """Thresholds of each flag, one for each rate of false alarms."""
     classes: ClassCalibration | None
+    numbers: NumberCalibration | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -112,7 +123,8 @@ class Calibration:
             if not size.thresholds.keys() == size.scores.keys() == set(self.flags):
                 raise ValueError(f"every size must have scores and thresholds for {', '.join(self.flags)}")
             sets = [size.classes.least_probabilities] if size.classes else []
-            if any(len(numbers) != len(self.rates) for numbers in [*size.thresholds.values(), *sets]):
+            intervals = [size.numbers.reaches] if size.numbers else []
+            if any(len(numbers) != len(self.rates) for numbers in [*size.thresholds.values(), *sets, *intervals]):
                 raise ValueError(f"there must be one number for each of {len(self.rates)} rates")
 
     @property
@@ -143,10 +155,10 @@ class Calibration:
         """Index of the smallest calibrated coverage that is at least this one.
 
         Raises:
-            ValueError: if the coverage is outside the calibrated range, or there are no classes.
+            ValueError: if the coverage is outside the calibrated range, or there are neither sets nor intervals.
         """
-        if self.sizes[0].classes is None:
-            raise ValueError("prediction sets are for classes, not for numbers")
+        if self.sizes[0].classes is None and self.sizes[0].numbers is None:
+            raise ValueError("its calibration has no prediction intervals")
         if not 1 - self.rates[-1] <= coverage <= 1 - self.rates[0]:
             raise ValueError(f"a coverage of {coverage:g} was not calibrated")
         return bisect_right(self.rates, round(1 - coverage, 12)) - 1
@@ -202,6 +214,27 @@ class Calibration:
         best = prediction.log_probabilities == prediction.log_probabilities.amax(-1, keepdim=True)
         return PredictionSets(members | best, 1 - self.rates[index])
 
+    def choose_intervals(self, prediction: Prediction, coverage: float) -> "PredictionIntervals":
+        """Chooses an interval for each number that contains it for a share of inputs like those of the calibration.
+
+        It reaches equally many standard deviations to both sides of the mean (split conformal prediction with locally
+        weighted residuals: Lei et al., "Distribution-Free Predictive Inference for Regression", 2018, section 5.2). The
+        first networks choose it, the largest calibrated number.
+
+        Args:
+            prediction: prediction of an ensemble of any size.
+            coverage: the share, for each number; the smallest calibrated coverage that is at least this one is used.
+
+        Raises:
+            ValueError: if the coverage is outside the calibrated range, or there are no intervals.
+        """
+        index, size = self.find_coverage(coverage), self.for_size(prediction.size)
+        assert size.numbers is not None
+        measured = prediction.prefix(size.ensemble_size).uncertainty
+        assert isinstance(measured, RegressionUncertainty)
+        reach = measured.standard_deviation * measured.mean.new_tensor(size.numbers.reaches[index])
+        return PredictionIntervals(measured.mean - reach, measured.mean + reach, 1 - self.rates[index])
+
     def _classes(self, ensemble_size: int) -> ClassCalibration:
         classes = self.for_size(ensemble_size).classes
         assert classes is not None
@@ -230,6 +263,18 @@ class PredictionSets:
 
     members: Tensor
     """bool [B, K]."""
+    coverage: float
+    """Coverage for which they were calibrated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionIntervals:
+    """An interval for each of K numbers and B inputs."""
+
+    lower: Tensor
+    """[B, K], in the numbers' own units."""
+    upper: Tensor
+    """[B, K]."""
     coverage: float
     """Coverage for which they were calibrated."""
 
@@ -266,6 +311,8 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, net
                 raise ValueError(f"{flag} is raised by {' or '.join(scores[flag])}, not by {score}")
         if (size.classes is not None) != task.has_classes:
             raise ValueError("must have temperatures and prediction sets for classes, and only for classes")
+        if size.numbers and any(len(reach) != len(task.outputs) for reach in size.numbers.reaches):
+            raise ValueError(f"must have intervals of {len(task.outputs)} numbers")
 
 
 def conformal_quantile(scores: Tensor, rate: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -16,6 +17,9 @@ from models.schema import STRICT, Deviations, Means
 from models.tasks.kind import Flag, TaskKind
 from models.tasks.probabilities import NotFiniteError
 from models.tasks.quantity import Axis, Quantity, list_quantities
+
+LEAST_NOISE = 1e-3
+"""Least standard deviation of noise that is learned, in units of the numbers' deviation in training."""
 
 EACH_NUMBER: tuple[Axis, ...] = ("inputs", "outputs")
 
@@ -53,23 +57,23 @@ class RegressionUncertainty:
 
 
 def measure_regression_uncertainty(
-    member_expectations: Tensor, noise_std: Tensor, unit: Tensor
+    member_expectations: Tensor, member_noise: Tensor, unit: Tensor
 ) -> RegressionUncertainty:
     """Measures the uncertainty of an ensemble.
 
     Args:
         member_expectations: [S, B, K].
-        noise_std: standard deviation of the observations around their expectation, [K].
+        member_noise: standard deviation of the observations around each member's expectation, [S, B, K].
         unit: standard deviation of the numbers in training, [K].
 
     Raises:
         NotFiniteError: if an expectation is not finite.
     """
-    if not torch.isfinite(member_expectations).all():
+    if not (torch.isfinite(member_expectations).all() and torch.isfinite(member_noise).all()):
         raise NotFiniteError("a sampled network gave an expectation that is not finite")
     members = member_expectations.double()
     epistemic = members.var(0, correction=0)
-    noise = noise_std.double().square().expand_as(epistemic)
+    noise = member_noise.double().square().mean(0)
     return RegressionUncertainty(
         mean=members.mean(0),
         standard_deviation=(noise + epistemic).sqrt(),
@@ -82,45 +86,71 @@ def measure_regression_uncertainty(
 
 @dataclass(frozen=True, config=STRICT)
 class Regression(TaskKind):
-    """A task whose outputs, times `std` plus `mean`, are expectations of named numbers with normal noise."""
+    """A task whose first K outputs, times `std` plus `mean`, are expectations of K named numbers with normal noise.
+
+    If the noise is not known, there are K more outputs, and softplus of these, times `std`, is its standard deviation
+    (heteroscedastic regression: Nix & Weigend 1994).
+    """
 
     names: Annotated[tuple[str, ...], Field(min_length=1), FailFast()]
     mean: Means
     std: Deviations
-    noise_std: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], FailFast()]
-    """Standard deviation of the observations around their expectation, known beforehand, in the numbers' own units."""
+    noise_std: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(fail_fast=True)] | None
+    """Standard deviation of the observations around their expectation, in the numbers' own units, if it is known
+    beforehand. None if the networks learn it."""
     kind: Literal["regression"] = "regression"
 
     quantities: ClassVar[Mapping[str, Quantity]] = list_quantities(RegressionUncertainty)
     flag_scores: ClassVar[Mapping[Flag, tuple[str, ...]]] = {"out_of_distribution": ("relative_deviation",)}
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == len(self.noise_std) == len(self.names):
+        noise = self.mean if self.noise_std is None else self.noise_std
+        if not len(self.mean) == len(self.std) == len(noise) == len(self.names):
             raise ValueError(f"mean, std and noise_std must have one number for each of {len(self.names)} names")
 
     @property
     def outputs(self) -> tuple[str, ...]:
         return self.names
 
+    @property
+    def num_outputs(self) -> int:
+        return len(self.names) * (2 if self.noise_std is None else 1)
+
     def predict(self, outputs: Tensor) -> Tensor:
-        """Expectations in the numbers' own units from the networks' outputs, [S, B, K]."""
+        """Expectations in the numbers' own units, [S, B, K], from the networks' outputs."""
         mean, std = (torch.tensor(values, device=outputs.device) for values in (self.mean, self.std))
-        return outputs * std + mean
+        return outputs[..., : len(self.names)] * std + mean
+
+    def predict_noise(self, outputs: Tensor) -> Tensor:
+        """Standard deviation of the noise that each network expects, in the numbers' own units, [S, B, K]."""
+        if self.noise_std is not None:
+            return torch.tensor(self.noise_std, device=outputs.device).expand_as(outputs)
+        std = torch.tensor(self.std, device=outputs.device)
+        return std * (F.softplus(outputs[..., len(self.names) :]) + LEAST_NOISE)
 
     def measure(self, outputs: Tensor, jittered: Tensor | None = None) -> RegressionUncertainty:
-        """Measures the uncertainty of an ensemble from its members' outputs, [S, B, K].
+        """Measures the uncertainty of an ensemble from its members' outputs.
 
         Raises:
             NotFiniteError: if an expectation is not finite.
         """
         return measure_regression_uncertainty(
-            self.predict(outputs), torch.tensor(self.noise_std), torch.tensor(self.std)
+            self.predict(outputs), self.predict_noise(outputs), torch.tensor(self.std)
         )
 
     def measure_loss(self, outputs: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """−log N(y; f, σ²) without its constant: ½ ‖(f − y)/σ‖², averaged over examples [S, B]; y is [S, B, K]."""
-        noise_std = torch.tensor(self.noise_std, device=outputs.device)
-        return ((self.predict(outputs) - labels) / noise_std).square().sum(-1).mean() / 2
+        """−log N(y; f, σ²) without its constant, averaged over examples [S, B]; y is [S, B, K].
+
+        If σ is known, that is ½ ‖(f − y)/σ‖². If it is learned, each number's loss counts by σ/std, without gradient,
+        as otherwise examples with much noise hardly count and the expectation is not learned there (β-NLL with β = ½:
+        Seitzer et al., ICLR 2022).
+        """
+        noise = self.predict_noise(outputs)
+        loss = ((self.predict(outputs) - labels) / noise).square() / 2
+        if self.noise_std is None:
+            relative = noise / torch.tensor(self.std, device=outputs.device)
+            loss = relative.detach() * (loss + relative.log())
+        return loss.sum(-1).mean()
 
     def measure_fit(self, outputs: Tensor, labels: Tensor) -> tuple[str, Tensor]:
         return "root_mean_square_error", (self.predict(outputs) - labels).square().mean().sqrt()

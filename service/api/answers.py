@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.inputs.pixels import encode_image
 from models.model import Model
-from models.predictions.detection import Calibration, Judgement, PredictionSets
+from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
 from models.predictions.path import PathKind
 from models.tasks.classification import Classification
 from models.tasks.kind import Flag
@@ -22,6 +22,7 @@ from service.api.schemas import (
     AttackParameters,
     EnsembleIdentity,
     FlagAnswer,
+    IntervalAnswer,
     ModelDescription,
     ModelIdentity,
     ModelsAnswer,
@@ -88,6 +89,13 @@ class Findings:
     """The task's quantities, [B] or [B, K] each, and for classes the tempered `probabilities`."""
     judgements: dict[Flag, Judgement]
     sets: PredictionSets | None
+    intervals: PredictionIntervals | None
+
+    @property
+    def coverage(self) -> float | None:
+        """Coverage of the prediction sets or intervals, if any."""
+        found = self.sets or self.intervals
+        return found.coverage if found else None
 
 
 def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | None, coverage: float | None) -> Findings:
@@ -97,7 +105,7 @@ def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | No
         model: the model that answered.
         answer: the engine's answer.
         false_alarm_rate: rate for each flag, if not the default.
-        coverage: coverage of prediction sets, if requested.
+        coverage: coverage of prediction sets or intervals, if requested.
 
     Raises:
         ValueError: if the rate or coverage was not calibrated.
@@ -106,15 +114,19 @@ def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | No
     size, uncertainty = len(prediction.members), prediction.uncertainty
     ensemble = EnsembleIdentity(size=size, seed=answer.seed)
     tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
-    judgements, sets = calibration.judge(prediction, false_alarm_rate) if calibration else {}, None
+    judgements = calibration.judge(prediction, false_alarm_rate) if calibration else {}
+    sets, intervals = None, None
     if task.has_classes:
         tensors["probabilities"] = prediction.probabilities
     if task.has_classes and calibration:
         ensemble.temperature = calibration.temperature_for(size)
         tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
-        if coverage is not None:
+    if calibration and coverage is not None:
+        if task.has_classes:
             sets = calibration.choose_sets(prediction, coverage)
-    return Findings(ensemble, tensors, judgements, sets)
+        else:
+            intervals = calibration.choose_intervals(prediction, coverage)
+    return Findings(ensemble, tensors, judgements, sets, intervals)
 
 
 def answer_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
@@ -187,6 +199,8 @@ def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters)
         tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
     if findings.sets:
         tensors["prediction_set"] = findings.sets.members
+    if findings.intervals:
+        tensors |= {"interval.lower": findings.intervals.lower, "interval.upper": findings.intervals.upper}
     if parameters.members:
         tensors["members"] = answer.prediction.members
     thresholds = _describe_thresholds(calibration, findings.judgements) if calibration else {}
@@ -195,7 +209,7 @@ def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters)
         "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
         "task": json.dumps(asdict(model.task)),
         "flags": json.dumps(thresholds),
-        **({"coverage": str(findings.sets.coverage)} if findings.sets else {}),
+        **({"coverage": str(findings.coverage)} if findings.coverage else {}),
     }
     content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
@@ -229,12 +243,20 @@ def _answer_set(task: Classification, members: Tensor, coverage: float) -> Predi
 def _answer_numbers(
     task: Regression, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
 ) -> list[RegressionAnswer]:
-    numbers = {name: findings.tensors[name].tolist() for name in NumberAnswer.model_fields}
+    numbers = {name: findings.tensors[name].tolist() for name in NumberAnswer.model_fields if name in findings.tensors}
+    found = findings.intervals
+    intervals = found and [
+        [IntervalAnswer(lower=lower, upper=upper, coverage=found.coverage) for lower, upper in zip(*ends, strict=True)]
+        for ends in zip(found.lower.tolist(), found.upper.tolist(), strict=True)
+    ]
     said = None if members is None else members.transpose(0, 1).tolist()
     return [
         RegressionAnswer(
             outputs={
-                output: NumberAnswer(**{name: values[i][k] for name, values in numbers.items()})
+                output: NumberAnswer(
+                    **{name: values[i][k] for name, values in numbers.items()},
+                    interval=intervals[i][k] if intervals else None,
+                )
                 for k, output in enumerate(task.names)
             },
             flags=flags[i],

@@ -41,9 +41,9 @@ class EnsembleParameters(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="Also return a set of classes that contains the true one with at least this probability, for "
-        "inputs like those of the calibration. The smallest calibrated coverage that is at least this is used, and "
-        "named in the answer.",
+        description="Also return a set of classes that contains the true one with at least this probability, or an "
+        "interval for each number, for inputs like those of the calibration. The smallest calibrated coverage that is "
+        "at least this is used, and named in the answer.",
     )
 
 
@@ -141,8 +141,20 @@ class UncertaintyAnswer(_declare(Classification.quantities, ("inputs",))):  # ty
     max_probability."""
 
 
+class IntervalAnswer(BaseModel):
+    """An interval that contains a number with a given probability."""
+
+    lower: float
+    upper: float
+    coverage: float = Field(
+        description="At least this share of intervals contains the number, for inputs like those of the calibration."
+    )
+
+
 class NumberAnswer(_declare(Regression.quantities, EACH_NUMBER)):  # type: ignore[misc]
     """The predictive distribution of one number, in its own units."""
+
+    interval: IntervalAnswer | None = Field(None, description="Prediction interval, if a coverage is requested.")
 
 
 class FlagAnswer(BaseModel):

@@ -352,8 +352,8 @@ def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:
     parameters: dict[str, bool | int | float | str] = {"seed": ensemble.seed, "ensemble_size": ensemble.size}
     if ensemble.temperature is not None:
         parameters["temperature"] = ensemble.temperature
-    if findings.sets:
-        parameters["coverage"] = findings.sets.coverage
+    if findings.coverage:
+        parameters["coverage"] = findings.coverage
     for flag, judgement in findings.judgements.items():
         parameters |= {
             f"{flag}_threshold": judgement.threshold,

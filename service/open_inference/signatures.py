@@ -14,7 +14,7 @@ from models.inputs.kind import Datatype
 from models.inputs.spec import InputSpec
 from models.model import Model
 from service.api.answers import Findings
-from service.api.asking import Asking, check_number
+from service.api.asking import Asking, check_number, explain_inputs
 from service.api.uploads import decode_base64
 from service.engine.batches import Answer
 from service.errors import ServiceError
@@ -29,6 +29,9 @@ from service.open_inference.messages import (
 from service.open_inference.tensors import Array, decode_binary, decode_json
 from service.settings import Settings
 
+COVERING = ("prediction_set", "interval_lower", "interval_upper")
+"""Outputs that need a coverage."""
+
 
 def describe_inputs(spec: InputSpec) -> list[TensorMetadata]:
     """The inputs, of which a request gives one. An FP32 input may also be sent as FP64."""
@@ -39,7 +42,7 @@ def describe_inputs(spec: InputSpec) -> list[TensorMetadata]:
 
 
 def describe_outputs(model: Model) -> list[TensorMetadata]:
-    """The outputs that a request may ask for; `prediction_set` needs a coverage."""
+    """The outputs that a request may ask for; those of `COVERING` need a coverage."""
     task, calibration = model.task, model.calibration
     each, wide = [-1], [-1, len(task.outputs)]
     outputs: list[tuple[str, Datatype, list[int]]] = []
@@ -49,6 +52,8 @@ def describe_outputs(model: Model) -> list[TensorMetadata]:
         outputs.append((name, "FP32", wide if "outputs" in quantity.axes else each))
     if task.has_classes and calibration:
         outputs.append(("prediction_set", "BOOL", wide))
+    if calibration and calibration.sizes[0].numbers:
+        outputs += [("interval_lower", "FP32", wide), ("interval_upper", "FP32", wide)]
     for flag in calibration.flags if calibration else ():
         outputs += [(flag, "BOOL", each), (f"{flag}_score", "FP32", each)]
     outputs.append(("members", "FP32", [-1, -1, len(task.outputs)]))
@@ -66,7 +71,7 @@ def read_raw(body: bytes, spec: InputSpec) -> tuple[InferenceRequest, memoryview
 
 
 def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputSpec, settings: Settings) -> Array:
-    """Reads the tensor of a request: finite numbers [B, …], with FP64 for FP32, or files [B].
+    """Reads the tensor of a request: finite numbers [B, …], with FP64 for FP32, files [B], or text [B, columns].
 
     Args:
         tensors: the request's inputs.
@@ -103,7 +108,7 @@ def read_input(tensors: Sequence[InputTensor], content: memoryview, spec: InputS
         array = decode_binary(content, datatype, tensor.shape)
     else:
         array = decode_json(tensor.data, datatype, tensor.shape)
-        if datatype == "BYTES":  # JSON has strings, but files are bytes
+        if datatype == "BYTES" and spec.form == "files":  # JSON has strings, but files are bytes
             array[:] = list(decode_base64(array.tolist()).values())
     if datatype not in ("FP32", "FP64"):
         return array
@@ -117,11 +122,20 @@ async def convert_input(asking: Asking, array: Array) -> Tensor:
     """Converts a tensor to raw inputs [B, …].
 
     Raises:
-        ServiceError, OverloadedError: as in `decode_files` and `decode_values`.
+        ServiceError, OverloadedError: as in `decode_files`, and 422 for inputs that the model does not accept.
     """
-    if array.dtype == object:
+    spec = asking.model.input
+    if array.dtype != object:
+        with explain_inputs():
+            return spec.decode(torch.tensor(array))
+    if spec.form == "files":
         return await asking.decode_files({f"image {index}": content for index, content in enumerate(array)})
-    return asking.decode_values(torch.tensor(array))
+    try:
+        rows = [[cell.decode() for cell in row] for row in array.tolist()]
+    except UnicodeDecodeError as error:
+        raise _refuse("A value is not valid UTF-8", "Send the text of each value in UTF-8.") from error
+    with explain_inputs():
+        return spec.read_rows(rows)
 
 
 def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage: float | None) -> list[RequestedOutput]:
@@ -132,13 +146,13 @@ def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage:
             probabilities.
     """
     names = [output.name for output in describe_outputs(model)]
-    if coverage is None and "prediction_set" in names:
-        names.remove("prediction_set")
+    if coverage is None:
+        names = [name for name in names if name not in COVERING]
     if not requested:
         return [RequestedOutput(name=name) for name in names if name != "members"]
     asked = [output.name for output in requested]
     if unknown := [name for name in asked if name not in names]:
-        needs = " without the parameter coverage" if unknown[0] == "prediction_set" else ""
+        needs = " without the parameter coverage" if unknown[0] in COVERING else ""
         raise _refuse(f"There is no output {unknown[0][:100]!r}{needs}", f"The outputs are {', '.join(names)}.")
     if len(set(asked)) < len(asked):
         raise _refuse(f"An output is requested twice: {_list(asked)}", "Request each output once.")
@@ -155,6 +169,10 @@ def collect_output(output: RequestedOutput, model: Model, answer: Answer, findin
     if name == "prediction_set":
         assert findings.sets is not None
         return findings.sets.members.numpy()
+    if name in COVERING:
+        assert findings.intervals is not None
+        ends = {"interval_lower": findings.intervals.lower, "interval_upper": findings.intervals.upper}
+        return ends[name].float().numpy()
     for flag, judgement in findings.judgements.items():
         if name == flag:
             return judgement.flagged.numpy()

@@ -96,5 +96,5 @@ def test_regression(ask: Ask, line_address: str) -> None:
     for part, each in zip(ask(line_address, "predict", rows, seed=answer.seed), said["predictions"], strict=True):
         for name, value in each["outputs"]["y"].items():
             np.testing.assert_allclose(getattr(part, name), [value], rtol=1e-4)
-    with pytest.raises(hyperdraw.HyperdrawError, match="this model takes numbers"):
+    with pytest.raises(hyperdraw.HyperdrawError, match="this model takes rows"):
         ask(line_address, "predict", PICTURE)

@@ -6,6 +6,7 @@ Shapes: S sampled networks, n inputs, K classes.
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from models.predictions.detection import (
     RATES,
     Calibration,
     ClassCalibration,
+    NumberCalibration,
     Seeds,
     SizeCalibration,
     apply_temperature,
@@ -23,6 +25,7 @@ from models.predictions.detection import (
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
 from models.tasks.kind import Flag
 from models.tasks.probabilities import average_logits
+from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
 from training.evaluation.measures import measure_auroc
 
@@ -84,6 +87,15 @@ def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Predic
     return best
 
 
+def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
+    """How far labels [n, K] are from their predicted means, in predicted standard deviations."""
+    measured = prediction.uncertainty
+    assert isinstance(measured, RegressionUncertainty)
+    least = torch.finfo(torch.float64).tiny
+    distances = (labels - measured.mean).abs() / measured.standard_deviation.clamp(min=least)
+    return NumberCalibration(tuple(tuple(conformal_quantile(d, rate) for d in distances.unbind(1)) for rate in rates))
+
+
 def calibrate(
     *,
     checkpoint: str,
@@ -96,7 +108,7 @@ def calibrate(
     foreign: Outputs | None,
     validation: tuple[str, Outputs, Tensor] | None,
 ) -> Calibration:
-    """Measures thresholds, temperatures and prediction sets for several sizes of ensembles.
+    """Measures thresholds, temperatures, prediction sets and intervals for several sizes of ensembles.
 
     The score that raises a flag is chosen once, by the largest ensemble, for all sizes but 1. A single network has no
     other to disagree with, and keeps the first score.
@@ -108,7 +120,7 @@ def calibrate(
         scores: the scores that can raise each flag; the first is the default.
         task: what the outputs mean.
         outputs: outputs of members 0 … S−1 of each seed on its input of the calibration split.
-        labels: labels of that split, [n].
+        labels: labels of that split, [n] or [n, K].
         foreign: outputs of other draws on foreign images, which decide the scores together with validation inputs.
         validation: name, outputs and labels of the split that the temperature is fitted on, for classes.
 
@@ -139,7 +151,8 @@ def calibrate(
             found = tempered.gather(1, labels[:, None])[:, 0]
             least = tuple(-conformal_quantile(-found, rate) for rate in rates)
             classes = ClassCalibration(temperature, least)
-        sizes.append(SizeCalibration(size, chosen, thresholds, classes))
+        numbers = None if task.has_classes else _calibrate_intervals(prediction, labels, rates)
+        sizes.append(SizeCalibration(size, chosen, thresholds, classes, numbers))
     return Calibration(
         checkpoint=checkpoint,
         split=split,

@@ -25,7 +25,7 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
     uncertainty, members = prediction.uncertainty, prediction.members.double()
     assert isinstance(uncertainty, RegressionUncertainty)
     errors = (members - test.labels).square()
-    noise = uncertainty.noise_variance
+    noise = task.predict_noise(prediction.outputs.plain).double().square()
     log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
     mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
     misses = (uncertainty.mean - test.labels).abs()

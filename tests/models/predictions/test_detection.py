@@ -321,8 +321,52 @@ def test_calibration_of_a_regression() -> None:
     judgement = calibration.judge(interpret(task, outputs), 0.1)["out_of_distribution"]
     assert judgement.flagged.tolist() == [False] * 91 + [True] * 9
     assert not calibration.judge(interpret(task, outputs.prefix(1)), 0.1)["out_of_distribution"].flagged.any()
-    with pytest.raises(ValueError, match="for classes, not for numbers"):
-        calibration.find_coverage(0.9)
+    without = replace(calibration, sizes=tuple(replace(size, numbers=None) for size in calibration.sizes))
+    with pytest.raises(ValueError, match="no prediction intervals"):
+        without.find_coverage(0.9)
+
+
+def test_intervals_keep_their_coverage() -> None:
+    """For each of two numbers, on average over calibrations, though the networks take the noise for half of what it is.
+
+    The bound of 5 standard errors fails by chance in fewer than one of 100,000 implementations that are right.
+    """
+    task = Regression(names=("a", "b"), mean=(0.0, 0.0), std=(1.0, 3.0), noise_std=(0.5, 0.5))
+    generator = torch.Generator().manual_seed(0)
+    n, fresh, trials = 99, 400, 60
+
+    def draw(count: int) -> tuple[Outputs, Tensor]:
+        outputs = torch.randn(5, count, 2, generator=generator)
+        return Outputs(outputs, None), task.predict(outputs).mean(0) + torch.randn(count, 2, generator=generator)
+
+    covered = torch.zeros(2)
+    for _ in range(trials):
+        outputs, labels = draw(n)
+        calibration = calibrate(
+            checkpoint="0" * 64,
+            split="test/calibration",
+            seeds=range(n),
+            scores={"out_of_distribution": ("relative_deviation",)},
+            task=task,
+            outputs=outputs,
+            labels=labels,
+            foreign=None,
+            validation=None,
+        )
+        check_calibration(calibration, task, VectorSpec(("x",), (0.0,), (1.0,)), 5)
+        outputs, labels = draw(fresh)
+        prediction = interpret(task, outputs)
+        found = calibration.choose_intervals(prediction, 0.87)
+        assert found.coverage == 0.9
+        middle = (found.lower + found.upper) / 2
+        torch.testing.assert_close(middle, prediction.score("mean"))
+        covered += ((labels > found.lower) & (labels < found.upper)).double().mean(0) / trials
+        assert (calibration.choose_intervals(prediction, 0.95).upper > found.upper).all()
+    error = math.sqrt(0.1 * 0.9 * (1 / n + 1 / fresh) / trials)
+    assert ((covered - 0.9).abs() < 5 * error).all()
+    other = replace(task, names=("a",), mean=(0.0,), std=(1.0,), noise_std=(0.5,))
+    with pytest.raises(ValueError, match="must have intervals of 1 numbers"):
+        check_calibration(calibration, other, VectorSpec(("x",), (0.0,), (1.0,)), 5)
 
 
 def test_a_flag_that_needs_noise_is_for_inputs_that_have_some() -> None:

@@ -44,7 +44,7 @@ def test_a_task_lists_what_it_measures(task: type[Classification | Regression], 
 def test_answers_have_each_quantity() -> None:
     assert list(UncertaintyAnswer.model_fields) == list(Classification.quantities)
     each = [name for name, quantity in Regression.quantities.items() if quantity.axes == ("inputs", "outputs")]
-    assert list(NumberAnswer.model_fields) == each
+    assert list(NumberAnswer.model_fields) == [*each, "interval"]
     schema = UncertaintyAnswer.model_json_schema()["properties"]
     assert schema["energy"]["description"] == Classification.quantities["energy"].description
 
