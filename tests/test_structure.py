@@ -79,8 +79,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "runs": {"data", "denormals", "evaluation", "objectives", "progress", "recipes", "report", "tensors"},
         "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
         "options": {"data", "recipes"},
+        "endings": {"data", "runs"},
+        "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs"},
         "__main__": {
             "data",
+            "endings",
             "evaluation",
             "objectives",
             "options",
@@ -89,6 +92,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "report",
             "runs",
             "studies",
+            "table_command",
         },
     },
 }

@@ -1,8 +1,6 @@
 """The command line of training: `hyperdraw-train` or `python -m training`."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from models.checkpoint import CheckpointError, dump_json, load_checkpoint, write_file
-from models.device import DeviceError, choose_device
+from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.device import choose_device
 from models.inputs.image import ImageSpec
 from models.predictions.perturbation import Norm
-from training.data.dataset import DatasetError
 from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
+from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.objectives.objectives import Measure
@@ -32,6 +30,7 @@ from training.options import (
     ResumeOption,
     SeedOption,
     WithoutOption,
+    check_length,
 )
 from training.progress import announce, be_quiet, warn
 from training.recipes.all import RECIPES
@@ -42,9 +41,9 @@ from training.recipes.variation import vary
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
-from training.runs.run import TrainingError
 from training.runs.session import Session, check_output, train
 from training.studies.ablation import ablate
+from training.table_command import table_command
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -73,9 +72,6 @@ def train_command(
     ] = False,
 ) -> None:
     """Takes the flags that stand before a command."""
-
-
-INTERRUPTED = "the training was interrupted, so it was not evaluated on the test set. Continue with --resume."
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
@@ -115,27 +111,18 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         quiet: QuietOption = False,
         as_json: JSONOption = False,
     ) -> None:
-        _check_length(steps, minutes, resume)
+        check_length(steps, minutes, resume)
         try:
             varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or ())
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        with _explain_errors(), be_quiet(quiet):
+        with explain_errors(), be_quiet(quiet):
             finished = train(Session(varied, out, data, choose_device(device), seed, steps, minutes, resume))
         if not finished:
             warn(INTERRUPTED)
-        _conclude(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}", out / "metrics.json", as_json)
+        conclude(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}", out / "metrics.json", as_json)
 
     app.command(recipe.name, help=description, rich_help_panel="Recipes")(command)
-
-
-def _check_length(steps: int | None, minutes: float | None, resume: bool) -> None:
-    if steps is not None and minutes is not None:
-        raise typer.BadParameter("use --steps or --minutes, not both")
-    if resume and minutes is not None:
-        raise typer.BadParameter(
-            "a resumed training keeps its planned steps, so --minutes cannot be used with --resume"
-        )
 
 
 @app.command("images", rich_help_panel="Your own data")
@@ -186,10 +173,10 @@ def images_command(
     temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with `test`, `val` or
     both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
     """
-    _check_length(steps, minutes, resume)
+    check_length(steps, minutes, resume)
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
         raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not contain each other")
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         check_output(out, resume)
         images = load_image_folder(folder, size, grey)
         for text in describe_omissions(images):
@@ -224,6 +211,9 @@ def images_command(
         typer.echo(dump_json(report).decode().rstrip() if as_json else describe_report(report))
 
 
+app.command("table", rich_help_panel="Your own data")(table_command)
+
+
 @app.command("calibrate", rich_help_panel="Checkpoints")
 def calibrate_command(
     checkpoint: CheckpointArgument,
@@ -234,9 +224,9 @@ def calibrate_command(
 ) -> None:
     """Measure a checkpoint's thresholds again on the calibration split. Run `evaluate` afterwards."""
     file = checkpoint / "calibration.json"
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         calibrate_directory(checkpoint, data, choose_device(device))
-    _conclude(
+    conclude(
         f"Wrote {file} and removed the old metrics. Measure them again: hyperdraw-train evaluate {checkpoint}",
         file,
         as_json,
@@ -254,9 +244,9 @@ def evaluate_command(
 ) -> None:
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
     file = checkpoint / "metrics.json"
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
-    _conclude(f"Wrote {file} and {checkpoint / 'README.md'}.", file, as_json)
+    conclude(f"Wrote {file} and {checkpoint / 'README.md'}.", file, as_json)
 
 
 @app.command("attack", rich_help_panel="Checkpoints")
@@ -300,10 +290,10 @@ def attack_command(
     """
     epsilons: dict[Norm, tuple[float, ...]] = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     file = checkpoint / "attack.json"
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         budget = Budget(images, steps, restarts)
         attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks)
-    _conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
+    conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
 
 
 @app.command("compare", rich_help_panel="Checkpoints")
@@ -319,11 +309,11 @@ def compare_command(
     as_json: JSONOption = False,
 ) -> None:
     """Compare checkpoints of one dataset in one table. Differences are taken from the first checkpoint's method."""
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         from training.studies.comparison import compare_directories  # takes long to import
 
         compare_directories(checkpoints, out, data, choose_device(device), outliers or ())
-    _conclude(f"Wrote {out / 'README.md'}.", out / "comparison.json", as_json)
+    conclude(f"Wrote {out / 'README.md'}.", out / "comparison.json", as_json)
 
 
 @app.command("figures", rich_help_panel="Checkpoints")
@@ -335,7 +325,7 @@ def figures_command(
     quiet: QuietOption = False,
 ) -> None:
     """Draw a checkpoint's figures, like those of the papers, into its `figures` folder, and add them to its card."""
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         from training.studies.figures import draw_figures  # takes long to import
 
         draw_figures(checkpoint, data, choose_device(device), networks)
@@ -361,30 +351,12 @@ def ablate_command(
 
     Finished runs are kept, so the same command continues after an interrupt.
     """
-    with _explain_errors(), be_quiet(quiet):
+    with explain_errors(), be_quiet(quiet):
         session = Session(mnist_hypergan_small(), out, data, choose_device(device), None, steps, None, False)
         finished = ablate(session, seed or (0, 1, 2))
     if not finished:
         warn("the ablation was interrupted. Continue with the same command.")
-    _conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
-
-
-def _conclude(text: str, document: Path, as_json: bool) -> None:
-    """Prints the result on stdout: the text, or the document that was written, or null if none was."""
-    if as_json:
-        typer.echo(document.read_text().rstrip() if document.exists() else "null")
-    elif text:
-        typer.echo(text)
-
-
-@contextmanager
-def _explain_errors() -> Iterator[None]:
-    """Turns errors that a user can fix into a message and exit status 1."""
-    try:
-        yield
-    except (DatasetError, TrainingError, CheckpointError, DeviceError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error
+    conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
 
 
 for _make_recipe in RECIPES:

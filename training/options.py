@@ -32,3 +32,17 @@ OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint. It i
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:N or auto. With auto it is cuda if available, otherwise cpu.")
 ]
+
+
+def check_length(steps: int | None, minutes: float | None, resume: bool) -> None:
+    """Checks the options that say how long a training is.
+
+    Raises:
+        typer.BadParameter: if they contradict each other.
+    """
+    if steps is not None and minutes is not None:
+        raise typer.BadParameter("use --steps or --minutes, not both")
+    if resume and minutes is not None:
+        raise typer.BadParameter(
+            "a resumed training keeps its planned steps, so --minutes cannot be used with --resume"
+        )

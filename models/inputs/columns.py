@@ -20,6 +20,9 @@ from models.schema import STRICT, Finite
 LINEAR_DEVIATIONS = 3.0
 """Distance from the mean, in standard deviations, from which on numbers are scaled logarithmically."""
 
+MISSING_TEXTS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
+"""Texts that stand for a missing value, in files and in requests."""
+
 DAY_SECONDS = 86_400.0
 YEAR_DAYS, WEEK_DAYS = 365.2425, 7.0
 
@@ -64,7 +67,7 @@ class ColumnKind(ABC):
         Raises:
             InputError: if it is not a value of this column, or is missing without being allowed to.
         """
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and value.strip() in MISSING_TEXTS):
             if self.missing:
                 return math.nan
             message = f"Row {row} has no value for {self.name}, which no row lacked in training."

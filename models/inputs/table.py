@@ -54,7 +54,9 @@ class TableSpec(InputKind):
         return (cells, TensorSignature("inputs", "FP32", self.shape)) if numeric else (cells,)
 
     def read_rows(self, rows: Sequence[Row]) -> Tensor:
-        """float64 [B, C] from rows of values, in order or by the columns' names. None and "" are missing values.
+        """float64 [B, C] from rows of values, in order or by the columns' names.
+
+        None and `MISSING_TEXTS` are missing values.
 
         Raises:
             InputError: if a column is missing or unknown, or a value is not one of its column.

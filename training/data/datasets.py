@@ -16,6 +16,7 @@ from training.data.dataset import Dataset, DatasetError, Examples, split_randoml
 from training.data.image_folders import load_folder_again
 from training.data.mixture import Mixture, load_mixture
 from training.data.published import CIFAR_10, MNIST, read_cifar, read_idx
+from training.data.table import load_table_again
 
 DIGITS = tuple("0123456789")
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -98,10 +99,14 @@ def load_dataset(name: str, data: Path) -> Dataset | Mixture:
 
 
 def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
-    """Loads the dataset that a checkpoint was trained on; `data` holds its files, or is the user's folder of images.
+    """Loads the dataset that a checkpoint was trained on; `data` holds its files, or is the user's own folder or table.
 
     Raises:
-        DatasetError: as `load_dataset`, or if the folder is another one or its images have changed.
+        DatasetError: as `load_dataset`, or if the user's data is not what it was.
     """
     name = config.training.dataset
-    return load_folder_again(name, data, config.input.shape) if "@" in name else load_dataset(name, data)
+    if "@" not in name:
+        return load_dataset(name, data)
+    if isinstance(config.input, ImageSpec):
+        return load_folder_again(name, data, config.input.shape)
+    return load_table_again(name, data, config.input, config.task)

@@ -84,6 +84,18 @@ class SetMetrics:
 
 
 @dataclass(frozen=True)
+class IntervalMetrics:
+    """Metrics of prediction intervals at one coverage."""
+
+    coverage: float
+    """The nominal coverage."""
+    covered: float
+    """Share of test inputs whose intervals hold their numbers."""
+    width: float
+    """Mean width, in the outputs' own units."""
+
+
+@dataclass(frozen=True)
 class SeparationMetrics:
     """Metrics of how well a score tells outliers from test inputs."""
 
@@ -180,6 +192,7 @@ class RegressionMetrics:
     beyond: tuple[BeyondMetrics, ...]
     version: str | None = None
     """Version of the checkpoint that was measured; None in older files."""
+    intervals: tuple[IntervalMetrics, ...] = ()
     kind: Literal["regression"] = "regression"
 
 

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from models.checkpoint import Checkpoint
+from models.predictions.detection import Calibration
 from models.predictions.prediction import Outputs, Prediction, interpret
 from models.tasks.regression import Regression, RegressionUncertainty
 from training.data.dataset import Examples
@@ -11,7 +14,7 @@ from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
 from training.evaluation.flags import judge_any, measure_flags
 from training.evaluation.measures import measure_auroc
-from training.evaluation.metrics import BeyondMetrics, RegressionMetrics
+from training.evaluation.metrics import BeyondMetrics, IntervalMetrics, RegressionMetrics
 from training.evaluation.summaries import measure_share
 
 
@@ -52,7 +55,16 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
             for name, other in predictions.items()
         ),
         version=checkpoint.version,
+        intervals=tuple(_measure_intervals(calibration, answers, test.labels, rate) for rate in calibration.rates),
     )
+
+
+def _measure_intervals(
+    calibration: Calibration, prediction: Prediction, labels: Tensor, rate: float
+) -> IntervalMetrics:
+    found = calibration.choose_intervals(prediction, 1 - rate)
+    covered = (labels >= found.lower) & (labels <= found.upper)
+    return IntervalMetrics(found.coverage, float(covered.double().mean()), float((found.upper - found.lower).mean()))
 
 
 def _deviation(prediction: Prediction) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
 from models.inputs.image import ImageSpec
+from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
@@ -49,6 +50,8 @@ def _describe_model(name: str, checkpoint: Checkpoint) -> str:
     alone = checkpoint.sampler.num_networks == 1
     kind = "a single network, not a distribution" if alone else "a distribution over the weights of one target network"
     match config.input:
+        case TableSpec(columns=columns):
+            given = ", ".join(f"{column.name} ({column.kind})" for column in columns)
         case ImageSpec(channels=channels, height=height, width=width):
             given = f"{height} × {width} pixels, {channels} channel{'' if channels == 1 else 's'}"
         case VectorSpec(names=names):

@@ -18,9 +18,10 @@ RAISING_SCORES = {
 }
 
 CAVEATS = {
-    "classification": "A flag is a hint, not a proof: an ambiguous image can look foreign, and a foreign image can look certain.\n"
+    "images": "A flag is a hint, not a proof: an ambiguous image can look foreign, and a foreign image can look certain.\n"
     "`suspect_adversarial` only raises a suspicion: an attacker who knows the model can evade it.",
-    "regression": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
+    "classes": "A flag is a hint, not a proof: an ambiguous row can look foreign, and a foreign row can look certain.",
+    "numbers": "A single network has no deviation, so it raises no flag. The flag is a hint, not a proof.",
 }
 
 
@@ -45,11 +46,17 @@ Each threshold is a conformal quantile over the {calibration.n:,} inputs of `{ca
 use. {_describe_draws(calibration)}
 These are the thresholds for {count_networks(largest.ensemble_size)}. The test set was judged with {len(PROMISE_SEEDS)} other seeds.
 
-| flag | budget of false alarms | threshold | test images flagged |
+| flag | budget of false alarms | threshold | test {checkpoint.config.input.noun} flagged |
 | --- | --- | --- | --- |
 {rows}
 {_describe_catches(metrics, calibration.default_rate)}
-{CAVEATS[checkpoint.config.task.kind]}{_describe_sets(metrics)}"""
+{_choose_caveat(checkpoint)}{_describe_sets(metrics)}"""
+
+
+def _choose_caveat(checkpoint: Checkpoint) -> str:
+    if not checkpoint.config.task.has_classes:
+        return CAVEATS["numbers"]
+    return CAVEATS["images" if checkpoint.config.input.form == "files" else "classes"]
 
 
 def _describe_draws(calibration: Calibration) -> str:
@@ -104,6 +111,15 @@ Share of images flagged at the default budget, {rate:g} for each flag:
 
 
 def _describe_sets(metrics: ClassificationMetrics | RegressionMetrics | None) -> str:
+    if isinstance(metrics, RegressionMetrics) and metrics.intervals:
+        rows = "\n".join(f"| {i.coverage:.1%} | {i.covered:.2%} | {i.width:.4g} |" for i in metrics.intervals)
+        return f"""
+
+Prediction intervals on the test set:
+
+| nominal coverage | intervals that hold the number | mean width |
+| --- | --- | --- |
+{rows}"""
     if not isinstance(metrics, ClassificationMetrics):
         return ""
     rows = "\n".join(f"| {s.coverage:.1%} | {s.covered:.2%} | {s.size:.3f} |" for s in metrics.sets)

@@ -22,7 +22,7 @@ def describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
 
 
 def _describe_classification(metrics: ClassificationMetrics, config: CheckpointConfig) -> str:
-    single = metrics.single
+    single, noun = metrics.single, config.input.noun
     ensembles = "\n".join(
         f"| ensemble of {e.size} (mean of {e.ensembles}) | {e.accuracy:.2%} | {e.plain.nll:.4f} | {e.plain.brier:.4f} "
         f"| {e.plain.ece:.4f} | {e.plain.adaptive_ece:.4f} | {e.aurc:.6f} | {e.temperature:.2f} "
@@ -32,23 +32,23 @@ def _describe_classification(metrics: ClassificationMetrics, config: CheckpointC
     spread = ""
     if metrics.networks > 1:
         spread = f"""The accuracy of a single network is {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks} networks); the lowest is
-{single.accuracy_min:.2%}, the highest {single.accuracy_max:.2%}. Two networks differ on {metrics.disagreement:.2%} of the test images.
+{single.accuracy_min:.2%}, the highest {single.accuracy_max:.2%}. Two networks differ on {metrics.disagreement:.2%} of the test {noun}.
 The mean mutual information is {metrics.mutual_information:.5f} nats.
 
 """
     return f"""## Metrics
 
-`hyperdraw-train evaluate DIR` measured these on the {metrics.test_inputs:,} test images of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)}.
-T is the temperature of the averaged probabilities, fitted on validation images:
+`hyperdraw-train evaluate DIR` measured these on the {metrics.test_inputs:,} test {noun} of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)}.
+T is the temperature of the averaged probabilities, fitted on validation {noun}:
 
 | | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {ensembles}
 
-{spread}{_describe_classes(metrics)}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
+{spread}{_describe_classes(metrics, noun)}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
 
 
-def _describe_classes(metrics: ClassificationMetrics) -> str:
+def _describe_classes(metrics: ClassificationMetrics, noun: str) -> str:
     """Recalls of all classes, or of the 20 with the lowest recall."""
     known = [(c.name, c.recall) for c in metrics.classes if c.recall]
     if not known or metrics.majority_accuracy is None or metrics.balanced_accuracy is None:
@@ -57,11 +57,11 @@ def _describe_classes(metrics: ClassificationMetrics) -> str:
     rows = "\n".join(f"| {n} | {r.images:,} | {r.share:.1%} | {r.low:.1%} to {r.high:.1%} |" for n, r in shown)
     whole = estimate_share(metrics.whole.accuracy, metrics.test_inputs)
     left = "" if shown is known else f"\nThese are the {MOST_CLASSES} lowest recalls of {len(known)} classes:"
-    return f"""The accuracy of the largest ensemble is {whole.share:.2%}, measured on {whole.images:,} images (95 % confidence interval: {whole.low:.1%} to
+    return f"""The accuracy of the largest ensemble is {whole.share:.2%}, measured on {whole.images:,} {noun} (95 % confidence interval: {whole.low:.1%} to
 {whole.high:.1%}). Always answering the most frequent class would have an accuracy of {metrics.majority_accuracy:.1%}. The balanced accuracy, which is
 the mean recall of the classes, is {metrics.balanced_accuracy:.1%}.{left}
 
-| class | test images | recall | 95 % interval |
+| class | test {noun} | recall | 95 % interval |
 | --- | --- | --- | --- |
 {rows}
 

@@ -1,0 +1,36 @@
+"""The recipe for a user's own table."""
+
+import shlex
+
+from models.samplers.hyperdraw import HyperDrawConfig
+from models.targets.layers import Activation, Linear
+from models.targets.target import TargetNetwork
+from training.data.table import Table
+from training.recipes.recipe import Recipe
+
+MODES, HIDDEN = 8, 64
+EPOCHS, LEAST_STEPS, MOST_STEPS = 60, 600, 6_000
+INPUTS_PER_NETWORK = 32
+
+
+def own_table(table: Table) -> Recipe:
+    """A recipe for a perceptron of two hidden layers, in eight modes that see the rows in orders of their own."""
+    dataset = table.dataset
+    inputs = min(INPUTS_PER_NETWORK, max(1, len(dataset.train) // 2))
+    steps = min(max(EPOCHS * len(dataset.train) // inputs, LEAST_STEPS), MOST_STEPS)
+    (features,) = dataset.input.prepared_shape
+    layers = Linear(HIDDEN), Activation(), Linear(HIDDEN), Activation(), Linear(dataset.task.num_outputs)
+    file = table.name.rsplit("@", 1)[0].rsplit(":", 1)[0]
+    return Recipe(
+        name=f"table {shlex.quote(file)}",
+        dataset=table.name,
+        method=HyperDrawConfig(MODES),
+        target=TargetNetwork((features,), layers),
+        steps=steps,
+        learning_rates={"modes": 1e-3, "gains": 5e-4},
+        weight_decays={"modes": 1e-3 / MODES},
+        networks_per_step=MODES,
+        inputs_per_network=inputs,
+        own_epochs=True,
+        options=f" --target {shlex.quote(table.target)}",
+    )

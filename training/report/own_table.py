@@ -1,0 +1,253 @@
+"""The report on a model of a user's own table, beside what simpler models reach on the same rows.
+
+Shapes: S sampled networks, B test rows, K classes or numbers.
+"""
+
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.predictions.detection import conformal_quantile
+from models.predictions.prediction import Prediction, interpret
+from models.tasks.regression import Regression
+from training.data.dataset import Dataset, Examples
+from training.data.table import Table
+from training.denormals import flush_denormals
+from training.evaluation.evaluation import evaluate_split
+from training.evaluation.measures import measure_accuracy, measure_nll
+
+COVERAGE = 0.9
+"""Nominal coverage of the intervals and sets that the report compares."""
+
+LEAST_PROBABILITY = 1e-6
+"""Probabilities of other models below this one count as this one, because one that is 0 makes the NLL infinite."""
+
+PENALTIES = tuple(10.0**power for power in range(-4, 5))
+"""Inverse weights of the linear models' L2 penalty, among which the best is chosen; for classes by validation rows."""
+
+IMPORTANCE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a model is on the test rows."""
+
+    model: str
+    accuracy: float | None
+    """Share of rows whose class is answered correctly; None for numbers."""
+    error: float | None
+    """Root mean square error, in the target's unit; None for classes."""
+    nll: float
+    """In nats a row."""
+    covered: float | None
+    """Share of intervals at `COVERAGE` that hold the number; None for classes."""
+    width: float | None
+    """Mean width of these intervals, in the target's unit; None for classes."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much worse single networks become when a column's values change rows, on average over networks."""
+
+    column: str
+    mean: float
+    """In nats for classes, otherwise as root mean square error in the target's unit."""
+    std: float
+    """Standard deviation over the networks."""
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """The report at the end of `hyperdraw-train table`, and the contents of `report.json`."""
+
+    checkpoint: str
+    version: str
+    dataset: str
+    target: str
+    rows: dict[str, int]
+    """Numbers of rows by split."""
+    unlabelled: int
+    columns: dict[str, str]
+    """Kinds of the columns that are used, by name."""
+    left_out: dict[str, str]
+    """Why other columns are not used, by name."""
+    networks: int
+    qualities: tuple[Quality, ...]
+    """The ensemble's, then those of simpler models on the same rows."""
+    importances: tuple[Importance, ...]
+    """The most important column first."""
+    commands: tuple[str, ...]
+    """Commands that serve the model and request a prediction."""
+
+
+@flush_denormals()
+def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableReport:
+    """Makes the report of a checkpoint that was just trained, calibrated and evaluated.
+
+    Args:
+        out: directory of the checkpoint.
+        table: the table that it was trained on.
+        checkpoint: the checkpoint in `out`.
+    """
+    dataset, spec = table.dataset, table.spec
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "calibration", "test")}
+    prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
+    name = shlex.quote(checkpoint.name)
+    return TableReport(
+        checkpoint=str(out),
+        version=checkpoint.version,
+        dataset=table.name,
+        target=table.target,
+        rows={split: len(examples) for split, examples in splits.items()},
+        unlabelled=table.unlabelled,
+        columns={column.name: column.kind for column in spec.columns},
+        left_out=dict(table.left_out),
+        networks=prediction.size,
+        qualities=(_measure_ensemble(checkpoint, prediction, dataset.test), *_measure_others(dataset)),
+        importances=tuple(_measure_importances(checkpoint, dataset, prediction)),
+        commands=(
+            f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}",
+            f"curl --json @rows.json 'localhost:8000/v1/models/{name}/predict?coverage=0.9'",
+        ),
+    )
+
+
+def _measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examples) -> Quality:
+    calibration, labels = checkpoint.calibration, test.labels
+    assert calibration is not None
+    name = f"ensemble of {prediction.size} networks"
+    if prediction.task.has_classes:
+        logs = calibration.temper(prediction.log_probabilities, prediction.size)
+        return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), None, None)
+    nll = -_measure_log_density(prediction, labels).mean().item()
+    mean = prediction.score("mean")
+    covered = width = None
+    if calibration.rates[0] <= 1 - COVERAGE:
+        intervals = calibration.choose_intervals(prediction, COVERAGE)
+        covered, width = _measure_intervals(labels, intervals.lower, intervals.upper)
+    return Quality(name, None, _measure_error(mean, labels), nll, covered, width)
+
+
+def _measure_log_density(prediction: Prediction, labels: Tensor) -> Tensor:
+    """ln p of labels [B, K] under the mixture of the networks' normal distributions, [B]."""
+    task = prediction.task
+    assert isinstance(task, Regression)
+    noise = task.predict_noise(prediction.outputs.plain).double()
+    logs: Tensor = torch.distributions.Normal(prediction.members.double(), noise).log_prob(labels).sum(-1)
+    return logs.logsumexp(0) - math.log(prediction.size)
+
+
+def _measure_others(dataset: Dataset) -> list[Quality]:
+    """A linear model and gradient boosting, from scikit-learn, on the same features and training rows."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+
+    (inputs, labels), *rest = (
+        (dataset.input.prepare(split.inputs).double().numpy(), split.labels)
+        for split in (dataset.train, dataset.validation, dataset.calibration, dataset.test)
+    )
+    if dataset.task.has_classes:
+        candidates = [LogisticRegression(C=c, max_iter=1_000).fit(inputs, labels.numpy()) for c in PENALTIES]
+        linear = min(candidates, key=lambda model: _measure_classifier("", model.predict_proba, *rest[0]).nll)
+        boosting = HistGradientBoostingClassifier(random_state=0).fit(inputs, labels.numpy())
+        return [
+            _measure_classifier("logistic regression", linear.predict_proba, *rest[-1]),
+            _measure_classifier("gradient boosting", boosting.predict_proba, *rest[-1]),
+        ]
+    ridge = RidgeCV([1 / c for c in PENALTIES]).fit(inputs, labels[:, 0].numpy())
+    boosting = HistGradientBoostingRegressor(random_state=0).fit(inputs, labels[:, 0].numpy())
+    return [
+        _measure_regressor("ridge regression", ridge.predict, rest),
+        _measure_regressor("gradient boosting", boosting.predict, rest),
+    ]
+
+
+def _measure_classifier(name: str, predict: Callable[..., object], inputs: object, labels: Tensor) -> Quality:
+    """Quality of a model of class probabilities."""
+    logs = torch.as_tensor(predict(inputs)).clamp(min=LEAST_PROBABILITY).log()
+    return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), None, None)
+
+
+def _measure_regressor(name: str, predict: Callable[..., object], rest: Sequence[tuple[object, Tensor]]) -> Quality:
+    """Quality of a model of expectations alone: its noise is that of its errors on the validation rows."""
+    (_, validation), (_, calibration), (_, labels) = rest
+    means = [torch.as_tensor(predict(inputs))[:, None] for inputs, _ in rest]
+    noise = (means[0] - validation).square().mean().sqrt()
+    reach = conformal_quantile((means[1] - calibration).abs()[:, 0], 1 - COVERAGE)
+    nll = -torch.distributions.Normal(means[2], noise).log_prob(labels).mean().item()
+    covered, width = _measure_intervals(labels, means[2] - reach, means[2] + reach)
+    return Quality(name, None, _measure_error(means[2], labels), nll, covered, width)
+
+
+def _measure_error(means: Tensor, labels: Tensor) -> float:
+    return (means - labels).square().mean().sqrt().item()
+
+
+def _measure_intervals(labels: Tensor, lower: Tensor, upper: Tensor) -> tuple[float, float]:
+    covered = ((labels >= lower) & (labels <= upper)).double().mean().item()
+    return covered, (upper - lower).mean().item()
+
+
+def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, prediction: Prediction) -> list[Importance]:
+    """Permutation importance of each column for each network (Breiman 2001)."""
+    generator = torch.Generator().manual_seed(IMPORTANCE_SEED)
+    test, before = dataset.test, _measure_members(prediction, dataset.test.labels)
+    importances = []
+    for number, column in enumerate(dataset.input.column_names):
+        inputs = test.inputs.clone()
+        inputs[:, number] = inputs[torch.randperm(len(inputs), generator=generator), number]
+        mixed = interpret(dataset.task, evaluate_split(checkpoint, inputs))
+        worse = _measure_members(mixed, test.labels) - before
+        importances.append(Importance(column, worse.mean().item(), worse.std().item()))
+    return sorted(importances, key=lambda importance: -importance.mean)
+
+
+def _measure_members(prediction: Prediction, labels: Tensor) -> Tensor:
+    """How wrong each network is, [S]: its NLL, or its root mean square error."""
+    members = prediction.members.double()
+    if prediction.task.has_classes:
+        return -prediction.outputs.plain.double().log_softmax(-1)[:, torch.arange(len(labels)), labels].mean(1)
+    return (members - labels).square().mean((1, 2)).sqrt()
+
+
+def describe_table(table: Table) -> str:
+    """The columns that are used and those that are not, as text."""
+    dataset = table.dataset
+    kinds = {column.name: column.kind for column in table.spec.columns}
+    width = max(map(len, (*kinds, *table.left_out)))
+    kind = "a class" if dataset.task.has_classes else "a number"
+    lines = [f"{table.target} is predicted as {kind} from {len(kinds)} columns:"]
+    lines += [f"  {name:{width}}  {own}" for name, own in kinds.items()]
+    lines += [f"  {name:{width}}  left out: {reason}" for name, reason in table.left_out.items()]
+    lines.append(
+        f"Rows: {len(dataset.train):,} to train, {len(dataset.validation):,} to validate, {len(dataset.calibration):,} "
+        f"to calibrate, {len(dataset.test):,} to test"
+        + (f"; {table.unlabelled:,} without {table.target} left out." if table.unlabelled else ".")
+    )
+    return "\n".join(lines)
+
+
+def describe_table_report(report: TableReport) -> str:
+    """A report as plain text."""
+    classes = report.qualities[0].accuracy is not None
+    width = max(len(quality.model) for quality in report.qualities)
+    heads = ("accuracy", "NLL") if classes else ("error", "NLL", "in interval", "width")
+    lines = [
+        f"On {report.rows['test']:,} test rows" + ("" if classes else f", with intervals for {COVERAGE:.0%}") + ":",
+        f"  {'':{width}}" + "".join(f"{head:>13}" for head in heads),
+    ]
+    for q in report.qualities:
+        cells = (q.accuracy, q.nll) if classes else (q.error, q.nll, q.covered, q.width)
+        lines.append(f"  {q.model:{width}}" + "".join(f"{'–' if c is None else f'{c:.4g}':>13}" for c in cells))
+    unit = "nats" if classes else "error"
+    lines.append(f"Columns by importance ({unit} added when their values change rows; ± over the networks):")
+    names = max(len(importance.column) for importance in report.importances)
+    lines += [f"  {i.column:{names}}  {i.mean:.4g} ± {i.std:.2g}" for i in report.importances]
+    lines += ["", "Serve the model, and request a prediction:", *(f"  {command}" for command in report.commands)]
+    return "\n".join(lines)

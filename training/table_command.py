@@ -1,0 +1,90 @@
+"""The command that trains on a user's own table."""
+
+import shlex
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.device import choose_device
+from training.data.table import load_table
+from training.endings import INTERRUPTED, explain_errors
+from training.options import (
+    DeviceOption,
+    JSONOption,
+    MinutesOption,
+    OutOption,
+    QuietOption,
+    ResumeOption,
+    SeedOption,
+    check_length,
+)
+from training.progress import announce, be_quiet, warn
+from training.recipes.own_table import own_table
+from training.report.own_images import FILE
+from training.report.own_table import describe_table, describe_table_report, make_table_report
+from training.runs.session import Session, check_output, train
+
+
+class TaskChoice(StrEnum):
+    """Kinds of targets."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+def table_command(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with the columns' names.", metavar="FILE")],
+    target: Annotated[str, typer.Option(help="Name of the column to predict.")],
+    out: OutOption,
+    task: Annotated[
+        TaskChoice | None,
+        typer.Option(
+            help="Whether the target is a class or a number.",
+            show_default="classes for text and for up to 10 different whole numbers",
+        ),
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="A column to leave out. Can be repeated.")] = None,
+    categories: Annotated[
+        list[str] | None, typer.Option(help="A column whose numbers are codes of categories. Can be repeated.")
+    ] = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of training steps.", show_default="by the number of rows")
+    ] = None,
+    minutes: MinutesOption = None,
+    resume: ResumeOption = False,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Train on your own table, and report how good the model is beside simpler ones; a minute on 2 cores.
+
+    Numbers, dates (ISO 8601) and categories are found by their values, and values may be missing. The rows are divided:
+    60 % train, 10 % choose the temperature, 15 % calibrate flags and intervals, and 15 % test.
+    """
+    check_length(steps, minutes, resume)
+    torch.set_num_threads(1)  # more threads would wait for one another, as the networks are small
+    with explain_errors(), be_quiet(quiet):
+        check_output(out, resume)
+        table = load_table(file, target, task.value if task else None, ignore or (), categories or ())
+        announce(describe_table(table))
+        recipe = own_table(table)
+        options = f" --task {task}" if task else ""
+        options += "".join(f" --ignore {shlex.quote(name)}" for name in ignore or ())
+        options += "".join(f" --categories {shlex.quote(name)}" for name in categories or ())
+        recipe = replace(recipe, options=recipe.options + options)
+        session = Session(recipe, out, file, choose_device(device), seed, steps, minutes, resume)
+        report = None
+        if train(session, table.dataset):
+            report = make_table_report(out, table, load_checkpoint(out, session.device))
+            write_file(out / FILE, dump_json(report))
+    if report is None:
+        warn(INTERRUPTED)
+        typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
+    else:
+        typer.echo(dump_json(report).decode().rstrip() if as_json else describe_table_report(report))
