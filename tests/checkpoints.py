@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoint import CheckpointConfig, Training, load_checkpoint, save_checkpoint
+from models.inputs.columns import CategoryColumn, DateColumn, NumberColumn
 from models.inputs.image import ImageSpec
+from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.samplers.sampler import WeightSampler
@@ -40,6 +42,25 @@ def save_curve(directory: Path) -> None:
     spec = VectorSpec(names=("x",), mean=(0.0,), std=(2.0,))
     task = Regression(names=("y",), mean=(1.0,), std=(3.0,), noise_std=(0.5,))
     training = Training("test", "none", "cubic", 0, 0, 0)
+    save_checkpoint(directory, CheckpointConfig(sampler.config, target, spec, task, training), sampler, "float32")
+
+
+def save_table(directory: Path) -> None:
+    """Saves a model that classifies rows of a table, not trained."""
+    spec = TableSpec(
+        (
+            NumberColumn("age", missing=True, mean=40.0, std=10.0, least=18.0, greatest=90.0),
+            CategoryColumn("sex", missing=False, categories=("f", "m"), others=False),
+            DateColumn(
+                "since", missing=False, mean=18_262.0, std=500.0, least=17_000.0, greatest=19_000.0, times=False
+            ),
+        )
+    )
+    (features,) = spec.prepared_shape
+    target = TargetNetwork((features,), (Linear(8), Activation(), Linear(3)))
+    sampler = HyperDrawConfig(modes=4, latent_size=4).build(target).eval()
+    training = Training("test", "none", "people.csv:town@0", 0, 0, 0)
+    task = Classification(("Bonn", "Rome", "Ulm"))
     save_checkpoint(directory, CheckpointConfig(sampler.config, target, spec, task, training), sampler, "float32")
 
 

@@ -30,8 +30,8 @@ export const predict = async (model, images, options, signal) => {
   return keepSeed(answer, answer.ensemble, seed);
 };
 
-/** Predictions of rows of numbers. */
-export const predictNumbers = async (model, inputs, options, signal) => {
+/** Predictions of rows of values, in order or by name. */
+export const predictRows = async (model, inputs, options, signal) => {
   const headers = { "Content-Type": "application/json" };
   const body = JSON.stringify({ inputs });
   const answer = await fetchJson(predictUrl(model, options), { method: "POST", headers, body, signal });
@@ -55,8 +55,8 @@ export const fetchNetworks = async (model, seed, count, signal) => {
   return unlessBroken(response.arrayBuffer());
 };
 
-export const predictUrl = (model, { size, seed, members = true }) =>
-  withQuery(model, "predict", { ensemble_size: size, members, seed });
+export const predictUrl = (model, { size, seed, coverage, members = true }) =>
+  withQuery(model, "predict", { ensemble_size: size, members, seed, coverage });
 
 export const attackUrl = (model, { size, seed, epsilon, steps }) =>
   withQuery(model, "attack", { epsilon, steps, ensemble_size: size, seed });

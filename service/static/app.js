@@ -8,6 +8,7 @@ import { createFlags } from "./flags.js";
 import { createPad } from "./pad.js";
 import { hideFile, openImage, showFile } from "./pixels.js";
 import { createResults } from "./results.js";
+import { createRow } from "./row.js";
 import { createSettings } from "./settings.js";
 import { createTabs } from "./tabs.js";
 import { createVary } from "./vary.js";
@@ -30,7 +31,7 @@ let liveSince = 0; // when the last question was asked that a slider's move brou
 const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
 const examples = createExamples(document.querySelector(".examples"), useImage);
 const settings = createSettings(askSoon);
-const studio = { ask, askLive, work, showSent, others };
+const studio = { ask, askLive, askSoon, describe, work, showSent, others };
 const results = createResults(element("answer"));
 const flags = createFlags();
 /** Each can `reset(model)`, and `ask(question, signal)`, which shows what the service answers. */
@@ -40,6 +41,7 @@ const views = {
   attack: createAttack(studio),
   weights: createWeights(studio),
   curve: createCurve(),
+  row: createRow(studio),
 };
 const tabs = createTabs(document.querySelector(".tabs"), ask);
 
@@ -65,7 +67,7 @@ function ask() {
   return work(async (signal) => {
     await loadModels(signal);
     const model = currentModel();
-    const image = isOfNumbers(model) ? null : await pad.toFile(model.input);
+    const image = isOfImages(model) ? await pad.toFile(model.input) : null;
     try {
       await views[tabs.current()].ask({ model, image, ...settings.read() }, signal);
     } catch (error) {
@@ -144,8 +146,8 @@ function showError(error) {
 async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
-  models = answer.models.filter((model) => isOfImages(model) || isOfNumbers(model));
-  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images or of one number; see /docs for others.");
+  models = answer.models.filter((model) => isOfImages(model) || isOfRows(model));
+  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images or of rows; see /docs for others.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;
@@ -153,6 +155,8 @@ async function loadModels(signal) {
 }
 
 const isOfImages = ({ input, task }) => input.kind === "image" && task.kind === "classification";
+
+const isOfRows = ({ input }) => input.kind === "vector" || input.kind === "table";
 
 /** One number in, one number out. */
 const isOfNumbers = ({ input, task }) =>
@@ -170,17 +174,20 @@ function chooseModel() {
   element("pad-hint").textContent = isOfDigits(model)
     ? "Draw a digit here, or drop or paste an image"
     : "Draw, drop, paste or photograph an image";
-  element("image").hidden = element("sent").hidden = isOfNumbers(model);
+  element("image").hidden = element("sent").hidden = !isOfImages(model);
   document.body.classList.toggle("single", model.sampler.num_networks === 1);
   reset();
-  tabs.offer(isOfNumbers(model) ? "number" : "image");
+  tabs.offer(kindOf(model));
 }
+
+const kindOf = (model) => (isOfImages(model) ? "image" : isOfNumbers(model) ? "number" : "row");
+
+const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"] };
 
 function reset() {
   const model = currentModel();
   if (!model) return;
-  const names = isOfNumbers(model) ? ["curve"] : ["answer", "vary", "attack", "weights"];
-  names.forEach((name) => views[name].reset(model));
+  VIEWS[kindOf(model)].forEach((name) => views[name].reset(model));
 }
 
 const descriptions = new Map();

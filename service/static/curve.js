@@ -1,6 +1,6 @@
 /** The view of a model of one number in, one number out: the curve, and what its uncertainty is made of. */
 
-import { predictNumbers, predictUrl } from "./api.js";
+import { predictRows, predictUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { createChart, roundRange } from "./chart.js";
 import { plural } from "./numbers.js";
@@ -32,7 +32,7 @@ export const createCurve = () => {
       const step = Number(((deviation * REACH) / HALF).toPrecision(3));
       const middle = Number(centre.toFixed(Math.max(0, 2 - Math.floor(Math.log10(step)))));
       const xs = Array.from({ length: 2 * HALF + 1 }, (_, i) => middle + step * (i - HALF));
-      const answer = await predictNumbers(model.name, xs.map((x) => [x]), { size, seed, members: true }, signal);
+      const answer = await predictRows(model.name, xs.map((x) => [x]), { size, seed, members: true }, signal);
       const numbers = answer.predictions.map(({ outputs }) => outputs[to]);
       const members = Array.from({ length: Math.min(CURVES, size) }, (_, i) =>
         answer.predictions.map(({ member_outputs: said }, j) => [xs[j], said[i][0]]));

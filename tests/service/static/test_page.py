@@ -26,7 +26,7 @@ from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from service.app import create_app
 from service.settings import Settings
 from tests.browser import open_browser, read_requests, set_screen
-from tests.checkpoints import make_config, save_curve
+from tests.checkpoints import make_config, save_curve, save_table
 from tests.conftest import SMALL_TARGET, serve
 from tests.engine import hold
 from tests.keys import write_keys
@@ -49,6 +49,7 @@ def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     directory = tmp_path_factory.mktemp("page")
     (directory / "digits").symlink_to(checkpoints / "digits")
     save_curve(directory / "curve")
+    save_table(directory / "people")
     sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
     save_checkpoint(directory / "one", make_config(sampler), sampler, "float32")
     return create_app(Settings(checkpoints=directory, default_model="digits"))
@@ -209,6 +210,33 @@ def test_halves_are_read_exactly(page: Page) -> None:
         import("/static/safetensors.js").then(({{ readTensors }}) => done([...readTensors(bytes.buffer).a.values]));
     """
     assert page.browser.execute_async_script(script) == tensor.tolist()
+
+
+def test_a_row_of_a_table(page: Page) -> None:
+    page.open()
+    Select(page.find("#model")).select_by_value("people")
+    wait_until(lambda: "networks of seed" in page.text("#row-detail"))
+    page.settle()
+    assert not page.find("#image").is_displayed()
+    assert page.find("#row").is_displayed()
+    labels = [label.text for label in page.find("#row-form").find_elements(By.CSS_SELECTOR, "label")]
+    assert labels == ["age", "sex", "since"]
+    assert "18 to 90 in training; may be empty" in page.text("#row-form")
+    assert page.attribute("#column-2", "value") == "2020-01-01"
+    assert page.text("#row-label") in ("Bonn", "Rome", "Ulm")
+    before = page.text("#row-outcome")
+    age = page.find("#column-0")
+    age.clear()
+    age.send_keys("90")
+    Select(page.find("#column-1")).select_by_value("m")
+    wait_until(lambda: page.text("#row-outcome") != before)
+    page.settle()
+    sent = page.run("document.getElementById('row-curl').textContent")
+    assert '{"inputs":[{"age":90,"sex":"m","since":"2020-01-01"}]}' in sent
+    compile(page.run("document.getElementById('row-python').textContent"), "page", "exec")
+    Select(page.find("#model")).select_by_value("digits")
+    page.settle()
+    assert page.find("#answer").is_displayed()
 
 
 def test_a_curve(page: Page) -> None:
