@@ -80,7 +80,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
         "options": {"data", "recipes"},
         "endings": {"data", "runs"},
-        "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs"},
+        "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs", "studies"},
         "__main__": {
             "data",
             "endings",

@@ -43,7 +43,7 @@ from training.report.own_images import describe_images, describe_omissions, desc
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.session import Session, check_output, train
 from training.studies.ablation import ablate
-from training.table_command import table_command
+from training.table_command import divisions_command, table_command
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -330,6 +330,9 @@ def figures_command(
 
         draw_figures(checkpoint, data, choose_device(device), networks)
     typer.echo(f"Wrote {checkpoint / 'figures'}, and added the figures to {checkpoint / 'README.md'}.")
+
+
+app.command("divisions", rich_help_panel="Experiments")(divisions_command)
 
 
 @app.command("ablate", rich_help_panel="Experiments")

@@ -12,7 +12,7 @@ import typer
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
 from training.data.table import load_table
-from training.endings import INTERRUPTED, explain_errors
+from training.endings import INTERRUPTED, conclude, explain_errors
 from training.options import (
     DeviceOption,
     JSONOption,
@@ -28,6 +28,8 @@ from training.recipes.own_table import own_table
 from training.report.own_images import FILE
 from training.report.own_table import describe_table, describe_table_report, make_table_report
 from training.runs.session import Session, check_output, train
+from training.studies.divisions import FILE as DIVISIONS_FILE
+from training.studies.divisions import describe_divisions, study_divisions
 
 
 class TaskChoice(StrEnum):
@@ -88,3 +90,22 @@ def table_command(
         typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
     else:
         typer.echo(dump_json(report).decode().rstrip() if as_json else describe_table_report(report))
+
+
+def divisions_command(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with the columns' names.", metavar="FILE")],
+    target: Annotated[str, typer.Option(help="Name of the column to predict.")],
+    out: Annotated[Path, typer.Option(help="Directory for the table, and for what each division gave.")],
+    task: Annotated[TaskChoice | None, typer.Option(help="Whether the target is a class or a number.")] = None,
+    divisions: Annotated[int, typer.Option(min=1, max=1_000, help="Number of random divisions.")] = 20,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Compare with simpler models on many random divisions of a table.
+
+    Finished divisions are kept, so the same command continues after an interrupt.
+    """
+    torch.set_num_threads(1)
+    with explain_errors(), be_quiet(quiet):
+        study = study_divisions(file, target, task.value if task else None, out, divisions)
+    conclude(describe_divisions(study), out / DIVISIONS_FILE, as_json)

@@ -71,6 +71,7 @@ def load_table(
     task: TaskName | None = None,
     ignored: Collection[str] = (),
     categories: Collection[str] = (),
+    division: int = 0,
 ) -> Table:
     """Reads a table and divides its rows among the splits, each class by itself.
 
@@ -83,6 +84,7 @@ def load_table(
         task: the kind of target; if not given, text and few different whole numbers are classes.
         ignored: columns to leave out.
         categories: columns whose numbers are codes of categories.
+        division: number of the random division into splits. Models that are served have the first one, 0.
 
     Raises:
         DatasetError: if the file cannot be used. The message names the column.
@@ -94,7 +96,7 @@ def load_table(
     labelled = TextTable(table.frame.filter(pl.col(target).is_not_null()), table.decimal_comma)
     unlabelled = len(table.frame) - len(labelled.frame)
     answers, labels = _read_target(labelled, target, task)
-    splits = _split(path, target, labels, answers)
+    splits = _split(path, target, labels, answers, division)
     columns: list[Column] = []
     left_out = dict.fromkeys(ignored, "as asked")
     for name in labelled.frame.columns:
@@ -199,9 +201,11 @@ def _read_target(table: TextTable, target: str, task: TaskName | None) -> tuple[
     return tuple(names), torch.from_numpy(index.to_numpy().copy())
 
 
-def _split(path: Path, target: str, labels: Tensor, classes: tuple[str, ...] | None) -> dict[Split, Tensor]:
+def _split(
+    path: Path, target: str, labels: Tensor, classes: tuple[str, ...] | None, division: int = 0
+) -> dict[Split, Tensor]:
     """Indices of the rows of each split, which are the same in every run, whatever its seed."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(division)
     groups = [labels.isnan().logical_not()] if classes is None else [labels == k for k in range(len(classes))]
     chosen: dict[Split, list[Tensor]] = {split: [] for split in SHARES}
     for number, group in enumerate(groups):

@@ -109,7 +109,7 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         columns={column.name: column.kind for column in spec.columns},
         left_out=dict(table.left_out),
         networks=prediction.size,
-        qualities=(_measure_ensemble(checkpoint, prediction, dataset.test), *_measure_others(dataset)),
+        qualities=(measure_ensemble(checkpoint, prediction, dataset.test), *measure_others(dataset)),
         importances=tuple(_measure_importances(checkpoint, dataset, prediction)),
         commands=(
             f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}",
@@ -118,7 +118,8 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
     )
 
 
-def _measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examples) -> Quality:
+def measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examples) -> Quality:
+    """Quality of a calibrated checkpoint by its prediction of the test rows."""
     calibration, labels = checkpoint.calibration, test.labels
     assert calibration is not None
     name = f"ensemble of {prediction.size} networks"
@@ -143,7 +144,7 @@ def _measure_log_density(prediction: Prediction, labels: Tensor) -> Tensor:
     return logs.logsumexp(0) - math.log(prediction.size)
 
 
-def _measure_others(dataset: Dataset) -> list[Quality]:
+def measure_others(dataset: Dataset) -> list[Quality]:
     """A linear model and gradient boosting, from scikit-learn, on the same features and training rows."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
