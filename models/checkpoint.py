@@ -26,6 +26,7 @@ from torch import Tensor
 from models.files import replace_file
 from models.foreign_files import read_file
 from models.inputs.spec import InputSpec
+from models.predictions.density import FeatureDensity, bound_density_bytes, pack_density, unpack_density
 from models.predictions.detection import Calibration, check_calibration
 from models.samplers.apd import APDConfig
 from models.samplers.deep_ensemble import DeepEnsembleConfig
@@ -38,6 +39,7 @@ from models.samplers.mnf import MNFConfig
 from models.samplers.sampler import WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.schema import STRICT
+from models.targets.layers import numel
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
 
@@ -49,6 +51,9 @@ CONVERTED_LINE_ENDS = (
 
 SAMPLER_FILE = "model.safetensors"
 """The weight file. Large weights are split into model-00001-of-00003.safetensors and so on."""
+
+DENSITY_FILE = "density.safetensors"
+"""The density of the training's prepared inputs, if flags look at it. It belongs to the calibration."""
 
 SHARD_BYTES = 2**27
 """Largest weight file, unless a single tensor is larger. Parsing one stops all threads of a process for 0.5 ms a MB."""
@@ -147,6 +152,8 @@ class Checkpoint:
     sampler: WeightSampler
     calibration: Calibration | None
     metrics: Mapping[str, Any] | None
+    density: FeatureDensity | None = None
+    """Density of the training's prepared inputs, if it is known."""
 
     @property
     def default_size(self) -> int:
@@ -165,7 +172,7 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     """
     directory.mkdir(parents=True, exist_ok=True)
     shards = _split_shards(encode_tensors(sampler.state_dict(), storage))
-    _drop(directory, "calibration.json", *MEASURED, *MEASURED_OF_WEIGHTS)
+    _drop(directory, "calibration.json", DENSITY_FILE, *MEASURED, *MEASURED_OF_WEIGHTS)
     files = {}
     for number, shard in enumerate(shards, 1):
         name = SAMPLER_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -176,9 +183,19 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
     _drop(directory, *(path.name for path in directory.glob("model*.safetensors") if path.name not in files))
 
 
-def save_calibration(directory: Path, calibration: Calibration) -> None:
-    """Writes calibration.json, and drops metrics, report and card, which belong to another version."""
-    _drop(directory, *MEASURED)
+def save_calibration(directory: Path, calibration: Calibration, density: FeatureDensity | None = None) -> None:
+    """Writes calibration.json, and drops metrics, report and card, which belong to another version.
+
+    Args:
+        directory: the checkpoint's directory.
+        calibration: `density` is filled in here.
+        density: density of the training's prepared inputs, if scores depend on it; written to a file of its own.
+    """
+    _drop(directory, DENSITY_FILE, *MEASURED)
+    if density is not None:
+        content = serialize_tensors(pack_density(density))
+        write_file(directory / DENSITY_FILE, content)
+        calibration = dataclasses.replace(calibration, density=hashlib.sha256(content).hexdigest())
     write_file(directory / "calibration.json", dump_json(calibration))
 
 
@@ -216,7 +233,7 @@ def load_checkpoint(
         raise CheckpointError(path, reason)
     sampler.load_state_dict(_read_weights(directory, config.files, tensors), assign=True)
 
-    calibration_bytes, calibration = b"", None
+    calibration_bytes, calibration, density = b"", None, None
     path = directory / "calibration.json"
     if with_measurements and _is_there(path):
         calibration_bytes = _read(path, MAX_JSON_BYTES)
@@ -226,6 +243,8 @@ def load_checkpoint(
             check_calibration(calibration, config.task, config.input, sampler.num_networks)
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
+        if calibration.density is not None:
+            density = _read_density(directory / DENSITY_FILE, calibration.density, numel(config.target.input_shape))
     metrics, path = None, directory / "metrics.json"
     if with_measurements and _is_there(path):
         metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
@@ -236,6 +255,7 @@ def load_checkpoint(
         sampler=sampler.to(device).eval().requires_grad_(False),
         calibration=calibration,
         metrics=metrics,
+        density=density,
     )
 
 
@@ -357,6 +377,16 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
     if calibration.checkpoint == hashlib.sha256(config.replace(b"\r\n", b"\n")).hexdigest():
         raise CheckpointError(path.parent / "config.json", CONVERTED_LINE_ENDS)
     raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
+
+
+def _read_density(path: Path, digest: str, features: int) -> FeatureDensity:
+    content = _read(path, bound_density_bytes(features))
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(path, "its SHA-256 is not the one in calibration.json: damaged, cut short or foreign")
+    try:
+        return unpack_density(parse_tensors(content), features)
+    except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
+        raise CheckpointError(path, str(error)) from error
 
 
 def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

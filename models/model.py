@@ -114,7 +114,7 @@ class Model:
 
     def prepare(self, raw: Tensor) -> Inputs:
         """Prepares raw inputs [B, …] for all networks."""
-        return prepare(self.input, raw)
+        return prepare(self.input, raw, self.checkpoint.density)
 
     def evaluate(self, networks: Draw, inputs: Inputs) -> Outputs:
         """Outputs of drawn networks for inputs."""

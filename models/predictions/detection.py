@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.inputs.spec import InputSpec
 from models.noise import SEED_LIMIT
-from models.predictions.prediction import Prediction, ScoreName
+from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
@@ -112,6 +112,8 @@ class Calibration:
     """Split on which the temperature was fitted, by least negative log-likelihood, and the scores were chosen."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), FailFast()]
     sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1), FailFast()]
+    density: str | None = None
+    """SHA-256 of density.safetensors, which holds the density of the training's prepared inputs, if it is known."""
 
     def __post_init__(self) -> None:
         sizes = [size.ensemble_size for size in self.sizes]
@@ -284,12 +286,14 @@ def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
     return sorted({*(size for size in sizes if size <= networks), networks})
 
 
-def list_scores(task: Task, spec: InputSpec) -> dict[Flag, tuple[ScoreName, ...]]:
-    """Scores that may raise each flag. The first is the default."""
+def list_scores(task: Task, spec: InputSpec, *, density: bool = False) -> dict[Flag, tuple[ScoreName, ...]]:
+    """Scores that may raise each flag, one of them if the inputs' density is known. The first is the default."""
     usable = {
         flag: tuple(name for name in names if spec.perturbable or name not in task.noisy_scores)
         for flag, names in task.flag_scores.items()
     }
+    if density:
+        usable["out_of_distribution"] += (FEATURE_DISTANCE,)
     return {flag: names for flag, names in usable.items() if names}
 
 
@@ -299,7 +303,7 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, net
     Raises:
         ValueError: if it does not fit.
     """
-    scores = list_scores(task, spec)
+    scores = list_scores(task, spec, density=calibration.density is not None)
     if set(calibration.flags) != scores.keys():
         raise ValueError(f"calibrates {', '.join(calibration.flags)} instead of {', '.join(scores)}")
     largest = calibration.sizes[-1].ensemble_size

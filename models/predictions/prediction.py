@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.inputs.spec import InputSpec
+from models.predictions.density import FeatureDensity
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.classification import Uncertainty
@@ -19,6 +20,9 @@ from models.tasks.task import Task
 
 ScoreName = str
 """Name of a quantity that grows with uncertainty."""
+
+FEATURE_DISTANCE: ScoreName = "feature_distance"
+"""The score that looks at an input alone: its distance from the training's inputs, by `FeatureDensity`."""
 
 JITTERED_NETWORKS = 20
 IMAGES_PER_BLOCK = 512
@@ -33,14 +37,19 @@ class Inputs:
     """[B, …]."""
     prepared: Tensor
     """float32 [B, …]. Preparation may be expensive, so it is done once for all networks."""
+    distances: Tensor | None = None
+    """Distances of the prepared inputs from those of the training, [B], if their density is known."""
 
     def __len__(self) -> int:
         return len(self.raw)
 
     def split(self, size: int) -> "list[Inputs]":
         """Successive parts of limited size."""
-        parts = zip(self.raw.split(size), self.prepared.split(size), strict=True)
-        return [Inputs(raw, prepared) for raw, prepared in parts]
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def __getitem__(self, chosen: slice) -> "Inputs":
+        distances = None if self.distances is None else self.distances[chosen]
+        return Inputs(self.raw[chosen], self.prepared[chosen], distances)
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,17 @@ class Outputs:
     """float32 [S, B, K]."""
     jittered: Tensor | None
     """Outputs of the first J networks for noisy inputs, [J, B, K], if the task uses them and inputs have noise."""
+    distances: Tensor | None = None
+    """Distances of the inputs from those of the training, [B], if their density is known."""
 
     def prefix(self, size: int) -> "Outputs":
         """Outputs of the first networks."""
-        return Outputs(self.plain[:size], None if self.jittered is None else self.jittered[:size])
+        return Outputs(self.plain[:size], None if self.jittered is None else self.jittered[:size], self.distances)
 
     def of_inputs(self, chosen: slice) -> "Outputs":
         """Outputs for some of the inputs."""
-        return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen])
+        distances = None if self.distances is None else self.distances[chosen]
+        return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen], distances)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,9 @@ class Prediction:
 
     def score(self, name: ScoreName) -> Tensor:
         """A score by name, [B]. Larger scores mean less trustworthy inputs."""
+        if name == FEATURE_DISTANCE:
+            assert self.outputs.distances is not None
+            return self.outputs.distances
         score: Tensor = getattr(self.uncertainty, name)
         return score
 
@@ -129,7 +144,15 @@ class Draw:
         return Draw(self.seed, self.members[:size], weights, None if self.noise is None else self.noise[:size])
 
 
-def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, size: int) -> Outputs:
+def evaluate(
+    sampler: WeightSampler,
+    spec: InputSpec,
+    task: Task,
+    inputs: Tensor,
+    seed: int,
+    size: int,
+    density: FeatureDensity | None = None,
+) -> Outputs:
     """Evaluates members 0 … size−1 of a seed. The outputs are all that `interpret` needs.
 
     Args:
@@ -139,8 +162,9 @@ def evaluate(sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor
         inputs: raw inputs, [B, …].
         seed: seed of the draw.
         size: S.
+        density: the density of the training's prepared inputs, if it is known.
     """
-    both = prepare(spec, inputs)
+    both = prepare(spec, inputs, density)
     draws = (draw(sampler, spec, task, seed, members) for members in split_members(sampler.target, size))
     return join_outputs([evaluate_draw(networks, sampler.target, spec, both) for networks in draws], dim=0)
 
@@ -172,9 +196,10 @@ def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members
     return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
 
 
-def prepare(spec: InputSpec, raw: Tensor) -> Inputs:
+def prepare(spec: InputSpec, raw: Tensor, density: FeatureDensity | None = None) -> Inputs:
     """Prepares raw inputs [B, …] for all networks."""
-    return Inputs(raw, spec.prepare(raw))
+    prepared = spec.prepare(raw)
+    return Inputs(raw, prepared, None if density is None else density.measure_distance(prepared))
 
 
 @torch.inference_mode()
@@ -183,24 +208,34 @@ def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: In
     device = next(iter(draw.weights.values())).device
     plain = target.forward(draw.weights, inputs.prepared.to(device)).cpu()
     if draw.noise is None:
-        return Outputs(plain, None)
+        return Outputs(plain, None, inputs.distances)
     weights = draw.prefix(len(draw.noise)).weights
     blocks = [
         target.forward(weights, spec.prepare(spec.jitter(block, draw.noise)).to(device)).cpu()
         for block in inputs.raw.split(IMAGES_PER_BLOCK)
     ]
-    return Outputs(plain, torch.cat(blocks, dim=1))
+    return Outputs(plain, torch.cat(blocks, dim=1), inputs.distances)
 
 
 def join_inputs(parts: Sequence[Inputs]) -> Inputs:
     """Joins successive inputs."""
-    return Inputs(torch.cat([part.raw for part in parts]), torch.cat([part.prepared for part in parts]))
+    distances = [part.distances for part in parts if part.distances is not None]
+    return Inputs(
+        torch.cat([part.raw for part in parts]),
+        torch.cat([part.prepared for part in parts]),
+        torch.cat(distances) if distances else None,
+    )
 
 
 def join_outputs(parts: Sequence[Outputs], dim: Literal[0, 1]) -> Outputs:
     """Joins outputs of successive members for the same inputs, dim 0, or the same members for successive inputs, 1."""
     jittered = [part.jittered for part in parts if part.jittered is not None]
-    return Outputs(torch.cat([part.plain for part in parts], dim), torch.cat(jittered, dim) if jittered else None)
+    distances = [part.distances for part in parts if part.distances is not None]
+    return Outputs(
+        torch.cat([part.plain for part in parts], dim),
+        torch.cat(jittered, dim) if jittered else None,
+        (torch.cat(distances) if dim else distances[0]) if distances else None,
+    )
 
 
 def split_members(target: TargetNetwork, size: int) -> list[range]:

@@ -1,13 +1,17 @@
-"""Made-up foreign images, which decide what score raises a flag. No recipe trains on these kinds.
+"""Made-up foreign inputs, which decide what score raises a flag. No recipe trains on these kinds.
 
 A network that learned to be uncertain on `training.data.outliers` cannot be judged on those. These images are made in
 other ways: as gratings, as noise with the spectrum of an image, by permuting pixels, and from two halves.
 
-Shapes: N images.
+Shapes: N images, or N rows of C columns.
 """
 
 import torch
 from torch import Tensor
+
+from models.inputs.columns import CategoryColumn
+from models.inputs.table import TableSpec
+from models.noise import uniform
 
 
 def make_foreign_images(images: Tensor, count: int, seed: int) -> Tensor:
@@ -67,3 +71,24 @@ def join_halves(images: Tensor, generator: torch.Generator) -> Tensor:
     across[..., images.shape[-2] // 2 :, :] = others[..., images.shape[-2] // 2 :, :]
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     return torch.where(chosen, upright, across).float()
+
+
+def make_foreign_rows(spec: TableSpec, rows: Tensor, count: int, seed: int) -> Tensor:
+    """Makes rows unlike those of a table: every column by itself, numbers and dates from a range three times as wide.
+
+    Args:
+        spec: the kinds of columns.
+        rows: rows of the table, float64 [N, C].
+        count: number of rows to make.
+        seed: seed of the choice.
+    """
+    shares = uniform(seed, range(count), len(spec.columns)).double() / 2 + 0.5  # [count, C], from 0 to 1
+    made = []
+    for column, own, share in zip(spec.columns, rows.unbind(1), shares.unbind(1), strict=True):
+        known = own[~own.isnan()]
+        if isinstance(column, CategoryColumn):
+            made.append(known[(share * len(known)).long().clamp(max=len(known) - 1)])
+        else:
+            width = column.greatest - column.least
+            made.append(column.least - width + 3 * width * share)
+    return torch.stack(made, 1)

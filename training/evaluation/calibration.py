@@ -110,8 +110,8 @@ def calibrate(
 ) -> Calibration:
     """Measures thresholds, temperatures, prediction sets and intervals for several sizes of ensembles.
 
-    The score that raises a flag is chosen once, by the largest ensemble, for all sizes but 1. A single network has no
-    other to disagree with, and keeps the first score.
+    The score that raises a flag is chosen once, by the largest ensemble, for all sizes but 1, as a single network has
+    no other to disagree with.
 
     Args:
         checkpoint: digest of the checkpoint's `config.json`.
@@ -121,8 +121,8 @@ def calibrate(
         task: what the outputs mean.
         outputs: outputs of members 0 … S−1 of each seed on its input of the calibration split.
         labels: labels of that split, [n] or [n, K].
-        foreign: outputs of other draws on foreign images, which decide the scores together with validation inputs.
-        validation: name, outputs and labels of the split that the temperature is fitted on, for classes.
+        foreign: outputs of other draws on foreign inputs, which decide the scores together with validation inputs.
+        validation: name, outputs and labels of the split that scores are chosen on, and temperatures for classes.
 
     Raises:
         ValueError: if the split is too small for every rate.
@@ -131,20 +131,25 @@ def calibrate(
     rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
     if not rates:
         raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
-    first = best = {flag: names[0] for flag, names in scores.items()}
+    alone = best = {flag: names[0] for flag, names in scores.items()}
     if foreign is not None and validation is not None:
-        inside, outside = interpret(task, validation[1]), interpret(task, foreign)
-        best = {flag: choose_score(names, inside, outside) for flag, names in scores.items()}
+        alone, best = (
+            {flag: choose_score(names, inside, outside) for flag, names in scores.items()}
+            for inside, outside in (
+                (interpret(task, validation[1].prefix(1)), interpret(task, foreign.prefix(1))),
+                (interpret(task, validation[1]), interpret(task, foreign)),
+            )
+        )
     sizes = []
     for size in list_sizes(len(outputs.plain), CALIBRATED_SIZES):
         prediction = interpret(task, outputs.prefix(size))
-        chosen = first if size == 1 else best
+        chosen = alone if size == 1 else best
         thresholds = {
             flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
             for flag, name in chosen.items()
         }
         classes = None
-        if validation is not None:
+        if validation is not None and task.has_classes:
             _, other_outputs, other_labels = validation
             temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).log_probabilities, other_labels)
             tempered = apply_temperature(prediction.log_probabilities, temperature).exp()

@@ -1,6 +1,7 @@
 """Commands on finished checkpoints: calibrate, evaluate, attack."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_checkpoint, save_calibration
 from models.inputs.image import ImageSpec
+from models.inputs.table import TableSpec
+from models.predictions.density import fit_density
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
-from training.data.foreign import make_foreign_images
+from training.data.foreign import make_foreign_images, make_foreign_rows
 from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
@@ -32,8 +35,8 @@ VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50
 """Seeds of the draws that temperatures are fitted and scores are chosen with; each draw sees a fiftieth of the inputs.
 Nothing is guaranteed for these inputs, so they may share networks."""
 
-FOREIGN_IMAGES = 1000
-"""Number of made-up images that decide which score raises a flag."""
+FOREIGN_INPUTS = 1000
+"""Number of made-up inputs that decide which score raises a flag."""
 
 FOREIGN_SEED = 11
 
@@ -128,20 +131,26 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
 
 def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads the checkpoint again."""
-    config, validation, foreign = checkpoint.config, None, None
-    if config.task.has_classes:
-        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "fitting temperatures")
+    config, spec = checkpoint.config, checkpoint.config.input
+    density = fit_density(spec.prepare(dataset.train.inputs)) if isinstance(spec, TableSpec) else None
+    checkpoint = replace(checkpoint, density=density)
+    validation = foreign = None
+    if config.task.has_classes or density is not None:
+        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "validating")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
-        if config.input.perturbable:
-            images = make_foreign_images(dataset.validation.inputs, FOREIGN_IMAGES, FOREIGN_SEED)
-            foreign = evaluate_parts(checkpoint, images, VALIDATION_SEEDS, "choosing scores")
+    if isinstance(spec, ImageSpec) and config.task.has_classes:
+        others = make_foreign_images(dataset.validation.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
+        foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
+    elif isinstance(spec, TableSpec):
+        others = make_foreign_rows(spec, dataset.train.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
+        foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
             split=f"{config.training.dataset}/calibration",
             seeds=seeds,
-            scores=list_scores(config.task, config.input),
+            scores=list_scores(config.task, spec, density=density is not None),
             task=config.task,
             outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
             labels=dataset.calibration.labels,
@@ -150,7 +159,7 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
         )
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
-    save_calibration(directory, calibration)
+    save_calibration(directory, calibration, density)
     return load_checkpoint(directory, checkpoint.sampler.device)
 
 

@@ -1,6 +1,7 @@
 """Tables, from a file to a served model."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,18 +12,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint
 from models.inputs.columns import CategoryColumn, DateColumn, NumberColumn
 from models.inputs.table import TableSpec
+from models.predictions.prediction import interpret
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve
 from training.__main__ import app
-from training.data.dataset import DatasetError
+from training.data.dataset import Dataset, DatasetError
+from training.data.datasets import load_training_data
 from training.data.table import Table, load_table, load_table_again
 from training.data.table_file import read_table_file
+from training.evaluation.evaluation import evaluate_split
 
 
 def make_frame(rows: int = 200) -> pl.DataFrame:
@@ -275,3 +279,44 @@ def test_the_service_takes_rows_by_name(trained: tuple[Path, str]) -> None:
         described = client.get("/v1/models/kind").json()
         assert described["input"]["kind"] == "table"
         assert described["input"]["columns"][0]["name"] == "x"
+
+
+def test_rows_far_from_the_table_are_flagged(trained: tuple[Path, str]) -> None:
+    """Rows of zeros have a usual x, but a day in 1970."""
+    folder, _ = trained
+    for name in ("kind", "y"):
+        checkpoint = load_checkpoint(folder / "models" / name)
+        dataset = load_training_data(checkpoint.config, folder / "things.csv")
+        assert isinstance(dataset, Dataset)
+        assert checkpoint.calibration is not None
+        flagged = []
+        for rows in (dataset.test.inputs, 0 * dataset.test.inputs, 10 * dataset.test.inputs):
+            prediction = interpret(checkpoint.config.task, evaluate_split(checkpoint, rows))
+            flag = checkpoint.calibration.judge(prediction, 0.05)["out_of_distribution"]
+            assert flag.score_name == "feature_distance"
+            flagged.append(flag.flagged.double().mean().item())
+        assert flagged[0] < 0.2
+        assert flagged[1:] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
+            "its SHA-256 is not the one in calibration.json",
+        ),
+        (lambda path: path.write_bytes(bytes(10**6)), "larger than"),
+    ],
+    ids=["missing", "changed", "too large"],
+)
+def test_a_damaged_density_is_refused(
+    trained: tuple[Path, str], tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    directory = tmp_path / "y"
+    shutil.copytree(trained[0] / "models" / "y", directory)
+    change(directory / "density.safetensors")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(directory)
+    assert caught.value.path == directory / "density.safetensors"
