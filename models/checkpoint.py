@@ -17,14 +17,17 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
+from models.backbones.backbone import MAX_BYTES, Backbone, BackboneError, BackboneSpec, load_backbone, look_through
 from models.files import replace_file
 from models.foreign_files import read_file
+from models.inputs.image import ImageSpec
+from models.inputs.kind import InputKind
 from models.inputs.spec import InputSpec
 from models.predictions.density import FeatureDensity, bound_density_bytes, pack_density, unpack_density
 from models.predictions.detection import Calibration, check_calibration
@@ -38,7 +41,8 @@ from models.samplers.mlp import MLPConfig
 from models.samplers.mnf import MNFConfig
 from models.samplers.sampler import WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
-from models.schema import STRICT
+from models.schema import STRICT, Shape
+from models.stored_tensors import Storage, bound_bytes, decode_tensors, encode_tensors, split_shards
 from models.targets.layers import numel
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
@@ -55,9 +59,6 @@ SAMPLER_FILE = "model.safetensors"
 DENSITY_FILE = "density.safetensors"
 """The density of the training's prepared inputs, if flags look at it. It belongs to the calibration."""
 
-SHARD_BYTES = 2**27
-"""Largest weight file, unless a single tensor is larger. Parsing one stops all threads of a process for 0.5 ms a MB."""
-
 MEASURED = ("metrics.json", "report.json", "README.md")
 """Files that belong to one version of a checkpoint, beside its weights and its calibration."""
 
@@ -67,12 +68,6 @@ MEASURED_OF_WEIGHTS = ("attack.json", "figures")
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
-
-HEADER_BYTES = 2**20, 1024
-"""Bytes that weight files may have beside the weights: in all, and for each tensor."""
-
-Storage = Literal["float32", "bfloat16", "int8"]
-"""How matrices are stored; vectors are always float32. In int8 each row has a scale of its own."""
 
 MethodConfig = Annotated[
     HyperDrawConfig
@@ -128,16 +123,34 @@ class CheckpointConfig:
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each weight file, by name; `save_checkpoint` fills it in."""
     format_version: Literal[2] = 2
+    backbone: BackboneSpec | None = None
+    """The pretrained network whose features the target takes instead of images, if any."""
 
     def __post_init__(self) -> None:
         if self.task.num_outputs != self.target.num_outputs:
             needs, has = self.task.num_outputs, self.target.num_outputs
             raise ValueError(f"the task needs {needs} outputs, but the target has {has}")
-        if self.target.input_shape != self.input.prepared_shape:
-            raise ValueError(f"the target takes {self.target.input_shape}, but the input is {self.input}")
+        if self.backbone is not None and not isinstance(self.input, ImageSpec):
+            raise ValueError(f"a backbone takes images, but the input is {self.input}")
+        if self.target.input_shape != self.feature_shape:
+            given = self.input if self.backbone is None else self.backbone
+            raise ValueError(f"the target takes {self.target.input_shape}, but the input is {given}")
         for name in self.files:
             if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
                 raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
+
+    @property
+    def feature_shape(self) -> Shape:
+        """Shape of what the target takes."""
+        return self.input.prepared_shape if self.backbone is None else self.backbone.feature_shape
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_new(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a backbone the file is what it was before there were any."""
+        content: dict[str, Any] = serialize(self)
+        if self.backbone is None:
+            del content["backbone"]
+        return content
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,6 +167,12 @@ class Checkpoint:
     metrics: Mapping[str, Any] | None
     density: FeatureDensity | None = None
     """Density of the training's prepared inputs, if it is known."""
+    backbone: Backbone | None = None
+
+    @property
+    def input(self) -> InputKind:
+        """What the target sees of an input: features, if there is a backbone."""
+        return look_through(self.config.input, self.backbone)
 
     @property
     def default_size(self) -> int:
@@ -171,7 +190,7 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
         storage: how matrices are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shards = _split_shards(encode_tensors(sampler.state_dict(), storage))
+    shards = split_shards(encode_tensors(sampler.state_dict(), storage))
     _drop(directory, "calibration.json", DENSITY_FILE, *MEASURED, *MEASURED_OF_WEIGHTS)
     files = {}
     for number, shard in enumerate(shards, 1):
@@ -214,7 +233,7 @@ def load_checkpoint(
         directory: the checkpoint's directory.
         device: where to put the sampler.
         with_measurements: whether to read calibration and metrics; otherwise they count as missing.
-        most_bytes: largest size of the weights, in bytes.
+        most_bytes: largest size of the weights and the backbone, in bytes.
 
     Raises:
         CheckpointError: if a file is missing, damaged, foreign, or does not match the others.
@@ -228,10 +247,12 @@ def load_checkpoint(
     except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, f"does not describe a sampler: {error}") from error
     tensors = sampler.state_dict()
-    if most_bytes is not None and (size := sum(tensor.nbytes for tensor in tensors.values())) > most_bytes:
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if most_bytes is not None and size > most_bytes:
         reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
         raise CheckpointError(path, reason)
     sampler.load_state_dict(_read_weights(directory, config.files, tensors), assign=True)
+    backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - size)
 
     calibration_bytes, calibration, density = b"", None, None
     path = directory / "calibration.json"
@@ -240,7 +261,8 @@ def load_checkpoint(
         calibration = _parse(path, calibration_bytes, Calibration)
         _check_digest(path, calibration, config_bytes)
         try:
-            check_calibration(calibration, config.task, config.input, sampler.num_networks)
+            spec = look_through(config.input, backbone)
+            check_calibration(calibration, config.task, spec, sampler.num_networks)
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
         if calibration.density is not None:
@@ -255,6 +277,7 @@ def load_checkpoint(
         sampler=sampler.to(device).eval().requires_grad_(False),
         calibration=calibration,
         metrics=metrics,
+        backbone=backbone,
         density=density,
     )
 
@@ -269,45 +292,6 @@ def digest_config(directory: Path) -> str:
     return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
 
 
-def encode_tensors(tensors: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Tensors in their stored form: matrices by `storage`, with `NAME.scale` [rows, 1] beside each int8 one."""
-    encoded: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.dim() < 2 or not tensor.is_floating_point() or storage == "float32":
-            encoded[name] = tensor
-        elif storage == "bfloat16":
-            encoded[name] = tensor.bfloat16()
-        else:
-            scale = tensor.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            encoded[name] = (tensor / scale).round().to(torch.int8)
-            encoded[f"{name}.scale"] = scale
-    return encoded
-
-
-def decode_tensors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverts `encode_tensors`, up to rounding. The result is float32; integers keep their type.
-
-    NumPy computes in the calling thread; PyTorch would start a pool of threads.
-
-    Raises:
-        ValueError: if an int8 matrix has no matching scale.
-    """
-    decoded: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        if tensor.dtype == torch.int8:
-            scale = stored.get(f"{name}.scale")
-            if tensor.dim() != 2 or scale is None or scale.shape != (len(tensor), 1) or scale.dtype != torch.float32:
-                raise ValueError(f"{name} is int8, so it needs {name}.scale with one float32 number per row")
-            decoded[name] = torch.from_numpy(tensor.numpy().astype(np.float32) * scale.numpy())
-        elif tensor.dtype == torch.bfloat16:  # the upper half of a float32
-            wide = np.asarray(tensor.view(torch.uint16).numpy().astype(np.uint32) << 16)
-            decoded[name] = torch.from_numpy(wide.view(np.float32))
-        elif not name.endswith(".scale"):
-            decoded[name] = tensor
-    return decoded
-
-
 def dump_json(value: Any) -> bytes:
     """Readable JSON of a dataclass or of plain data."""
     return TypeAdapter(type(value)).dump_json(value, indent=1) + b"\n"
@@ -317,18 +301,6 @@ def write_file(path: Path, content: bytes) -> None:
     """Replaces a file atomically: readers see the old content or all of the new, even after a crash."""
     with replace_file(path) as file:
         file.write(content)
-
-
-def _split_shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    shards: list[dict[str, Tensor]] = [{}]
-    room = SHARD_BYTES
-    for name, tensor in tensors.items():
-        if shards[-1] and tensor.nbytes > room:
-            shards.append({})
-            room = SHARD_BYTES
-        shards[-1][name] = tensor
-        room -= tensor.nbytes
-    return shards
 
 
 def _drop(directory: Path, *names: str) -> None:
@@ -370,6 +342,16 @@ def _parse(path: Path, content: bytes, schema: Any) -> Any:
         raise CheckpointError(path, str(error)) from error
 
 
+def _load_backbone(directory: Path, config: CheckpointConfig, most_bytes: int) -> Backbone | None:
+    if config.backbone is None:
+        return None
+    assert isinstance(config.input, ImageSpec)
+    try:
+        return load_backbone(config.backbone.find_file(directory), config.input, config.backbone, most_bytes)
+    except BackboneError as error:
+        raise CheckpointError(error.path, error.reason) from error.__cause__
+
+
 def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
     """Checks that a calibration belongs to a config.json."""
     if calibration.checkpoint == hashlib.sha256(config).hexdigest():
@@ -392,7 +374,7 @@ def _read_density(path: Path, digest: str, features: int) -> FeatureDensity:
 def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by name, with the expected shapes and types."""
     stored: dict[str, Tensor] = {}
-    room = _bound_bytes(expected)
+    room = bound_bytes(expected)
     for name, digest in files.items():
         path = directory / name
         content = _read(path, room)
@@ -421,10 +403,3 @@ def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[s
         if not np.isfinite(tensor.numpy()).all():
             raise CheckpointError(directory, f"{name} contains numbers that are not finite")
     return weights
-
-
-def _bound_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Largest total size of the weight files of some tensors, in any storage."""
-    scales = sum(4 * len(tensor) for tensor in tensors.values() if tensor.dim() == 2)
-    common, each = HEADER_BYTES
-    return sum(tensor.nbytes for tensor in tensors.values()) + scales + common + each * len(tensors)

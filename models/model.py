@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.backbones.backbone import NO_GRADIENT, BackboneSpec
 from models.checkpoint import Checkpoint, Training
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT
@@ -78,8 +79,20 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Size of the sampler in memory, in bytes."""
-        return sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
+        """Size of the sampler and the backbone in memory, in bytes."""
+        backbone = self.checkpoint.backbone
+        sampler: int = sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
+        return sampler + (0 if backbone is None else backbone.nbytes)
+
+    @property
+    def backbone(self) -> BackboneSpec | None:
+        """The pretrained network between inputs and target, if any."""
+        return self.checkpoint.config.backbone
+
+    @property
+    def perturbable(self) -> bool:
+        """Whether noise can be added to inputs, and gradients lead back to them."""
+        return self.checkpoint.input.perturbable
 
     @property
     def num_networks(self) -> int | None:
@@ -103,7 +116,7 @@ class Model:
 
     def draw(self, seed: int, members: range) -> Draw:
         """Some networks of a seed, ready to be evaluated."""
-        return draw(self.checkpoint.sampler, self.input, self.task, seed, members)
+        return draw(self.checkpoint.sampler, self.checkpoint.input, self.task, seed, members)
 
     def sample(
         self, seed: int, members: Sequence[int], names: Collection[str], dtype: torch.dtype = torch.float32
@@ -114,11 +127,11 @@ class Model:
 
     def prepare(self, raw: Tensor) -> Inputs:
         """Prepares raw inputs [B, …] for all networks."""
-        return prepare(self.input, raw, self.checkpoint.density)
+        return prepare(self.checkpoint.input, raw, self.checkpoint.density)
 
     def evaluate(self, networks: Draw, inputs: Inputs) -> Outputs:
         """Outputs of drawn networks for inputs."""
-        return evaluate_draw(networks, self.target, self.input, inputs)
+        return evaluate_draw(networks, self.target, self.checkpoint.input, inputs)
 
     def interpret(self, outputs: Outputs) -> Prediction:
         """Interprets the outputs of an ensemble.
@@ -131,11 +144,17 @@ class Model:
     def perturb(
         self, pixels: Tensor, seed: int, size: int, epsilon: float, steps: int
     ) -> Generator[None, None, Tensor]:
-        """Perturbs images so that an ensemble changes its answer: `models.predictions.perturbation.perturb`."""
+        """Perturbs images so that an ensemble changes its answer: `models.predictions.perturbation.perturb`.
+
+        Raises:
+            ValueError: if the inputs are not `perturbable`.
+        """
+        if not self.perturbable:
+            raise ValueError(f"the inputs of {self.name} cannot be perturbed: {NO_GRADIENT}")
         return perturb(self.checkpoint.sampler, self.input, pixels, seed, size, epsilon, steps)
 
     def follow_paths(
         self, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
     ) -> Generator[None, None, dict[PathKind, Tensor]]:
         """Predictions of the networks between two members: `models.predictions.path.follow_paths`."""
-        return follow_paths(self.checkpoint.sampler, self.input, self.task, inputs, seed, ends, points)
+        return follow_paths(self.checkpoint.sampler, self.checkpoint.input, self.task, inputs, seed, ends, points)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from models.backbones.backbone import list_shared_folders
 from models.checkpoint import CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
 from models.foreign_files import Stamp, may_pass, take_stamp
@@ -29,12 +30,16 @@ def list_checkpoints(directory: Path) -> dict[str, Path]:
 
 
 def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
-    """Stamps of a checkpoint's files, which change when a file is replaced or rewritten."""
+    """Stamps of a checkpoint's files, which change when a file is replaced or rewritten.
+
+    Folders of shared backbones count, too: a checkpoint can be loaded once its backbone is there.
+    """
     try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors"))
+        paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
     except OSError:
         return {".": take_stamp(directory)}
-    return {path.name: take_stamp(path) for path in paths}
+    shared = [folder for folder in list_shared_folders(directory) if folder.is_dir()]
+    return {str(path): take_stamp(path) for path in (*paths, *shared)}
 
 
 def may_load_later(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.inputs.spec import InputSpec
+from models.inputs.kind import InputKind
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
 from models.schema import STRICT, Finite
@@ -286,7 +286,7 @@ def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
     return sorted({*(size for size in sizes if size <= networks), networks})
 
 
-def list_scores(task: Task, spec: InputSpec, *, density: bool = False) -> dict[Flag, tuple[ScoreName, ...]]:
+def list_scores(task: Task, spec: InputKind, *, density: bool = False) -> dict[Flag, tuple[ScoreName, ...]]:
     """Scores that may raise each flag, one of them if the inputs' density is known. The first is the default."""
     usable = {
         flag: tuple(name for name in names if spec.perturbable or name not in task.noisy_scores)
@@ -297,7 +297,7 @@ def list_scores(task: Task, spec: InputSpec, *, density: bool = False) -> dict[F
     return {flag: names for flag, names in usable.items() if names}
 
 
-def check_calibration(calibration: Calibration, task: Task, spec: InputSpec, networks: int | None) -> None:
+def check_calibration(calibration: Calibration, task: Task, spec: InputKind, networks: int | None) -> None:
     """Checks that a calibration fits a task, an input and a sampler's number of networks (None: every draw is new).
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.inputs.spec import InputSpec
+from models.inputs.kind import InputKind
 from models.predictions.prediction import split_members
 from models.samplers.sampler import WeightSampler
 from models.targets.gauge import fix_gauge
@@ -21,7 +21,7 @@ PathKind = Literal["straight", "latent"]
 
 
 def follow_paths(
-    sampler: WeightSampler, spec: InputSpec, task: Task, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
+    sampler: WeightSampler, spec: InputKind, task: Task, inputs: Tensor, seed: int, ends: tuple[int, int], points: int
 ) -> Generator[None, None, dict[PathKind, Tensor]]:
     """Predicts with the networks on paths between two members of a seed, evenly spaced, ends included.
 

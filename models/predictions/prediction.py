@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.inputs.spec import InputSpec
+from models.inputs.kind import InputKind
 from models.predictions.density import FeatureDensity
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
@@ -146,7 +146,7 @@ class Draw:
 
 def evaluate(
     sampler: WeightSampler,
-    spec: InputSpec,
+    spec: InputKind,
     task: Task,
     inputs: Tensor,
     seed: int,
@@ -189,21 +189,21 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
     return torch.cat([target.forward(sampler.sample(seed, block), inputs).cpu() for block in blocks])
 
 
-def draw(sampler: WeightSampler, spec: InputSpec, task: Task, seed: int, members: range) -> Draw:
+def draw(sampler: WeightSampler, spec: InputKind, task: Task, seed: int, members: range) -> Draw:
     """Draws some members of a seed, for `evaluate_draw`. The other arguments are those of `evaluate`."""
     noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
     noise = spec.draw_noise(seed, noisy) if noisy else None
     return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
 
 
-def prepare(spec: InputSpec, raw: Tensor, density: FeatureDensity | None = None) -> Inputs:
+def prepare(spec: InputKind, raw: Tensor, density: FeatureDensity | None = None) -> Inputs:
     """Prepares raw inputs [B, …] for all networks."""
     prepared = spec.prepare(raw)
     return Inputs(raw, prepared, None if density is None else density.measure_distance(prepared))
 
 
 @torch.inference_mode()
-def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputSpec, inputs: Inputs) -> Outputs:
+def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputKind, inputs: Inputs) -> Outputs:
     """Evaluates the networks of a draw on inputs of a spec."""
     device = next(iter(draw.weights.values())).device
     plain = target.forward(draw.weights, inputs.prepared.to(device)).cpu()

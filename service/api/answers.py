@@ -61,7 +61,9 @@ def summarize_model(model: Model) -> ModelSummary:
         ensemble_size=model.default_size,
         is_distribution=num_networks != 1,
     )
-    return ModelSummary(**identify(model).model_dump(), sampler=sampler, input=model.input, task=model.task)
+    return ModelSummary(
+        **identify(model).model_dump(), sampler=sampler, input=model.input, backbone=model.backbone, task=model.task
+    )
 
 
 def describe_model(model: Model) -> ModelDescription:

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from fastapi import APIRouter, Depends, Query
 
+from models.backbones.backbone import NO_GRADIENT
 from service.api.answers import answer_attack, answer_walk
 from service.api.dependencies import AskingDependency, describe_errors
 from service.api.schemas import MOST_ATTACKED, AttackAnswer, AttackParameters, WalkAnswer, WalkParameters
@@ -32,7 +33,10 @@ async def attack(asking: AskingDependency, parameters: Annotated[AttackParameter
     answer. If this simple attack fails, a stronger one may still succeed.
     """
     model = asking.model
-    if not (model.input.perturbable and model.task.has_classes):
+    if model.input.perturbable and not model.perturbable:
+        message = f"{model.name} cannot be attacked: {NO_GRADIENT}."
+        raise ServiceError(422, "not_attackable", message, "Only models without a backbone can be attacked here.")
+    if not (model.perturbable and model.task.has_classes):
         message, hint = f"{model.name} is not a classifier of images.", "Only such models can be attacked here."
         raise ServiceError(422, "not_attackable", message, hint)
     size = min(asking.choose_size(parameters.ensemble_size), MOST_ATTACKED)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from models.backbones.backbone import BackboneSpec
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
 from models.predictions.path import PathKind
@@ -262,6 +263,9 @@ class SamplerDescription(BaseModel):
 class ModelSummary(ModelIdentity):
     sampler: SamplerDescription
     input: InputSpec
+    backbone: BackboneSpec | None = Field(
+        description="The pretrained network whose features the target network takes instead of images, if any."
+    )
     task: Task
 
 

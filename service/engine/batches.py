@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from models.backbones.backbone import IMAGES_PER_RUN
 from models.model import Model
 from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, join_inputs, join_outputs
 from models.tasks.probabilities import NotFiniteError
@@ -49,7 +50,8 @@ class PredictionRequest:
     """Its room in the queue, which shrinks as networks are evaluated."""
     outputs: list[Outputs] = field(default_factory=list)
     """Outputs of the first members, as far as they are evaluated."""
-    _prepared: Inputs | None = None
+    prepared: list[Inputs] = field(default_factory=list)
+    """The first inputs, as far as they are prepared."""
 
     @property
     def cost(self) -> int:
@@ -60,11 +62,15 @@ class PredictionRequest:
     def finished(self) -> bool:
         return self.future.done()
 
-    def prepare(self) -> Inputs:
-        """Prepares the inputs once for all networks."""
-        if self._prepared is None:
-            self._prepared = self.model.prepare(self.inputs)
-        return self._prepared
+    @property
+    def unprepared(self) -> Tensor:
+        """Raw inputs that are not yet prepared."""
+        return self.inputs[sum(map(len, self.prepared)) :]
+
+    def prepare(self, most: int | None = None) -> None:
+        """Prepares the next inputs, once for all networks: all of them, or so many at most."""
+        if len(rest := self.unprepared):
+            self.prepared.append(self.model.prepare(rest[:most]))
 
     def fail(self, error: Exception) -> None:
         settle(self.future, error)
@@ -92,8 +98,13 @@ class Batch(Job):
         return all(request.finished for request in self._requests)
 
     def step(self, budget: int) -> int:
-        """Evaluates some networks on some inputs, and answers the requests that are then complete."""
+        """Evaluates some networks on some inputs, and answers the requests that are then complete.
+
+        A backbone sees the inputs before, in steps of their own.
+        """
         if self._networks is None:
+            if self._run_backbone():
+                return 0
             self._begin(budget)
         networks = self._networks
         assert networks is not None
@@ -130,13 +141,25 @@ class Batch(Job):
     def _begin(self, budget: int) -> None:
         """Takes the next networks, for the requests that are still open."""
         self._requests = [request for request in self._requests if not request.finished]
-        inputs = join_inputs([request.prepare() for request in self._requests])
+        for request in self._requests:
+            request.prepare()
+        inputs = join_inputs([part for request in self._requests for part in request.prepared])
         stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
         start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
         if lacking:
             self._observer.draw(self.model.name, len(self._networks.members), start, self._origins)
         self._rest.extend(inputs.split(max(1, budget // len(self._networks.members))))
+
+    def _run_backbone(self) -> bool:
+        """Runs the backbone, if any, on the next inputs that it has not seen. Returns whether there were any."""
+        waiting = (request for request in self._requests if not request.finished and len(request.unprepared))
+        if self.model.backbone is None or (request := next(waiting, None)) is None:
+            return False
+        start = time.perf_counter()
+        request.prepare(IMAGES_PER_RUN)
+        self._observer.extract(self.model.name, start, [request.origin])
+        return True
 
     @property
     def _origins(self) -> list[RequestOrigin]:

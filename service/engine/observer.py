@@ -30,6 +30,9 @@ class Observer:
     def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
         """Called when waiting requests form a batch."""
 
+    def extract(self, model: str, start: float, origins: Sequence[RequestOrigin]) -> None:
+        """Called after a backbone has seen some inputs of a request, from `start` until now."""
+
     def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         """Called when networks were drawn from `start` until now, for requests or ahead of them."""
 
@@ -50,6 +53,9 @@ class GuardedObserver(Observer):
 
     def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
         self._tell("begin", partial(self._observer.begin, model, origins))
+
+    def extract(self, model: str, start: float, origins: Sequence[RequestOrigin]) -> None:
+        self._tell("extract", partial(self._observer.extract, model, start, origins))
 
     def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         self._tell("draw", partial(self._observer.draw, model, networks, start, origins))

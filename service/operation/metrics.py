@@ -24,7 +24,7 @@ from service.engine.engine import Engine
 from service.engine.observer import Observer, RequestOrigin
 from service.operation.access import KeyFile
 
-Stage = Literal["queue", "decode", "sampling", "forward", "serialise"]
+Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COSTS = tuple(4**power for power in range(10))
@@ -67,8 +67,9 @@ class ServiceMetrics(Observer):
         self._stage_seconds = Histogram(
             "hyperdraw_stage_seconds",
             "Time of a stage. queue: from a request's submission to its first step; decode: decoding its images; "
-            "sampling: drawing a block of networks; forward: evaluating a block on a step's inputs, on CUDA including "
-            "the rest of sampling; serialise: writing its answer.",
+            "backbone: running the pretrained network on some of its images; sampling: drawing a block of networks; "
+            "forward: evaluating a block on a step's inputs, on CUDA including the rest of sampling; serialise: "
+            "writing its answer.",
             ["stage", "model"],
             buckets=SECONDS,
             registry=registry,
@@ -122,6 +123,9 @@ class ServiceMetrics(Observer):
         self._batch_requests.observe(len(origins))
         for origin in origins:
             self._end_stage("queue", model, origin.time, [origin.context])
+
+    def extract(self, model: str, start: float, origins: Sequence[RequestOrigin]) -> None:
+        self._end_stage("backbone", model, start, [origin.context for origin in origins])
 
     def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
         self._networks.labels(model).inc(networks)

@@ -177,7 +177,7 @@ function chooseModel() {
   element("image").hidden = element("sent").hidden = !isOfImages(model);
   document.body.classList.toggle("single", model.sampler.num_networks === 1);
   reset();
-  tabs.offer(kindOf(model));
+  tabs.offer(kindOf(model), model.backbone ? ["attack"] : []); // which needs a gradient
 }
 
 const kindOf = (model) => (isOfImages(model) ? "image" : isOfNumbers(model) ? "number" : "row");

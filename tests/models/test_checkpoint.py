@@ -10,11 +10,8 @@ from safetensors.torch import load_file
 
 from models.checkpoint import (
     CheckpointError,
-    Storage,
-    decode_tensors,
     digest_config,
     dump_json,
-    encode_tensors,
     load_checkpoint,
     save_calibration,
     save_checkpoint,
@@ -24,6 +21,7 @@ from models.predictions.detection import Calibration, ClassCalibration, Seeds, S
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGAN
 from models.samplers.sampler import WeightSampler
+from models.stored_tensors import Storage, decode_tensors, encode_tensors
 from tests.checkpoints import edit, make_config, rewrite_weights
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 
@@ -99,7 +97,7 @@ def test_large_weights_are_sharded(
     sampler: WeightSampler, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(tmp_path / "whole", make_config(sampler), sampler, storage)
-    monkeypatch.setattr("models.checkpoint.SHARD_BYTES", 2_000)
+    monkeypatch.setattr("models.stored_tensors.SHARD_BYTES", 2_000)
     save_checkpoint(tmp_path / "model", make_config(sampler), sampler, storage)
     loaded = load_checkpoint(tmp_path / "model")
     shards = sorted(path.name for path in (tmp_path / "model").glob("*.safetensors"))

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models.checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.foreign_files import may_pass, read_file
+from models.stored_tensors import decode_tensors, encode_tensors
 from tests.checkpoints import convert, edit, rewrite_weights, set_layers
 from tests.costs import bound_time
 
@@ -231,7 +231,6 @@ def test_scales_of_another_type_are_refused(saved: Path) -> None:
 def test_numpy_decodes_as_pytorch_does() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.cat([torch.randn(30, 50, generator=generator), torch.tensor([[0.0, -0.0, 1e-40, 3e38, -1e-6] * 10])])
-    decode, encode = models.checkpoint.decode_tensors, models.checkpoint.encode_tensors
-    assert torch.equal(decode(encode({"w": matrix}, "bfloat16"))["w"], matrix.bfloat16().float())
-    stored = encode({"w": matrix}, "int8")
-    assert torch.equal(decode(stored)["w"], stored["w"].float() * stored["w.scale"])
+    assert torch.equal(decode_tensors(encode_tensors({"w": matrix}, "bfloat16"))["w"], matrix.bfloat16().float())
+    stored = encode_tensors({"w": matrix}, "int8")
+    assert torch.equal(decode_tensors(stored)["w"], stored["w"].float() * stored["w.scale"])

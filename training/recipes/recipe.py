@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from models.checkpoint import MethodConfig, Storage
+from models.checkpoint import MethodConfig
 from models.samplers.deutsch import DeutschConfig
 from models.samplers.hypergan import HyperGANConfig
+from models.stored_tensors import Storage
 from models.targets.target import TargetNetwork
 from training.data.augmentation import Augmentation
 from training.objectives.hardening import Hardening

@@ -1,0 +1,1 @@
+"""Pretrained backbones: networks in ONNX files whose features are the input of the target network."""
