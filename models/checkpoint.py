@@ -256,7 +256,7 @@ def load_checkpoint(
 
     calibration_bytes, calibration, density = b"", None, None
     path = directory / "calibration.json"
-    if with_measurements and _is_there(path):
+    if with_measurements and os.path.lexists(path):
         calibration_bytes = _read(path, MAX_JSON_BYTES)
         calibration = _parse(path, calibration_bytes, Calibration)
         _check_digest(path, calibration, config_bytes)
@@ -265,10 +265,10 @@ def load_checkpoint(
             check_calibration(calibration, config.task, spec, sampler.num_networks)
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
-        if calibration.density is not None:
+        if calibration.density:
             density = _read_density(directory / DENSITY_FILE, calibration.density, numel(config.target.input_shape))
     metrics, path = None, directory / "metrics.json"
-    if with_measurements and _is_there(path):
+    if with_measurements and os.path.lexists(path):
         metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
     return Checkpoint(
         name=name_checkpoint(directory),
@@ -309,17 +309,6 @@ def _drop(directory: Path, *names: str) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a file exists, even one that cannot be read, such as a broken link."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise CheckpointError(path, error.strerror or str(error)) from error
-    return True
 
 
 def _read(path: Path, most_bytes: int) -> bytes:
@@ -363,12 +352,20 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
 
 def _read_density(path: Path, digest: str, features: int) -> FeatureDensity:
     content = _read(path, bound_density_bytes(features))
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(path, "its SHA-256 is not the one in calibration.json: damaged, cut short or foreign")
     try:
-        return unpack_density(parse_tensors(content), features)
-    except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
+        return unpack_density(_parse_tensors(path, content, digest, "calibration.json"), features)
+    except ValueError as error:
         raise CheckpointError(path, str(error)) from error
+
+
+def _parse_tensors(path: Path, content: bytes, digest: str, source: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file whose digest is in another file."""
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(path, f"its SHA-256 is not the one in {source}: damaged, cut short or foreign")
+    try:
+        return parse_tensors(content)
+    except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
+        raise CheckpointError(path, f"is not a valid safetensors file: {error}") from error
 
 
 def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -379,12 +376,7 @@ def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[s
         path = directory / name
         content = _read(path, room)
         room -= len(content)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise CheckpointError(path, "its SHA-256 is not the one in config.json: damaged, cut short or foreign")
-        try:
-            stored |= parse_tensors(content)
-        except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
-            raise CheckpointError(path, f"is not a valid safetensors file: {error}") from error
+        stored |= _parse_tensors(path, content, digest, "config.json")
     try:
         weights = decode_tensors(stored)
     except ValueError as error:
