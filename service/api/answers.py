@@ -34,6 +34,7 @@ from service.api.schemas import (
     PredictParameters,
     RefusedModel,
     RegressionAnswer,
+    RequestLimits,
     SamplerDescription,
     TargetDescription,
     UncertaintyAnswer,
@@ -41,12 +42,14 @@ from service.api.schemas import (
 )
 from service.catalog import Catalog
 from service.engine.batches import Answer
+from service.settings import Settings
 
 
-def list_models(catalog: Catalog) -> ModelsAnswer:
-    """All models, the default first, and those that were refused."""
+def list_models(catalog: Catalog, settings: Settings) -> ModelsAnswer:
+    """All models, the default first, those that were refused, and what requests may hold."""
     return ModelsAnswer(
         default=next(iter(catalog)).name,
+        limits=RequestLimits(**settings.model_dump(include=set(RequestLimits.model_fields))),
         models=[summarize_model(model) for model in catalog],
         refused=[RefusedModel(name=name, reason=reason) for name, reason in catalog.refused.items()],
     )

@@ -14,8 +14,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("", responses=describe_errors(401), dependencies=[ANY_KEY])
 async def get_models(parts: PartsDependency) -> ModelsAnswer:
-    """List the models, the default first."""
-    return list_models(parts.catalog)
+    """List the models, the default first, and what a request may hold."""
+    return list_models(parts.catalog, parts.settings)
 
 
 @router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])

@@ -281,8 +281,18 @@ class RefusedModel(BaseModel):
     reason: str
 
 
+class RequestLimits(BaseModel):
+    """What a request may hold at most."""
+
+    max_inputs: int = Field(description="Most inputs in a request.")
+    max_body_bytes: int = Field(description="Most bytes of a request's body.")
+    max_image_pixels: int = Field(description="Most pixels of an image.")
+    max_request_pixels: int = Field(description="Most pixels of all images in a request.")
+
+
 class ModelsAnswer(BaseModel):
     default: str
+    limits: RequestLimits
     models: list[ModelSummary] = Field(description="Served models, the default first.")
     refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
 

@@ -45,6 +45,12 @@ def test_models(client: httpx.Client, checkpoint: Checkpoint) -> None:
     assert answer["default"] == "digits"
     assert [model["name"] for model in answer["models"]] == ["digits"]
     assert answer["refused"] == []
+    assert answer["limits"] == {
+        "max_inputs": 8,
+        "max_body_bytes": 2**20,
+        "max_image_pixels": 1_000_000,
+        "max_request_pixels": 256_000_000,
+    }
     model = client.get("/v1/models/digits").json()
     assert model["version"] == checkpoint.version
     assert model["method"] == "hypergan"
