@@ -372,15 +372,15 @@ def check_docker(arguments: list[str]) -> None:
 
 
 def check_pip(arguments: list[str]) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert arguments.pop(0) == "install"
     if arguments[0] == "-c":
         assert (ROOT / arguments[1]).is_file()
         arguments = arguments[2:]
     for argument in arguments:
-        match = re.fullmatch(r"\./client|\.(?:\[(\w+)\])?", argument)
+        match = re.fullmatch(r"(\./client|\.)(?:\[(\w+)\])?", argument)
         assert match, argument
-        assert match[1] is None or match[1] in extras
+        project = tomllib.loads((ROOT / match[1] / "pyproject.toml").read_text())["project"]
+        assert match[2] is None or match[2] in project["optional-dependencies"]
 
 
 # What sentences name

@@ -17,6 +17,7 @@ from hyperdraw.answers import (
     Prediction,
     Regression,
     Reload,
+    RequestLimits,
     Sample,
     Uncertainty,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Prediction",
     "Regression",
     "Reload",
+    "RequestLimits",
     "Sample",
     "ServiceError",
     "Unauthorized",

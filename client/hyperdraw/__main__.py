@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from rich.text import Text
 
 from hyperdraw.answers import Classification, Prediction
-from hyperdraw.calls import SEED_LIMIT
+from hyperdraw.asking import SEED_LIMIT
 from hyperdraw.client import TIMEOUT, Client
 from hyperdraw.errors import HyperdrawError
 from hyperdraw.inputs import Inputs

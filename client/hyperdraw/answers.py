@@ -6,7 +6,7 @@ one input, from `answer[i]` or from iteration, lacks this axis.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,17 @@ class ModelDescription(ModelSummary):
 
 
 @dataclass(frozen=True)
+class RequestLimits:
+    """What a request may hold at most."""
+
+    max_inputs: int
+    max_body_bytes: int
+    max_image_pixels: int
+    max_request_pixels: int
+    """Most pixels of all images together."""
+
+
+@dataclass(frozen=True)
 class ModelList:
     """The models of a service."""
 
@@ -65,6 +76,8 @@ class ModelList:
     """The models; the default comes first."""
     refused: Mapping[str, str]
     """Reasons why checkpoints could not be loaded, by name."""
+    limits: RequestLimits | None
+    """None if the service is older than its limits' publication."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +268,9 @@ def read_model_list(content: bytes) -> ModelList:
     with explain_answers():
         answer = json.loads(content)
         models = tuple(_read(ModelSummary, model) for model in answer["models"])
-        return ModelList(answer["default"], models, {each["name"]: each["reason"] for each in answer["refused"]})
+        refused = {each["name"]: each["reason"] for each in answer["refused"]}
+        limits = _read(RequestLimits, answer["limits"]) if "limits" in answer else None
+        return ModelList(answer["default"], models, refused, limits)
 
 
 def read_model(content: bytes) -> ModelDescription:
@@ -303,6 +318,14 @@ def read_prediction(file: TensorFile) -> Prediction:
         return _read(Classification, content)
 
 
+def join_predictions(parts: Sequence[Prediction]) -> Prediction:
+    """One answer from several of the same networks of a model, whose inputs follow one another."""
+    first = parts[0]
+    values = {name: _join([getattr(part, name) for part in parts]) for name in vars(first) if name != "members"}
+    members = None if first.members is None else np.concatenate([part.members for part in parts], axis=1)
+    return dataclasses.replace(first, **values, members=members)
+
+
 def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sample[Array]:
     """Reads a sample from the parts of a file."""
     with explain_answers():
@@ -326,3 +349,15 @@ def _pick(value: Any, chosen: int | slice) -> Any:
     if isinstance(value, dict):
         return {name: _pick(part, chosen) for name, part in value.items()}
     return value
+
+
+def _join(values: Sequence[Any]) -> Any:
+    """The value of all inputs, from those of successive ones."""
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)
+    if isinstance(first, Flag | Uncertainty):
+        return type(first)(**{name: _join([getattr(value, name) for value in values]) for name in vars(first)})
+    if isinstance(first, dict):
+        return {name: _join([value[name] for value in values]) for name in first}
+    return first

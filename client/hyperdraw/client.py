@@ -1,7 +1,7 @@
 """The clients. Both carry out the same calls: `Client` waits for each, and `AsyncClient` awaits it."""
 
 import functools
-import time
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls
+from hyperdraw import calls, predictions
+from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
-from hyperdraw.transfer import Attempts, Connection, Outcome
+from hyperdraw.transfer import Connection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,14 +28,7 @@ def _blocking(call: Callable[Concatenate[Connection, P], Attempts[T]]) -> Callab
 
     @functools.wraps(call)
     def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with closing(Outcome(call(client, *args, **kwargs))) as outcome:
-            for transfer in outcome:
-                time.sleep(transfer.pause)
-                with transfer.attempt(), client._http.stream(**transfer.next_request()) as response:
-                    transfer.start(response)
-                    for content in response.iter_raw():
-                        transfer.receive(content)
-            return outcome.result
+        return client._carry_out(call(client, *args, **kwargs), threading.Event())
 
     return method
 
@@ -46,16 +40,7 @@ def _awaited(
 
     @functools.wraps(call)
     async def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        http = await client._open()
-        with closing(Outcome(call(client, *args, **kwargs))) as outcome:
-            for transfer in outcome:
-                await anyio.sleep(transfer.pause)
-                with transfer.attempt():
-                    async with http.stream(**transfer.next_request()) as response:
-                        transfer.start(response)
-                        async for content in response.aiter_raw():
-                            transfer.receive(content)
-            return outcome.result
+        return await client._carry_out(call(client, *args, **kwargs))
 
     return method
 
@@ -104,11 +89,60 @@ class Client(Connection):
     ready = _blocking(calls.ready)
     models = _blocking(calls.models)
     model = _blocking(calls.model)
-    predict = _blocking(calls.predict)
+    predict = _blocking(predictions.predict)
+    predict_each = _blocking(predictions.predict_each)
     sample = _blocking(calls.sample)
     sample_tensors = _blocking(calls.sample_tensors)
     download = _blocking(calls.download)
     reload = _blocking(calls.reload)
+
+    def _carry_out(self, call: Attempts[T], stopped: threading.Event) -> T:
+        """Carries out a call, unless it is stopped between two attempts."""
+        with closing(Outcome(call)) as outcome:
+            for step in outcome:
+                if isinstance(step, Together):
+                    self._carry_out_together(step)
+                    continue
+                if stopped.wait(step.pause):
+                    raise _Stopped
+                with step.attempt(), self._http.stream(**step.next_request()) as response:
+                    step.start(response)
+                    for content in response.iter_raw():
+                        step.receive(content)
+                if stopped.is_set():
+                    raise _Stopped
+            return outcome.result
+
+    def _carry_out_together(self, together: Together) -> None:
+        """Carries out calls in threads. An interrupt does not wait for them; each ends with its request."""
+        stopped, taking, failures = threading.Event(), threading.Lock(), list[Exception]()
+
+        def work() -> None:
+            try:
+                while not stopped.is_set():
+                    with taking:
+                        call = next(together.calls, None)
+                    if call is None:
+                        return
+                    self._carry_out(call, stopped)
+            except Exception as error:
+                failures.append(error)
+                stopped.set()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(together.most)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            stopped.set()
+        if failures:
+            raise failures[0]
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Another of the calls that are carried out together has failed, or all are interrupted."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +184,44 @@ class AsyncClient(Connection):
     ready = _awaited(calls.ready)
     models = _awaited(calls.models)
     model = _awaited(calls.model)
-    predict = _awaited(calls.predict)
+    predict = _awaited(predictions.predict)
+    predict_each = _awaited(predictions.predict_each)
     sample = _awaited(calls.sample)
     sample_tensors = _awaited(calls.sample_tensors)
     download = _awaited(calls.download)
     reload = _awaited(calls.reload)
+
+    async def _carry_out(self, call: Attempts[T]) -> T:
+        http = await self._open()
+        with closing(Outcome(call)) as outcome:
+            for step in outcome:
+                if isinstance(step, Together):
+                    await self._carry_out_together(step)
+                    continue
+                await anyio.sleep(step.pause)
+                with step.attempt():
+                    async with http.stream(**step.next_request()) as response:
+                        step.start(response)
+                        async for content in response.aiter_raw():
+                            step.receive(content)
+            return outcome.result
+
+    async def _carry_out_together(self, together: Together) -> None:
+        failures: list[Exception] = []
+
+        async def work() -> None:
+            try:
+                for call in together.calls:
+                    await self._carry_out(call)
+            except Exception as error:
+                failures.append(error)
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(together.most):
+                tasks.start_soon(work)
+        if failures:
+            raise failures[0]
 
     async def _open(self) -> httpx.AsyncClient:
         """The connections of this event loop."""

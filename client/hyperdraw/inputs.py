@@ -1,118 +1,212 @@
-"""Pictures and numbers as the body of a request.
+"""Pictures and numbers as the bodies of requests.
 
 Shapes: B inputs, H × W pixels, C channels.
 """
 
 import errno
 import json
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8]
-"""A path, the bytes of a PNG, JPEG or WebP file, an open file, or pixels: uint8 [H, W] or [H, W, C] with C = 1 or 3."""
+from hyperdraw.pictures import PIXELS, check_pixels, count_pixels, encode_image, encode_pixels, find_class, shrink
 
-Inputs = Picture | NDArray[np.floating[Any]] | Sequence[Picture | Sequence[float]]
-"""One picture or several, or rows of numbers, [B, numbers]. An array of uint8 [B, H, W, C] holds several pictures."""
+if TYPE_CHECKING:
+    import pandas
+    import torch
+    from PIL import Image
 
+Picture = Union[str, PathLike[str], bytes, bytearray, memoryview, BinaryIO, NDArray[Any], "Image.Image", "torch.Tensor"]
+"""A path, the bytes of a PNG, JPEG or WebP file, an open file, an image of Pillow, or pixels as an array or a tensor.
 
-ROWS = "application/json"
+Pixels are whole numbers from 0 to 255 or floating-point numbers from 0 to 1, [H, W], [H, W, C] or [C, H, W] with C = 1
+or 3.
+"""
+
+Row = Union[Sequence[float], NDArray[Any], "torch.Tensor", Mapping[str, Any]]
+"""Numbers in the order of the model, or by the names of its columns."""
+
+Inputs = Union[Picture, Sequence[Picture | Row], "pandas.DataFrame"]
+"""One picture or several, or rows of numbers.
+
+An array or tensor of floating-point numbers [B, numbers] holds rows, and one of [B, H, W, C] or [B, C, H, W] pictures.
+A frame of pandas holds rows by the names of the model's columns; it may have more columns.
+"""
+
+_ROWS = "application/json"
 """Content type of rows of numbers."""
 
 _LARGEST_FILE = 2**28
 """Most bytes of a picture's file."""
 
-_PIXELS = "Pixels are uint8 from 0 to 255, [H, W] or [H, W, C]"
+
+@dataclass(frozen=True)
+class Item:
+    """An input as it is sent."""
+
+    index: int
+    """Number of the input among those of the call."""
+    content: bytes
+    """A picture's file, or a row in JSON."""
+    name: str | None = None
+    """Name of a picture for the service's messages; None for a row."""
+    pixels: int = 0
+    """Number of pixels; 0 if it is unknown."""
+    shrunk: bool = False
+
+    def shrink(self, most: int) -> "Item | None":
+        """The picture with at most `most` pixels. None if that is impossible, or was done before."""
+        content = None if self.name is None or self.shrunk else shrink(self.content, most)
+        if content is None:
+            return None
+        return replace(self, content=content, pixels=min(self.pixels, most), shrunk=True)
 
 
-def encode_inputs(inputs: Inputs) -> tuple[bytes, str]:
-    """The body of a request, and its content type.
+def list_inputs(inputs: Inputs) -> list[Any]:
+    """The single inputs: pictures, rows as lists of numbers, or rows as mappings. All are of the same kind.
 
     Raises:
-        ValueError: if the inputs are neither pictures nor rows of finite numbers.
+        ValueError: if the inputs are neither pictures nor rows of finite numbers. Pixels that are out of range, and the
+            numbers of mappings, are checked later.
+    """
+    given: Any = _read_tensor(inputs)
+    if isinstance(given, find_class("pandas", "DataFrame")):
+        return _read_frame(given)
+    if isinstance(given, np.ndarray):
+        if not given.size:
+            shape = list(given.shape)
+            raise ValueError(f"inputs must be a picture or a non-empty sequence, not an array of {given.dtype} {shape}")
+        if given.ndim == 2 and given.dtype.kind == "f":
+            return _read_rows(given)
+        if given.ndim != 4:
+            _check_array(given)
+            return [given]
+        given = list(given)
+    if _is_picture(given):
+        return [given]
+    if not isinstance(given, Sequence) or not given:
+        advice = "; numpy.asarray may turn it into an array" if hasattr(given, "__array__") else ""
+        raise ValueError(f"inputs must be a picture or a non-empty sequence, not {type(given).__name__}{advice}")
+    values = [_read_tensor(value) for value in given]
+    if all(map(_is_picture, values)):
+        for value in values:
+            if isinstance(value, np.ndarray):
+                check_pixels(value)
+        return values
+    return values if all(isinstance(value, Mapping) for value in values) else _read_rows(values)
+
+
+def encode_input(index: int, value: Any, columns: Sequence[str] | None) -> Item:
+    """A picture or row of `list_inputs` as it is sent.
+
+    Args:
+        index: its number.
+        value: the picture or row.
+        columns: the model's columns, in order, for rows that are mappings.
+
+    Raises:
+        ValueError: if a value is out of range, or a column is missing.
         OSError: if a file cannot be read.
     """
-    if _is_picture(inputs):
-        return _encode_pictures([inputs])
-    if not isinstance(inputs, Sequence | np.ndarray) or _is_empty(inputs):
-        advice = "; numpy.asarray may turn it into an array" if hasattr(inputs, "__array__") else ""
-        kind = type(inputs).__name__
-        raise ValueError(f"inputs must be a picture or a non-empty sequence, not {kind}{advice}")
-    if all(map(_is_picture, inputs)):
-        return _encode_pictures(inputs)
-    return json.dumps({"inputs": _read_rows(inputs)}).encode(), ROWS
+    if _is_picture(value):
+        name, content = _read_picture(value)
+        return Item(index, content, name, count_pixels(content))
+    row = _order_row(value, columns or ()) if isinstance(value, Mapping) else value
+    return Item(index, json.dumps(row).encode())
 
 
-def _read_rows(inputs: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
+def encode_body(items: Sequence[Item]) -> tuple[bytes, str]:
+    """The body of a request, and its content type."""
+    if items[0].name is None:
+        return b'{"inputs": [' + b", ".join(item.content for item in items) + b"]}", _ROWS
+    files = [("images", (item.name, item.content)) for item in items]
+    request = httpx.Request("POST", "http://multipart", files=files)
+    return request.read(), request.headers["Content-Type"]
+
+
+def _read_tensor(value: Any) -> Any:
+    """A tensor of PyTorch as an array; anything else as it is."""
+    if not isinstance(value, find_class("torch", "Tensor")):
+        return value
+    value = value.detach().cpu()
+    return (value.double() if value.is_floating_point() else value).numpy()  # numpy lacks bfloat16
+
+
+def _read_frame(frame: Any) -> list[dict[str, Any]]:
+    """Rows by the names of their columns."""
+    if not len(frame):
+        raise ValueError("the frame has no rows")
+    names = [str(name) for name in frame.columns]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"the frame has several columns named {min(repeated)}")
+    return [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+
+
+def _check_array(array: NDArray[Any]) -> None:
+    """Checks that an array with one picture is one."""
+    if array.ndim == 2 and array.dtype.kind in "ui" and array.dtype != np.uint8:
+        advice = "astype(np.uint8) makes a picture of it, astype(float) rows"
+        described = f"an array of {array.dtype} {list(array.shape)}"
+        raise ValueError(f"{described} may be a picture, or rows of numbers. {advice}")
+    if array.ndim < 2:
+        described = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(
+            f"inputs must be pictures, or rows of finite numbers; this is an array of {described}. {PIXELS}"
+        )
+    check_pixels(array, alone=True)
+
+
+def _read_rows(rows: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
     """Rows of numbers, [B, numbers]."""
-    described = ""
-    if isinstance(inputs, np.ndarray):
-        described = f"{inputs.dtype} "
-        if inputs.dtype.kind != "f":
-            advice = f"{_PIXELS}; rows of numbers are floating-point. Convert the array with astype"
-            raise ValueError(f"inputs must not be an array of {described}{list(inputs.shape)}. {advice}")
     try:
-        rows = np.asarray(inputs, np.float64)
+        numbers = np.asarray(rows, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"inputs must all be pictures, or all rows of equally many numbers. {_PIXELS}") from error
-    if rows.ndim != 2:
-        array = f"an array of {described}{list(rows.shape)}"
-        raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is {array}. {_PIXELS}")
-    if not np.isfinite(rows).all():
+        raise ValueError(f"inputs must all be pictures, or all rows of equally many numbers. {PIXELS}") from error
+    if numbers.ndim != 2:
+        array = f"an array of {list(numbers.shape)}"
+        raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is {array}. {PIXELS}")
+    if not np.isfinite(numbers).all():
         raise ValueError("inputs must be pictures, or rows of finite numbers; some of these are not finite")
-    listed: list[list[float]] = rows.tolist()
+    listed: list[list[float]] = numbers.tolist()
     return listed
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels as a PNG file.
-
-    Raises:
-        ValueError: if they are not uint8 [H, W] or [H, W, C] with C = 1 or 3.
-    """
-    image = pixels[..., None] if pixels.ndim == 2 else pixels
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-        message = f"a picture must be uint8 of [H, W] or [H, W, 1 or 3], not {pixels.dtype} of {list(pixels.shape)}"
-        raise ValueError(f"{message}; give several as a list")
-    height, width, channels = image.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter, 0 for none
-    rows[:, 1:] = image.reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    parts = {b"IHDR": header, b"IDAT": zlib.compress(rows.tobytes(), 1), b"IEND": b""}
-    chunks = [
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in parts.items()
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def _is_empty(inputs: Sequence[Any] | NDArray[Any]) -> bool:
-    return inputs.ndim == 0 or len(inputs) == 0 if isinstance(inputs, np.ndarray) else not inputs
+def _order_row(row: Mapping[str, Any], columns: Sequence[str]) -> list[float]:
+    """The numbers of a row in the model's order."""
+    if missing := [column for column in columns if column not in row]:
+        raise ValueError(f"a row lacks the column {missing[0]}; the model takes {', '.join(columns)}")
+    numbers = []
+    for column in columns:
+        try:
+            number = float(row[column])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{column} is {row[column]!r}, not a number") from error
+        if not math.isfinite(number):
+            raise ValueError(f"{column} is {number}, not a finite number")
+        numbers.append(number)
+    return numbers
 
 
 def _is_picture(value: object) -> bool:
     if isinstance(value, np.ndarray):
-        return value.dtype == np.uint8 and value.ndim != 4
-    return isinstance(value, str | PathLike | bytes | bytearray | memoryview) or hasattr(value, "read")
-
-
-def _encode_pictures(pictures: Iterable[Any]) -> tuple[bytes, str]:
-    files = [("images", _read_picture(picture)) for picture in pictures]
-    request = httpx.Request("POST", "http://multipart", files=files)
-    return request.read(), request.headers["Content-Type"]
+        return value.ndim > 1
+    files = str, PathLike, bytes, bytearray, memoryview, find_class("PIL.Image", "Image")
+    return isinstance(value, files) or hasattr(value, "read")
 
 
 def _read_picture(picture: Any) -> tuple[str, bytes]:
     """Name of a picture, for the service's messages, and the bytes of its file."""
     if isinstance(picture, np.ndarray):
-        return "pixels", encode_png(picture)
+        return "pixels", encode_pixels(picture)
+    if isinstance(picture, find_class("PIL.Image", "Image")):
+        return "image", encode_image(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         return "bytes", bytes(picture)
     if hasattr(picture, "read"):

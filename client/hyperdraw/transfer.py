@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import httpx
 
+from hyperdraw.answers import RequestLimits
 from hyperdraw.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -26,8 +27,6 @@ from hyperdraw.errors import (
     read_detail,
 )
 from hyperdraw.route import Route, explain_certificate, hide_credentials
-
-T = TypeVar("T")
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that have arrived, and the total if it is known."""
@@ -99,6 +98,8 @@ class Connection:
     retries: int
     default_model: str | None = None
     """Name of the default model, once it is known and while it is served."""
+    limits: RequestLimits | None = None
+    """What a request may hold, once it is known."""
 
     def __post_init__(self) -> None:
         TimeLimit(self.timeout)
@@ -152,7 +153,7 @@ class Transfer:
         self._status = 0
         self._gateway_failed = False
 
-    def attempts(self) -> "Attempts[None]":
+    def attempts(self) -> Generator["Transfer", None, None]:
         """Yields the transfer for each attempt.
 
         Raises:
@@ -333,31 +334,3 @@ def _find_tls_error(failure: httpx.TransportError) -> ssl.SSLError | None:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     return None if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) else cause
-
-
-Attempts = Generator[Transfer, None, T]
-"""A call of the service: it yields the attempts to carry out, one after the other, and returns their result."""
-
-
-class Outcome(Generic[T]):
-    """A call to iterate over: attempt by attempt, and then the result."""
-
-    result: T
-    """What the call returned, after its last attempt."""
-
-    def __init__(self, attempts: Attempts[T]) -> None:
-        self._attempts = attempts
-
-    def __iter__(self) -> Iterator[Transfer]:
-        return self
-
-    def __next__(self) -> Transfer:
-        try:
-            return next(self._attempts)
-        except StopIteration as end:
-            self.result = end.value
-            raise
-
-    def close(self) -> None:
-        """Ends the call early, so that it cleans up."""
-        self._attempts.close()

@@ -38,6 +38,11 @@ def refuse(status: int, code: str = "some_code", *headers: str) -> bytes:
     return respond(status, *headers, body=json.dumps(error).encode())
 
 
+def find_header(head: str, name: str) -> str | None:
+    match = re.search(rf"^{name}: (.*?)\r$", head, re.MULTILINE | re.IGNORECASE)
+    return match[1] if match else None
+
+
 class Gateway(socketserver.ThreadingTCPServer):
     """Stands before the service, gives the answers of a script first, and then the service's own.
 
@@ -61,8 +66,7 @@ class Gateway(socketserver.ThreadingTCPServer):
 
     def header(self, name: str) -> list[str | None]:
         """A header of each request."""
-        found = [re.search(rf"^{name}: (.*?)\r$", head, re.MULTILINE | re.IGNORECASE) for head in self.requests]
-        return [match[1] if match else None for match in found]
+        return [find_header(head, name) for head in self.requests]
 
 
 class _Passage(socketserver.StreamRequestHandler):
@@ -75,7 +79,7 @@ class _Passage(socketserver.StreamRequestHandler):
                 return
             head += line
         self.server.requests.append(head.decode())
-        length = self.server.header("content-length")[-1]
+        length = find_header(head.decode(), "content-length")
         body = self.rfile.read(int(length or 0))
         step = self.server.script.pop(0) if self.server.script else sys.maxsize
         if step is None:

@@ -20,7 +20,7 @@ from tests.conftest import serve
 
 
 def test_the_client_needs_neither_torch_nor_the_service() -> None:
-    foreign = ["torch", "fastapi", "pydantic", "service", "models", "training"]
+    foreign = ["torch", "pandas", "PIL", "pyarrow", "fastapi", "pydantic", "service", "models", "training"]
     code = f"import sys, hyperdraw, hyperdraw.__main__; print([m for m in {foreign} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

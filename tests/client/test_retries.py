@@ -105,8 +105,8 @@ def test_the_service_s_own_refusals(ask: Ask, address: str) -> None:
         ask(address, "model", "ä b?")
     with pytest.raises(hyperdraw.InvalidRequest, match=r"ensemble_size is 5000\. It may be at most 1000\."):
         ask(address, "predict", PICTURE, ensemble_size=5000)
-    with pytest.raises(hyperdraw.InvalidRequest, match="at most 8"):
-        ask(address, "predict", [PICTURE] * 9)
+    with pytest.raises(hyperdraw.InvalidRequest, match="at most 1048576 bytes"):
+        ask(address, "predict", bytes(2**21))
     with pytest.raises(hyperdraw.NotFound, match="not served"):
         ask(address, "sample", version="0" * 64)
 

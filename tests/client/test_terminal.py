@@ -136,6 +136,7 @@ def test_every_command_has_its_document(address: str, client: httpx.Client, tmp_
     said = client.get("/v1/models").json()
     models = json.loads(run(address, "models", "--json").stdout)
     (model,) = models.pop("models")
+    assert models.pop("limits") == said["limits"]
     assert models == {"default": "digits", "refused": {}}
     assert model == {
         name: said["models"][0][name] for name in ("name", "version", "method", "sampler", "input", "task")
