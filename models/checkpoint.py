@@ -1,9 +1,8 @@
 """Checkpoints: a directory of config.json, weight files and, where measured, calibration.json and metrics.json.
 
-Nothing is pickled. `config.json` holds the SHA-256 of each weight file, and `calibration.json` the SHA-256 of its
-`config.json`. The digest of these two files is the model's version, so it stands for every byte that an answer depends
-on. `config.json` is written last: a reader sees the old checkpoint, the new one, or a checksum that does not match,
-never a mixture that loads.
+Nothing is pickled. `config.json` holds the SHA-256 of each weight file, and `calibration.json` that of `config.json`.
+The digest of these two is the model's version, and stands for every byte that an answer depends on. `config.json` is
+written last: a reader sees the old checkpoint, the new one, or a wrong checksum, never a mixture that loads.
 """
 
 import dataclasses
@@ -36,6 +35,7 @@ from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.deutsch import DeutschConfig
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.samplers.hypergan import HyperGANConfig
+from models.samplers.laplace import LaplaceConfig
 from models.samplers.mc_dropout import MCDropoutConfig
 from models.samplers.mlp import MLPConfig
 from models.samplers.mnf import MNFConfig
@@ -63,8 +63,7 @@ MEASURED = ("metrics.json", "report.json", "README.md")
 """Files that belong to one version of a checkpoint, beside its weights and its calibration."""
 
 MEASURED_OF_WEIGHTS = ("attack.json", "figures")
-"""Files that a new calibration keeps. They took hours, and either state their calibration or depend on weights alone.
-"""
+"""Files that a new calibration keeps. They took hours, and state their calibration or depend on weights alone."""
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
@@ -76,6 +75,7 @@ MethodConfig = Annotated[
     | MLPConfig
     | DeepEnsembleConfig
     | MCDropoutConfig
+    | LaplaceConfig
     | StaticHypernetworkConfig
     | MNFConfig
     | APDConfig,

@@ -39,7 +39,7 @@ CLEARLY = 0.01
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     """The temperature from 1/10 to 10 at which mean probabilities fit labels [n] best, from their logarithms [n, K]."""
-    return _minimize(lambda temperature: _measure_misfit(apply_temperature(log_probabilities, temperature), labels))
+    return _minimize(lambda temperature: measure_misfit(apply_temperature(log_probabilities, temperature), labels))
 
 
 def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -49,10 +49,10 @@ def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
         logits: [S, n, K].
         labels: [n].
     """
-    return _minimize(lambda temperature: _measure_misfit(average_logits(logits / temperature), labels))
+    return _minimize(lambda temperature: measure_misfit(average_logits(logits / temperature), labels))
 
 
-def _measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
+def measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
     """NLL of labels [n] under log probabilities [n, K]; if labels are few, one in n + 2 counts as any class."""
     share = 1 / (len(labels) + 2) if len(labels) < FEW_LABELS else 0.0
     return (1 - share) * F.nll_loss(logs, labels) - share * logs.mean()
