@@ -20,6 +20,7 @@ import service.catalog
 import service.errors
 import service.operation.access
 import training.data.dataset
+import training.imports.network
 import training.runs.run
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
@@ -44,6 +45,7 @@ MODULES: tuple[ModuleType, ...] = (
     service.api.multipart,
     service.errors,
     training.data.dataset,
+    training.imports.network,
     training.runs.run,
 )
 

@@ -16,6 +16,7 @@ from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_i
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
+from training.import_command import import_command
 from training.objectives.objectives import Measure
 from training.options import (
     DATA_FOLDER,
@@ -212,6 +213,7 @@ def images_command(
 
 
 app.command("table", rich_help_panel="Your own data")(table_command)
+app.command("import", rich_help_panel="Your own data")(import_command)
 
 
 @app.command("calibrate", rich_help_panel="Checkpoints")

@@ -9,6 +9,7 @@ import typer
 from models.checkpoint import CheckpointError
 from models.device import DeviceError
 from training.data.dataset import DatasetError
+from training.imports.network import NetworkError
 from training.runs.run import TrainingError
 
 INTERRUPTED = "the training was interrupted, so it was not evaluated on the test set. Continue with --resume."
@@ -27,6 +28,6 @@ def explain_errors() -> Iterator[None]:
     """Turns errors that a user can fix into a message and exit status 1."""
     try:
         yield
-    except (DatasetError, TrainingError, CheckpointError, DeviceError) as error:
+    except (DatasetError, NetworkError, TrainingError, CheckpointError, DeviceError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

@@ -19,6 +19,9 @@ from training.data.published import CIFAR_10, MNIST, read_cifar, read_idx
 from training.data.table import load_table_again
 
 DIGITS = tuple("0123456789")
+IMPORTED = "import"
+"""Name for a recipe's, if networks were trained elsewhere. Their dataset holds images that they have not seen."""
+
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -104,9 +107,9 @@ def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixtur
     Raises:
         DatasetError: as `load_dataset`, or if the user's data is not what it was.
     """
-    name = config.training.dataset
+    name, spec, task = config.training.dataset, config.input, config.task
     if "@" not in name:
         return load_dataset(name, data)
-    if isinstance(config.input, ImageSpec):
-        return load_folder_again(name, data, config.input.shape)
-    return load_table_again(name, data, config.input, config.task)
+    if isinstance(spec, ImageSpec):
+        return load_folder_again(name, data, spec, task.outputs if config.training.recipe == IMPORTED else None)
+    return load_table_again(name, data, spec, task)

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,12 +34,15 @@ Split = Literal["train", "validation", "calibration", "test"]
 SHARES: dict[Split, float] = {"train": 0.6, "validation": 0.1, "calibration": 0.15, "test": 0.15}
 """Shares of each class if a folder is divided into all splits. Fewer splits keep the same proportions."""
 
+HELD_OUT: tuple[Split, ...] = ("validation", "calibration", "test")
+"""Splits of a folder of images that no network was trained on."""
+
 LEAST_CALIBRATION = math.ceil(1 / DEFAULT_RATE) - 1
 """Fewest images, of all classes together, for thresholds at the usual rate of false alarms."""
 
-OWN_SIZE, USUAL_SIZE, LEAST_SIZE = 64, 32, 8
+OWN_SIZE, USUAL_SIZE, LEAST_SIZE, LARGEST_SIZE = 64, 32, 8, 512
 """In pixels. If all images have one size, up to the first number, they keep it; otherwise they are resized to the
-second. No side is smaller than the third."""
+second. No side is smaller than the third or, for networks trained elsewhere, larger than the fourth."""
 
 UNREADABLE = 0.1
 """Largest share of files that may be unusable; if there are more, something else is wrong."""
@@ -92,23 +95,70 @@ def load_image_folder(folder: Path, size: int | None = None, grey: bool | None =
             if too many images are unusable.
     """
     layout = read_layout(folder)
-    return _load(folder, layout, _choose_shape([file.path for file in layout.files], size, grey))
+    return _load_own(folder, layout, _choose_shape([file.path for file in layout.files], size, grey))
 
 
-def load_folder_again(name: str, folder: Path, shape: Shape) -> Dataset:
+def load_named_folder(folder: Path, classes: Sequence[str], spec: ImageSpec, splits: Sequence[Split]) -> ImageFolder:
+    """Reads a folder of images for networks that exist already, and divides each class among some splits only.
+
+    Args:
+        folder: holds a folder for each class.
+        classes: names of the classes, in the order of the networks' outputs.
+        spec: the networks' input.
+        splits: the splits that get the images; the others are empty.
+
+    Raises:
+        DatasetError: as `load_image_folder`, or if the folder is divided into parts, or has other classes.
+    """
+    layout = read_layout(folder)
+    if "" not in layout.parts:
+        named = ", ".join(show(path.relative_to(folder)) for path in layout.parts.values())
+        raise DatasetError(f"{show(folder)} is divided into {named}; pass one of these folders instead")
+    if missing := [name for name in classes if name not in layout.classes]:
+        raise DatasetError(f"{show(folder)} has no folder {missing[0]}, only {', '.join(layout.classes)}")
+    if unknown := [name for name in layout.classes if name not in classes]:
+        raise DatasetError(f"{show(folder / unknown[0])} is not one of the classes {', '.join(classes)}")
+    return _load(folder, replace(layout, classes=tuple(classes)), spec, {"": tuple(splits)})
+
+
+def find_common_size(folder: Path) -> tuple[int, int]:
+    """Height and width of the images in a folder, if they are the same for all.
+
+    Raises:
+        DatasetError: if the sizes differ or are too large, if no image can be read, or as `read_layout`.
+    """
+    sizes, _ = _look([file.path for file in read_layout(folder).files])
+    if len(sizes) != 1 or max(max(sizes)) > LARGEST_SIZE:
+        seen = ", ".join(f"{width} × {height}" for width, height in sorted(sizes)[:LISTED]) or "no size"
+        more = " …" if len(sizes) > LISTED else ""
+        raise DatasetError(
+            f"the images in {show(folder)} have {seen}{more} pixels. Pass --size, the width and height that the "
+            "networks take; images are resized to it"
+        )
+    ((width, height),) = sizes
+    return height, width
+
+
+def load_folder_again(
+    name: str, folder: Path, spec: ImageSpec, held_out_classes: Sequence[str] | None = None
+) -> Dataset:
     """Loads the dataset that a checkpoint was trained on from its folder.
 
     Args:
         name: name of the dataset, with its digest.
         folder: where the images are now.
-        shape: shape of the networks' inputs.
+        spec: the networks' input.
+        held_out_classes: names of the classes if the folder was held out from networks that were trained elsewhere.
 
     Raises:
         DatasetError: if it is another folder, or if its images have changed.
     """
     original, digest = name.rsplit("@", 1)
     try:
-        found = _load(folder, read_layout(folder), shape)
+        if held_out_classes is None:
+            found = _load_own(folder, read_layout(folder), spec.shape)
+        else:
+            found = load_named_folder(folder, held_out_classes, spec, HELD_OUT)
     except DatasetError as error:
         raise DatasetError(f"{error}. The model was trained on the folder {original}; pass it with --data") from error
     if found.name.rsplit("@", 1)[1] != digest:
@@ -153,7 +203,8 @@ def _plan(parts: Collection[Part]) -> dict[Part, tuple[Split, ...]]:
     return dict.fromkeys(parts, tuple(SHARES))
 
 
-def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) -> Shape:
+def _look(paths: Sequence[Path]) -> tuple[set[tuple[int, int]], bool]:
+    """All sizes of images, as width and height, and whether one is stored in colour."""
     sizes, colours = set(), False
     for path in track(paths, "looking at images", "image"):
         try:
@@ -162,6 +213,11 @@ def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) ->
             continue  # it is listed when it is decoded
         sizes.add(file.upright_size)
         colours |= not file.grey
+    return sizes, colours
+
+
+def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) -> Shape:
+    sizes, colours = _look(paths)
     if grey is None:
         grey = not colours
     width, height = size or USUAL_SIZE, size or USUAL_SIZE
@@ -172,10 +228,16 @@ def _choose_shape(paths: Sequence[Path], size: int | None, grey: bool | None) ->
     return 1 if grey else 3, height, width
 
 
-def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
+def _load_own(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
+    """Reads a folder of images to train on, which are normalised by their own mean and standard deviation."""
     channels, height, width = shape
     colours: Literal[1, 3] = 1 if channels == 1 else 3
     plain = ImageSpec(channels=colours, height=height, width=width, mean=(0.0,) * colours, std=(1.0,) * colours)
+    found = _load(folder, layout, plain, _plan(layout.parts))
+    return replace(found, dataset=replace(found.dataset, input=_normalize(plain, found.dataset.train.inputs)))
+
+
+def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tuple[Split, ...]]) -> ImageFolder:
     names = {file: show(file.path.relative_to(folder)) for file in layout.files}
     decoded: dict[str, Tensor] = {}
     holders: dict[str, list[File]] = {}
@@ -185,7 +247,7 @@ def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
             content = file.path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             if digest not in decoded:
-                decoded[digest] = decode_image(content, plain, MAX_IMAGE_PIXELS, names[file])
+                decoded[digest] = decode_image(content, spec, MAX_IMAGE_PIXELS, names[file])
             holders.setdefault(digest, []).append(file)
         except ImageError as error:
             unreadable[names[file]] = error.message
@@ -207,18 +269,18 @@ def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
             continue
         for file in (first, *others):
             contradictory[names[file]] = next(names[o] for o in (first, *others) if o.label != file.label)
-    splits = _split(layout, list(digests), {names[file]: file for file in layout.files}, copies | contradictory)
+    splits = _split(layout, plan, list(digests), {names[file]: file for file in layout.files}, copies | contradictory)
     lines = sorted(f"{split} {names[file]} {digests[file]}" for split, own in splits.items() for file in own)
     examples = {
         split: Examples(
-            torch.stack([decoded[digests[file]] for file in own]),
-            torch.tensor([layout.classes.index(file.label) for file in own]),
+            torch.stack([decoded[digests[file]] for file in own]) if own else torch.empty(0, *spec.shape).byte(),
+            torch.tensor([layout.classes.index(file.label) for file in own], dtype=torch.int64),
         )
         for split, own in splits.items()
     }
     return ImageFolder(
         name=f"{show(folder.resolve().name)}@{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}",
-        dataset=Dataset(_normalize(plain, examples["train"].inputs), Classification(layout.classes), **examples),
+        dataset=Dataset(spec, Classification(layout.classes), **examples),
         paths={split: [file.path.relative_to(folder) for file in own] for split, own in splits.items()},
         unreadable=unreadable,
         copies=copies,
@@ -230,12 +292,17 @@ def _load(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
 
 
 def _split(
-    layout: Layout, files: Sequence[File], named: Mapping[str, File], others: Mapping[str, str]
+    layout: Layout,
+    plan: Mapping[Part, Sequence[Split]],
+    files: Sequence[File],
+    named: Mapping[str, File],
+    others: Mapping[str, str],
 ) -> dict[Split, list[File]]:
     """Random parts of each class, which are the same in every run, whatever its seed.
 
     Args:
         layout: the folder's layout.
+        plan: the splits that each part is divided into.
         files: usable files.
         named: all files by name.
         others: files that were left out because they equal another file, with that file.
@@ -245,7 +312,7 @@ def _split(
     grouped: dict[tuple[str, str], list[File]] = {}
     for file in files:
         grouped.setdefault((file.part, file.label), []).append(file)
-    for part, splits in _plan(layout.parts).items():
+    for part, splits in plan.items():
         for label in classes:
             own = grouped.get((part, label), [])
             sizes = divide(len(own), len(classes), splits)

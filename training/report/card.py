@@ -8,6 +8,7 @@ from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
+from training.data.datasets import IMPORTED
 from training.evaluation.attack_report import load_attack_report
 from training.evaluation.metrics import Metrics
 from training.report.card_attacks import describe_attacks
@@ -73,6 +74,11 @@ with {config.target.num_weights:,} weights{"" if alone else " each"}. Input: {gi
 
 def _describe_training(config: CheckpointConfig) -> str:
     training = config.training
+    if training.recipe == IMPORTED:
+        return f"""## Training
+
+The networks were trained elsewhere, and imported by `{training.command}`. Temperature, flags and metrics come from
+images of {training.dataset}. They are honest if the networks were not trained on these images."""
     return f"""## Training
 
 `{training.command}`: {training.steps:,} steps on {training.dataset} with seed {training.seed}."""

@@ -46,7 +46,7 @@ class DisputedImage:
 
 @dataclass(frozen=True)
 class ImagesReport:
-    """The report at the end of `hyperdraw-train images`, and the contents of `report.json`."""
+    """The report at the end of `hyperdraw-train images` and `import`, and the contents of `report.json`."""
 
     checkpoint: str
     version: str

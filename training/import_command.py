@@ -1,0 +1,116 @@
+"""The command `hyperdraw-train import`."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.checkpoint import dump_json
+from models.device import choose_device
+from training.endings import explain_errors
+from training.options import DeviceOption, JSONOption, OutOption, QuietOption
+from training.progress import be_quiet
+from training.report.own_images import describe_report
+from training.runs.importing import Import, import_networks
+
+
+def import_command(
+    states: Annotated[
+        list[Path],
+        typer.Argument(help="Safetensors files, each with the state dict of one trained network.", metavar="STATE…"),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Your Python file, and the name of the network in it: a PyTorch module, or a function that returns "
+            "one. The file is run with all your rights, as if you ran it yourself, so name only files that you trust.",
+            metavar="FILE.py:NAME",
+        ),
+    ],
+    classes: Annotated[
+        str, typer.Option(help="Names of the classes in the order of the network's outputs, with commas between them.")
+    ],
+    calibrate: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with a folder for each class, of images that the networks were not trained on. 25 % choose "
+            "the temperature, 37.5 % calibrate flags, 37.5 % test.",
+            metavar="DIR",
+        ),
+    ],
+    out: OutOption,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the same kind, of the images that a single network was trained on. Last-layer Laplace is "
+            "fitted to them; several networks need none.",
+            metavar="DIR",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=512,
+            help="Width and height that images are resized to.",
+            show_default="the images' own size, which must then be the same for all",
+        ),
+    ] = None,
+    mean: Annotated[
+        str,
+        typer.Option(help="Numbers that are subtracted from pixels in [0, 1]: one for all channels, or one for each."),
+    ] = "0",
+    std: Annotated[str, typer.Option(help="Numbers that pixels are then divided by, as for --mean.")] = "1",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Import networks that you have trained in PyTorch; calibrate and test them, and report how good they are.
+
+    Several state dicts of one network become a deep ensemble. A single one becomes a distribution by last-layer Laplace
+    (Daxberger et al., 2021), fitted to its training images. The network consists of layers in a row, as in
+    nn.Sequential, ends with a linear layer, and gives logits. Batch normalisation is folded into the layer before it. A
+    layer that cannot be converted is refused by name, and the outputs of both networks are compared.
+    """
+    names = tuple(name.strip() for name in classes.split(","))
+    if len(names) < 2 or len({*names}) < len(names) or not all(names):
+        raise typer.BadParameter(f"--classes needs two or more different names, such as a,b,c, not {classes!r}")
+    deviations = _read_numbers("--std", std)
+    if min(deviations) <= 0:
+        raise typer.BadParameter(f"--std needs numbers above 0, not {std!r}")
+    words = ["hyperdraw-train", "import", "--target", Path(target).name, *(path.name for path in states)]
+    words += ["--classes", ",".join(names), "--calibrate", calibrate.name]
+    words += ["--fit", fit.name] if fit else []
+    words += ["--size", str(size)] if size else []
+    words += ["--mean", mean] if mean != "0" else []
+    words += ["--std", std] if std != "1" else []
+    words += ["--out", "DIR"]
+    with explain_errors(), be_quiet(quiet):
+        report = import_networks(
+            Import(
+                target=target,
+                states=states,
+                classes=names,
+                calibrate=calibrate,
+                fit=fit,
+                size=size,
+                mean=_read_numbers("--mean", mean),
+                std=deviations,
+                out=out,
+                device=choose_device(device),
+                command=shlex.join(words),
+            )
+        )
+    typer.echo(dump_json(report).decode().rstrip() if as_json else describe_report(report))
+
+
+def _read_numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise typer.BadParameter(f"{flag} needs numbers, such as 0.5 or 0.49,0.48,0.45, not {text!r}")
+    return numbers

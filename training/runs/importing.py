@@ -1,0 +1,201 @@
+"""One import of networks that were trained elsewhere: they become a sampler, which is calibrated and evaluated."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import (
+    CheckpointConfig,
+    CheckpointError,
+    Training,
+    dump_json,
+    load_checkpoint,
+    save_checkpoint,
+    write_file,
+)
+from models.inputs.image import ImageSpec
+from models.samplers.deep_ensemble import DeepEnsemble, DeepEnsembleConfig
+from models.samplers.laplace import Laplace
+from models.targets.target import TargetNetwork
+from models.tasks.classification import Classification
+from models.tasks.probabilities import NotFiniteError
+from training.data.dataset import DatasetError
+from training.data.datasets import IMPORTED
+from training.data.image_folders import HELD_OUT, ImageFolder, find_common_size, load_named_folder
+from training.data.image_tree import show
+from training.denormals import flush_denormals
+from training.evaluation.metrics import ClassificationMetrics
+from training.imports.conversion import convert
+from training.imports.network import NetworkError, load_network
+from training.imports.states import load_state
+from training.progress import announce, warn
+from training.report.own_images import FILE as REPORT_FILE
+from training.report.own_images import ImagesReport, describe_images, describe_omissions, make_report
+from training.runs.checkpoints import calibrate_checkpoint, measure_directory
+from training.runs.laplace import fit_laplace
+from training.runs.run import TrainingError
+from training.runs.session import check_output
+
+NEEDS_IMAGES = (
+    "a single state dict is one network, which cannot disagree with itself. Pass --fit DIR, a folder of the images "
+    "that it was trained on, so that last-layer Laplace makes a distribution of it; or pass several state dicts"
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: what the user asked for."""
+
+    target: str
+    """`FILE.py:NAME`."""
+    states: Sequence[Path]
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the networks' outputs."""
+    calibrate: Path
+    fit: Path | None
+    size: int | None
+    mean: tuple[float, ...]
+    """Of each channel, or one number for all of them; pixels are from 0 to 1. So are the deviations."""
+    std: tuple[float, ...]
+    out: Path
+    device: torch.device
+    command: str
+    """The command that repeats it."""
+
+
+@flush_denormals()
+def import_networks(wanted: Import) -> ImagesReport:
+    """Makes a checkpoint of networks, calibrates and evaluates it. It appears in `out` when it is complete.
+
+    Raises:
+        NetworkError: if the networks cannot be imported.
+        DatasetError: if images are missing or damaged, or if the networks have seen some that they must not have seen.
+        TrainingError: if the checkpoint cannot be written.
+    """
+    _check_output(wanted.out)
+    if len(wanted.states) == 1 and wanted.fit is None:
+        raise NetworkError(NEEDS_IMAGES)
+    if len(wanted.states) > 1 and wanted.fit is not None:
+        raise NetworkError("--fit is for a single state dict; several are an ensemble, which needs no training images")
+    network = load_network(wanted.target)
+    size = (wanted.size, wanted.size) if wanted.size else find_common_size(wanted.calibrate)
+    conversion = convert(network, size)
+    target = conversion.target
+    if len(wanted.classes) != (outputs := target.num_outputs):
+        raise NetworkError(f"--classes names {len(wanted.classes)} classes, but the network has {outputs} outputs")
+    networks = []
+    for path in wanted.states:
+        load_state(path, network)
+        networks.append(conversion.read_weights())
+    _check_distinct(wanted.states, networks)
+    if conversion.folded:
+        announce(f"folded batch normalisations into the layers before them: {', '.join(conversion.folded)}")
+    spec = _make_spec(wanted, target.input_shape[0], size)
+    images = load_named_folder(wanted.calibrate, wanted.classes, spec, HELD_OUT)
+    for text in describe_omissions(images):
+        warn(text)
+    announce(describe_images(images))
+    sampler = _build_ensemble(target, networks) if wanted.fit is None else _fit(wanted, target, networks[0], images)
+    return _write(wanted, sampler, images)
+
+
+def _check_output(out: Path) -> None:
+    check_output(out, resume=False)
+    if out.exists() and any(out.iterdir()):
+        raise TrainingError(f"{out} is not empty. Choose another --out.")
+
+
+def _check_distinct(paths: Sequence[Path], networks: Sequence[Mapping[str, Tensor]]) -> None:
+    seen: dict[bytes, Path] = {}
+    for path, network in zip(paths, networks, strict=True):
+        if (digest := _digest(network.values())) in seen:
+            raise NetworkError(f"{seen[digest]} and {path} hold the same network")
+        seen[digest] = path
+
+
+def _digest(tensors: Iterable[Tensor]) -> bytes:
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).digest()
+
+
+def _make_spec(wanted: Import, channels: int, size: tuple[int, int]) -> ImageSpec:
+    colours = "grey" if channels == 1 else "colour"
+    for name, numbers in (("--mean", wanted.mean), ("--std", wanted.std)):
+        if len(numbers) not in (1, channels):
+            raise NetworkError(f"{name} has {len(numbers)} numbers, but the network takes {colours} images")
+    mean, std = (numbers * (channels // len(numbers)) for numbers in (wanted.mean, wanted.std))
+    return ImageSpec(channels=1 if channels == 1 else 3, height=size[0], width=size[1], mean=mean, std=std)
+
+
+def _build_ensemble(target: TargetNetwork, networks: Sequence[Mapping[str, Tensor]]) -> DeepEnsemble:
+    sampler = DeepEnsembleConfig(len(networks)).build(target)
+    sampler.networks.load_state_dict({name: torch.stack([n[name] for n in networks]) for name in networks[0]})
+    return sampler
+
+
+def _fit(wanted: Import, target: TargetNetwork, network: Mapping[str, Tensor], images: ImageFolder) -> Laplace:
+    assert wanted.fit is not None
+    spec, validation = images.dataset.input, images.dataset.validation
+    assert isinstance(spec, ImageSpec)
+    fitted = load_named_folder(wanted.fit, wanted.classes, spec, ("train",))
+    for text in describe_omissions(fitted):
+        warn(text)
+    _check_unseen(wanted, images, fitted)
+    train = fitted.dataset.train.inputs
+    fit = fit_laplace(target, network, spec, train, validation)
+    announce(
+        f"fitted last-layer Laplace to {len(train):,} images; a prior precision of "
+        f"{fit.sampler.config.prior_precision:.3g} has the least NLL on {len(validation):,} validation images: "
+        f"{fit.misfit:.4f}, where the network alone has {fit.misfit_alone:.4f}"
+    )
+    return fit.sampler
+
+
+def _check_unseen(wanted: Import, images: ImageFolder, fitted: ImageFolder) -> None:
+    """Checks that no image is for both fitting and calibration."""
+    assert wanted.fit is not None
+    seen = {_digest([image]): index for index, image in enumerate(fitted.dataset.train.inputs)}
+    for split in HELD_OUT:
+        for path, image in zip(images.paths[split], getattr(images.dataset, split).inputs, strict=True):
+            if (index := seen.get(_digest([image]))) is not None:
+                same = show(wanted.fit / fitted.paths["train"][index])
+                raise DatasetError(
+                    f"{show(wanted.calibrate / path)} equals {same}. Calibration needs images that the network was not "
+                    "trained on"
+                )
+
+
+def _write(wanted: Import, sampler: DeepEnsemble | Laplace, images: ImageFolder) -> ImagesReport:
+    """Writes, calibrates and evaluates a checkpoint beside `out`, and puts it there when it is complete."""
+    config = CheckpointConfig(
+        method=sampler.config,
+        target=sampler.target,
+        input=images.dataset.input,
+        task=Classification(wanted.classes),
+        training=Training(
+            recipe=IMPORTED, command=wanted.command, dataset=images.name, steps=0, planned_steps=0, seed=0
+        ),
+    )
+    out = wanted.out.resolve()
+    above = next(folder for folder in out.parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=above) as folder:
+        directory = Path(folder) / wanted.out.absolute().name
+        save_checkpoint(directory, config, sampler, "float32")
+        try:
+            checkpoint = calibrate_checkpoint(load_checkpoint(directory, wanted.device), directory, images.dataset)
+            metrics = measure_directory(directory, checkpoint, images.dataset, {})
+        except (CheckpointError, NotFiniteError) as error:
+            reason = error.reason if isinstance(error, CheckpointError) else str(error)
+            raise NetworkError(f"the images in {show(wanted.calibrate)} cannot be used: {reason}") from error
+        assert isinstance(metrics, ClassificationMetrics)
+        report = make_report(wanted.out, wanted.calibrate, images, checkpoint, metrics)
+        write_file(directory / REPORT_FILE, dump_json(report))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rmdir()  # it is empty
+        directory.replace(out)
+    return report
