@@ -211,7 +211,7 @@ def test_no_grab_bags(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "folder", "extras"),
     [
-        ("hyperdraw", "client", ["photographs"]),
+        ("hyperdraw", "client", ["parquet", "photographs"]),
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
         ("service", "", ["serve"]),

@@ -15,14 +15,23 @@ from typing import Annotated, Any, BinaryIO, TextIO
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from hyperdraw.answers import Classification, Prediction
 from hyperdraw.asking import SEED_LIMIT
 from hyperdraw.client import TIMEOUT, Client
 from hyperdraw.errors import HyperdrawError
-from hyperdraw.inputs import Inputs
+from hyperdraw.runs import predict_to_file
+from hyperdraw.sources import Source, find_inputs
+from hyperdraw.tables import check_format
 from hyperdraw.tensors import DType
 from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
 
@@ -55,7 +64,8 @@ app = CommandLine(
     rich_markup_mode="markdown",
     help=(
         "Ask a hyperdraw service for predictions with their uncertainty, and for sampled networks.\n\n"
-        "A first try, while `hyperdraw-serve` runs: `hyperdraw predict IMAGE`"
+        "A first try, while `hyperdraw-serve` runs: `hyperdraw predict IMAGE`, and then\n"
+        "`hyperdraw predict FOLDER --out answers.csv`"
     ),
 )
 
@@ -93,14 +103,25 @@ def write_to_any_terminal(
 
 @app.command("predict")
 def predict_command(
-    images: Annotated[
+    paths: Annotated[
         list[str] | None,
         typer.Argument(
-            help="PNG, JPEG or WebP files. A single - is standard input.", metavar="IMAGE…", show_default=False
+            help="PNG, JPEG or WebP files, folders of them, or tables of numbers: CSV files whose first line names the "
+            "columns. A single - is a picture from standard input.",
+            metavar="INPUT…",
+            show_default=False,
         ),
     ] = None,
     numbers: Annotated[
-        list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of an image. May be repeated.")
+        list[str] | None, typer.Option(help="A row of numbers, such as 1.5,-2, instead of a file. May be repeated.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a table of the answers, a row for each input: .csv, .jsonl or .parquet. An input that is "
+            "refused has a row that says why. If the command is interrupted, the same command goes on.",
+        ),
     ] = None,
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
@@ -121,24 +142,34 @@ def predict_command(
         typer.Option(help="Also answer with a set of classes that contains the true one for this share of inputs."),
     ] = None,
     as_json: JSONOption = False,
-    timeout: TimeoutOption = TIMEOUT,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="Seconds that the command may take, retries included. If it needs several requests, the time of each.",
+        ),
+    ] = TIMEOUT,
 ) -> None:
     """Classify images, or predict from numbers, and show how uncertain the networks are."""
-    if bool(images) == bool(numbers):
-        raise typer.BadParameter("give either images or --numbers")
-    pictures = [_open_stream(sys.stdin) if image == "-" else image for image in images or []]
-    inputs: Inputs = [*pictures, *map(_read_row, numbers or [])]
+    if bool(paths) == bool(numbers):
+        raise typer.BadParameter("give either files or --numbers")
+    asked: dict[str, Any] = {
+        "model": model,
+        "seed": seed,
+        "ensemble_size": ensemble_size,
+        "false_alarm_rate": false_alarm_rate,
+        "coverage": coverage,
+    }
     with _open_client(url, api_key, timeout) as client:
-        answer = client.predict(
-            inputs,
-            model=model,
-            seed=seed,
-            ensemble_size=ensemble_size,
-            false_alarm_rate=false_alarm_rate,
-            coverage=coverage,
-            members=not as_json,
-        )
-    names = images or numbers or []
+        sources: list[tuple[str, Source]] = [(text, _read_row(text)) for text in numbers or []]
+        for path in paths or []:
+            sources += [("-", _open_stream(sys.stdin))] if path == "-" else find_inputs(path)
+        if out is not None:
+            _write_predictions(client, out, sources, asked, as_json)
+            return
+        inputs: Any = [source for _, source in sources]
+        answer = client.predict(inputs, members=not as_json, **asked)
+    names = [name for name, _ in sources]
     if as_json:
         content = {"inputs": names, **dataclasses.asdict(answer)}
         if isinstance(answer, Classification):
@@ -150,6 +181,33 @@ def predict_command(
     for name, part in zip(names, parts, strict=True):
         show_prediction(console, name, part)
     show_provenance(console, answer)
+
+
+def _write_predictions(
+    client: Client, out: str, sources: list[tuple[str, Source]], asked: dict[str, Any], as_json: bool
+) -> None:
+    """Predicts inputs into a file. Ends the command with 1 if some are refused."""
+    check_format(out)
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=None)
+        run = predict_to_file(
+            client,
+            out,
+            sources,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            interrupted=lambda kept: typer.echo(f"{printable(kept)} The same command goes on from there.", err=True),
+            **asked,
+        )
+    if as_json:
+        _show_json(dataclasses.asdict(run))
+    else:
+        answers = "1 answer" if run.answered == 1 else f"{run.answered} answers"
+        typer.echo(printable(f"Wrote {out}: {answers} of {run.model} at version {run.version}, seed {run.seed}."))
+    if run.refused:
+        _show_error(f"{run.refused} of {len(sources)} inputs have no answer; the column error in {out} says why.")
+        raise typer.Exit(1)
 
 
 @app.command("sample")

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Union
@@ -57,16 +58,17 @@ class Item:
     """A picture's file, or a row in JSON."""
     name: str | None = None
     """Name of a picture for the service's messages; None for a row."""
-    pixels: int = 0
-    """Number of pixels; 0 if it is unknown."""
     shrunk: bool = False
+
+    @cached_property
+    def pixels(self) -> int:
+        """Number of pixels; 0 for a row, and if Pillow cannot tell."""
+        return 0 if self.name is None else count_pixels(self.content)
 
     def shrink(self, most: int) -> "Item | None":
         """The picture with at most `most` pixels. None if that is impossible, or was done before."""
         content = None if self.name is None or self.shrunk else shrink(self.content, most)
-        if content is None:
-            return None
-        return replace(self, content=content, pixels=min(self.pixels, most), shrunk=True)
+        return None if content is None else replace(self, content=content, shrunk=True)
 
 
 def list_inputs(inputs: Inputs) -> list[Any]:
@@ -117,7 +119,7 @@ def encode_input(index: int, value: Any, columns: Sequence[str] | None) -> Item:
     """
     if _is_picture(value):
         name, content = _read_picture(value)
-        return Item(index, content, name, count_pixels(content))
+        return Item(index, content, name)
     row = _order_row(value, columns or ()) if isinstance(value, Mapping) else value
     return Item(index, json.dumps(row).encode())
 

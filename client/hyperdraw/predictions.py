@@ -63,7 +63,8 @@ def predict(
         ensemble_size: number of networks, S; by default as many as the model was evaluated with.
         seed: seed of the networks; by default a fresh one, and the answer names it.
         false_alarm_rate: share of inputs like the training data for which each flag may be raised; by default 0.05.
-        coverage: probability with which a set of classes contains the true one; by default there are no sets.
+        coverage: probability with which a set of classes contains the true one, or an interval the number; by default
+            there are none.
         members: whether the answer also has the prediction of each network.
         parallel: most requests at the same time.
         timeout: seconds that the call may take, retries included; if it needs several requests, that each may take. The

@@ -155,7 +155,7 @@ def test_every_command_has_its_document(address: str, client: httpx.Client, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["predict", str(EXAMPLES)], 1, f"It is a directory. Name the pictures in it, for example {EXAMPLES}/*.png: "),
+        (["predict", str(ROOT / "docker")], 1, "No such file or directory"),
         (["predict", "/dev/zero"], 1, "larger than 1 MiB, too large for a picture: '/dev/zero'"),
         (["predict", "nowhere\n.png"], 1, "No such file or directory"),
         (["predict", SEVEN, "--timeout", "nan"], 2, "--timeout"),
