@@ -81,8 +81,8 @@ def import_command(
     if min(deviations) <= 0:
         raise typer.BadParameter(f"--std needs numbers above 0, not {std!r}")
     words = ["hyperdraw-train", "import", "--target", Path(target).name, *(path.name for path in states)]
-    words += ["--classes", ",".join(names), "--calibrate", calibrate.name]
     words += ["--fit", fit.name] if fit else []
+    words += ["--classes", ",".join(names), "--calibrate", calibrate.name]
     words += ["--size", str(size)] if size else []
     words += ["--mean", mean] if mean != "0" else []
     words += ["--std", std] if std != "1" else []

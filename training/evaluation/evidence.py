@@ -17,6 +17,7 @@ from models.predictions.detection import list_sizes
 from models.predictions.prediction import Outputs, Prediction, evaluate_members, interpret
 from models.tasks.classification import Classification
 from training.data.dataset import Dataset
+from training.data.datasets import IMPORTED
 from training.evaluation.evaluation import SEED
 from training.evaluation.measures import measure_auroc, measure_nll
 from training.tensors import read_tensors, select_below
@@ -103,8 +104,10 @@ def gather_evidence(
 
 
 def name_method(training: Training) -> str:
-    """The recipe with its options: the command without directory and seed."""
+    """The recipe with its options: the command without directory and seed. Of an import, the networks alone."""
     command = training.command.removeprefix("hyperdraw-train ").replace(" --out DIR", "")
+    if training.recipe == IMPORTED:
+        return command.partition(" --classes ")[0]
     return command.replace(f" --seed {training.seed}", "")
 
 

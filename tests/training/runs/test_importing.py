@@ -23,6 +23,7 @@ from tests.conftest import serve
 from tests.pictures import draw_image, encode
 from tests.training.data.test_own_images import draw_class, write_folder
 from training.__main__ import app
+from training.evaluation.evidence import name_method
 
 NET = """
 import torch
@@ -153,6 +154,8 @@ def test_the_checkpoint_is_whole(workshop: Workshop, ensemble: tuple[Path, Resul
     assert "imported by `hyperdraw-train import --target net.py:network 0.safetensors 1.safetensors 2" in card
     assert "--classes ring,bar --calibrate held --mean 0.2 --std 0.3 --out DIR`" in card
     assert str(workshop.path) not in card
+    names = "0.safetensors 1.safetensors 2.safetensors"
+    assert name_method(checkpoint.config.training) == f"import --target net.py:network {names}"
     assert sorted(out.parent.parent.iterdir()) == [out.parent]
 
 
