@@ -40,7 +40,10 @@ class ModelSummary(ModelIdentity):
     sampler: Mapping[str, Any]
     """`fresh_draws` says whether each seed gives new networks. Otherwise there are only `num_networks`."""
     input: Mapping[str, Any]
-    """`kind`, image with `channels`, `height` and `width`, or vector with `names`; `mean` and `std`."""
+    """`kind`, image with `channels`, `height` and `width`, or vector with `names`, both with `mean` and `std`; or table
+    with `columns`."""
+    backbone: Mapping[str, Any] | None
+    """The pretrained network whose features the networks take instead of images, if any: `source` and more."""
     task: Mapping[str, Any]
     """`kind`, classification with `classes`, or regression with `names`."""
 

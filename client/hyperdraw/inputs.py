@@ -32,7 +32,10 @@ or 3.
 """
 
 Row = Union[Sequence[float], NDArray[Any], "torch.Tensor", Mapping[str, Any]]
-"""Numbers in the order of the model, or by the names of its columns."""
+"""Numbers in the order of the model, or values by the names of its columns.
+
+Values for a table may also be text, dates and booleans; None and NaN are missing ones.
+"""
 
 Inputs = Union[Picture, Sequence[Picture | Row], "pandas.DataFrame"]
 """One picture or several, or rows of numbers.
@@ -40,6 +43,9 @@ Inputs = Union[Picture, Sequence[Picture | Row], "pandas.DataFrame"]
 An array or tensor of floating-point numbers [B, numbers] holds rows, and one of [B, H, W, C] or [B, C, H, W] pictures.
 A frame of pandas holds rows by the names of the model's columns; it may have more columns.
 """
+
+Columns = Mapping[str, bool]
+"""A model's columns in order, and whether each is one of a table. Otherwise it is a number that is never missing."""
 
 _ROWS = "application/json"
 """Content type of rows of numbers."""
@@ -105,13 +111,13 @@ def list_inputs(inputs: Inputs) -> list[Any]:
     return values if all(isinstance(value, Mapping) for value in values) else _read_rows(values)
 
 
-def encode_input(index: int, value: Any, columns: Sequence[str] | None) -> Item:
+def encode_input(index: int, value: Any, columns: Columns | None) -> Item:
     """A picture or row of `list_inputs` as it is sent.
 
     Args:
         index: its number.
         value: the picture or row.
-        columns: the model's columns, in order, for rows that are mappings.
+        columns: the model's columns, for rows that are mappings.
 
     Raises:
         ValueError: if a value is out of range, or a column is missing.
@@ -120,7 +126,7 @@ def encode_input(index: int, value: Any, columns: Sequence[str] | None) -> Item:
     if _is_picture(value):
         name, content = _read_picture(value)
         return Item(index, content, name)
-    row = _order_row(value, columns or ()) if isinstance(value, Mapping) else value
+    row = _order_row(value, columns or {}) if isinstance(value, Mapping) else value
     return Item(index, json.dumps(row).encode())
 
 
@@ -180,20 +186,30 @@ def _read_rows(rows: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
     return listed
 
 
-def _order_row(row: Mapping[str, Any], columns: Sequence[str]) -> list[float]:
-    """The numbers of a row in the model's order."""
+def _order_row(row: Mapping[str, Any], columns: Columns) -> list[Any]:
+    """The values of a row in the model's order."""
     if missing := [column for column in columns if column not in row]:
         raise ValueError(f"a row lacks the column {missing[0]}; the model takes {', '.join(columns)}")
-    numbers = []
-    for column in columns:
-        try:
-            number = float(row[column])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{column} is {row[column]!r}, not a number") from error
-        if not math.isfinite(number):
-            raise ValueError(f"{column} is {number}, not a finite number")
-        numbers.append(number)
-    return numbers
+    return [_write_value(column, row[column], of_table) for column, of_table in columns.items()]
+
+
+def _write_value(column: str, value: Any, of_table: bool) -> Any:
+    """A value as it is sent. A table's may be missing, or text; the service knows what each column takes."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if of_table:
+        if value is None or value != value:  # NaN, and pandas' NaT
+            return None
+        if hasattr(value, "isoformat"):
+            return value.isoformat()
+        return value if isinstance(value, bool | int | float) else str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{column} is {value!r}, not a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{column} is {number}, not a finite number")
+    return number
 
 
 def _is_picture(value: object) -> bool:

@@ -13,7 +13,7 @@ from hyperdraw.answers import ModelSummary, Prediction, RequestLimits, join_pred
 from hyperdraw.asking import ask_model, choose_seed, describe_model, find_path, list_models, set_limit
 from hyperdraw.attempts import Attempts, Together
 from hyperdraw.errors import HyperdrawError, InvalidRequest, NotFound, ServiceError
-from hyperdraw.inputs import Inputs, Item, Picture, Row, encode_body, encode_input, list_inputs
+from hyperdraw.inputs import Columns, Inputs, Item, Picture, Row, encode_body, encode_input, list_inputs
 from hyperdraw.tensors import TensorFile
 from hyperdraw.transfer import Connection, Parameters, RequestSpec, TimeLimit, Transfer
 
@@ -282,7 +282,7 @@ def _ask_at_once(
         raise _reword(error, error.message, hint) from error
 
 
-def _encode_all(values: list[Any], columns: tuple[str, ...] | None) -> Iterator[Item]:
+def _encode_all(values: list[Any], columns: Columns | None) -> Iterator[Item]:
     """The inputs of a call as they are sent."""
     for index, value in enumerate(values):
         try:
@@ -352,24 +352,28 @@ def _reword(error: Refusal, message: str, hint: str) -> Refusal:
     return type(error)(error.status, error.code, message, hint, error.retry_after)
 
 
-def _read_columns(described: ModelSummary) -> tuple[str, ...]:
-    """Names of a model's numbers.
+def _read_columns(described: ModelSummary) -> Columns:
+    """A model's columns.
 
     Raises:
         ValueError: if it takes pictures.
     """
     if mistake := _find_mistake(described, rows=True):
         raise ValueError(mistake)
-    return tuple(described.input["names"])
+    if described.input["kind"] == "table":
+        return {column["name"]: True for column in described.input["columns"]}
+    return dict.fromkeys(described.input["names"], False)
 
 
 def _find_mistake(described: ModelSummary, rows: bool) -> str | None:
     """What to say if a model takes pictures rather than rows, or the reverse."""
     takes, name = described.input.get("kind"), described.name
     if rows and takes == "image":
-        return f"{name} takes pictures, not rows of numbers: files, or pixels as arrays."
+        return f"{name} takes pictures, not rows: files, or pixels as arrays."
     if not rows and takes == "vector":
         return f"{name} takes rows of numbers, not pictures: {', '.join(described.input['names'])}."
+    if not rows and takes == "table":
+        return f"{name} takes rows, not pictures: {', '.join(column['name'] for column in described.input['columns'])}."
     return None
 
 

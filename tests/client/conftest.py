@@ -17,6 +17,7 @@ from models.targets.target import TargetNetwork
 from models.tasks.regression import Regression
 from service.app import create_app
 from service.settings import Settings
+from tests.checkpoints import save_table
 from tests.client.gateway import Ask, Environment
 from tests.conftest import serve
 
@@ -67,7 +68,7 @@ def address(client: httpx.Client) -> str:
 
 @pytest.fixture(scope="module")
 def line_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A regression by three networks, not calibrated; the service's address."""
+    """A regression by three networks, and a classifier of rows of a table, not calibrated; the service's address."""
     directory = tmp_path_factory.mktemp("checkpoints")
     sampler = DeepEnsembleConfig(networks=3).build(TargetNetwork((2,), (Linear(4), Activation(), Linear(1)))).eval()
     config = CheckpointConfig(
@@ -78,5 +79,6 @@ def line_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         training=Training("test", "none", "digits", 0, 0, 0),
     )
     save_checkpoint(directory / "line", config, sampler, "float32")
-    with serve(create_app(Settings(checkpoints=directory))) as address:
+    save_table(directory / "people")
+    with serve(create_app(Settings(checkpoints=directory, default_model="line"))) as address:
         yield address

@@ -118,7 +118,7 @@ class TestCommandLine:
 
     def test_numbers_are_listed_and_models_of_them_refuse_pictures(self, line_address: str) -> None:
         assert re.search(r"line +deep_ensemble +3 +a, b +y", self.run("models", "--url", line_address))
-        assert "takes numbers" in self.run("predict", self.PICTURE, "--url", line_address, code=1)
+        assert "takes rows of numbers" in self.run("predict", self.PICTURE, "--url", line_address, code=1)
 
     def test_numbers_are_predicted_from_numbers(self, line_address: str) -> None:
         with hyperdraw.Client(line_address) as client:

@@ -1,10 +1,13 @@
 """Pictures and rows of numbers that the client takes, and those that it rejects."""
 
+import datetime
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hyperdraw
 import numpy as np
 import pandas
@@ -177,7 +180,7 @@ def test_a_file_that_is_open_as_text_is_explained() -> None:
 def test_the_inputs_of_another_kind_of_model_are_explained(ask: Ask, address: str, line_address: str) -> None:
     with pytest.raises(hyperdraw.InvalidRequest) as caught:
         ask(address, "predict", np.zeros((8, 8), np.float32))
-    assert caught.value.hint == "digits takes pictures, not rows of numbers: files, or pixels as arrays."
+    assert caught.value.hint == "digits takes pictures, not rows: files, or pixels as arrays."
     assert caught.value.status == 422
     with pytest.raises(hyperdraw.InvalidRequest) as caught:
         ask(line_address, "predict", PICTURE)
@@ -212,3 +215,30 @@ def test_rows_by_name_are_put_in_the_order_of_the_model(ask: Ask, line_address: 
 def test_cells_that_are_no_numbers_are_explained(line_address: str, columns: Any, message: str) -> None:
     with hyperdraw.Client(line_address) as asking, pytest.raises(ValueError, match=message):
         asking.predict(pandas.DataFrame(columns))
+
+
+def test_rows_of_a_table_are_sent_as_they_are(ask: Ask, line_address: str, tmp_path: Path) -> None:
+    rows = [
+        {"since": "2020-01-01", "age": 41, "sex": "f", "unused": 1},
+        {"since": datetime.date(2021, 3, 1), "age": None, "sex": "m"},
+        {"since": "2019-07-07", "age": math.nan, "sex": np.str_("f")},
+    ]
+    answer = ask(line_address, "predict", rows, model="people", seed=7)
+    sent: list[dict[str, Any]] = [
+        {"since": "2020-01-01", "age": 41, "sex": "f"},
+        {"since": "2021-03-01", "age": None, "sex": "m"},
+        {"since": "2019-07-07", "age": None, "sex": "f"},
+    ]
+    path = f"{line_address}/v1/models/people/predict"
+    expected = httpx.post(path, json={"inputs": sent}, params={"seed": 7}).json()["predictions"]
+    assert answer.probabilities.tolist() == [pytest.approx(each["probabilities"], rel=1e-4) for each in expected]
+    frame = pandas.DataFrame(rows)[["sex", "age", "since"]]
+    again = ask(line_address, "predict", frame, model="people", seed=7)
+    assert again.probabilities.tolist() == answer.probabilities.tolist()
+    with pytest.raises(hyperdraw.InvalidRequest, match="sex in row 1 is 'x'"):
+        ask(line_address, "predict", [sent[0], {**sent[1], "sex": "x"}], model="people")
+    with pytest.raises(ValueError, match="a row lacks the column sex; the model takes age, sex, since"):
+        ask(line_address, "predict", [{"age": 1, "since": "2020-01-01"}], model="people")
+    with pytest.raises(hyperdraw.InvalidRequest) as caught:
+        ask(line_address, "predict", PICTURE, model="people")
+    assert caught.value.hint == "people takes rows, not pictures: age, sex, since."

@@ -149,7 +149,7 @@ def test_a_refused_input_ends_only_itself(ask: Ask, address: str, line_address: 
     numbers = collect(ask, line_address, rows, seed=7)
     assert numbers[0].mean == numbers[1].mean
     assert "lacks the column b" in str(numbers[2])
-    assert "Row 3 has 1 number" in str(numbers[3])
+    assert "Row 3 has 1 value(s), not 2" in str(numbers[3])
     assert "a in row 4 is 1e+30" in str(numbers[4])
     assert "line takes rows of numbers" in str(numbers[5])
 

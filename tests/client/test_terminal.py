@@ -162,7 +162,7 @@ def test_every_command_has_its_document(address: str, client: httpx.Client, tmp_
         (["predict", SEVEN, "--timeout", "0"], 2, "--timeout"),
         (["models", "--timeout", "inf"], 0, ""),
         (["sample", "--out", str(EXAMPLES)], 1, f"Is a directory: '{EXAMPLES}'"),
-        (["predict", "--numbers", "1,2"], 1, "digits takes pictures, not rows of numbers"),
+        (["predict", "--numbers", "1,2"], 1, "digits takes pictures, not rows"),
     ],
 )
 def test_mistakes_are_explained(
