@@ -106,8 +106,8 @@ def predict_command(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            help="PNG, JPEG or WebP files, folders of them, or tables of numbers: CSV files whose first line names the "
-            "columns. A single - is a picture from standard input.",
+            help="Pictures, such as PNG, JPEG and WebP files, folders of them, or tables: CSV files whose first line "
+            "names the columns. A single - is a picture from standard input.",
             metavar="INPUT…",
             show_default=False,
         ),
@@ -150,7 +150,7 @@ def predict_command(
         ),
     ] = TIMEOUT,
 ) -> None:
-    """Classify images, or predict from numbers, and show how uncertain the networks are."""
+    """Predict from pictures or rows, and show how uncertain the networks are."""
     if bool(paths) == bool(numbers):
         raise typer.BadParameter("give either files or --numbers")
     asked: dict[str, Any] = {

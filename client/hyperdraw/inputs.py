@@ -1,4 +1,4 @@
-"""Pictures and numbers as the bodies of requests.
+"""Pictures and rows as the bodies of requests.
 
 Shapes: B inputs, H × W pixels, C channels.
 """
@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture = Union[str, PathLike[str], bytes, bytearray, memoryview, BinaryIO, NDArray[Any], "Image.Image", "torch.Tensor"]
-"""A path, the bytes of a PNG, JPEG or WebP file, an open file, an image of Pillow, or pixels as an array or a tensor.
+"""A path, the bytes of a picture's file, an open file, an image of Pillow, or pixels as an array or a tensor.
 
 Pixels are whole numbers from 0 to 255 or floating-point numbers from 0 to 1, [H, W], [H, W, C] or [C, H, W] with C = 1
 or 3.
 """
 
-Row = Union[Sequence[float], NDArray[Any], "torch.Tensor", Mapping[str, Any]]
-"""Numbers in the order of the model, or values by the names of its columns.
+Row = Union[Sequence[Any], NDArray[Any], "torch.Tensor", Mapping[str, Any]]
+"""Values in the order of the model's columns, or by their names.
 
 Values for a table may also be text, dates and booleans; None and NaN are missing ones.
 """
@@ -78,11 +79,11 @@ class Item:
 
 
 def list_inputs(inputs: Inputs) -> list[Any]:
-    """The single inputs: pictures, rows as lists of numbers, or rows as mappings. All are of the same kind.
+    """The single inputs: pictures, rows as lists of values, or rows as mappings. All are of the same kind.
 
     Raises:
-        ValueError: if the inputs are neither pictures nor rows of finite numbers. Pixels that are out of range, and the
-            numbers of mappings, are checked later.
+        ValueError: if the inputs are neither pictures nor rows. Pixels that are out of range, and the values of rows of
+            a table, are checked later.
     """
     given: Any = _read_tensor(inputs)
     if isinstance(given, find_class("pandas", "DataFrame")):
@@ -127,7 +128,10 @@ def encode_input(index: int, value: Any, columns: Columns | None) -> Item:
         name, content = _read_picture(value)
         return Item(index, content, name)
     row = _order_row(value, columns or {}) if isinstance(value, Mapping) else value
-    return Item(index, json.dumps(row).encode())
+    try:
+        return Item(index, json.dumps(row, allow_nan=False).encode())
+    except ValueError as error:
+        raise ValueError(f"a row must have finite numbers, text, dates or missing values; this is {row}") from error
 
 
 def encode_body(items: Sequence[Item]) -> tuple[bytes, str]:
@@ -148,13 +152,14 @@ def _read_tensor(value: Any) -> Any:
 
 
 def _read_frame(frame: Any) -> list[dict[str, Any]]:
-    """Rows by the names of their columns."""
+    """Rows by the names of their columns. None is a missing value."""
     if not len(frame):
         raise ValueError("the frame has no rows")
     names = [str(name) for name in frame.columns]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"the frame has several columns named {min(repeated)}")
-    return [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+    known = frame.astype(object).where(frame.notna(), None)
+    return [dict(zip(names, row, strict=True)) for row in known.itertuples(index=False, name=None)]
 
 
 def _check_array(array: NDArray[Any]) -> None:
@@ -171,8 +176,10 @@ def _check_array(array: NDArray[Any]) -> None:
     check_pixels(array, alone=True)
 
 
-def _read_rows(rows: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
-    """Rows of numbers, [B, numbers]."""
+def _read_rows(rows: Sequence[Any] | NDArray[Any]) -> list[list[Any]]:
+    """Rows of numbers, [B, numbers], or of a table's values in order."""
+    if all(isinstance(row, list | tuple) for row in rows) and any(_is_of_table(cell) for row in rows for cell in row):
+        return [[_write_value("", cell, True) for cell in row] for row in rows]
     try:
         numbers = np.asarray(rows, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -182,7 +189,7 @@ def _read_rows(rows: Sequence[Any] | NDArray[Any]) -> list[list[float]]:
         raise ValueError(f"inputs must be pictures, or rows of finite numbers; this is {array}. {PIXELS}")
     if not np.isfinite(numbers).all():
         raise ValueError("inputs must be pictures, or rows of finite numbers; some of these are not finite")
-    listed: list[list[float]] = numbers.tolist()
+    listed: list[list[Any]] = numbers.tolist()
     return listed
 
 
@@ -193,6 +200,11 @@ def _order_row(row: Mapping[str, Any], columns: Columns) -> list[Any]:
     return [_write_value(column, row[column], of_table) for column, of_table in columns.items()]
 
 
+def _is_of_table(cell: object) -> bool:
+    """Whether a value is one that only a table has."""
+    return cell is None or isinstance(cell, str | bool | date)
+
+
 def _write_value(column: str, value: Any, of_table: bool) -> Any:
     """A value as it is sent. A table's may be missing, or text; the service knows what each column takes."""
     if isinstance(value, np.generic):
@@ -200,7 +212,7 @@ def _write_value(column: str, value: Any, of_table: bool) -> Any:
     if of_table:
         if value is None or value != value:  # NaN, and pandas' NaT
             return None
-        if hasattr(value, "isoformat"):
+        if isinstance(value, date):
             return value.isoformat()
         return value if isinstance(value, bool | int | float) else str(value)
     try:

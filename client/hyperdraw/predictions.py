@@ -54,11 +54,11 @@ def predict(
 
     Args:
         client: the client that asks.
-        inputs: one picture or several: paths, bytes of PNG, JPEG or WebP files, open files, images of Pillow, or pixels
-            in arrays of numpy or tensors of PyTorch. Pixels are whole numbers from 0 to 255 or floating-point numbers
-            from 0 to 1, [H, W], [H, W, C] or [C, H, W] with C = 1 or 3; [B, H, W, C] and [B, C, H, W] are several
-            pictures. For a model of vectors, rows of numbers: [B, numbers], mappings by the names of the model's
-            columns, or a frame of pandas, which may have more columns.
+        inputs: one picture or several: paths, bytes of files, open files, images of Pillow, or pixels, which are arrays
+            of numpy or tensors of PyTorch. Pixels are whole numbers from 0 to 255 or floating-point numbers from 0 to
+            1, [H, W], [H, W, C] or [C, H, W] with C = 1 or 3; [B, H, W, C] and [B, C, H, W] are several pictures. For a
+            model of numbers or of a table, rows: [B, numbers], lists of values in the order of the model's columns,
+            mappings by their names, or a frame of pandas. Mappings and frames may have more columns.
         model: name of the model; by default the service's default model, which is looked up once.
         ensemble_size: number of networks, S; by default as many as the model was evaluated with.
         seed: seed of the networks; by default a fresh one, and the answer names it.
@@ -71,7 +71,7 @@ def predict(
             service drops what it cannot answer in time.
 
     Raises:
-        ValueError: if inputs are neither pictures nor rows of finite numbers, or can be read in two ways.
+        ValueError: if inputs are neither pictures nor rows, or can be read in two ways.
         OSError: if a file cannot be read.
         InvalidRequest: if the model does not take these inputs or parameters.
         NotFound: if there is no such model, or another version of it is loaded meanwhile.

@@ -1,4 +1,4 @@
-"""Inputs as a command names them: pictures, folders of pictures, and tables of numbers."""
+"""Inputs as a command names them: pictures, folders of pictures, and tables."""
 
 import csv
 import errno
@@ -12,7 +12,7 @@ _PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", 
 _TABLES = (".csv", ".tsv")
 
 Source = str | BinaryIO | list[float] | Mapping[str, Any]
-"""A picture's path, an open picture, or a row, whose numbers may be those of named columns."""
+"""A picture's path, an open picture, or a row, whose values may be those of named columns."""
 
 
 def find_inputs(path: str) -> list[tuple[str, Source]]:

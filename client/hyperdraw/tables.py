@@ -41,7 +41,7 @@ def make_row(name: str, answer: Prediction) -> dict[str, Any]:
         row |= {measure: _round(value) for measure, value in vars(answer.uncertainty).items()}
         if answer.prediction_sets is not None:
             held = zip(answer.classes, answer.prediction_sets, strict=True)
-            row |= {"prediction_set": [label for label, member in held if member], "coverage": answer.coverage}
+            row["prediction_set"] = [label for label, member in held if member]
     else:
         fields = vars(answer).items()
         measures: dict[str, Any] = {name: value for name, value in fields if isinstance(value, np.ndarray | np.generic)}
@@ -49,6 +49,8 @@ def make_row(name: str, answer: Prediction) -> dict[str, Any]:
         for k, number in enumerate(answer.names):
             row |= {f"{number}.{measure}": _round(value[k]) for measure, value in measures.items() if value.ndim}
         row |= {measure: _round(value) for measure, value in measures.items() if not value.ndim}
+    if answer.coverage is not None:
+        row["coverage"] = answer.coverage
     for flag, judged in answer.flags.items():
         row |= {flag: bool(judged.flagged), f"{flag}.score": _round(judged.scores)}
     return row

@@ -208,8 +208,8 @@ def test_rows_by_name_are_put_in_the_order_of_the_model(ask: Ask, line_address: 
     [
         ({"a": [1, 2]}, "input 0: a row lacks the column b; the model takes a, b"),
         ({"a": [1, 2], "b": [1, "x"]}, "input 1: b is 'x', not a number"),
-        ({"a": [1, 2], "b": [1, None]}, "input 1: b is nan, not a finite number"),
-        ({"a": pandas.array([1, None], "Int64"), "b": [1, 2]}, "input 1: a is <NA>, not a number"),
+        ({"a": [1, 2], "b": [1, None]}, "input 1: b is None, not a number"),
+        ({"a": pandas.array([1, None], "Int64"), "b": [1, 2]}, "input 1: a is None, not a number"),
     ],
 )
 def test_cells_that_are_no_numbers_are_explained(line_address: str, columns: Any, message: str) -> None:
@@ -218,7 +218,7 @@ def test_cells_that_are_no_numbers_are_explained(line_address: str, columns: Any
 
 
 def test_rows_of_a_table_are_sent_as_they_are(ask: Ask, line_address: str, tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"since": "2020-01-01", "age": 41, "sex": "f", "unused": 1},
         {"since": datetime.date(2021, 3, 1), "age": None, "sex": "m"},
         {"since": "2019-07-07", "age": math.nan, "sex": np.str_("f")},
@@ -233,10 +233,17 @@ def test_rows_of_a_table_are_sent_as_they_are(ask: Ask, line_address: str, tmp_p
     expected = httpx.post(path, json={"inputs": sent}, params={"seed": 7}).json()["predictions"]
     assert answer.probabilities.tolist() == [pytest.approx(each["probabilities"], rel=1e-4) for each in expected]
     frame = pandas.DataFrame(rows)[["sex", "age", "since"]]
-    again = ask(line_address, "predict", frame, model="people", seed=7)
-    assert again.probabilities.tolist() == answer.probabilities.tolist()
+    dates = frame.assign(age=frame["age"].astype("Int64"), since=pandas.to_datetime(frame["since"].astype(str)))
+    ordered = [[row[name] for name in ("age", "sex", "since")] for row in rows]
+    for inputs in (frame, dates, ordered, list(map(tuple, ordered))):
+        again = ask(line_address, "predict", inputs, model="people", seed=7)
+        assert again.probabilities.tolist() == answer.probabilities.tolist()
     with pytest.raises(hyperdraw.InvalidRequest, match="sex in row 1 is 'x'"):
         ask(line_address, "predict", [sent[0], {**sent[1], "sex": "x"}], model="people")
+    with pytest.raises(hyperdraw.InvalidRequest, match=r"Row 1 has 2 value\(s\), not 3"):
+        ask(line_address, "predict", [ordered[0], ordered[1][:2]], model="people")
+    with pytest.raises(ValueError, match=r"input 1: a row must have finite numbers.*inf"):
+        ask(line_address, "predict", [sent[0], {**sent[1], "age": math.inf}], model="people")
     with pytest.raises(ValueError, match="a row lacks the column sex; the model takes age, sex, since"):
         ask(line_address, "predict", [{"age": 1, "since": "2020-01-01"}], model="people")
     with pytest.raises(hyperdraw.InvalidRequest) as caught:

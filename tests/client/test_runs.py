@@ -1,6 +1,7 @@
 """Predictions of folders, tables and many files into a file."""
 
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pandas
 import pytest
 from hyperdraw.__main__ import app as command_line
+from hyperdraw.tables import make_row
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -121,6 +123,24 @@ def test_a_table_of_numbers_becomes_a_table_of_answers(line_address: str, tmp_pa
 
     assert invoke(line_address, "--numbers", "0.5,-1", "--numbers", "2,3", "--out", out, "--seed", "7").exit_code == 0
     assert [row["y.mean"] for row in read(out)] == [row["y.mean"] for row in rows]
+
+    ends = {"interval_lower": answer.mean[0] - 1, "interval_upper": answer.mean[0] + 1}
+    row = make_row("a", dataclasses.replace(answer[0], **ends, coverage=0.9))
+    assert row["y.interval_lower"] < row["y.mean"] < row["y.interval_upper"]
+    assert row["coverage"] == 0.9
+
+
+def test_the_rows_of_a_table_may_hold_text_and_lack_values(line_address: str, tmp_path: Path) -> None:
+    given, out = tmp_path / "people.csv", tmp_path / "out.csv"
+    given.write_text("sex,since,age,town\nf,2020-05-01,59,Bonn\nm,2021-01-01,,Ulm\nd,2021-01-01,5,Ulm\n")
+    assert invoke(line_address, given, "--model", "people", "--out", out, "--seed", "7").exit_code == 1
+    with hyperdraw.Client(line_address) as client:
+        answer = client.predict([[59, "f", "2020-05-01"], [None, "m", "2021-01-01"]], model="people", seed=7)
+    assert isinstance(answer, hyperdraw.Classification)
+    *rows, wrong = read(out)
+    assert [row["label"] for row in rows] == answer.labels.tolist()
+    np.testing.assert_allclose([row["probability.Rome"] for row in rows], answer.probabilities[:, 1], rtol=1e-5)
+    assert wrong["error"] == "sex in row 2 is 'd'. It must be one of f, m."
 
 
 def test_an_interrupted_run_goes_on(address: str, client: httpx.Client, folder: Path, tmp_path: Path) -> None:
