@@ -157,8 +157,14 @@ class Settings(BaseSettings):
         default=64 * 2**20, description="Largest request body after decompression, in bytes."
     )
     max_inputs: Count = Field(default=256, description="Most inputs in a request.")
-    max_image_pixels: Count = Field(default=16_000_000, description="Most pixels of an image.")
-    max_request_pixels: Count = Field(default=256_000_000, description="Most pixels of all images in a request.")
+    max_image_pixels: Count = Field(
+        default=25_000_000,
+        description="Most pixels of an image. A JPEG may have twice as many, WebP and AVIF three quarters of them, and "
+        "an image with 16 bits per channel half of them.",
+    )
+    max_request_pixels: Count = Field(
+        default=256_000_000, description="Most pixels of all images in a request; a JPEG's count half."
+    )
     max_queue_pixels: Count = Field(
         default=1_024_000_000,
         description="Most pixels that may wait to be decoded. Excess requests get 429 with Retry-After.",

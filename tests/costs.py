@@ -15,7 +15,7 @@ from tests.faults.conftest import IMAGE, MODEL, PREDICT, Service, report
 from tests.hostile import make_request
 from tests.waiting import PATIENCE
 
-MOST_SECONDS, MOST_MEBIBYTES = 2.0, 200.0
+MOST_SECONDS, MOST_MEBIBYTES = 2.0, 320.0
 """Of processor time, where a request usually takes less than a tenth of it, and of memory."""
 
 USUAL_SECONDS = 0.12

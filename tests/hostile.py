@@ -17,12 +17,16 @@ from tests.pictures import chunk, draw_image, encode, repeat_scan
 MOST_BYTES = 2**20
 """Of a request."""
 
-PICTURES = [encode(draw_image("RGB", size=(40, 30)), kind) for kind in ("PNG", "JPEG", "WEBP")]
+KINDS_OF_IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+PICTURES = [encode(draw_image("RGB", size=(40, 30)), kind) for kind in KINDS_OF_IMAGES]
 LARGE = [
-    encode(Image.new("RGB", (4000, 4000)), "PNG"),
-    encode(Image.new("L", (4000, 4000)), "JPEG"),
-    encode(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True),
-    encode(Image.new("RGB", (3400, 3400)), "WEBP", lossless=True),
+    encode(Image.new("RGB", (5000, 5000)), "PNG"),
+    encode(Image.new("L", (7000, 7000)), "JPEG"),
+    encode(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True),
+    encode(Image.new("RGB", (4300, 4300)), "WEBP", lossless=True),
+    encode(Image.new("P", (5000, 5000)), "GIF"),
+    encode(Image.new("1", (5000, 5000)), "TIFF", compression="group4"),
+    encode(Image.new("RGB", (4300, 4300)), "AVIF", speed=10),
 ]
 """A few kilobytes each, and as many pixels as may be."""
 
@@ -139,7 +143,7 @@ def _damage(generator: random.Random, size: int) -> bytes:
 def _bomb(generator: random.Random, size: int) -> bytes:
     if generator.random() < 0.3:
         return repeat_scan(min(size, 2**17) // 31 + 1)
-    width, height = generator.choice([(4000, 4000), (65_000, 65_000), (2**31 - 1, 1), (1, 16_000_000), (0, 0)])
+    width, height = generator.choice([(5000, 5000), (65_000, 65_000), (2**31 - 1, 1), (1, 25_000_000), (0, 0)])
     depth, colour = generator.choice([(8, 0), (8, 2), (8, 6), (16, 2), (1, 0), (8, 3)])
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, generator.randint(0, 1)))
     pixels = chunk(b"IDAT", zlib.compress(bytes(min(64_000_000, 200 * size)), 9))

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -41,6 +42,43 @@ def write_png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def draw_black(*before: bytes) -> bytes:
+    """Of 28 × 28 black pixels, with chunks before them."""
+    return write_png(28, 28, bytes(28 * 29), 8, 0, *before)
+
+
+def write_tiff(
+    width: int,
+    height: int,
+    pixels: bytes,
+    tags: Mapping[int, int | tuple[int, ...]],
+    order: str = "<",
+    strips: int = 1,
+) -> bytes:
+    """An uncompressed TIFF of pixels as they are stored, in strips (or, with their tags, tiles) of equal length."""
+    start = 8 + len(pixels)
+    length = len(pixels) // strips
+    places = (324, 325) if 322 in tags else (273, 279)
+    entries: dict[int, int | tuple[int, ...]] = {
+        256: width,
+        257: height,
+        places[0]: tuple(8 + length * number for number in range(strips)),
+        places[1]: (length,) * strips,
+        **({278: height} if places[0] == 273 else {}),
+        **tags,
+    }
+    position, directory, values = start + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, value in sorted(entries.items()):
+        listed = value if isinstance(value, tuple) else (value,)
+        short = tag in (258, 262, 277, 284, 338)
+        packed = struct.pack(f"{order}{len(listed)}{'H' if short else 'I'}", *listed)
+        inline = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(f"{order}I", position + len(values))
+        values += packed if len(packed) > 4 else b""
+        directory += struct.pack(f"{order}HHI", tag, 3 if short else 4, len(listed)) + inline
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    return head + pixels + struct.pack(f"{order}H", len(entries)) + directory + bytes(4) + values
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     """A chunk of a PNG."""
     body = kind + content
@@ -56,6 +94,12 @@ def write_webp(*chunks: tuple[bytes, bytes]) -> bytes:
 def segment(marker: int, content: bytes) -> bytes:
     """A segment of a JPEG."""
     return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def pad_jpeg(segments: int) -> bytes:
+    """A JPEG with empty segments of metadata."""
+    content = encode(draw_image(), "JPEG")
+    return content[:2] + segment(0xE2, b"") * segments + content[2:]
 
 
 def repeat_scan(times: int, size: tuple[int, int] = (40, 40)) -> bytes:

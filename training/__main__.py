@@ -170,9 +170,9 @@ def images_command(
 ) -> None:
     """Train on your own images, in a folder for each class, and report how good the model is; minutes on 2 cores.
 
-    Images are PNG, JPEG and WebP files, such as DIR/cat/1.jpg. Each class is divided: 60 % train, 10 % choose the
-    temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with `test`, `val` or
-    both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
+    Images are PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files, such as DIR/cat/1.jpg. Each class is divided: 60 % train,
+    10 % choose the temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with
+    `test`, `val` or both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
     """
     check_length(steps, minutes, resume)
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):

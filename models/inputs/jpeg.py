@@ -13,6 +13,7 @@ from models.inputs.image_file import (
     MAX_PARTS,
     FileError,
     ImageFile,
+    Size,
     ambiguous,
     check_size,
     damaged,
@@ -20,7 +21,9 @@ from models.inputs.image_file import (
     read_orientation,
 )
 
-SIGNATURE = b"\xff\xd8\xff"
+WEIGHT = 0.5
+"""Cost of a pixel: decoding takes half the memory and time of formats with lossless compression, and less if it is
+scaled down meanwhile. Four channels cost twice as much."""
 
 MAX_SCANS = 50
 """Most scans of a file; encoders write 10 to 20. A scan of 31 bytes costs as much as a pass over all pixels."""
@@ -36,11 +39,12 @@ _COLOURS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 
 def read_jpeg(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure: `models.inputs.image_files.read_image_file`."""
-    kept, frame, scans, exif, xmp = [b"\xff\xd8"], b"", 0, b"", b""
+    kept, frame, scans, exif, xmp, adobe = [b"\xff\xd8"], b"", 0, b"", b"", False
     for marker, segment, body in _walk_jpeg(content):
         if marker in _APP or marker == _COM:
             if marker in _COLOURS and body.startswith(_COLOURS[marker]):
                 kept.append(segment)
+                adobe = adobe or marker == 0xEE
             elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
                 exif = exif or body
             elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
@@ -60,18 +64,19 @@ def read_jpeg(content: bytes, max_pixels: int) -> ImageFile:
     if not scans:
         raise damaged("it has no pixels")
     height, width, channels = struct.unpack(">HHB", frame[1:6])
+    if channels == 4 and not adobe:
+        raise ambiguous("is CMYK and does not say whether its levels are inverted, as Adobe's marker would")
     clean = b"".join([*kept, b"\xff\xd9"])
     return ImageFile("JPEG", width, height, channels == 1, clean, read_orientation(exif, xmp))
 
 
-def read_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height from the first frame; None if the first segments hold no frame."""
+def read_jpeg_size(content: bytes) -> Size | None:
+    """The size from the first frame; None if the first segments hold no frame."""
     parts = islice(_walk_jpeg(content), FIRST_PARTS)
     try:
-        height, width = next(struct.unpack(">HH", body[1:5]) for marker, _, body in parts if marker in _FRAMES)
+        return next(_read_frame(body) for marker, _, body in parts if marker in _FRAMES)
     except (FileError, StopIteration, struct.error):
         return None
-    return width, height
 
 
 def _walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -102,12 +107,15 @@ def _walk_jpeg(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 def _check_frame(frame: bytes, max_pixels: int) -> bytes:
     if len(frame) < 6:
         raise damaged("its header is too short")
-    bits, height, width, channels = struct.unpack(">BHHB", frame[:6])
-    check_size(width, height, max_pixels)
+    check_size(_read_frame(frame), max_pixels)
+    bits, channels = frame[0], frame[5]
     if bits != 8:
-        raise ambiguous(f"has {bits} bits per channel")
-    if channels == 4:
-        raise ambiguous("is CMYK")
-    if channels not in (1, 3):
+        raise FileError("unsupported", f"is a JPEG with {bits} bits per channel", "Save it with 8 bits per channel.")
+    if channels not in (1, 3, 4):
         raise damaged(f"it has {channels} channels")
     return frame
+
+
+def _read_frame(frame: bytes) -> Size:
+    height, width, channels = struct.unpack(">HHB", frame[1:6])
+    return Size(width, height, WEIGHT if channels < 4 else 2 * WEIGHT)

@@ -7,7 +7,17 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from models.inputs.image_file import MAX_PARTS, ImageFile, ambiguous, check_size, damaged, excessive, read_orientation
+from models.inputs.image_file import (
+    DEEP_WEIGHT,
+    MAX_PARTS,
+    ImageFile,
+    Size,
+    ambiguous,
+    check_size,
+    damaged,
+    excessive,
+    read_orientation,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -15,6 +25,7 @@ MAX_TEXT_BYTES = 2**20
 """Largest decompressed size of a text that may hold an orientation, in bytes."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PALETTE = 3
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATED = 2**14
@@ -23,7 +34,7 @@ _INFLATED = 2**14
 
 def read_png(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure: `models.inputs.image_files.read_image_file`."""
-    header, data, transparent, last = b"", list[memoryview](), None, b""
+    header, palette, data, transparency, last = b"", b"", list[memoryview](), b"", b""
     texts: dict[bytes, bytes] = {}
     for kind, body in _walk_png(content):
         if not header and kind != b"IHDR":
@@ -37,8 +48,10 @@ def read_png(content: bytes, max_pixels: int) -> ImageFile:
                 if data and last != b"IDAT":
                     raise damaged("other chunks come between those with its pixels")
                 data.append(body)
-            case b"tRNS" if transparent is None:
-                transparent = _read_transparency(header, bytes(body))
+            case b"PLTE":
+                palette = palette or bytes(body)
+            case b"tRNS":
+                transparency = transparency or bytes(body)
             case b"fdAT":
                 raise ambiguous("is animated")
             case b"acTL" if int.from_bytes(body[:4], "big") > 1:
@@ -49,25 +62,43 @@ def read_png(content: bytes, max_pixels: int) -> ImageFile:
                 for key in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
                     if key not in texts and body[: len(key) + 1] == key + b"\0":
                         texts[key] = _read_text(kind, bytes(body[len(key) + 1 :]))
-            case _ if kind[:1].isupper() and kind not in (b"PLTE", b"IEND"):
+            case _ if kind[:1].isupper() and kind != b"IEND":
                 raise damaged(f"it has an unknown critical chunk {kind.decode('ascii')}")
         last = kind
     if not data:
         raise damaged("it has no pixels")
     width, height, depth, colour, interlaced = (*struct.unpack(">IIBB", header[:10]), header[12])
     pixels = b"".join(data)
-    channels = _CHANNELS[colour]
-    _check_inflation(pixels, _count_bytes(width, height, depth * channels, bool(interlaced)))
-    chunks = [_write_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))]
+    _check_inflation(pixels, _count_bytes(width, height, depth * _CHANNELS[colour], bool(interlaced)))
+    transparent, clear = _read_transparency(depth, colour, transparency)
+    grey, colours = colour in (0, 4), 256
+    chunks = [(b"IDAT", pixels), (b"IEND", b"")]
+    if colour == _PALETTE:
+        grey, colours = palette[::3] == palette[1::3] == palette[2::3], len(palette) // 3
+        if not palette or len(palette) % 3 or colours > 2**depth:
+            raise damaged("its palette is missing or has the wrong length")
+        chunks.insert(0, (b"PLTE", palette))
+    elif depth == 16 and grey:  # the bytes of these channels are channels of 8 bits, with the same filters
+        header = header[:8] + bytes([8, 4 if colour == 0 else 6]) + header[10:]
     exif = texts.get(b"eXIf") or _parse_profile(texts.get(b"Raw profile type exif", b""))
-    orientation = read_orientation(exif, texts.get(b"XML:com.adobe.xmp", b""))
-    return ImageFile("PNG", width, height, channels < 3, b"".join([SIGNATURE, *chunks]), orientation, transparent)
+    return ImageFile(
+        "PNG",
+        width,
+        height,
+        grey,
+        b"".join([SIGNATURE, *(_write_chunk(*chunk) for chunk in [(b"IHDR", header), *chunks])]),
+        read_orientation(exif, texts.get(b"XML:com.adobe.xmp", b"")),
+        deep=depth == 16,
+        colours=colours,
+        transparent=transparent,
+        clear=clear,
+    )
 
 
-def read_png_size(content: bytes) -> tuple[int, int]:
-    """Width and height from the header; 0 where it is cut short."""
-    width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
-    return width, height
+def read_png_size(content: bytes) -> Size:
+    """The size from the header; 0 where it is cut short."""
+    width, height, depth = struct.unpack(">IIB", content[16:25].ljust(9, b"\0"))
+    return Size(width, height, DEEP_WEIGHT if depth == 16 else 1.0)
 
 
 def _walk_png(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -93,25 +124,25 @@ def _check_header(header: bytes, max_pixels: int) -> bytes:
     if len(header) != 13:
         raise damaged("its header is not 13 bytes long")
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", header)
-    check_size(width, height, max_pixels)
+    check_size(Size(width, height, DEEP_WEIGHT if depth == 16 else 1.0), max_pixels)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlaced > 1:
         raise damaged("its header has values that no PNG may have")
-    if colour == 3:
-        raise ambiguous("has a palette")
-    if depth == 16:
-        raise ambiguous("has 16 bits per channel")
     return header
 
 
-def _read_transparency(header: bytes, body: bytes) -> tuple[int, ...] | None:
-    depth, colour = header[8:10]
-    if colour in (4, 6):
-        return None  # its alpha channel counts instead
+def _read_transparency(depth: int, colour: int, body: bytes) -> tuple[tuple[int, ...] | None, frozenset[int]]:
+    """The transparent colour, and the numbers of a palette's colours that are not opaque."""
+    if colour == _PALETTE:
+        return None, frozenset(number for number, alpha in enumerate(body) if alpha < 255)
+    if not body or colour in (4, 6):
+        return None, frozenset()  # an alpha channel counts instead
     channels = _CHANNELS[colour]
     if len(body) != 2 * channels:
         raise damaged("its transparent colour has a different number of channels")
+    if depth == 16:
+        return (*body[::2], *body[1::2]), frozenset()
     most = 2**depth - 1
-    return tuple((value & most) * 255 // most for value in struct.unpack(f">{channels}H", body))
+    return tuple((value & most) * 255 // most for value in struct.unpack(f">{channels}H", body)), frozenset()
 
 
 def _read_text(kind: bytes, body: bytes) -> bytes:

@@ -12,6 +12,7 @@ from models.inputs.image_file import (
     MAX_PARTS,
     FileError,
     ImageFile,
+    Size,
     ambiguous,
     check_size,
     damaged,
@@ -19,18 +20,12 @@ from models.inputs.image_file import (
     read_orientation,
 )
 
-WEBP_SHARE = 0.75
-"""Share of the pixel limit that applies to WebP: its decoder takes 16 bytes per pixel, that of JPEG at most 10."""
-
-
-def is_webp(content: bytes) -> bool:
-    """Whether a file begins like a WebP file."""
-    return content.startswith(b"RIFF") and content[8:12] == b"WEBP"
+WEIGHT = 4 / 3
+"""Cost of a pixel: the decoder takes 16 bytes."""
 
 
 def read_webp(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure: `models.inputs.image_files.read_image_file`."""
-    max_pixels = int(WEBP_SHARE * max_pixels)
     kept, size, frames, exif, xmp = list[bytes](), None, 0, b"", b""
     for kind, length, body in _walk_webp(content):
         if kind == b"EXIF":
@@ -41,7 +36,7 @@ def read_webp(content: bytes, max_pixels: int) -> ImageFile:
             if len(body) < length:
                 raise damaged("it ends before its last pixels")
             if size is None and (size := _read_size(kind, body)):
-                check_size(*size, max_pixels)
+                check_size(size, max_pixels)
             frames += kind == b"ANMF"
             kept += [kind, length.to_bytes(4, "little"), body, bytes(length % 2)]
     if frames > 1:
@@ -50,10 +45,10 @@ def read_webp(content: bytes, max_pixels: int) -> ImageFile:
         raise damaged("it has no pixels")
     chunks = b"".join([b"WEBP", *kept])
     clean = b"RIFF" + len(chunks).to_bytes(4, "little") + chunks
-    return ImageFile("WEBP", *size, False, clean, read_orientation(exif, xmp))
+    return ImageFile("WebP", size.width, size.height, False, clean, read_orientation(exif, xmp))
 
 
-def read_webp_size(content: bytes) -> tuple[int, int] | None:
+def read_webp_size(content: bytes) -> Size | None:
     """Width and height from the first chunk that has them; None if none of the first chunks does."""
     chunks = islice(_walk_webp(content), FIRST_PARTS)
     try:
@@ -75,14 +70,14 @@ def _walk_webp(content: bytes) -> Iterator[tuple[bytes, int, bytes]]:
     raise excessive(f"has more than {MAX_PARTS:,} chunks")
 
 
-def _read_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
+def _read_size(kind: bytes, body: bytes) -> Size | None:
     """Width and height from a chunk, if it has them."""
     if kind == b"VP8X" and len(body) >= 10:
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+        return Size(1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"), WEIGHT)
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
         width, height = struct.unpack("<HH", body[6:10])
-        return width & 0x3FFF, height & 0x3FFF
+        return Size(width & 0x3FFF, height & 0x3FFF, WEIGHT)
     if kind == b"VP8L" and body[:1] == b"\x2f" and len(body) >= 5:
         bits = int.from_bytes(body[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        return Size(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), WEIGHT)
     return None

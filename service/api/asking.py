@@ -144,7 +144,7 @@ class Asking:
         decoder, most = self.parts.decoder, self.parts.settings.max_request_pixels
         if (pixels := sum(decoder.count_pixels(files))) > most:
             hint = f"Send at most {most:,} in one request; images are resized to the model's input anyway."
-            raise ServiceError(413, "too_many_pixels", f"The images have {pixels:,} pixels in all.", hint)
+            raise ServiceError(413, "too_many_pixels", f"The images count as {pixels:,} pixels in all.", hint)
         try:
             return await self._wait_for(decoder.decode(files, self.model.input.shape, self._client))
         except ImageError as error:

@@ -28,8 +28,8 @@ router = APIRouter()
 async def predict(asking: AskingDependency, parameters: Annotated[PredictParameters, Query()]) -> Response:
     """Predict with an ensemble of sampled networks.
 
-    A model of images takes PNG, JPEG and WebP files of any size, and resizes them. A model of vectors takes rows of
-    numbers as JSON.
+    A model of images takes image files of any usual format and size, and resizes them. A model of vectors takes rows
+    of numbers as JSON.
     """
     model = asking.model
     size = asking.choose_size(parameters.ensemble_size)

@@ -286,8 +286,8 @@ class RequestLimits(BaseModel):
 
     max_inputs: int = Field(description="Most inputs in a request.")
     max_body_bytes: int = Field(description="Most bytes of a request's body.")
-    max_image_pixels: int = Field(description="Most pixels of an image.")
-    max_request_pixels: int = Field(description="Most pixels of all images in a request.")
+    max_image_pixels: int = Field(description="Most pixels of an image; a JPEG may have twice as many.")
+    max_request_pixels: int = Field(description="Most pixels of all images in a request; those of a JPEG count half.")
 
 
 class ModelsAnswer(BaseModel):

@@ -17,6 +17,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from torch import Tensor
 
+from models.inputs.image_formats import FORMATS, NAMES
 from models.inputs.rows import list_names
 from service.api.asking import Asking, Deadline, check_number, explain_inputs
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
@@ -26,7 +27,7 @@ from service.settings import Settings
 EXAMPLE_IMAGE = Path(__file__).parents[1] / "static" / "examples" / "seven.png"
 
 _BODY_HINT = (
-    "Send PNG, JPEG or WebP files as multipart/form-data with file parts named images (curl -F images=@FILE), one file "
+    f"Send {NAMES} files as multipart/form-data with file parts named images (curl -F images=@FILE), one file "
     'with Content-Type: image/*, or application/json {"images": ["<base64 of a file>", …]}. '
     "Send parameters such as seed in the query string."
 )
@@ -50,7 +51,7 @@ class ImagesBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     images: Annotated[list[str], FailFast()] = Field(
-        min_length=1, description="PNG, JPEG or WebP files, each in base64, without a data: prefix."
+        min_length=1, description=f"{NAMES} files, each in base64, without a data: prefix."
     )
 
 
@@ -290,5 +291,5 @@ def describe_upload() -> dict[str, Any]:
         },
         "multipart/form-data": {"schema": images},
     }
-    content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg", "webp")}
+    content |= {known.media_type: {"schema": file} for known in FORMATS}
     return {"requestBody": {"required": True, "content": content}}

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from models.inputs.image_files import read_size
+from models.inputs.image_formats import NAMES
 from models.inputs.pixels import ImageError, encode_image
 from models.schema import Shape
 from service.admission import Admission, Reservation
@@ -50,7 +51,7 @@ class _Job:
     files: list[tuple[str, bytes]]
     """Names for messages, and contents."""
     sizes: list[int]
-    """Number of pixels of each image, from its header."""
+    """Number of pixels that count of each image, from its header."""
     shape: Shape
     reservation: Reservation
     future: Future[Tensor] = field(default_factory=Future)
@@ -78,7 +79,7 @@ class Decoder:
 
         Args:
             processes: number of processes.
-            max_pixels: most pixels of an image.
+            max_pixels: highest cost of an image, in pixels.
             queue_pixels: most pixels that may wait.
             seconds: time limit for an image.
         """
@@ -106,9 +107,12 @@ class Decoder:
         self.decode({"an image": encode_image(torch.zeros(1, 1, 1, dtype=torch.uint8))}, (1, 1, 1)).result()
 
     def count_pixels(self, files: Mapping[str, bytes]) -> list[int]:
-        """Number of pixels of each image, from its first bytes. If they do not tell, the most allowed are assumed."""
+        """Number of pixels of each image, from its first bytes. If they do not tell, the most allowed are assumed.
+
+        Those of a JPEG count half, as `Size.share` says.
+        """
         sizes = (read_size(content) for content in files.values())
-        return [self._max_pixels if size is None else min(size[0] * size[1], self._max_pixels) for size in sizes]
+        return [self._max_pixels if size is None else min(size.share, self._max_pixels) for size in sizes]
 
     def decode(self, files: Mapping[str, bytes], shape: Shape, client: str = "") -> Future[Tensor]:
         """Decodes images for a model: uint8 [B, C, H, W]. Cancelling the future ends the work.
@@ -241,7 +245,7 @@ class _Worker:
             self._start()
         if answer is None:
             reason = self._reason or "the decoder crashed"
-            hint = "Send a complete PNG, JPEG or WebP file from an ordinary encoder, or a smaller one."
+            hint = f"Send a complete {NAMES} file from an ordinary encoder, or a smaller one."
             raise ImageError("invalid", f"{request['name']} cannot be decoded: {reason}.", hint)
         head, pixels = answer
         if "error" in head:

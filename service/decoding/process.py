@@ -17,7 +17,8 @@ from models.inputs.pixels import ImageError, decode_pixels
 BYTES_PER_PIXEL, COPIES, SPARE_BYTES = 20, 4, 2**25
 """Most memory for decoding, in bytes: per pixel, per byte of the file and of the model's input, and in addition.
 
-Decoders take up to 16 bytes per pixel. Malicious files can have tables of hundreds of megabytes, with any size.
+Pixels count as dear as their format is. Decoders take up to 16 bytes for each, also 10 for a JPEG's, which counts half.
+Malicious files can have tables of hundreds of megabytes, with any size.
 """
 
 
@@ -44,8 +45,8 @@ def main() -> None:
     write_message(answers, {})  # reports that it works
     while (message := read_message(requests)) is not None:
         head, content = message
-        width, height = read_size(content) or (0, 0)
-        pixels, copied = min(width * height, head["max_pixels"]), len(content) + math.prod(head["shape"])
+        size, copied = read_size(content), len(content) + math.prod(head["shape"])
+        pixels = head["max_pixels"] if size is None else min(size.cost, head["max_pixels"])
         _limit_memory(BYTES_PER_PIXEL * pixels + COPIES * copied + SPARE_BYTES)
         try:
             decoded = decode_pixels(content, head["shape"], head["max_pixels"], head["name"])

@@ -284,8 +284,8 @@ async def infer_tensors(
 ) -> Response:
     """Predict with an ensemble of sampled networks.
 
-    A model of images takes `images` at its own size, or `encoded_images`: PNG, JPEG and WebP files of any size, as
-    base64 in JSON. A model of vectors takes `inputs`. The body may be compressed, with `Content-Encoding` gzip or
+    A model of images takes `images` at its own size, or `encoded_images`: image files of any usual format and size,
+    as base64 in JSON. A model of vectors takes `inputs`. The body may be compressed, with `Content-Encoding` gzip or
     deflate.
 
     If `Inference-Header-Content-Length` is 0, the body is the tensor of one input: an encoded image or a vector.

@@ -2,7 +2,7 @@
 
 import { ApiError } from "./api.js";
 
-const LONGEST = 2048; // side of an image that is sent as it is, in pixels; phones' are larger than the service takes
+const LONGEST = 2048; // side of an image that is sent as it is, in pixels; larger ones only take longer to send
 
 /**
  * An image file, and its pixels: { file, bitmap }. A large one is shrunk; its file then has an `origin`, which says so.
@@ -10,7 +10,7 @@ const LONGEST = 2048; // side of an image that is sent as it is, in pixels; phon
 export const openImage = async (file) => {
   const bitmap = await createImageBitmap(file).catch(() => {
     const message = `${file.name} cannot be read as an image.`;
-    throw new ApiError(message, "Choose a PNG, JPEG or WebP file.", { status: 422, code: "invalid_image" });
+    throw new ApiError(message, "Choose a PNG, JPEG, WebP, GIF, BMP or AVIF file.", { status: 422, code: "invalid_image" });
   });
   const share = LONGEST / Math.max(bitmap.width, bitmap.height);
   if (share >= 1) return { file, bitmap };

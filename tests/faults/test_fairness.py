@@ -90,7 +90,7 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
         def flood(image: bytes) -> None:
             with open_client(service.address, "127.0.0.2") as client:
                 while not stop.is_set():
-                    files = [("images", image)] * 16
+                    files = [("images", image)] * 10
                     response = client.post(PREDICT, files=files, headers={"X-Request-Timeout": "10"})
                     statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
                     if response.status_code == 429:
@@ -104,13 +104,13 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
             wait_until(lambda: statuses)
             taken, refused = measure(client, SECONDS, content=IMAGE)
             begin = time.monotonic()
-            late = client.post(PREDICT, files=[("images", LARGE[3])] * 20, headers={"X-Request-Timeout": "1"})
+            late = client.post(PREDICT, files=[("images", LARGE[3])] * 10, headers={"X-Request-Timeout": "1"})
             answered = time.monotonic() - begin
             stop.set()
         for thread in flooding:
             thread.join()
         report(
-            what="20 clients flood the decoders with 16 images of 16 megapixels a request",
+            what="20 clients flood the decoders with 10 of the largest images a request",
             alone_p50_s=alone[len(alone) // 2],
             answers=len(taken),
             refused=len(refused),

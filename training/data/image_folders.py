@@ -20,6 +20,7 @@ from torch import Tensor
 from models.inputs.image import ImageSpec
 from models.inputs.image_file import FileError
 from models.inputs.image_files import read_image_file
+from models.inputs.image_formats import NAMES
 from models.inputs.pixels import ImageError, decode_image
 from models.predictions.detection import DEFAULT_RATE
 from models.schema import Shape
@@ -257,7 +258,7 @@ def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tup
         listed = " ".join(list(unreadable.values())[:LISTED])
         raise DatasetError(
             f"{len(unreadable)} of {len(layout.files)} files in {show(folder)} cannot be used as images. {listed} "
-            "Use PNG, JPEG or WebP files with 8 bits a channel, opaque, without animation and without a palette"
+            f"Use {NAMES} files, each with a single opaque picture"
         )
     digests: dict[File, str] = {}
     copies: dict[str, str] = {}

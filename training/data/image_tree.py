@@ -1,40 +1,22 @@
 """Files below a folder: every file is either an image or listed as something else."""
 
 import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-USUAL_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from models.inputs.image_formats import SIGNATURE_BYTES, SUFFIXES, recognize
+
 IMAGE_SUFFIXES = (
-    *USUAL_SUFFIXES,
-    *(
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".jp2",
-        ".jxl",
-        ".pbm",
-        ".pgm",
-        ".ppm",
-    ),
-    *(".psd", ".svg", ".tga", ".tif", ".tiff", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw", ".rw2"),
+    *SUFFIXES,
+    *(".jpe", ".jfif", ".apng", ".dib", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm"),
+    *(".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raw", ".rw2"),
 )
 """Suffixes of files that are meant as images, whether or not they can be used."""
 
 HIDDEN = "hidden files and folders"
 SYSTEM = "files and folders of operating systems"
 _SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
-_BEGINNINGS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -111,6 +93,6 @@ def _is_image(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return _BEGINNINGS.match(file.read(12)) is not None
+            return recognize(file.read(SIGNATURE_BYTES)) is not None
     except OSError:
         return False

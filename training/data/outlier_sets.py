@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.inputs.image import ImageSpec
+from models.inputs.image_formats import SUFFIXES
 from models.inputs.pixels import ImageError, decode_image
 from models.inputs.spec import InputSpec
 from training.data.cubic import load_cubic_beyond
 from training.data.dataset import DatasetError
 from training.data.datasets import load_cifar_10, load_dataset
 from training.data.image_folders import MAX_IMAGE_PIXELS
-from training.data.image_tree import USUAL_SUFFIXES, search, show
+from training.data.image_tree import search, show
 from training.data.published import FASHION_MNIST, NOTMNIST, read_idx
 
 
@@ -48,7 +49,7 @@ def load_outliers(
 
 
 def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
-    """Loads all PNG, JPEG and WebP images below a folder, resized to a target's input, [B, C, H, W].
+    """Loads all images below a folder, resized to a target's input, [B, C, H, W].
 
     Raises:
         DatasetError: if there are no images, or if one cannot be read.
@@ -61,7 +62,7 @@ def load_folder(folder: Path, spec: ImageSpec) -> Tensor:
     except (ImageError, OSError) as error:
         raise DatasetError(f"a file in {show(folder)} cannot be used. {error}") from error
     if not images:
-        raise DatasetError(f"{show(folder)} holds no images; their names must end in {', '.join(USUAL_SUFFIXES)}")
+        raise DatasetError(f"{show(folder)} holds no images; their names must end in {', '.join(SUFFIXES)}")
     return torch.stack(images)
 
 

@@ -44,7 +44,7 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
         "unsupported_media",
         "",
     ),
-    "no image": (PREDICT, {"content": b"no image", "headers": PNG}, 422, "invalid_image", "not a PNG, JPEG or WebP"),
+    "no image": (PREDICT, {"content": b"no image", "headers": PNG}, 422, "invalid_image", "not a PNG, JPEG, WebP"),
     "bomb": (PREDICT, {"content": forge_png(60_000, 60_000), "headers": PNG}, 413, "image_too_large", "too large"),
     "0×0": (PREDICT, {"content": forge_png(0, 0), "headers": PNG}, 422, "invalid_image", "decoded"),
     "one bad among good": (

@@ -84,7 +84,7 @@ def check_refused_or_answered(response: httpx.Response) -> None:
         assert error if isinstance(error, str) else set(error) == {"code", "message", "hint"}
 
 
-GOOD = [encode(draw_image("RGB"), kind) for kind in ("PNG", "JPEG", "WEBP")]
+GOOD = [encode(draw_image("RGB"), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")]
 
 
 @st.composite
@@ -109,7 +109,7 @@ def test_broken_images(client: httpx.Client, content: bytes) -> None:
 @given(
     mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"]),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]),
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]),
 )
 def test_images_of_all_kinds(client: httpx.Client, mode: str, size: tuple[int, int], kind: str) -> None:
     file = io.BytesIO()

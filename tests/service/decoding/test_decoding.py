@@ -1,21 +1,27 @@
 """The pool of processes that decode images."""
 
+import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import IO, Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import service.decoding.pool
 from models.inputs.image import ImageSpec
+from models.inputs.image_file import Size
 from models.inputs.image_files import read_size
 from models.inputs.pixels import ImageError, decode_image
+from models.inputs.tiff import MAX_DIRECTORIES, MAX_ENTRIES
 from service.admission import OverloadedError
 from service.decoding.pool import Decoder, DecoderError
 from service.decoding.process import read_message
+from tests.costs import find_slowness
 from tests.engine import await_idle, stop_processes
 from tests.pictures import draw_image, encode, write_webp
 from tests.waiting import PATIENCE, wait_until
@@ -23,12 +29,12 @@ from tests.waiting import PATIENCE, wait_until
 GREY = ImageSpec(1, 8, 8, (0.0,), (1.0,))
 COLOUR = ImageSpec(3, 9, 7, (0.0,) * 3, (1.0,) * 3)
 SMALL = encode(draw_image("RGB", size=(20, 10)), "JPEG")
-LARGE = encode(Image.new("RGB", (4000, 4000)), "PNG")
+LARGE = encode(Image.new("RGB", (5000, 5000)), "PNG")
 
 
 @contextmanager
 def start_decoder(processes: int = 1, queue_pixels: int = 10**9) -> Iterator[Decoder]:
-    decoder = Decoder(processes, max_pixels=16_000_000, queue_pixels=queue_pixels, seconds=PATIENCE)
+    decoder = Decoder(processes, max_pixels=25_000_000, queue_pixels=queue_pixels, seconds=PATIENCE)
     yield decoder
     decoder.close()
 
@@ -47,7 +53,13 @@ def name(*files: bytes) -> dict[str, bytes]:
 def test_pixels_are_those_of_the_file(decoder: Decoder, spec: ImageSpec) -> None:
     files = [
         encode(draw_image(mode, size=(n, 12)), kind)
-        for mode, n, kind in (("L", 8, "PNG"), ("RGB", 30, "JPEG"), ("RGB", 9, "WEBP"), ("L", 500, "PNG"))
+        for mode, n, kind in (
+            ("L", 8, "PNG"),
+            ("RGB", 30, "JPEG"),
+            ("RGB", 9, "WEBP"),
+            ("L", 500, "PNG"),
+            ("P", 9, "GIF"),
+        )
     ]
     expected = torch.stack([decode_image(file, spec, 10**6, "") for file in files])
     assert torch.equal(decoder.decode(name(*files), spec.shape).result(PATIENCE), expected)
@@ -133,13 +145,16 @@ def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
     with pytest.raises(ImageError, match="image 0 cannot be decoded"):
         decoder.decode(name(make_table_bomb()), GREY.shape).result(PATIENCE)
     for kind, size, options in (
-        ("PNG", (4000, 4000), {}),
-        ("JPEG", (4000, 4000), {"progressive": True, "subsampling": 0}),
-        ("WEBP", (4000, 3000), {"lossless": True}),
-        ("WEBP", (3000, 4000), {}),
+        ("PNG", (5000, 5000), {}),
+        ("JPEG", (7000, 7000), {"progressive": True, "subsampling": 0}),
+        ("WEBP", (5000, 3750), {"lossless": True}),
+        ("WEBP", (3750, 5000), {}),
+        ("GIF", (5000, 5000), {}),
+        ("TIFF", (5000, 5000), {"compression": "tiff_lzw"}),
+        ("AVIF", (5000, 3750), {"speed": 10, "subsampling": "4:4:4"}),
     ):
         file = encode(Image.new("RGB", size), kind, **options)
-        for shape in (GREY.shape, (3, 1000, 1000)):
+        for shape in (GREY.shape, (3, 3000, 3000)):
             assert decoder.decode(name(file), shape).result(PATIENCE).shape == (1, *shape)
 
 
@@ -206,7 +221,7 @@ def test_closing_cancels_what_is_not_done() -> None:
 
 
 def test_pixels_that_wait_are_bounded() -> None:
-    with start_decoder(queue_pixels=100_000_000) as decoder:
+    with start_decoder(queue_pixels=150_000_000) as decoder:
         with stop_processes(decoder):
             waiting = decoder.decode(name(*[LARGE] * 5), GREY.shape, "a")
             with pytest.raises(OverloadedError) as caught:
@@ -222,20 +237,46 @@ def test_a_file_is_believed_no_further_than_it_was_counted(decoder: Decoder) -> 
     """Two headers do not make one image cheap for the budget and dear for the processor."""
     dear = encode(Image.new("L", (3000, 3000)), "JPEG")
     cheap = dear[:2] + encode(Image.new("L", (1, 1)), "JPEG")[2:-2] + dear[2:]
-    assert read_size(cheap) == (1, 1)
+    assert read_size(cheap) == Size(1, 1, 0.5)
     assert decoder.count_pixels({"a": cheap}) == [1]
     with pytest.raises(ImageError):
         decoder.decode({"a": cheap}, GREY.shape).result(PATIENCE)
-    assert decoder.count_pixels(name(b"", b"GIF89a", LARGE, SMALL)) == [16_000_000] * 3 + [200]
+    assert decoder.count_pixels(name(b"", b"hello", LARGE, SMALL)) == [25_000_000] * 3 + [100]
+
+
+WEIGHTS = {"PNG": 1.0, "JPEG": 0.5, "WEBP": 4 / 3, "GIF": 1.0, "BMP": 1.0, "TIFF": 1.0, "AVIF": 4 / 3}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 2), (1, 5000)])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize(
-    "options", [{}, {"lossless": True}, {"progressive": True, "exif": b"Exif\0\0" + bytes(60_000)}]
+    "options", [{}, {"lossless": True}, {"progressive": True, "exif": b"Exif\0\0II*\0\x08\0\0\0" + bytes(60_000)}]
 )
 def test_sizes_are_read_off_the_first_bytes(size: tuple[int, int], kind: str, options: dict[str, object]) -> None:
     content = encode(Image.new("RGB", size), kind, **options)
-    assert read_size(content) == size
-    for end in range(40):
+    assert read_size(content) == Size(*size, WEIGHTS[kind])
+    for end in range(min(len(content), 400)):
         read_size(content[:end])
+
+
+def test_pixels_of_jpeg_count_half_and_others_once(decoder: Decoder) -> None:
+    deep = encode(Image.fromarray(np.zeros((30, 40), np.uint16)))
+    others = [encode(Image.new("CMYK", (40, 30)), "JPEG"), encode(Image.new("RGB", (40, 30)), "WEBP")]
+    jpeg = encode(Image.new("L", (40, 30)), "JPEG")
+    assert decoder.count_pixels(name(deep, *others, jpeg)) == [1200, 1200, 1200, 600]
+    assert [size.cost for size in map(read_size, [deep, *others, jpeg]) if size] == [2400, 1200, 1600, 600]
+
+
+def test_sizes_of_hostile_files_are_read_at_once(decoder: Decoder) -> None:
+    """On the event loop: of files that name as many parts as may be, and of chains of parts that lead nowhere."""
+    entries = b"".join(struct.pack("<HHII", 0x8000 + number, 3, 1, 0) for number in range(MAX_ENTRIES))
+    starts = [8 + (6 + len(entries)) * number for number in range(MAX_DIRECTORIES + 1)]
+    directories = [struct.pack("<H", MAX_ENTRIES) + entries + struct.pack("<I", start) for start in starts[1:]]
+    tiff = b"II*\0" + struct.pack("<I", 8) + b"".join(directories)
+    empty = struct.pack(">I4s", 8, b"free")
+    avif = encode(draw_image("RGB"), "AVIF")
+    boxes = avif[:32] + empty * 100_000 + avif[32:]
+    files = {f"{index}": content for index, content in enumerate([tiff, boxes] * 128)}
+    start = time.process_time()
+    decoder.count_pixels(files)
+    assert time.process_time() - start < 0.5 * find_slowness()
