@@ -13,8 +13,8 @@ _GRAPHIC_CONTROL = 0xF9
 
 def read_gif(content: bytes, max_pixels: int) -> ImageFile:
     """Reads a file's structure: `models.inputs.image_files.read_image_file`."""
-    check_size(size := read_gif_size(content), max_pixels)
     palette, position = _read_palette(content, 10, 13)
+    check_size(size := read_gif_size(content), max_pixels)
     screen, picture, control = content[:position], b"", b""
     while (kind := content[position : position + 1]) in (_EXTENSION, _PICTURE):
         if kind == _EXTENSION:
