@@ -82,9 +82,9 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
     shutil.copytree(checkpoints / "digits", tmp_path / "digits")
     calls: list[tuple[int, torch.Tensor]] = []
 
-    def look(sampler: Any, spec: Any, task: Any, inputs: torch.Tensor, seed: int, size: int) -> Any:
+    def look(sampler: Any, spec: Any, task: Any, inputs: torch.Tensor, seed: int, *rest: Any) -> Any:
         calls.append((seed, inputs))
-        return evaluate(sampler, spec, task, inputs, seed, size)
+        return evaluate(sampler, spec, task, inputs, seed, *rest)
 
     monkeypatch.setattr("training.evaluation.evaluation.evaluate", look)
     calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
