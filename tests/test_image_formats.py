@@ -21,16 +21,7 @@ def test_the_list_is_complete() -> None:
     assert recognize(b"") is recognize(b"BM and other words that texts may begin with") is None
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "client/hyperdraw/inputs.py",
-        "client/hyperdraw/predictions.py",
-        "client/hyperdraw/__main__.py",
-        "training/__main__.py",
-        "docs/train.md",
-    ],
-)
+@pytest.mark.parametrize("path", ["client/hyperdraw/__main__.py", "training/__main__.py", "docs/train.md"])
 def test_texts_name_all_formats(path: str) -> None:
     assert NAMES in re.sub(r"\s+", " ", (ROOT / path).read_text())
 

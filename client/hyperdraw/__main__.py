@@ -106,8 +106,8 @@ def predict_command(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Pictures, such as PNG, JPEG and WebP files, folders of them, or tables: CSV files whose first line "
-            "names the columns. A single - is a picture from standard input.",
+            help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files, folders of them, or tables: CSV files whose first "
+            "line names the columns. A single - is a picture from standard input.",
             metavar="INPUT…",
             show_default=False,
         ),
