@@ -50,6 +50,7 @@ REDUCTION = 3
 input, so that resizing it gives nearly the same as resizing the whole."""
 
 _ROUNDED = [int(difference > 128) for difference in range(256)]
+"""Whether a difference of bytes is more than half of 257."""
 
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 """The byte order, as Pillow's raw modes name it, in which the lower byte of 16 bits is taken for the upper one."""
