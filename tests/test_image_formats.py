@@ -1,12 +1,15 @@
 """Every place that names the formats of image files names those of the list."""
 
 import re
+from pathlib import Path
 
 import pytest
+from hyperdraw.sources import find_inputs
 
 from models.inputs.image_formats import FORMATS, NAMES, SIGNATURE_BYTES, SUFFIXES, recognize
 from tests import ROOT
 from tests.pictures import draw_image, encode
+from training.data.image_tree import search
 
 UNSEEN = "TIFF"
 """The format that browsers do not show."""
@@ -36,3 +39,13 @@ def test_the_page_lets_choose_what_browsers_show() -> None:
     shown = [known for known in FORMATS if known.name != UNSEEN]
     assert f'accept="{",".join(known.media_type for known in shown)}"' in page
     assert f"Choose a {NAMES.replace(f', {UNSEEN}', '')} file." in script
+
+
+def test_folders_are_searched_for_all_of_them(tmp_path: Path) -> None:
+    """By the client by the ends of their names, and by a training by their first bytes, too."""
+    for suffix in SUFFIXES:
+        (tmp_path / f"picture{suffix.upper()}").write_bytes(b"")
+    assert len(find_inputs(str(tmp_path))) == len(SUFFIXES)
+    for known in FORMATS:
+        (tmp_path / known.name).write_bytes(encode(draw_image("RGB"), known.name))
+    assert len(search(tmp_path).images) == len(SUFFIXES) + len(FORMATS)
