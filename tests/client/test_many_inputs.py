@@ -116,7 +116,7 @@ def test_large_pixels_become_smaller_and_keep_their_orientation(address: str) ->
 def test_without_pillow_large_photographs_are_explained(
     ask: Ask, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = photograph(1600, 1200)
+    large = photograph(2000, 1500)  # of which a JPEG counts half
     monkeypatch.setitem(sys.modules, "PIL", None)
     for inputs in (large, [PICTURE, large]):
         with pytest.raises(hyperdraw.InvalidRequest, match=r"pixels.*pip install pillow"):
