@@ -13,7 +13,7 @@ from models.device import choose_device
 from models.inputs.image import ImageSpec
 from models.predictions.perturbation import Norm
 from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
-from training.endings import INTERRUPTED, conclude, explain_errors
+from training.endings import INTERRUPTED, conclude, conclude_with_report, explain_errors
 from training.evaluation.attack_report import Budget
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.import_command import import_command
@@ -207,9 +207,7 @@ def images_command(
             write_file(out / REPORT_FILE, dump_json(report))
     if report is None:
         warn(INTERRUPTED)
-        typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
-    else:
-        typer.echo(dump_json(report).decode().rstrip() if as_json else describe_report(report))
+    conclude_with_report(report, out, describe_report, as_json)
 
 
 app.command("table", rich_help_panel="Your own data")(table_command)

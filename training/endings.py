@@ -1,16 +1,19 @@
 """How commands of `hyperdraw-train` end: with a result on stdout, or with a message about what a user can fix."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
-from models.checkpoint import CheckpointError
+from models.checkpoint import CheckpointError, dump_json
 from models.device import DeviceError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError
 from training.runs.run import TrainingError
+
+Report = TypeVar("Report")
 
 INTERRUPTED = "the training was interrupted, so it was not evaluated on the test set. Continue with --resume."
 
@@ -21,6 +24,21 @@ def conclude(text: str, document: Path, as_json: bool) -> None:
         typer.echo(document.read_text().rstrip() if document.exists() else "null")
     elif text:
         typer.echo(text)
+
+
+def conclude_with_report(report: Report | None, out: Path, describe: Callable[[Report], str], as_json: bool) -> None:
+    """Prints a report on stdout, as text or JSON. Without one, the training was interrupted.
+
+    Args:
+        report: the report, a dataclass.
+        out: directory of the checkpoint.
+        describe: writes the report as text.
+        as_json: whether to print JSON, which is null without a report.
+    """
+    if report is None:
+        typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
+    else:
+        typer.echo(dump_json(report).decode().rstrip() if as_json else describe(report))
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from models.checkpoint import dump_json
 from models.device import choose_device
-from training.endings import explain_errors
+from training.endings import conclude_with_report, explain_errors
 from training.options import DeviceOption, JSONOption, OutOption, QuietOption
 from training.progress import be_quiet
 from training.report.own_images import describe_report
@@ -103,7 +102,7 @@ def import_command(
                 command=shlex.join(words),
             )
         )
-    typer.echo(dump_json(report).decode().rstrip() if as_json else describe_report(report))
+    conclude_with_report(report, out, describe_report, as_json)
 
 
 def _read_numbers(flag: str, text: str) -> tuple[float, ...]:

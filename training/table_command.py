@@ -12,7 +12,7 @@ import typer
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
 from training.data.table import load_table
-from training.endings import INTERRUPTED, conclude, explain_errors
+from training.endings import INTERRUPTED, conclude, conclude_with_report, explain_errors
 from training.options import (
     DeviceOption,
     JSONOption,
@@ -87,9 +87,7 @@ def table_command(
             write_file(out / FILE, dump_json(report))
     if report is None:
         warn(INTERRUPTED)
-        typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
-    else:
-        typer.echo(dump_json(report).decode().rstrip() if as_json else describe_table_report(report))
+    conclude_with_report(report, out, describe_table_report, as_json)
 
 
 def divisions_command(

@@ -85,14 +85,24 @@ class ColumnKind(ABC):
 
 
 @dataclass(frozen=True, config=STRICT)
-class NumberColumn(ColumnKind):
-    """Numbers: minus the mean, divided by the standard deviation, and logarithmic far from the mean."""
+class ScaledColumn(ColumnKind):
+    """A column whose numbers have a scale: minus the mean, divided by the standard deviation, and logarithmic far from
+    the mean."""
 
     mean: Finite
     std: Deviation
     least: Finite
     greatest: Finite
     """Range in training."""
+
+    def _scale(self, values: Tensor) -> Tensor:
+        return compress((values - self.mean) / self.std)
+
+
+@dataclass(frozen=True, config=STRICT)
+class NumberColumn(ScaledColumn):
+    """Numbers."""
+
     kind: Literal["number"] = "number"
 
     noun: ClassVar[str] = "a number"
@@ -108,7 +118,7 @@ class NumberColumn(ColumnKind):
         return number
 
     def prepare(self, values: Tensor) -> Tensor:
-        return self._mark_missing(compress((values - self.mean) / self.std)[..., None], values.isnan())
+        return self._mark_missing(self._scale(values)[..., None], values.isnan())
 
     def describe(self) -> str:
         return f"It must be a number; in training it was between {self.least:g} and {self.greatest:g}."
@@ -149,18 +159,13 @@ class CategoryColumn(ColumnKind):
 
 
 @dataclass(frozen=True, config=STRICT)
-class DateColumn(ColumnKind):
+class DateColumn(ScaledColumn):
     """Dates and times, as days since 1970 in UTC.
 
     Features are the time itself, like a number, and sine and cosine of the times of year and week and, if there are
     times of day, of day.
     """
 
-    mean: Finite
-    std: Deviation
-    least: Finite
-    greatest: Finite
-    """Range in training, in days since 1970."""
     times: bool
     """Whether there are times of day."""
     kind: Literal["date"] = "date"
@@ -182,7 +187,7 @@ class DateColumn(ColumnKind):
         return count_days(datetime.fromisoformat(value.strip()))
 
     def prepare(self, values: Tensor) -> Tensor:
-        features = [compress((values - self.mean) / self.std)]
+        features = [self._scale(values)]
         for period in self._periods:
             angle = 2 * math.pi * (values % period) / period
             features += [angle.sin(), angle.cos()]

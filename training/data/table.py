@@ -89,12 +89,7 @@ def load_table(
     Raises:
         DatasetError: if the file cannot be used. The message names the column.
     """
-    table = read_table_file(path)
-    for name in (target, *ignored, *categories):
-        if name not in table.frame.columns:
-            raise DatasetError(f"{show(path)} has no column {name!r}. Its columns are {', '.join(table.frame.columns)}")
-    labelled = TextTable(table.frame.filter(pl.col(target).is_not_null()), table.decimal_comma)
-    unlabelled = len(table.frame) - len(labelled.frame)
+    labelled, unlabelled = _read_labelled(path, target, (*ignored, *categories))
     answers, labels = _read_target(labelled, target, task)
     splits = _split(path, target, labels, answers, division)
     columns: list[Column] = []
@@ -132,11 +127,7 @@ def load_table_again(name: str, path: Path, spec: InputSpec, task: Task) -> Data
     hint = f"The model was trained on the file {original}; pass it with --data"
     if not path.is_file():
         raise DatasetError(f"{show(path)} is not a file. {hint}")
-    table = read_table_file(path)
-    for column in (target, *spec.column_names):
-        if column not in table.frame.columns:
-            raise DatasetError(f"{show(path)} has no column {column!r}. {hint}")
-    labelled = TextTable(table.frame.filter(pl.col(target).is_not_null()), table.decimal_comma)
+    labelled, _ = _read_labelled(path, target, spec.column_names, hint)
     kind: TaskName = "classification" if task.has_classes else "regression"
     answers, labels = _read_target(labelled, target, kind)
     splits = _split(path, target, labels, answers)
@@ -147,6 +138,17 @@ def load_table_again(name: str, path: Path, spec: InputSpec, task: Task) -> Data
             "model may have been trained on some of its test rows"
         )
     return dataset
+
+
+def _read_labelled(path: Path, target: str, others: Collection[str], hint: str | None = None) -> tuple[TextTable, int]:
+    """The rows that have the target, and the number of those without it. By default the hint lists the columns."""
+    table = read_table_file(path)
+    hint = hint or f"Its columns are {', '.join(table.frame.columns)}"
+    for name in (target, *others):
+        if name not in table.frame.columns:
+            raise DatasetError(f"{show(path)} has no column {name!r}. {hint}")
+    labelled = table.frame.filter(pl.col(target).is_not_null())
+    return TextTable(labelled, table.decimal_comma), len(table.frame) - len(labelled)
 
 
 def _make_dataset(

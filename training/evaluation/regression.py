@@ -28,9 +28,6 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
     uncertainty, members = prediction.uncertainty, prediction.members.double()
     assert isinstance(uncertainty, RegressionUncertainty)
     errors = (members - test.labels).square()
-    noise = task.predict_noise(prediction.outputs.plain).double().square()
-    log_likelihoods = -(errors / noise + (2 * math.pi * noise).log()).sum(-1) / 2
-    mixture = log_likelihoods.logsumexp(0) - math.log(len(members))
     misses = (uncertainty.mean - test.labels).abs()
     answers = interpret(task, evaluate_parts(checkpoint, test.inputs, PROMISE_SEEDS))
     return RegressionMetrics(
@@ -39,7 +36,7 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
         seed=SEED,
         single_error=float(errors.mean().sqrt()),
         ensemble_error=float(misses.square().mean().sqrt()),
-        nll=float(-mixture.mean()),
+        nll=measure_regression_nll(prediction, test.labels),
         covered=measure_share(misses <= 3 * uncertainty.variance.sqrt()),
         deviation=_deviation(prediction),
         flags=measure_flags(calibration, answers),
@@ -55,16 +52,28 @@ def measure_regression(checkpoint: Checkpoint, test: Examples, outputs: Mapping[
             for name, other in predictions.items()
         ),
         version=checkpoint.version,
-        intervals=tuple(_measure_intervals(calibration, answers, test.labels, rate) for rate in calibration.rates),
+        intervals=tuple(_measure_coverage(calibration, answers, test.labels, rate) for rate in calibration.rates),
     )
 
 
-def _measure_intervals(
-    calibration: Calibration, prediction: Prediction, labels: Tensor, rate: float
-) -> IntervalMetrics:
+def measure_regression_nll(prediction: Prediction, labels: Tensor) -> float:
+    """Mean −ln p of labels [B, K] in nats under the mixture of the members' normal distributions."""
+    task, members = prediction.task, prediction.members.double()
+    assert isinstance(task, Regression)
+    noise = task.predict_noise(prediction.outputs.plain).double().square()
+    log_likelihoods = -((members - labels).square() / noise + (2 * math.pi * noise).log()).sum(-1) / 2
+    return float(-(log_likelihoods.logsumexp(0) - math.log(len(members))).mean())
+
+
+def measure_intervals(labels: Tensor, lower: Tensor, upper: Tensor) -> tuple[float, float]:
+    """Share of labels [B, K] that lie in their intervals, and the intervals' mean width."""
+    covered = (labels >= lower) & (labels <= upper)
+    return float(covered.double().mean()), float((upper - lower).mean())
+
+
+def _measure_coverage(calibration: Calibration, prediction: Prediction, labels: Tensor, rate: float) -> IntervalMetrics:
     found = calibration.choose_intervals(prediction, 1 - rate)
-    covered = (labels >= found.lower) & (labels <= found.upper)
-    return IntervalMetrics(found.coverage, float(covered.double().mean()), float((found.upper - found.lower).mean()))
+    return IntervalMetrics(found.coverage, *measure_intervals(labels, found.lower, found.upper))
 
 
 def _deviation(prediction: Prediction) -> float:

@@ -3,7 +3,6 @@
 Shapes: S sampled networks, B test rows, K classes or numbers.
 """
 
-import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +14,12 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.predictions.detection import conformal_quantile
 from models.predictions.prediction import Prediction, interpret
-from models.tasks.regression import Regression
 from training.data.dataset import Dataset, Examples
 from training.data.table import Table
 from training.denormals import flush_denormals
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.measures import measure_accuracy, measure_nll
+from training.evaluation.regression import measure_intervals, measure_regression_nll
 
 COVERAGE = 0.9
 """Nominal coverage of the intervals and sets that the report compares."""
@@ -126,22 +125,13 @@ def measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examp
     if prediction.task.has_classes:
         logs = calibration.temper(prediction.log_probabilities, prediction.size)
         return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), None, None)
-    nll = -_measure_log_density(prediction, labels).mean().item()
+    nll = measure_regression_nll(prediction, labels)
     mean = prediction.score("mean")
     covered = width = None
     if calibration.rates[0] <= 1 - COVERAGE:
         intervals = calibration.choose_intervals(prediction, COVERAGE)
-        covered, width = _measure_intervals(labels, intervals.lower, intervals.upper)
+        covered, width = measure_intervals(labels, intervals.lower, intervals.upper)
     return Quality(name, None, _measure_error(mean, labels), nll, covered, width)
-
-
-def _measure_log_density(prediction: Prediction, labels: Tensor) -> Tensor:
-    """ln p of labels [B, K] under the mixture of the networks' normal distributions, [B]."""
-    task = prediction.task
-    assert isinstance(task, Regression)
-    noise = task.predict_noise(prediction.outputs.plain).double()
-    logs: Tensor = torch.distributions.Normal(prediction.members.double(), noise).log_prob(labels).sum(-1)
-    return logs.logsumexp(0) - math.log(prediction.size)
 
 
 def measure_others(dataset: Dataset) -> list[Quality]:
@@ -182,17 +172,12 @@ def _measure_regressor(name: str, predict: Callable[..., object], rest: Sequence
     noise = (means[0] - validation).square().mean().sqrt()
     reach = conformal_quantile((means[1] - calibration).abs()[:, 0], 1 - COVERAGE)
     nll = -torch.distributions.Normal(means[2], noise).log_prob(labels).mean().item()
-    covered, width = _measure_intervals(labels, means[2] - reach, means[2] + reach)
+    covered, width = measure_intervals(labels, means[2] - reach, means[2] + reach)
     return Quality(name, None, _measure_error(means[2], labels), nll, covered, width)
 
 
 def _measure_error(means: Tensor, labels: Tensor) -> float:
     return (means - labels).square().mean().sqrt().item()
-
-
-def _measure_intervals(labels: Tensor, lower: Tensor, upper: Tensor) -> tuple[float, float]:
-    covered = ((labels >= lower) & (labels <= upper)).double().mean().item()
-    return covered, (upper - lower).mean().item()
 
 
 def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, prediction: Prediction) -> list[Importance]:

@@ -134,15 +134,15 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
     config, spec = checkpoint.config, checkpoint.config.input
     density = fit_density(spec.prepare(dataset.train.inputs)) if isinstance(spec, TableSpec) else None
     checkpoint = replace(checkpoint, density=density)
-    validation = foreign = None
+    validation = foreign = others = None
     if config.task.has_classes or density is not None:
         outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "validating")
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
     if isinstance(spec, ImageSpec) and config.task.has_classes:
         others = make_foreign_images(dataset.validation.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
-        foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
     elif isinstance(spec, TableSpec):
         others = make_foreign_rows(spec, dataset.train.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
+    if others is not None:
         foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
     seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
     try:
