@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
+import training.runs.checkpoints
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
 from models.samplers.deutsch import DeutschConfig
@@ -77,11 +78,19 @@ def make_session(
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one checkpoint, `digits`, from the recipe's real training."""
+    """A directory with one checkpoint, `digits`, from the recipe's real training, at half its length."""
     directory = tmp_path_factory.mktemp("checkpoints")
     recipe = digits_hypergan()
-    assert train(make_session(directory / "digits", steps=recipe.steps, recipe=recipe))
+    assert train(make_session(directory / "digits", steps=recipe.steps // 2, recipe=recipe))
     return directory
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Each training chooses scores and temperatures by the networks of 5 seeds, which takes less time than 50."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.runs.checkpoints, "VALIDATION_SEEDS", training.runs.checkpoints.VALIDATION_SEEDS[:5])
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -496,7 +496,7 @@ def test_the_example_of_a_sampler(tmp_path: Path) -> None:
     for part in COPIED:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, tmp_path / part)
         else:
             shutil.copy(source, tmp_path / part)
     blocks = [block for block in BLOCKS if block.page.name == "extend.md"]

@@ -108,7 +108,7 @@ def test_every_ensemble_size_keeps_its_budget() -> None:
     leave these bounds in fewer than one of 10,000 implementations that are right.
     """
     task, generator = Classification(("a", "b", "c")), torch.Generator().manual_seed(0)
-    n, fresh, trials = 399, 400, 24
+    n, fresh, trials = 399, 400, 12
     names: dict[Flag, tuple[ScoreName, ...]] = {
         "out_of_distribution": ("predictive_entropy",),
         "suspect_adversarial": ("mutual_information",),

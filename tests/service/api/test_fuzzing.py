@@ -35,7 +35,7 @@ MAY_DIFFER = [
 ]
 
 with_client = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -60,7 +60,7 @@ def test_all_answers_are_as_the_description_says(client: httpx.Client, checkpoin
         assert isinstance(found, Ok)
         operation = found.ok()
 
-        @settings(with_client, max_examples=25)
+        @settings(with_client, max_examples=12)
         @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
         def ask(case: schemathesis.Case[Any]) -> None:
             if len(case.path_parameters.get("model", "")) % 4:

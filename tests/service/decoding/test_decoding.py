@@ -154,8 +154,7 @@ def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
         ("AVIF", (5000, 3750), {"speed": 10, "subsampling": "4:4:4"}),
     ):
         file = encode(Image.new("RGB", size), kind, **options)
-        for shape in (GREY.shape, (3, 3000, 3000)):
-            assert decoder.decode(name(file), shape).result(PATIENCE).shape == (1, *shape)
+        assert decoder.decode(name(file), (3, 3000, 3000)).result(PATIENCE).shape == (1, 3, 3000, 3000)
 
 
 def make_table_bomb(groups: int = 2**14, side: int = 512) -> bytes:

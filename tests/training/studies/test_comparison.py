@@ -30,6 +30,8 @@ from training.studies.comparison import (
     measure_reference,
 )
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 DIGITS = load_digits(Path())
 
 

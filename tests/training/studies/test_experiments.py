@@ -35,6 +35,8 @@ from training.studies.ablation import VARIANTS, Variant, ablate
 from training.studies.figures import draw_figures
 from training.studies.study import PathAccuracy, match_filters, study_networks
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 CPU = torch.device("cpu")
 DIVERSITY = "--accuracy-weight", "1e4", "--diversity", "variance"
 
@@ -208,7 +210,7 @@ def test_a_recipe_that_takes_more_data_than_there_is(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mixture") / "mixture"
-    assert train(make_session(out, steps=1_000, recipe=toy_mixture()))
+    assert train(make_session(out, steps=500, recipe=toy_mixture()))
     return out
 
 
