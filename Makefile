@@ -31,8 +31,8 @@ TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
 
-test: .venv/dev.installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: .venv/dev.installed # which starts many processes, and each would compile everything again
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist loadfile $(ARGS)
 
 train: .venv/train.installed
 	$(BIN)/hyperdraw-train $(RECIPE) --out $(OUT) $(ARGS)

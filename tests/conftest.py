@@ -1,3 +1,5 @@
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from filelock import FileLock
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
@@ -78,10 +81,20 @@ def make_session(
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one checkpoint, `digits`, from the recipe's real training, at half its length."""
+    """A directory with one checkpoint, `digits`, from the recipe's real training, at half its length.
+
+    The first process of pytest-xdist trains it, the others copy it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "digits.lock"):
+        if not (shared / "digits").exists():
+            recipe, trained = digits_hypergan(), tmp_path_factory.mktemp("trained") / "digits"
+            assert train(make_session(trained, steps=recipe.steps // 2, recipe=recipe))
+            trained.rename(shared / "digits")
     directory = tmp_path_factory.mktemp("checkpoints")
-    recipe = digits_hypergan()
-    assert train(make_session(directory / "digits", steps=recipe.steps // 2, recipe=recipe))
+    shutil.copytree(shared / "digits", directory / "digits")
     return directory
 
 

@@ -9,6 +9,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 from PIL import Image
 
@@ -19,16 +20,20 @@ MOST_BYTES = 2**20
 
 KINDS_OF_IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PICTURES = [encode(draw_image("RGB", size=(40, 30)), kind) for kind in KINDS_OF_IMAGES]
-LARGE = [
-    encode(Image.new("RGB", (5000, 5000)), "PNG"),
-    encode(Image.new("L", (7000, 7000)), "JPEG"),
-    encode(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True),
-    encode(Image.new("RGB", (4300, 4300)), "WEBP", lossless=True),
-    encode(Image.new("P", (5000, 5000)), "GIF"),
-    encode(Image.new("1", (5000, 5000)), "TIFF", compression="group4"),
-    encode(Image.new("RGB", (4300, 4300)), "AVIF", speed=10),
-]
-"""A few kilobytes each, and as many pixels as may be."""
+
+
+@cache
+def draw_large() -> list[bytes]:
+    """A few kilobytes each, and as many pixels as may be."""
+    return [
+        encode(Image.new("RGB", (5000, 5000)), "PNG"),
+        encode(Image.new("L", (7000, 7000)), "JPEG"),
+        encode(Image.new("RGB", (7000, 7000)), "JPEG", progressive=True),
+        encode(Image.new("RGB", (4300, 4300)), "WEBP", lossless=True),
+        encode(Image.new("P", (5000, 5000)), "GIF"),
+        encode(Image.new("1", (5000, 5000)), "TIFF", compression="group4"),
+        encode(Image.new("RGB", (4300, 4300)), "AVIF", speed=10),
+    ]
 
 
 def make_request(generator: random.Random, model: str, most_bytes: int = MOST_BYTES) -> bytes:
@@ -122,7 +127,7 @@ def _tensors(generator: random.Random, predict: str, infer: str, size: int) -> b
 
 
 def _images(generator: random.Random, predict: str, infer: str, size: int) -> bytes:
-    image = generator.choice([_damage, _bomb, _metadata, lambda *_: generator.choice(LARGE)])(generator, size)
+    image = generator.choice([_damage, _bomb, _metadata, lambda *_: generator.choice(draw_large())])(generator, size)
     count = generator.choice([1, 1, 2, 8])
     encoded = [base64.b64encode(image).decode()] * min(count, max(1, MOST_BYTES // (2 * len(image))))
     body = json.dumps({"images": encoded}).encode()
@@ -133,7 +138,7 @@ def _images(generator: random.Random, predict: str, infer: str, size: int) -> by
 
 
 def _damage(generator: random.Random, size: int) -> bytes:
-    content = bytearray(generator.choice(PICTURES + LARGE))
+    content = bytearray(generator.choice(PICTURES + draw_large()))
     for _ in range(generator.randint(1, 5)):
         position = generator.randrange(len(content))
         content[position : position + generator.randint(0, 8)] = generator.randbytes(generator.randint(0, 8))

@@ -8,7 +8,7 @@ import httpx
 
 from tests.costs import find_slowness
 from tests.faults.conftest import IMAGE, PREDICT, report, start_service
-from tests.hostile import LARGE
+from tests.hostile import draw_large
 from tests.waiting import wait_until
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "120")) / 4
@@ -96,7 +96,8 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
                     if response.status_code == 429:
                         time.sleep(0.1)
 
-        flooding = [threading.Thread(target=flood, args=[LARGE[number % len(LARGE)]]) for number in range(20)]
+        large = draw_large()
+        flooding = [threading.Thread(target=flood, args=[large[number % len(large)]]) for number in range(20)]
         with open_client(service.address, "127.0.0.1") as client:
             alone, _ = measure(client, 5, content=IMAGE)
             for thread in flooding:
@@ -104,7 +105,7 @@ def test_a_flood_of_images_holds_nobody_up() -> None:
             wait_until(lambda: statuses)
             taken, refused = measure(client, SECONDS, content=IMAGE)
             begin = time.monotonic()
-            late = client.post(PREDICT, files=[("images", LARGE[3])] * 10, headers={"X-Request-Timeout": "1"})
+            late = client.post(PREDICT, files=[("images", large[3])] * 10, headers={"X-Request-Timeout": "1"})
             answered = time.monotonic() - begin
             stop.set()
         for thread in flooding:
