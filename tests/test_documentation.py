@@ -377,10 +377,10 @@ def check_pip(arguments: list[str]) -> None:
         assert (ROOT / arguments[1]).is_file()
         arguments = arguments[2:]
     for argument in arguments:
-        match = re.fullmatch(r"(\./client|\.)(?:\[(\w+)\])?", argument)
+        match = re.fullmatch(r"(\./client|\.)(?:\[([\w,]+)\])?", argument)
         assert match, argument
         project = tomllib.loads((ROOT / match[1] / "pyproject.toml").read_text())["project"]
-        assert match[2] is None or match[2] in project["optional-dependencies"]
+        assert match[2] is None or set(match[2].split(",")) <= project["optional-dependencies"].keys()
 
 
 # What sentences name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from models.backbones.backbone import BackboneError
 from models.checkpoint import CheckpointError
 from models.device import DeviceError
 from training.data.dataset import DatasetError
@@ -28,6 +29,6 @@ def explain_errors() -> Iterator[None]:
     """Turns errors that a user can fix into a message and exit status 1."""
     try:
         yield
-    except (DatasetError, NetworkError, TrainingError, CheckpointError, DeviceError) as error:
+    except (DatasetError, NetworkError, TrainingError, CheckpointError, BackboneError, DeviceError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
