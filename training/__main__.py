@@ -1,21 +1,18 @@
 """The command line of training: `hyperdraw-train` or `python -m training`."""
 
 import inspect
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
-from models.inputs.image import ImageSpec
 from models.predictions.perturbation import Norm
-from training.data.image_folders import LEAST_SIZE, OWN_SIZE, USUAL_SIZE, load_image_folder
-from training.endings import INTERRUPTED, conclude, conclude_with_report, explain_errors
+from training.backbone_command import backbone_command
+from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
-from training.evaluation.metrics import ClassificationMetrics, load_metrics
+from training.images_command import images_command
 from training.import_command import import_command
 from training.objectives.objectives import Measure
 from training.options import (
@@ -33,16 +30,13 @@ from training.options import (
     WithoutOption,
     check_length,
 )
-from training.progress import announce, be_quiet, warn
+from training.progress import be_quiet, warn
 from training.recipes.all import RECIPES
 from training.recipes.mnist import mnist_hypergan_small
-from training.recipes.own_images import Method, own_images
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
-from training.report.own_images import FILE as REPORT_FILE
-from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
-from training.runs.session import Session, check_output, train
+from training.runs.session import Session, train
 from training.studies.ablation import ablate
 from training.table_command import divisions_command, table_command
 
@@ -126,92 +120,10 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
     app.command(recipe.name, help=description, rich_help_panel="Recipes")(command)
 
 
-@app.command("images", rich_help_panel="Your own data")
-def images_command(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with a folder for each class, as in DIR/cat/1.jpg.", metavar="DIR")
-    ],
-    out: OutOption,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=LEAST_SIZE,
-            max=128,
-            help="Width and height that images are resized to.",
-            show_default=f"their own size if it is the same for all and at most {OWN_SIZE}; otherwise {USUAL_SIZE}",
-        ),
-    ] = None,
-    grey: Annotated[
-        bool | None,
-        typer.Option(
-            "--grey/--colour",
-            help="Train on grey or on colour images.",
-            show_default="grey if no image is stored in colour",
-        ),
-    ] = None,
-    flip: Annotated[
-        bool,
-        typer.Option(
-            "--flip", help="Train on mirrored images too. Not for letters: their mirror images mean something else."
-        ),
-    ] = False,
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Give rare classes the same weight in the loss as frequent ones.")
-    ] = False,
-    method: Annotated[Method, typer.Option(help="Method that samples the networks.")] = Method.HYPERDRAW,
-    without: WithoutOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps.", show_default="1500")] = None,
-    minutes: MinutesOption = None,
-    resume: ResumeOption = False,
-    quiet: QuietOption = False,
-    as_json: JSONOption = False,
-) -> None:
-    """Train on your own images, in a folder for each class, and report how good the model is; minutes on 2 cores.
-
-    Images are PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files, such as DIR/cat/1.jpg. Each class is divided: 60 % train,
-    10 % choose the temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with
-    `test`, `val` or both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
-    """
-    check_length(steps, minutes, resume)
-    if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
-        raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not contain each other")
-    with explain_errors(), be_quiet(quiet):
-        check_output(out, resume)
-        images = load_image_folder(folder, size, grey)
-        for text in describe_omissions(images):
-            warn(text)
-        dataset = images.dataset
-        assert isinstance(dataset.input, ImageSpec)
-        shape, counts = dataset.input.shape, images.count()
-        announce(describe_images(images))
-        recipe = own_images(images.name, shape, len(counts), len(dataset.train), method, flip, balance)
-        try:
-            recipe = vary(recipe, without or ())
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-        options = f" --method {method}" if method is not Method.HYPERDRAW else ""
-        options += f" --size {size}" if size else ""
-        options += "" if grey is None else " --grey" if grey else " --colour"
-        options += " --flip" if flip else ""
-        options += " --balance" if balance else ""
-        recipe = replace(recipe, options=options + recipe.options)
-        finished = train(Session(recipe, out, folder, choose_device(device), seed, steps, minutes, resume), dataset)
-        report = None
-        if finished:
-            checkpoint = load_checkpoint(out, choose_device(device))
-            metrics = load_metrics(checkpoint)
-            assert isinstance(metrics, ClassificationMetrics)
-            report = make_report(out, folder, images, checkpoint, metrics)
-            write_file(out / REPORT_FILE, dump_json(report))
-    if report is None:
-        warn(INTERRUPTED)
-    conclude_with_report(report, out, describe_report, as_json)
-
-
+app.command("images", rich_help_panel="Your own data")(images_command)
 app.command("table", rich_help_panel="Your own data")(table_command)
 app.command("import", rich_help_panel="Your own data")(import_command)
+app.command("backbone", rich_help_panel="Your own data")(backbone_command)
 
 
 @app.command("calibrate", rich_help_panel="Checkpoints")

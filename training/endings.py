@@ -7,10 +7,12 @@ from typing import TypeVar
 
 import typer
 
+from models.backbones.backbone import BackboneError
 from models.checkpoint import CheckpointError, dump_json
 from models.device import DeviceError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError
+from training.progress import warn
 from training.runs.run import TrainingError
 
 Report = TypeVar("Report")
@@ -27,7 +29,7 @@ def conclude(text: str, document: Path, as_json: bool) -> None:
 
 
 def conclude_with_report(report: Report | None, out: Path, describe: Callable[[Report], str], as_json: bool) -> None:
-    """Prints a report on stdout, as text or JSON. Without one, the training was interrupted.
+    """Prints a report on stdout, as text or JSON. Without one, it warns that the training was interrupted.
 
     Args:
         report: the report, a dataclass.
@@ -36,6 +38,7 @@ def conclude_with_report(report: Report | None, out: Path, describe: Callable[[R
         as_json: whether to print JSON, which is null without a report.
     """
     if report is None:
+        warn(INTERRUPTED)
         typer.echo("null" if as_json else f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}")
     else:
         typer.echo(dump_json(report).decode().rstrip() if as_json else describe(report))
@@ -46,6 +49,6 @@ def explain_errors() -> Iterator[None]:
     """Turns errors that a user can fix into a message and exit status 1."""
     try:
         yield
-    except (DatasetError, NetworkError, TrainingError, CheckpointError, DeviceError) as error:
+    except (DatasetError, NetworkError, TrainingError, CheckpointError, BackboneError, DeviceError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

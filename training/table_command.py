@@ -12,7 +12,7 @@ import typer
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
 from training.data.table import load_table
-from training.endings import INTERRUPTED, conclude, conclude_with_report, explain_errors
+from training.endings import conclude, conclude_with_report, explain_errors
 from training.options import (
     DeviceOption,
     JSONOption,
@@ -23,7 +23,7 @@ from training.options import (
     SeedOption,
     check_length,
 )
-from training.progress import announce, be_quiet, warn
+from training.progress import announce, be_quiet
 from training.recipes.own_table import own_table
 from training.report.own_images import FILE
 from training.report.own_table import describe_table, describe_table_report, make_table_report
@@ -85,8 +85,6 @@ def table_command(
         if train(session, table.dataset):
             report = make_table_report(out, table, load_checkpoint(out, session.device))
             write_file(out / FILE, dump_json(report))
-    if report is None:
-        warn(INTERRUPTED)
     conclude_with_report(report, out, describe_table_report, as_json)
 
 

@@ -94,14 +94,14 @@ class Backbone:
         self.spec = spec
         self.nbytes = nbytes
         """Size of its file, and about that of its weights in memory."""
-        self._session = session
-        self._input: str = session.get_inputs()[0].name
+        self.session = session
 
     def extract(self, pixels: Tensor) -> Tensor:
         """Features of normalised pixels [B, C, H, W], on the CPU: float32 [B, *feature shape]."""
         features = torch.empty(len(pixels), *self.spec.feature_shape)
+        name = self.session.get_inputs()[0].name
         for block, found in zip(pixels.split(IMAGES_PER_RUN), features.split(IMAGES_PER_RUN), strict=True):
-            (values,) = self._session.run([self.spec.output], {self._input: block.float().contiguous().cpu().numpy()})
+            (values,) = self.session.run([self.spec.output], {name: block.float().contiguous().cpu().numpy()})
             found.numpy()[...] = values
         return features
 
@@ -135,9 +135,9 @@ class BackboneInput(InputKind):
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Features of pixels from 0 to 255, [..., C, H, W]: float32 [..., *feature shape]."""
-        leading = raw.shape[:-3]
-        features = self.backbone.extract(self.images.prepare(raw.reshape(-1, *self.images.shape)))
-        return features.view(*leading, *self.prepared_shape)
+        blocks = raw.reshape(-1, *self.images.shape).split(IMAGES_PER_RUN)  # as normalised pixels are large
+        features = torch.cat([self.backbone.extract(self.images.prepare(block)) for block in blocks])
+        return features.view(*raw.shape[:-3], *self.prepared_shape)
 
 
 def list_shared_folders(directory: Path) -> list[Path]:

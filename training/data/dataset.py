@@ -3,12 +3,14 @@
 Shapes: N examples, K numbers of a label.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from models.backbones.backbone import Backbone, look_through
 from models.inputs.image import ImageSpec
+from models.inputs.kind import InputKind
 from models.inputs.spec import InputSpec
 from models.tasks.task import Task
 
@@ -45,6 +47,13 @@ class Dataset:
     validation: Examples
     calibration: Examples
     test: Examples
+    backbone: Backbone | None = field(default=None, kw_only=True)
+    """The pretrained network whose features the target takes instead of images, if any."""
+
+    @property
+    def view(self) -> InputKind:
+        """The input as the target sees it."""
+        return look_through(self.input, self.backbone)
 
     def with_plain_pixels(self) -> "Dataset":
         """The same images with pixels that stay in [0, 1]."""

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.backbones.backbone import Backbone
 from models.inputs.image import ImageSpec
 from models.inputs.image_file import FileError
 from models.inputs.image_files import read_image_file
@@ -71,6 +72,10 @@ class ImageFolder:
     copies: Mapping[str, str]
     """Files that equal another file of their class byte for byte, with that file. They were left out, because a network
     trained on one of them would know the answer to the other."""
+
+    def see_through(self, spec: ImageSpec, backbone: Backbone) -> "ImageFolder":
+        """The same images, whose features a backbone gives."""
+        return replace(self, dataset=replace(self.dataset, input=spec, backbone=backbone))
 
     def count(self) -> dict[str, dict[Split, int]]:
         """Counts the images of each class in each split."""
@@ -281,7 +286,11 @@ def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tup
     }
     return ImageFolder(
         name=f"{show(folder.resolve().name)}@{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}",
-        dataset=Dataset(spec, Classification(layout.classes), **examples),
+        dataset=Dataset(
+            spec,
+            Classification(layout.classes),
+            *(examples[split] for split in SHARES),
+        ),
         paths={split: [file.path.relative_to(folder) for file in own] for split, own in splits.items()},
         unreadable=unreadable,
         copies=copies,

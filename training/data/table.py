@@ -174,7 +174,7 @@ def _make_dataset(
         task = Classification(classes)
     examples = {split: Examples(inputs[rows], labels[rows]) for split, rows in splits.items()}
     name = f"{show(Path(path.name))}:{quote(target)}@{digest.hexdigest()[:12]}"
-    return name, Dataset(spec, task, **examples)
+    return name, Dataset(spec, task, *(examples[split] for split in SHARES))
 
 
 def _read_target(table: TextTable, target: str, task: TaskName | None) -> tuple[tuple[str, ...] | None, Tensor]:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.backbones.backbone import NO_GRADIENT
 from models.checkpoint import Checkpoint, dump_json, write_file
 from models.inputs.image import ImageSpec
 from models.noise import permutations, uniform
@@ -193,6 +194,9 @@ def attack(
             `path` holds another attack on this version, which would be lost.
     """
     calibration, config = checkpoint.calibration, checkpoint.config
+    for model in (checkpoint, surrogate):
+        if model is not None and model.backbone is not None:
+            raise ValueError(f"{model.name} cannot be attacked: {NO_GRADIENT}")
     if calibration is None or "suspect_adversarial" not in calibration.flags:
         raise ValueError(f"{checkpoint.name} has no flags to evade; attacks need a calibrated classifier of images")
     if surrogate is not None and (surrogate.config.input, surrogate.config.task) != (config.input, config.task):

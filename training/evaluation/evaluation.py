@@ -56,7 +56,7 @@ def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> 
     """Outputs of the largest ensemble on inputs [B, …]."""
     config, sampler = checkpoint.config, checkpoint.sampler
     networks = sampler.limit_networks(config.training.largest_ensemble)
-    return evaluate(sampler, config.input, config.task, inputs, seed, networks, checkpoint.density)
+    return evaluate(sampler, checkpoint.input, config.task, inputs, seed, networks, checkpoint.density)
 
 
 def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int], what: str = "evaluating") -> Outputs:

@@ -85,7 +85,7 @@ def gather_evidence(
             curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
     members = {}
     if checkpoint.sampler.num_networks is not None:
-        validation = config.input.prepare(dataset.validation.inputs)
+        validation = checkpoint.input.prepare(dataset.validation.inputs)
         held = checkpoint.sampler.num_networks
         members = {
             "test": outputs["test"].plain.log_softmax(-1),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from models.backbones.backbone import BackboneSpec
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
@@ -55,6 +56,8 @@ def _describe_model(name: str, checkpoint: Checkpoint) -> str:
             given = ", ".join(f"{column.name} ({column.kind})" for column in columns)
         case ImageSpec(channels=channels, height=height, width=width):
             given = f"{height} × {width} pixels, {channels} channel{'' if channels == 1 else 's'}"
+            if config.backbone is not None:
+                given += f", seen through a pretrained backbone ({_describe_backbone(config.backbone)})"
         case VectorSpec(names=names):
             given = ", ".join(names)
     match config.task:
@@ -70,6 +73,11 @@ with {config.target.num_weights:,} weights{"" if alone else " each"}. Input: {gi
 ```python
 {config.target.source}
 ```"""
+
+
+def _describe_backbone(spec: BackboneSpec) -> str:
+    licence = f", licence {spec.licence}" if spec.licence else ""
+    return f"{spec.source}, output `{spec.output}`{licence}, SHA-256 `{spec.sha256}`"
 
 
 def _describe_training(config: CheckpointConfig) -> str:

@@ -15,6 +15,7 @@ from models.predictions.prediction import interpret
 from training.data.image_folders import LISTED, ImageFolder
 from training.data.image_tree import show
 from training.denormals import flush_denormals
+from training.evaluation.baseline import Baseline, measure_baseline
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.metrics import ClassificationMetrics, ClassMetrics
 from training.evaluation.summaries import FEW, Share, estimate_share
@@ -77,6 +78,8 @@ class ImagesReport:
     """False alarm rate that flags were calibrated for."""
     false_alarms: dict[str, Share]
     """Measured false alarms on the test images, by flag."""
+    baseline: Baseline | None
+    """A simpler model on the same features, if there is a backbone."""
     cautions: tuple[str, ...]
     """Reasons why these metrics may promise too much."""
     commands: tuple[str, ...]
@@ -141,6 +144,7 @@ def make_report(
         disputed=disputed,
         false_alarm_rate=rate,
         false_alarms={f.flag: estimate_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
+        baseline=None if images.dataset.backbone is None else measure_baseline(images.dataset),
         cautions=tuple(list_cautions(metrics)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
@@ -216,6 +220,7 @@ def describe_report(report: ImagesReport) -> str:
             f"  always most frequent class   {report.majority_accuracy:6.1%}",
             f"  balanced accuracy            {report.balanced_accuracy:6.1%}",
             f"  NLL {report.nll:.4f}, ECE {report.ece:.4f} of the ensemble at its temperature",
+            *describe_baseline(report.baseline),
             f"Recall of each class by an ensemble of {report.networks}:",
             *recalls,
             "Most frequent mistakes:",
@@ -233,6 +238,17 @@ def describe_report(report: ImagesReport) -> str:
             f"  hyperdraw reload {shlex.quote(Path(report.checkpoint).name)}",
         ]
     )
+
+
+def describe_baseline(baseline: Baseline | None) -> list[str]:
+    """Lines about the simpler model on the same features, if there is one."""
+    if baseline is None:
+        return []
+    return [
+        "Logistic regression on the same features:",
+        f"  accuracy                     {_format(baseline.accuracy)}",
+        f"  NLL {baseline.nll:.4f}, at C = {baseline.strength:.2g}, the best on the validation images",
+    ]
 
 
 def _format(share: Share) -> str:

@@ -15,6 +15,7 @@ from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
+from training.data.features import cache_features
 from training.data.foreign import make_foreign_images, make_foreign_rows
 from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
@@ -49,7 +50,8 @@ def calibrate_directory(directory: Path, data: Path, device: torch.device) -> No
         CheckpointError: if the checkpoint cannot be loaded, or if there is no data to calibrate it with.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device, with_measurements=False)  # they may be damaged
+    # Measurements may be damaged.
+    checkpoint = cache_features(load_checkpoint(directory, device, with_measurements=False))
     dataset = load_training_data(checkpoint.config, data)
     if isinstance(dataset, Mixture):
         raise CheckpointError(
@@ -125,7 +127,7 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
         CheckpointError: if the checkpoint cannot be loaded.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint = load_checkpoint(directory, device)
+    checkpoint = cache_features(load_checkpoint(directory, device))
     return checkpoint, load_training_data(checkpoint.config, data)
 
 
@@ -150,7 +152,7 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
             checkpoint=digest_config(directory),
             split=f"{config.training.dataset}/calibration",
             seeds=seeds,
-            scores=list_scores(config.task, spec, density=density is not None),
+            scores=list_scores(config.task, checkpoint.input, density=density is not None),
             task=config.task,
             outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
             labels=dataset.calibration.labels,
@@ -160,7 +162,8 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
     save_calibration(directory, calibration, density)
-    return load_checkpoint(directory, checkpoint.sampler.device)
+    calibrated = load_checkpoint(directory, checkpoint.sampler.device)
+    return replace(calibrated, backbone=checkpoint.backbone)  # which may keep features
 
 
 def measure_directory(

@@ -14,17 +14,15 @@ from models.noise import permutations, uniform
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
-from training.data.augmentation import distort
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
-from training.data.outliers import synthesize_outliers
 from training.objectives.hardening import harden
 from training.objectives.objectives import balance_classes, outlier_loss
 from training.recipes.recipe import Recipe
+from training.runs.sources import make_source
 
-ORDER_STREAM, AUGMENTATION_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 10, 11, 14, 15
-"""Streams of the noise that orders training examples, distorts them, chooses outliers, starts attacks and groups
-networks."""
+ORDER_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 11, 14, 15
+"""Streams of the noise that orders training examples, chooses outliers, starts attacks and groups networks."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,6 @@ class Supervised(Problem):
         self.seed = seed
         self.shape = networks, inputs = recipe.networks_per_step, recipe.inputs_per_network
         self.num_examples = len(dataset.train)
-        self._inputs = dataset.train.inputs.to(device)
         self._labels = dataset.train.labels.to(device)
         self._shared = inputs == self.num_examples
         self._epoch = -1
@@ -77,14 +74,12 @@ class Supervised(Problem):
             if not dataset.task.has_classes:
                 raise ValueError("there are no classes to balance")
             self._class_weights = balance_classes(self._labels, len(dataset.task.outputs))
-        self._outliers = torch.empty(0)
-        if recipe.outliers is not None:
-            self._outliers = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed).to(device)
         if not self._shared and (inputs if recipe.own_epochs else networks * inputs) > self.num_examples:
             raise ValueError(
                 f"a step of {networks} networks with {inputs} examples each needs more than the {self.num_examples} of "
                 "the training set; use fewer, or all of them for each network"
             )
+        self._source = make_source(recipe, dataset, seed, device)
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
         task = self.dataset.task
@@ -105,30 +100,26 @@ class Supervised(Problem):
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
-        outputs = evaluate_members(sampler, self.dataset.input.prepare(validation.inputs), seed=0, size=networks)
+        outputs = evaluate_members(sampler, self.dataset.view.prepare(validation.inputs), seed=0, size=networks)
         return task.measure_quality(task.predict(outputs), validation.labels)
 
     def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Draws the normalised inputs [S, B, …] and labels [S, B, …] of a step."""
-        inputs, labels = self._inputs, self._labels
+        """Draws the prepared inputs [S, B, …] and labels [S, B, …] of a step."""
         if self._shared:
-            inputs, labels = (tensor.expand(self.shape[0], *tensor.shape) for tensor in (inputs, labels))
+            both = self._source.take_all(), self._labels
+            inputs, labels = (tensor.expand(self.shape[0], *tensor.shape) for tensor in both)
         else:
             index = self._choose(step)
-            inputs, labels = inputs[index], labels[index].unflatten(0, self.shape)
-            if self.recipe.augmentation is not None:
-                augmentation, width = self.recipe.augmentation, self.recipe.augmentation.numbers
-                numbers = uniform(self.seed, [step], len(inputs) * width, AUGMENTATION_STREAM).view(-1, width)
-                inputs = distort(inputs, augmentation, numbers.to(inputs.device))
-            inputs = inputs.unflatten(0, self.shape)
-        return self.dataset.input.prepare(inputs), labels
+            both = self._source.take(index, step), self._labels[index]
+            inputs, labels = (tensor.unflatten(0, self.shape) for tensor in both)
+        return inputs, labels
 
     def draw_outliers(self, step: int) -> Tensor:
-        """Draws the normalised outliers of a step, [B, …], which all of its networks share."""
+        """Draws the prepared outliers of a step, [B, …], which all of its networks share."""
         assert self.recipe.outliers is not None
         shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
-        index = (shares * len(self._outliers)).long().clamp(max=len(self._outliers) - 1)
-        return self.dataset.input.prepare(self._outliers[index.to(self._outliers.device)])
+        count = self._source.num_outliers
+        return self._source.take_outliers((shares * count).long().clamp(max=count - 1).to(self._labels.device))
 
     def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None

@@ -140,7 +140,7 @@ class TrainingRun(ABC):
     def _fit_temperature(self) -> float:
         assert isinstance(self.dataset, Dataset)
         validation = self.dataset.validation
-        inputs = self.dataset.input.prepare(validation.inputs)
+        inputs = self.dataset.view.prepare(validation.inputs)
         networks = self.sampler.limit_networks(self.recipe.largest_ensemble)
         logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
         return fit_member_temperature(logits, validation.labels)
@@ -185,7 +185,10 @@ class TrainingRun(ABC):
             self._good = self.steps, {name: t.clone() for name, t in self.sampler.state_dict().items()}
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, "planned_steps": self.planned_steps, "recipe": repr(self.recipe)}
+        identity = {"seed": self.seed, "planned_steps": self.planned_steps, "recipe": repr(self.recipe)}
+        if isinstance(self.dataset, Dataset) and self.dataset.backbone is not None:
+            identity["backbone"] = self.dataset.backbone.spec.sha256
+        return identity
 
 
 def read_identity(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -247,6 +247,7 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
         target=recipe.target,
         input=dataset.input,
         task=dataset.task,
+        backbone=dataset.backbone.spec if isinstance(dataset, Dataset) and dataset.backbone else None,
         training=Training(
             recipe=recipe.name + recipe.options,
             command=format_command(recipe, run.seed, run.planned_steps),
@@ -260,6 +261,8 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
     checkpoint = load_checkpoint(session.out, session.device)
+    if isinstance(dataset, Dataset) and dataset.backbone:
+        checkpoint = replace(checkpoint, backbone=dataset.backbone)  # which keeps features
     return checkpoint if isinstance(dataset, Mixture) else calibrate_checkpoint(checkpoint, session.out, dataset)
 
 

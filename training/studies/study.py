@@ -130,7 +130,7 @@ def study_networks(
     networks = sampler.limit_networks(networks)
     if networks < UNCERTAINTY_OF:
         raise ValueError(f"a study needs at least {UNCERTAINTY_OF} networks; there are only {networks}")
-    inputs, labels = config.input.prepare(dataset.test.inputs), dataset.test.labels
+    inputs, labels = checkpoint.input.prepare(dataset.test.inputs), dataset.test.labels
 
     announce(f"{networks} networks on {len(labels):,} test inputs")
     # In parts, so that progress is shown.
@@ -148,7 +148,7 @@ def study_networks(
     del logits
     for name, images in outliers.items():
         announce(f"{UNCERTAINTY_OF} networks on {name}")
-        others = evaluate_members(sampler, config.input.prepare(images), SEED, UNCERTAINTY_OF)
+        others = evaluate_members(sampler, checkpoint.input.prepare(images), SEED, UNCERTAINTY_OF)
         uncertainties[name] = measure_uncertainty(others)
 
     announce("weights")
@@ -220,7 +220,7 @@ def _find_filters(target: TargetNetwork, weights: Weights) -> Tensor | None:
 @torch.inference_mode()
 def _follow_paths(checkpoint: Checkpoint, dataset: Dataset) -> list[PathAccuracy]:
     sampler, target = checkpoint.sampler, checkpoint.config.target
-    inputs = checkpoint.config.input.prepare(dataset.validation.inputs).to(sampler.device)
+    inputs = checkpoint.input.prepare(dataset.validation.inputs).to(sampler.device)
     labels = dataset.validation.labels.to(sampler.device)
 
     def measure(weights: Weights) -> list[float]:

@@ -1,0 +1,1 @@
+"""Pretrained backbones: what training needs to know of an ONNX file, and recipes that make such files."""

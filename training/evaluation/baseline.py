@@ -1,0 +1,61 @@
+"""The baseline for networks on a backbone's features: a logistic regression on the same features.
+
+Shapes: N examples, D numbers of a feature.
+"""
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from training.data.dataset import Dataset
+from training.evaluation.measures import measure_nll
+from training.evaluation.summaries import Share, estimate_share, measure_share
+from training.progress import track
+
+STRENGTHS = tuple(10.0**power for power in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
+"""Inverse strengths of regularisation to choose from; scikit-learn's own is 1."""
+
+PART = 512
+"""Images whose features are looked at in one go."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A logistic regression on standardised features of the training images; maps are averaged over positions."""
+
+    accuracy: Share
+    nll: float
+    strength: float
+    """Inverse strength C of its regularisation, with the least NLL on the validation images."""
+
+
+def measure_baseline(dataset: Dataset) -> Baseline:
+    """Fits logistic regressions to a dataset with a backbone, and measures the best one on the test split."""
+    from sklearn.linear_model import LogisticRegression  # takes long to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, validation, test = (
+        _take_features(dataset, split.inputs) for split in (dataset.train, dataset.validation, dataset.test)
+    )
+    labels = dataset.train.labels.numpy()
+    best = None
+    for strength in track(STRENGTHS, "logistic regression", "fit"):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1_000))
+        model.fit(train, labels)
+        nll = measure_nll(torch.from_numpy(model.predict_log_proba(validation)), dataset.validation.labels)
+        if best is None or nll < best[0]:
+            best = nll, strength, model
+    assert best is not None
+    logs = torch.from_numpy(best[2].predict_log_proba(test))
+    right = logs.argmax(-1) == dataset.test.labels
+    accuracy = estimate_share(measure_share(right), len(right))
+    return Baseline(accuracy, measure_nll(logs, dataset.test.labels), best[1])
+
+
+def _take_features(dataset: Dataset, images: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Features as vectors, [N, D]."""
+    features = torch.cat([dataset.view.prepare(part) for part in images.split(PART)])
+    vectors = features.flatten(2).mean(2) if features.dim() == 4 else features
+    return vectors.numpy()
