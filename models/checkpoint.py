@@ -43,7 +43,6 @@ from models.samplers.sampler import WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.schema import STRICT, Shape
 from models.stored_tensors import Storage, bound_bytes, decode_tensors, encode_tensors, split_shards
-from models.targets.layers import numel
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
 
@@ -266,7 +265,7 @@ def load_checkpoint(
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
         if calibration.density:
-            density = _read_density(directory / DENSITY_FILE, calibration.density, numel(config.target.input_shape))
+            density = _read_density(directory / DENSITY_FILE, calibration.density, config)
     metrics, path = None, directory / "metrics.json"
     if with_measurements and os.path.lexists(path):
         metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
@@ -350,10 +349,12 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
     raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
 
 
-def _read_density(path: Path, digest: str, features: int) -> FeatureDensity:
-    content = _read(path, bound_density_bytes(features))
+def _read_density(path: Path, digest: str, config: CheckpointConfig) -> FeatureDensity:
+    features, of_backbone = config.target.input_shape[0], config.backbone is not None
+    content = _read(path, bound_density_bytes(features, of_backbone=of_backbone))
     try:
-        return unpack_density(_parse_tensors(path, content, digest, "calibration.json"), features)
+        tensors = _parse_tensors(path, content, digest, "calibration.json")
+        return unpack_density(tensors, features, of_backbone=of_backbone)
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
 

@@ -104,7 +104,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         },
         "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
         "options": {"data", "recipes"},
-        "endings": {"data", "imports", "runs"},
+        "endings": {"data", "imports", "progress", "runs"},
         "backbone_command": {"backbones", "endings", "options", "progress"},
         "images_command": {
             "backbones",

@@ -1,15 +1,19 @@
 """The density of training features, which tells inputs that resemble no training example.
 
-Shapes: N training examples, B inputs, D features.
+Shapes: N training examples, B inputs, D features, k directions.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SHRINKAGE = 0.05
 """Share of the covariance that is replaced by its diagonal, so that directions without variance count less."""
+
+DIRECTIONS = 64
+"""Most directions of the features of a backbone that have variances of their own."""
 
 HEADER_BYTES = 2**12
 
@@ -19,57 +23,103 @@ LEAST_VARIANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class FeatureDensity:
-    """A normal distribution of features."""
+    """A normal distribution of features.
+
+    Features of a backbone are averaged over the positions of a map, and scaled to length 1, as in "Mahalanobis++"
+    (Müller & Hein, ICML 2025). Few directions have variances of their own; all others share one (probabilistic
+    principal components: Tipping & Bishop 1999).
+    """
 
     mean: Tensor
     """float32 [D]."""
-    whitening: Tensor
-    """float32 [D, D]. Products with it have covariance 1."""
+    directions: Tensor
+    """Orthonormal: float32 [D, k]."""
+    deviations: Tensor
+    """Standard deviations in these directions: float32 [k]."""
+    residual: Tensor | None = None
+    """Standard deviation in each other direction, float32 []. With it, features are those of a backbone."""
 
     def measure_distance(self, features: Tensor) -> Tensor:
-        """Root mean square of whitened features [B, …], [B]: the Mahalanobis distance divided by √D (Lee et al., "A
-        Simple Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, without classes)."""
-        whitened = (features.flatten(1).cpu() - self.mean) @ self.whitening
-        return whitened.double().square().mean(-1).sqrt()
+        """Mahalanobis distance of features [B, D, …] from the mean, divided by √D, [B] (Lee et al., "A Simple Unified
+        Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, without classes)."""
+        flat = features.cpu() if self.residual is None else _scale(features.cpu())
+        centred = flat - self.mean
+        inside = centred @ self.directions
+        total = (inside / self.deviations).double().square().sum(-1)
+        if self.residual is not None:
+            outside = (centred.double().square().sum(-1) - inside.double().square().sum(-1)).clamp(min=0)
+            total = total + outside / self.residual.double().square()
+        return (total / len(self.mean)).sqrt()
 
 
 def fit_density(features: Tensor) -> FeatureDensity:
-    """Fits a normal distribution to features of training examples, [N, …]."""
-    flat = features.flatten(1).double().cpu()
+    """Fits a normal distribution to prepared rows of training examples, [N, D]."""
+    flat = features.double().cpu()
     mean = flat.mean(0)
     covariance = (flat - mean).mT @ (flat - mean) / len(flat)
     variances = covariance.diagonal()
     least = LEAST_VARIANCE * variances.mean().clamp(min=torch.finfo(torch.float64).tiny)
     covariance = (1 - SHRINKAGE) * covariance + torch.diag(SHRINKAGE * variances + least)
     values, vectors = torch.linalg.eigh(covariance)
-    return FeatureDensity(mean.float(), (vectors / values.clamp(min=least).sqrt()).float().contiguous())
+    return FeatureDensity(mean.float(), vectors.float().contiguous(), values.clamp(min=least).sqrt().float())
+
+
+def fit_feature_density(features: Tensor) -> FeatureDensity:
+    """Fits a normal distribution to a backbone's features of training examples, [N, D] or [N, D, rows, columns]."""
+    flat = _scale(features.cpu())
+    mean = flat.mean(0)
+    centred = flat - mean
+    count, size = centred.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the directions that the search begins with
+        _, values, directions = torch.svd_lowrank(centred, min(DIRECTIONS, count, size), niter=8)
+    variances = values.double().square() / count
+    rest = (centred.double().square().sum() / count - variances.sum()) / max(1, size - len(values))
+    least = LEAST_VARIANCE * (variances.sum() / size).clamp(min=torch.finfo(torch.float32).tiny)
+    deviations = variances.clamp(min=least).sqrt().float()
+    return FeatureDensity(mean, directions.contiguous(), deviations, rest.clamp(min=least).sqrt().float())
 
 
 def pack_density(density: FeatureDensity) -> dict[str, Tensor]:
     """The tensors of a density's file."""
-    return {"mean": density.mean, "whitening": density.whitening}
+    tensors = {"mean": density.mean, "directions": density.directions, "deviations": density.deviations}
+    return tensors if density.residual is None else tensors | {"residual": density.residual}
 
 
-def unpack_density(tensors: dict[str, Tensor], features: int) -> FeatureDensity:
+def unpack_density(tensors: dict[str, Tensor], features: int, *, of_backbone: bool) -> FeatureDensity:
     """Reads what `pack_density` returned.
 
     Args:
         tensors: the tensors of the file.
         features: D.
+        of_backbone: whether they are features of a backbone.
 
     Raises:
-        ValueError: if they are not a density of D features.
+        ValueError: if they are not such a density of D features.
     """
-    shapes = {"mean": (features,), "whitening": (features, features)}
+    found = tensors.get("deviations", torch.empty(0))
+    count = len(found) if found.ndim == 1 and 0 < len(found) <= features else features
+    shapes = {"mean": (features,), "directions": (features, count), "deviations": (count,)}
+    if of_backbone:
+        shapes["residual"] = ()
     for name in shapes.keys() | tensors.keys():
         tensor = tensors.get(name)
         if name not in shapes or tensor is None or tensor.shape != shapes[name] or tensor.dtype != torch.float32:
-            raise ValueError(f"it must hold mean and whitening of {features} features as float32, unlike its {name}")
+            expected = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise ValueError(f"it must hold float32 tensors {expected}, unlike its {name}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"its {name} has numbers that are not finite")
-    return FeatureDensity(tensors["mean"], tensors["whitening"])
+        if name in {"deviations", "residual"} and not (tensor > 0).all():
+            raise ValueError(f"its {name} must be positive")
+    return FeatureDensity(**tensors)
 
 
-def bound_density_bytes(features: int) -> int:
+def bound_density_bytes(features: int, *, of_backbone: bool) -> int:
     """Largest size of the file of a density of D features."""
-    return 4 * (features * features + features) + HEADER_BYTES
+    directions = min(features, DIRECTIONS) if of_backbone else features
+    return 4 * (features * directions + features + directions + 1) + HEADER_BYTES
+
+
+def _scale(features: Tensor) -> Tensor:
+    """Vectors of length 1, [B, D], from features [B, D] or [B, D, rows, columns]."""
+    return F.normalize(features.flatten(2).mean(-1) if features.ndim > 2 else features, dim=-1)

@@ -13,7 +13,7 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from models.inputs.kind import InputKind
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
+from models.predictions.surprise import COMBINED_SURPRISE, SHARES, combine_scores
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
@@ -89,6 +90,13 @@ class SizeCalibration:
     """Thresholds of each flag, one for each rate of false alarms."""
     classes: ClassCalibration | None
     numbers: NumberCalibration | None = None
+    levels: dict[ScoreName, Annotated[tuple[Finite, ...], FailFast()]] = dataclasses.field(default_factory=dict)
+    """Levels of the scores behind a combined surprise, on usual inputs outside the calibration split."""
+
+    def measure(self, prediction: Prediction, flag: Flag) -> Tensor:
+        """The score that raises a flag, [B]."""
+        name = self.scores[flag]
+        return combine_scores(prediction, self.levels) if name == COMBINED_SURPRISE else prediction.score(name)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -182,7 +190,7 @@ class Calibration:
         prediction = prediction.prefix(size.ensemble_size)
         judgements: dict[Flag, Judgement] = {}
         for flag, name in size.scores.items():
-            scores, threshold = prediction.score(name), size.thresholds[flag][index]
+            scores, threshold = size.measure(prediction, flag), size.thresholds[flag][index]
             judgements[flag] = Judgement(
                 name, scores, threshold, scores > threshold, self.rates[index], size.ensemble_size
             )
@@ -287,13 +295,13 @@ def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
 
 
 def list_scores(task: Task, spec: InputKind, *, density: bool = False) -> dict[Flag, tuple[ScoreName, ...]]:
-    """Scores that may raise each flag, one of them if the inputs' density is known. The first is the default."""
+    """Scores that may raise each flag, two of them if the inputs' density is known. The first is the default."""
     usable = {
         flag: tuple(name for name in names if spec.perturbable or name not in task.noisy_scores)
         for flag, names in task.flag_scores.items()
     }
     if density:
-        usable["out_of_distribution"] += (FEATURE_DISTANCE,)
+        usable["out_of_distribution"] += (FEATURE_DISTANCE, COMBINED_SURPRISE)
     return {flag: names for flag, names in usable.items() if names}
 
 
@@ -313,10 +321,20 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputKind, net
         for flag, score in size.scores.items():
             if score not in scores[flag]:
                 raise ValueError(f"{flag} is raised by {' or '.join(scores[flag])}, not by {score}")
+        _check_levels(size, [name for name in scores["out_of_distribution"] if name != COMBINED_SURPRISE])
         if (size.classes is not None) != task.has_classes:
             raise ValueError("must have temperatures and prediction sets for classes, and only for classes")
         if size.numbers and any(len(reach) != len(task.outputs) for reach in size.numbers.reaches):
             raise ValueError(f"must have intervals of {len(task.outputs)} numbers")
+
+
+def _check_levels(size: SizeCalibration, names: Sequence[ScoreName]) -> None:
+    combined = COMBINED_SURPRISE in size.scores.values()
+    if combined != bool(size.levels) or not size.levels.keys() <= set(names):
+        raise ValueError(f"must have levels of {' or '.join(names)} for a combined surprise, and only for that")
+    for name, levels in size.levels.items():
+        if len(levels) != len(SHARES) or list(levels) != sorted(levels):
+            raise ValueError(f"must have {len(SHARES)} levels of {name} that do not decrease")
 
 
 def conformal_quantile(scores: Tensor, rate: float) -> float:

@@ -22,7 +22,8 @@ from models.predictions.detection import (
     conformal_quantile,
     list_sizes,
 )
-from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
+from models.predictions.prediction import FEATURE_DISTANCE, Outputs, Prediction, ScoreName, interpret
+from models.predictions.surprise import COMBINED_SURPRISE, Levels, combine_scores, measure_levels
 from models.tasks.kind import Flag
 from models.tasks.probabilities import average_logits
 from models.tasks.regression import RegressionUncertainty
@@ -67,24 +68,49 @@ def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
     return float(math.exp(found.x))
 
 
-def choose_score(names: Sequence[ScoreName], inside: Prediction, outside: Prediction) -> ScoreName:
-    """The score that tells foreign from usual inputs best. A later score must be clearly better than an earlier one.
+def choose_scores(names: Sequence[ScoreName], inside: Prediction, outside: Prediction) -> tuple[ScoreName, ...]:
+    """The score that tells foreign from usual inputs best, or the scores whose surprises, added, do so.
 
     Networks that learned to be uncertain on outliers agree there, so their mutual information is small. Other networks
-    disagree most on foreign images, while their predictive entropy is only that of a hard image. Only made-up images
-    decide, so that metrics on real outliers stay honest.
+    disagree most on foreign images, while their predictive entropy is only that of a hard image. So the best of the
+    networks' own scores is found first. A later one must be clearly better than an earlier one. If the distance of
+    features is known, it is added to that score, unless one of the two is clearly better alone: the distance sees what
+    is far away, and the networks see what lies between the classes. Only made-up inputs decide, so that metrics on real
+    outliers stay honest.
 
     Args:
         names: the scores; the first is the default.
         inside: usual inputs, but not those of the calibration split: choosing by their ranks would change quantiles.
         outside: foreign inputs.
     """
-    best = names[0]
-    for name in names[1:]:
-        known, other = (measure_auroc(inside.score(n), outside.score(n)) for n in (best, name))
-        if other > max(known, 0.5) + CLEARLY:
-            best = name
+    own = [(name,) for name in names if name not in {FEATURE_DISTANCE, COMBINED_SURPRISE}]
+    best = _choose_best(own, inside, outside)
+    if COMBINED_SURPRISE not in names:
+        return best
+    return _choose_best([(*best, FEATURE_DISTANCE), best, (FEATURE_DISTANCE,)], inside, outside)
+
+
+def _choose_best(
+    choices: Sequence[tuple[ScoreName, ...]], inside: Prediction, outside: Prediction
+) -> tuple[ScoreName, ...]:
+    def measure(names: tuple[ScoreName, ...]) -> float:
+        levels = _measure_levels(inside, names)
+        return measure_auroc(_measure(inside, names, levels), _measure(outside, names, levels))
+
+    best, known = choices[0], measure(choices[0])
+    for names in choices[1:]:
+        if (other := measure(names)) > max(known, 0.5) + CLEARLY:
+            best, known = names, other
     return best
+
+
+def _measure_levels(usual: Prediction, names: tuple[ScoreName, ...]) -> dict[ScoreName, Levels]:
+    """Levels of scores that are combined."""
+    return {name: measure_levels(usual.score(name)) for name in names} if len(names) > 1 else {}
+
+
+def _measure(prediction: Prediction, names: tuple[ScoreName, ...], levels: Mapping[ScoreName, Levels]) -> Tensor:
+    return combine_scores(prediction, levels) if levels else prediction.score(names[0])
 
 
 def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
@@ -101,7 +127,7 @@ def calibrate(
     checkpoint: str,
     split: str,
     seeds: range,
-    scores: Mapping[Flag, Sequence[ScoreName]],
+    scores: Mapping[Flag, tuple[ScoreName, ...]],
     task: Task,
     outputs: Outputs,
     labels: Tensor,
@@ -131,10 +157,10 @@ def calibrate(
     rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
     if not rates:
         raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
-    alone = best = {flag: names[0] for flag, names in scores.items()}
+    alone = best = {flag: names[:1] for flag, names in scores.items()}
     if foreign is not None and validation is not None:
         alone, best = (
-            {flag: choose_score(names, inside, outside) for flag, names in scores.items()}
+            {flag: choose_scores(names, inside, outside) for flag, names in scores.items()}
             for inside, outside in (
                 (interpret(task, validation[1].prefix(1)), interpret(task, foreign.prefix(1))),
                 (interpret(task, validation[1]), interpret(task, foreign)),
@@ -143,21 +169,25 @@ def calibrate(
     sizes = []
     for size in list_sizes(len(outputs.plain), CALIBRATED_SIZES):
         prediction = interpret(task, outputs.prefix(size))
-        chosen = alone if size == 1 else best
-        thresholds = {
-            flag: tuple(conformal_quantile(prediction.score(name), rate) for rate in rates)
-            for flag, name in chosen.items()
-        }
+        usual = None if validation is None else interpret(task, validation[1].prefix(size))
+        chosen: dict[Flag, ScoreName] = {}
+        thresholds: dict[Flag, tuple[float, ...]] = {}
+        levels: dict[ScoreName, Levels] = {}
+        for flag, names in (alone if size == 1 else best).items():
+            own = {} if usual is None else _measure_levels(usual, names)
+            found = _measure(prediction, names, own)
+            thresholds[flag] = tuple(conformal_quantile(found, rate) for rate in rates)
+            chosen[flag] = COMBINED_SURPRISE if own else names[0]
+            levels |= own
         classes = None
-        if validation is not None and task.has_classes:
-            _, other_outputs, other_labels = validation
-            temperature = fit_temperature(interpret(task, other_outputs.prefix(size)).log_probabilities, other_labels)
+        if validation is not None and usual is not None and task.has_classes:
+            temperature = fit_temperature(usual.log_probabilities, validation[2])
             tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
             found = tempered.gather(1, labels[:, None])[:, 0]
             least = tuple(-conformal_quantile(-found, rate) for rate in rates)
             classes = ClassCalibration(temperature, least)
         numbers = None if task.has_classes else _calibrate_intervals(prediction, labels, rates)
-        sizes.append(SizeCalibration(size, chosen, thresholds, classes, numbers))
+        sizes.append(SizeCalibration(size, chosen, thresholds, classes, numbers, levels))
     return Calibration(
         checkpoint=checkpoint,
         split=split,

@@ -2,8 +2,7 @@
 
 from models.checkpoint import Checkpoint
 from models.inputs.image import JITTER
-from models.predictions.detection import Calibration
-from models.predictions.prediction import ScoreName
+from models.predictions.detection import Calibration, SizeCalibration
 from models.tasks.kind import Flag
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
@@ -14,8 +13,10 @@ RAISING_SCORES = {
     "mutual_information": "the mutual information, in nats, because it tells made-up foreign images from validation images "
     "better than the predictive entropy does",
     "fragility": f"the fragility: how much probability the answer loses when noise of up to {JITTER:g} of the pixels' range is added",
-    "feature_distance": "the distance of the prepared input from those of the training, as the root mean square of whitened "
+    "feature_distance": "the distance of the features from those of the training, as the root mean square of whitened "
     "features, because it tells made-up foreign inputs from validation inputs better than other scores do",
+    "combined_surprise": "the sum of two surprises, in nats, that of the {parts}: a surprise is −ln of the share of "
+    "validation inputs whose score is as large",
     "relative_deviation": "the networks' standard deviation, in units of the output's standard deviation",
 }
 
@@ -78,14 +79,18 @@ def _describe_draws(calibration: Calibration) -> str:
 def _describe_score(calibration: Calibration, flag: Flag) -> str:
     """The score that raises a flag for the largest ensemble, and the sizes for which it is another score."""
     *smaller, largest = calibration.sizes
-    others: dict[ScoreName, list[str]] = {}
+    others: dict[str, list[str]] = {}
+    usual = _describe_size(largest, flag)
     for size in smaller:
-        if size.scores[flag] != largest.scores[flag]:
-            others.setdefault(size.scores[flag], []).append(str(size.ensemble_size))
-    exceptions = [
-        f"; for ensembles of {', '.join(sizes)}, by {RAISING_SCORES[score]}" for score, sizes in others.items()
-    ]
-    return RAISING_SCORES[largest.scores[flag]] + "".join(exceptions)
+        if (own := _describe_size(size, flag)) != usual:
+            others.setdefault(own, []).append(str(size.ensemble_size))
+    exceptions = [f"; for ensembles of {', '.join(sizes)}, by {score}" for score, sizes in others.items()]
+    return usual + "".join(exceptions)
+
+
+def _describe_size(size: SizeCalibration, flag: Flag) -> str:
+    parts = " and that of the ".join(name.replace("_", " ") for name in size.levels)
+    return RAISING_SCORES[size.scores[flag]].format(parts=parts)
 
 
 def _find_flagged(metrics: ClassificationMetrics | RegressionMetrics | None, flag: str, rate: float) -> str:

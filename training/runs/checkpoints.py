@@ -10,7 +10,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_checkpoint, save_calibration
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
-from models.predictions.density import fit_density
+from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
 from training.data.dataset import Dataset
@@ -134,7 +134,7 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
 def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
     """Measures thresholds on the calibration split, writes them, and loads the checkpoint again."""
     config, spec = checkpoint.config, checkpoint.config.input
-    density = fit_density(spec.prepare(dataset.train.inputs)) if isinstance(spec, TableSpec) else None
+    density = _fit_density(checkpoint, dataset)
     checkpoint = replace(checkpoint, density=density)
     validation = foreign = others = None
     if config.task.has_classes or density is not None:
@@ -164,6 +164,15 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
     save_calibration(directory, calibration, density)
     calibrated = load_checkpoint(directory, checkpoint.sampler.device)
     return replace(calibrated, backbone=checkpoint.backbone)  # which may keep features
+
+
+def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | None:
+    """The density of what the networks take, if that tells more than pixels do."""
+    if isinstance(checkpoint.config.input, TableSpec):
+        return fit_density(checkpoint.input.prepare(dataset.train.inputs))
+    if checkpoint.backbone is not None:
+        return fit_feature_density(checkpoint.input.prepare(dataset.train.inputs))
+    return None
 
 
 def measure_directory(
