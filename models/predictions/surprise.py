@@ -42,7 +42,8 @@ def measure_surprise(scores: Tensor, levels: Levels) -> Tensor:
     scores = scores.double().contiguous()
     after = torch.searchsorted(x, scores).clamp(1, len(x) - 1)
     slopes = (y[after] - y[after - 1]) / (x[after] - x[after - 1])
-    return (y[after - 1] + slopes * (scores - x[after - 1])).clamp(0, MOST_SURPRISE)
+    surprise: Tensor = (y[after - 1] + slopes * (scores - x[after - 1])).clamp(0, MOST_SURPRISE)
+    return surprise
 
 
 def combine_scores(prediction: Prediction, levels: Mapping[ScoreName, Levels]) -> Tensor:

@@ -61,6 +61,7 @@ export const createResults = (root) => {
 const showHeadline = (label, probability, ensemble) => {
   write("label", label);
   element("label").classList.toggle("long", label.length > 2);
+  element("label").style.setProperty("--longest-word", Math.max(...label.split(/\s/).map((word) => word.length)));
   write("probability", probability);
   write("ensemble", ensemble);
 };
@@ -70,6 +71,9 @@ const showVerdict = (kind, title, detail) => {
   write("verdict-title", title);
   write("verdict-detail", detail);
 };
+
+/** Scores that look at how far an input is from those of the training. */
+const SCORES_OF_DISTANCE = new Set(["feature_distance", "combined_surprise"]);
 
 const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) => {
   if (!foreign) {
@@ -81,7 +85,9 @@ const judge = ({ out_of_distribution: foreign, suspect_adversarial: suspect }) =
   if (suspect?.flagged) {
     return { kind: "flagged", title: "Suspect: the answer does not survive small noise", detail: `suspect adversarial: ${compare(suspect)}` };
   }
-  return { kind: "unflagged", title: "No flag", detail: `${compare(foreign)}. That is no guarantee.` };
+  const seen = SCORES_OF_DISTANCE.has(foreign.score_name);
+  const caution = seen ? "That is no guarantee." : "Networks can also be sure of an image that is foreign.";
+  return { kind: seen ? "unflagged" : "none", title: "No flag", detail: `${compare(foreign)}. ${caution}` };
 };
 
 const compare = ({ score, score_name: name, threshold, flagged }) =>

@@ -46,7 +46,7 @@ SCORES: tuple[ScoreName, ...] = (
     "max_probability",
     "variation_ratio",
 )
-"""Scores that outliers are detected by."""
+"""Scores that outliers are told by, besides the one that raises the flag."""
 
 
 def measure_classification(
@@ -135,6 +135,10 @@ def _measure_outliers(
 ) -> OutlierMetrics:
     networks = len(inside.plain)
     test, other = interpret(task, inside), interpret(task, outside)
+    judgements = calibration.judge(other)
+    usual, foreign = (found["out_of_distribution"] for found in (calibration.judge(test), judgements))
+    scores = {name: (test.score(name), other.score(name)) for name in SCORES}
+    scores |= {usual.score_name: (usual.scores, foreign.scores)}
     pairs = {
         size: [interpret(task, outputs.prefix(size)).score("predictive_entropy") for outputs in (inside, outside)]
         for size in list_sizes(networks)
@@ -143,9 +147,9 @@ def _measure_outliers(
         dataset=name,
         inputs=outside.plain.shape[1],
         mutual_information=float(other.score("mutual_information").mean()),
-        scores={score: measure_separation(test.score(score), other.score(score)) for score in SCORES},
+        scores={name: measure_separation(*both) for name, both in scores.items()},
         by_size={size: measure_separation(*pair) for size, pair in pairs.items()},
-        flagged={flag: measure_share(judgement.flagged) for flag, judgement in calibration.judge(other).items()},
+        flagged={flag: measure_share(judgement.flagged) for flag, judgement in judgements.items()},
         flagged_by_any=measure_share(judge_any(calibration, other)),
     )
 

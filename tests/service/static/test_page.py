@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from selenium.webdriver.support.ui import Select
 
 from models.checkpoint import save_checkpoint
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
+from models.tasks.classification import Classification
 from service.app import create_app
 from service.settings import Settings
 from tests.browser import open_browser, read_requests, set_screen
@@ -34,6 +36,8 @@ from tests.page import Page
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
+
+LONG_NAMES = "automobile", "aeroplane", "hippopotamus", "refrigerator", "salamander"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,8 @@ def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     save_curve(directory / "curve")
     save_table(directory / "people")
     sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
-    save_checkpoint(directory / "one", make_config(sampler), sampler, "float32")
+    config = replace(make_config(sampler), task=Classification(LONG_NAMES))
+    save_checkpoint(directory / "one", config, sampler, "float32")
     return create_app(Settings(checkpoints=directory, default_model="digits"))
 
 
@@ -319,7 +324,13 @@ def test_a_single_network_is_no_distribution(page: Page) -> None:
     assert not page.find("#examples-heading, .examples li").is_displayed()  # these are digits
     assert "Draw, drop, paste or photograph" in page.text("#pad-hint")
     page.draw((-40, -40), (40, 40))
-    wait_until(lambda: page.text("#label") in ("a", "b", "c", "d", "e"))
+    wait_until(lambda: page.text("#label") in LONG_NAMES)
+    for width in (1200, 360):
+        set_screen(page.browser, width, 900)
+        label = "document.getElementById('label')"
+        assert page.run(f"{label}.offsetHeight < 1.5 * parseFloat(getComputedStyle({label}).fontSize)"), width
+        assert page.run(f"{label}.scrollWidth <= {label}.clientWidth"), width
+    set_screen(page.browser, 1200, 900)
     assert not page.find("#mutual-information").is_displayed()
     assert not page.find("#used-seed").is_displayed()
     page.find("#tab-weights").click()
