@@ -350,11 +350,10 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
 
 
 def _read_density(path: Path, digest: str, config: CheckpointConfig) -> FeatureDensity:
-    features, of_backbone = config.target.input_shape[0], config.backbone is not None
-    content = _read(path, bound_density_bytes(features, of_backbone=of_backbone))
+    features = config.target.input_shape[0]
+    content = _read(path, bound_density_bytes(features))
     try:
-        tensors = _parse_tensors(path, content, digest, "calibration.json")
-        return unpack_density(tensors, features, of_backbone=of_backbone)
+        return unpack_density(_parse_tensors(path, content, digest, "calibration.json"), features)
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
 

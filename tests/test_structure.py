@@ -210,7 +210,7 @@ def test_the_client_imports_large_packages_only_inside_functions(path: Path) -> 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_pickled(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
-    source = path.read_text()
+    source = path.read_text().replace("np.load(path, allow_pickle=False)", "")
     for call in ("torch.load(", "torch.save(", "np.load("):
         assert call not in source
 

@@ -38,7 +38,7 @@ from training.recipes.variation import vary
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.session import Session, train
 from training.studies.ablation import ablate
-from training.table_command import divisions_command, table_command
+from training.table_command import divisions_command, table_command, vectors_command
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -122,6 +122,7 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
 
 app.command("images", rich_help_panel="Your own data")(images_command)
 app.command("table", rich_help_panel="Your own data")(table_command)
+app.command("vectors", rich_help_panel="Your own data")(vectors_command)
 app.command("import", rich_help_panel="Your own data")(import_command)
 app.command("backbone", rich_help_panel="Your own data")(backbone_command)
 

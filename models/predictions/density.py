@@ -25,9 +25,9 @@ LEAST_VARIANCE = 1e-4
 class FeatureDensity:
     """A normal distribution of features.
 
-    Features of a backbone are averaged over the positions of a map, and scaled to length 1, as in "Mahalanobis++"
-    (Müller & Hein, ICML 2025). Few directions have variances of their own; all others share one (probabilistic
-    principal components: Tipping & Bishop 1999).
+    Those that another network gave are averaged over the positions of a map, and scaled to length 1, as in
+    "Mahalanobis++" (Müller & Hein, ICML 2025). Few directions have variances of their own; all others share one
+    (probabilistic principal components: Tipping & Bishop 1999).
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class FeatureDensity:
     deviations: Tensor
     """Standard deviations in these directions: float32 [k]."""
     residual: Tensor | None = None
-    """Standard deviation in each other direction, float32 []. With it, features are those of a backbone."""
+    """Standard deviation in each other direction, float32 []. With it, features are scaled to length 1."""
 
     def measure_distance(self, features: Tensor) -> Tensor:
         """Mahalanobis distance of features [B, D, …] from the mean, divided by √D, [B] (Lee et al., "A Simple Unified
@@ -53,7 +53,7 @@ class FeatureDensity:
 
 
 def fit_density(features: Tensor) -> FeatureDensity:
-    """Fits a normal distribution to prepared rows of training examples, [N, D]."""
+    """Fits a normal distribution to few numbers of each training example, [N, D]."""
     flat = features.double().cpu()
     mean = flat.mean(0)
     covariance = (flat - mean).mT @ (flat - mean) / len(flat)
@@ -65,7 +65,7 @@ def fit_density(features: Tensor) -> FeatureDensity:
 
 
 def fit_feature_density(features: Tensor) -> FeatureDensity:
-    """Fits a normal distribution to a backbone's features of training examples, [N, D] or [N, D, rows, columns]."""
+    """Fits a normal distribution to features that another network gave, [N, D] or [N, D, rows, columns]."""
     flat = _scale(features.cpu())
     mean = flat.mean(0)
     centred = flat - mean
@@ -86,21 +86,20 @@ def pack_density(density: FeatureDensity) -> dict[str, Tensor]:
     return tensors if density.residual is None else tensors | {"residual": density.residual}
 
 
-def unpack_density(tensors: dict[str, Tensor], features: int, *, of_backbone: bool) -> FeatureDensity:
+def unpack_density(tensors: dict[str, Tensor], features: int) -> FeatureDensity:
     """Reads what `pack_density` returned.
 
     Args:
         tensors: the tensors of the file.
         features: D.
-        of_backbone: whether they are features of a backbone.
 
     Raises:
-        ValueError: if they are not such a density of D features.
+        ValueError: if they are not a density of D features.
     """
     found = tensors.get("deviations", torch.empty(0))
     count = len(found) if found.ndim == 1 and 0 < len(found) <= features else features
     shapes = {"mean": (features,), "directions": (features, count), "deviations": (count,)}
-    if of_backbone:
+    if "residual" in tensors:
         shapes["residual"] = ()
     for name in shapes.keys() | tensors.keys():
         tensor = tensors.get(name)
@@ -114,10 +113,9 @@ def unpack_density(tensors: dict[str, Tensor], features: int, *, of_backbone: bo
     return FeatureDensity(**tensors)
 
 
-def bound_density_bytes(features: int, *, of_backbone: bool) -> int:
+def bound_density_bytes(features: int) -> int:
     """Largest size of the file of a density of D features."""
-    directions = min(features, DIRECTIONS) if of_backbone else features
-    return 4 * (features * directions + features + directions + 1) + HEADER_BYTES
+    return 4 * (features * features + 2 * features + 1) + HEADER_BYTES
 
 
 def _scale(features: Tensor) -> Tensor:

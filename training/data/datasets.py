@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.checkpoint import CheckpointConfig
 from models.inputs.image import ImageSpec
+from models.inputs.vector import VectorSpec
 from models.tasks.classification import Classification
 from training.data.cubic import load_cubic
 from training.data.dataset import Dataset, DatasetError, Examples, split_randomly
@@ -17,6 +18,7 @@ from training.data.image_folders import load_folder_again
 from training.data.mixture import Mixture, load_mixture
 from training.data.published import CIFAR_10, MNIST, read_cifar, read_idx
 from training.data.table import load_table_again
+from training.data.vectors import load_vectors_again
 
 DIGITS = tuple("0123456789")
 IMPORTED = "import"
@@ -112,4 +114,5 @@ def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixtur
         return load_dataset(name, data)
     if isinstance(spec, ImageSpec):
         return load_folder_again(name, data, spec, task.outputs if config.training.recipe == IMPORTED else None)
-    return load_table_again(name, data, spec, task)
+    load_again = load_vectors_again if isinstance(spec, VectorSpec) else load_table_again
+    return load_again(name, data, spec, task)

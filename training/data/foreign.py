@@ -6,11 +6,15 @@ other ways: as gratings, as noise with the spectrum of an image, by permuting pi
 Shapes: N images, or N rows of C columns.
 """
 
+from collections.abc import Callable
+from itertools import zip_longest
+
 import torch
 from torch import Tensor
 
 from models.inputs.columns import CategoryColumn
 from models.inputs.table import TableSpec
+from models.inputs.vector import VectorSpec
 from models.noise import uniform
 
 
@@ -26,9 +30,10 @@ def make_foreign_images(images: Tensor, count: int, seed: int) -> Tensor:
         uint8 [count, C, H, W], the kinds in turn.
     """
     generator = torch.Generator().manual_seed(seed)
-    kinds = (draw_gratings, scramble_phases, permute_pixels, join_halves)
-    rounds = -(-count // len(kinds))
-    parts = [make(images[torch.randint(len(images), (rounds,), generator=generator)], generator) for make in kinds]
+    rounds = -(-count // len(KINDS))
+    parts = [
+        make(images[torch.randint(len(images), (rounds,), generator=generator)], generator) for make in KINDS.values()
+    ]
     return torch.stack(parts, dim=1).flatten(0, 1)[:count].clamp(0, 255).round().to(torch.uint8)
 
 
@@ -73,22 +78,32 @@ def join_halves(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen, upright, across).float()
 
 
-def make_foreign_rows(spec: TableSpec, rows: Tensor, count: int, seed: int) -> Tensor:
+KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "gratings": draw_gratings,
+    "textures without shapes": scramble_phases,
+    "images with permuted pixels": permute_pixels,
+    "images made of two halves": join_halves,
+}
+"""Kinds of foreign images, in the order in which they take turns."""
+
+
+def make_foreign_rows(spec: TableSpec | VectorSpec, rows: Tensor, count: int, seed: int) -> Tensor:
     """Makes rows unlike those of a table: every column by itself, numbers and dates from a range three times as wide.
 
     Args:
-        spec: the kinds of columns.
-        rows: rows of the table, float64 [N, C].
+        spec: the columns.
+        rows: rows of the table, float [N, C].
         count: number of rows to make.
         seed: seed of the choice.
     """
-    shares = uniform(seed, range(count), len(spec.columns)).double() / 2 + 0.5  # [count, C], from 0 to 1
+    shares = uniform(seed, range(count), rows.shape[1]).double() / 2 + 0.5  # [count, C], from 0 to 1
+    categories = [isinstance(column, CategoryColumn) for column in spec.columns] if isinstance(spec, TableSpec) else []
     made = []
-    for column, own, share in zip(spec.columns, rows.unbind(1), shares.unbind(1), strict=True):
+    for own, share, category in zip_longest(rows.unbind(1), shares.unbind(1), categories):
         known = own[~own.isnan()]
-        if isinstance(column, CategoryColumn):
+        if category:
             made.append(known[(share * len(known)).long().clamp(max=len(known) - 1)])
         else:
-            width = column.greatest - column.least
-            made.append(column.least - width + 3 * width * share)
-    return torch.stack(made, 1)
+            least, greatest = known.min(), known.max()
+            made.append(least + (greatest - least) * (3 * share - 1))
+    return torch.stack(made, 1).to(rows.dtype)

@@ -47,7 +47,7 @@ LISTED = 5
 
 @dataclass(frozen=True)
 class Table:
-    """A table, read and divided into splits."""
+    """A table, or vectors with labels, read and divided into splits."""
 
     name: str
     """Name of the file, the target and a digest of rows and splits."""
@@ -57,6 +57,12 @@ class Table:
     """Why columns were left out, by name."""
     unlabelled: int
     """Number of rows that were left out because they lack the target."""
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of the columns, by name. Numbers of a vector are none."""
+        spec = self.dataset.input
+        return {column.name: column.kind for column in spec.columns} if isinstance(spec, TableSpec) else {}
 
     @property
     def spec(self) -> TableSpec:
@@ -91,7 +97,7 @@ def load_table(
     """
     labelled, unlabelled = _read_labelled(path, target, (*ignored, *categories))
     answers, labels = _read_target(labelled, target, task)
-    splits = _split(path, target, labels, answers, division)
+    splits = split_rows(path, target, labels, answers, division)
     columns: list[Column] = []
     left_out = dict.fromkeys(ignored, "as asked")
     for name in labelled.frame.columns:
@@ -130,7 +136,7 @@ def load_table_again(name: str, path: Path, spec: InputSpec, task: Task) -> Data
     labelled, _ = _read_labelled(path, target, spec.column_names, hint)
     kind: TaskName = "classification" if task.has_classes else "regression"
     answers, labels = _read_target(labelled, target, kind)
-    splits = _split(path, target, labels, answers)
+    splits = split_rows(path, target, labels, answers)
     found, dataset = _make_dataset(path, target, labelled, spec, answers, labels, splits)
     if found.rsplit("@", 1)[1] != name.rsplit("@", 1)[1]:
         raise DatasetError(
@@ -203,10 +209,14 @@ def _read_target(table: TextTable, target: str, task: TaskName | None) -> tuple[
     return tuple(names), torch.from_numpy(index.to_numpy().copy())
 
 
-def _split(
+def split_rows(
     path: Path, target: str, labels: Tensor, classes: tuple[str, ...] | None, division: int = 0
 ) -> dict[Split, Tensor]:
-    """Indices of the rows of each split, which are the same in every run, whatever its seed."""
+    """Indices of the rows of each split, which are the same in every run, whatever its seed.
+
+    Raises:
+        DatasetError: if a class has too few rows, or all rows together, if there are no classes.
+    """
     generator = torch.Generator().manual_seed(division)
     groups = [labels.isnan().logical_not()] if classes is None else [labels == k for k in range(len(classes))]
     chosen: dict[Split, list[Tensor]] = {split: [] for split in SHARES}

@@ -1,6 +1,8 @@
 """The recipe for a user's own table."""
 
 import shlex
+from dataclasses import replace
+from urllib.parse import unquote
 
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.targets.layers import Activation, Linear
@@ -11,6 +13,13 @@ from training.recipes.recipe import Recipe
 MODES, HIDDEN = 8, 64
 EPOCHS, LEAST_STEPS, MOST_STEPS = 60, 600, 6_000
 INPUTS_PER_NETWORK = 32
+
+
+def own_vectors(table: Table) -> Recipe:
+    """The same recipe for vectors from an npz file."""
+    file, inputs, labels = table.name.rsplit("@", 1)[0].rsplit(":", 2)
+    options = f" --inputs {shlex.quote(unquote(inputs))} --labels {shlex.quote(unquote(labels))}"
+    return replace(own_table(table), name=f"vectors {shlex.quote(file)}", options=options)
 
 
 def own_table(table: Table) -> Recipe:

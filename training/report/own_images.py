@@ -5,22 +5,28 @@ Shapes: B test images.
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.predictions.prediction import interpret
+from training.data.foreign import KINDS, make_foreign_images
 from training.data.image_folders import LISTED, ImageFolder
 from training.data.image_tree import show
 from training.denormals import flush_denormals
 from training.evaluation.baseline import Baseline, measure_baseline
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.metrics import ClassificationMetrics, ClassMetrics
-from training.evaluation.summaries import FEW, Share, estimate_share
+from training.evaluation.summaries import FEW, Share, estimate_share, measure_share
 
 FILE = "report.json"
+FOREIGN_IMAGES, FOREIGN_SEED = 100, 12
+"""Made-up foreign images of each kind, and the seed of all. They are not those that the calibration chose scores by."""
+
 LEAST_DISPUTE = 0.001
 """Mutual information in nats below which networks count as agreeing."""
 
@@ -78,6 +84,8 @@ class ImagesReport:
     """False alarm rate that flags were calibrated for."""
     false_alarms: dict[str, Share]
     """Measured false alarms on the test images, by flag."""
+    foreign: dict[str, Share]
+    """Share of made-up foreign images that are flagged as out of distribution, by kind."""
     baseline: Baseline | None
     """A simpler model on the same features, if there is a backbone."""
     cautions: tuple[str, ...]
@@ -120,6 +128,7 @@ def make_report(
         if information[index] > LEAST_DISPUTE
     )
     rate = calibration.default_rate
+    foreign = measure_foreign(checkpoint, test.inputs)
     printable = [path for path in images.paths["test"] if show(path) == str(path)]
     path = shlex.quote(show(folder / (printable or images.paths["test"])[0]))
     name = shlex.quote(checkpoint.name)
@@ -144,10 +153,29 @@ def make_report(
         disputed=disputed,
         false_alarm_rate=rate,
         false_alarms={f.flag: estimate_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
+        foreign=foreign,
         baseline=None if images.dataset.backbone is None else measure_baseline(images.dataset),
-        cautions=tuple(list_cautions(metrics)),
+        cautions=(*list_cautions(metrics), *list_unseen(foreign)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
+
+
+def measure_foreign(checkpoint: Checkpoint, images: Tensor) -> dict[str, Share]:
+    """Share of foreign images, made of these, that are flagged as out of distribution, by kind."""
+    made = make_foreign_images(images, FOREIGN_IMAGES * len(KINDS), FOREIGN_SEED)
+    prediction = interpret(checkpoint.config.task, evaluate_split(checkpoint, made))
+    assert checkpoint.calibration is not None
+    flagged = checkpoint.calibration.judge(prediction)["out_of_distribution"].flagged
+    return {
+        kind: estimate_share(measure_share(flagged[number :: len(KINDS)]), FOREIGN_IMAGES)
+        for number, kind in enumerate(KINDS)
+    }
+
+
+def list_unseen(foreign: Mapping[str, Share]) -> list[str]:
+    """Lists kinds of foreign images of which the flag misses most."""
+    unseen = [kind for kind, share in foreign.items() if share.share < 0.5]
+    return [f"Most {kind} are not flagged, so other foreign images may not be either." for kind in unseen]
 
 
 def list_cautions(metrics: ClassificationMetrics) -> list[str]:
@@ -229,6 +257,8 @@ def describe_report(report: ImagesReport) -> str:
             *(disputed or ["  none"]),
             f"Test images flagged, out of a budget of {report.false_alarm_rate:.0%}:",
             *flags,
+            "Foreign images flagged, which were made for this purpose:",
+            *(f"  {kind:37}{_format(share)}" for kind, share in report.foreign.items()),
             *(["", "Caution:"] if report.cautions else []),
             *(f"  {caution}" for caution in report.cautions),
             "",

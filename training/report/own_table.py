@@ -80,7 +80,7 @@ class TableReport:
     qualities: tuple[Quality, ...]
     """The ensemble's, then those of simpler models on the same rows."""
     importances: tuple[Importance, ...]
-    """The most important column first."""
+    """The most important column first. There are none for vectors."""
     commands: tuple[str, ...]
     """Commands that serve the model and request a prediction."""
 
@@ -94,7 +94,7 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         table: the table that it was trained on.
         checkpoint: the checkpoint in `out`.
     """
-    dataset, spec = table.dataset, table.spec
+    dataset = table.dataset
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "calibration", "test")}
     prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
     name = shlex.quote(checkpoint.name)
@@ -105,11 +105,11 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         target=table.target,
         rows={split: len(examples) for split, examples in splits.items()},
         unlabelled=table.unlabelled,
-        columns={column.name: column.kind for column in spec.columns},
+        columns=table.kinds,
         left_out=dict(table.left_out),
         networks=prediction.size,
         qualities=(measure_ensemble(checkpoint, prediction, dataset.test), *measure_others(dataset)),
-        importances=tuple(_measure_importances(checkpoint, dataset, prediction)),
+        importances=tuple(_measure_importances(checkpoint, dataset, prediction)) if table.kinds else (),
         commands=(
             f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}",
             f"curl --json @rows.json 'localhost:8000/v1/models/{name}/predict?coverage=0.9'",
@@ -205,10 +205,10 @@ def _measure_members(prediction: Prediction, labels: Tensor) -> Tensor:
 def describe_table(table: Table) -> str:
     """The columns that are used and those that are not, as text."""
     dataset = table.dataset
-    kinds = {column.name: column.kind for column in table.spec.columns}
-    width = max(map(len, (*kinds, *table.left_out)))
+    width = max(map(len, (*(kinds := table.kinds), *table.left_out)), default=0)
     kind = "a class" if dataset.task.has_classes else "a number"
-    lines = [f"{table.target} is predicted as {kind} from {len(kinds)} columns:"]
+    what = f"{len(kinds)} columns:" if kinds else f"vectors of {dataset.input.shape[0]:,} numbers."
+    lines = [f"{table.target} is predicted as {kind} from {what}"]
     lines += [f"  {name:{width}}  {own}" for name, own in kinds.items()]
     lines += [f"  {name:{width}}  left out: {reason}" for name, reason in table.left_out.items()]
     lines.append(
@@ -232,8 +232,9 @@ def describe_table_report(report: TableReport) -> str:
         cells = (q.accuracy, q.nll) if classes else (q.error, q.nll, q.covered, q.width)
         lines.append(f"  {q.model:{width}}" + "".join(f"{'–' if c is None else f'{c:.4g}':>13}" for c in cells))
     unit = "nats" if classes else "error"
-    lines.append(f"Columns by importance ({unit} added when their values change rows; ± over the networks):")
-    names = max(len(importance.column) for importance in report.importances)
+    if report.importances:
+        lines.append(f"Columns by importance ({unit} added when their values change rows; ± over the networks):")
+    names = max((len(importance.column) for importance in report.importances), default=0)
     lines += [f"  {i.column:{names}}  {i.mean:.4g} ± {i.std:.2g}" for i in report.importances]
     lines += ["", "Serve the model, and request a prediction:", *(f"  {command}" for command in report.commands)]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_checkpoint, save_calibration
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
+from models.inputs.vector import VectorSpec
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
@@ -35,6 +36,9 @@ CALIBRATION_SEED = 10**15
 VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
 """Seeds of the draws that temperatures are fitted and scores are chosen with; each draw sees a fiftieth of the inputs.
 Nothing is guaranteed for these inputs, so they may share networks."""
+
+SHORT = 128
+"""Most numbers of a vector that are taken for measurements rather than an embedding."""
 
 FOREIGN_INPUTS = 1000
 """Number of made-up inputs that decide which score raises a flag."""
@@ -142,7 +146,7 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
         validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
     if isinstance(spec, ImageSpec) and config.task.has_classes:
         others = make_foreign_images(dataset.validation.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
-    elif isinstance(spec, TableSpec):
+    elif isinstance(spec, TableSpec | VectorSpec) and density is not None:
         others = make_foreign_rows(spec, dataset.train.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
     if others is not None:
         foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
@@ -167,12 +171,16 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
 
 
 def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | None:
-    """The density of what the networks take, if that tells more than pixels do."""
-    if isinstance(checkpoint.config.input, TableSpec):
-        return fit_density(checkpoint.input.prepare(dataset.train.inputs))
-    if checkpoint.backbone is not None:
-        return fit_feature_density(checkpoint.input.prepare(dataset.train.inputs))
-    return None
+    """The density of what the networks take, unless that is pixels or a single number.
+
+    Long vectors are taken for embeddings.
+    """
+    spec = checkpoint.config.input
+    numbers = len(spec.names) if isinstance(spec, VectorSpec) else 0
+    if not (isinstance(spec, TableSpec) or numbers > 1 or checkpoint.backbone):
+        return None
+    fit = fit_density if isinstance(spec, TableSpec) or 0 < numbers <= SHORT else fit_feature_density
+    return fit(checkpoint.input.prepare(dataset.train.inputs))
 
 
 def measure_directory(

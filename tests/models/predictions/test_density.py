@@ -77,13 +77,13 @@ def test_few_training_examples_give_finite_distances() -> None:
     assert torch.isfinite(fit_feature_density(features[:1].expand(2, -1)).measure_distance(features)).all()
 
 
-@pytest.mark.parametrize("of_backbone", [False, True])
-def test_files_hold_the_density_or_are_refused(of_backbone: bool) -> None:
+@pytest.mark.parametrize("of_another_network", [False, True])
+def test_files_hold_the_density_or_are_refused(of_another_network: bool) -> None:
     features = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    density = (fit_feature_density if of_backbone else fit_density)(features)
+    density = (fit_feature_density if of_another_network else fit_density)(features)
     tensors = pack_density(density)
-    assert len(serialize_tensors(tensors)) <= bound_density_bytes(3, of_backbone=of_backbone)
-    again = unpack_density(tensors, 3, of_backbone=of_backbone)
+    assert len(serialize_tensors(tensors)) <= bound_density_bytes(3)
+    again = unpack_density(tensors, 3)
     assert torch.equal(again.measure_distance(features), density.measure_distance(features))
     for wrong in (
         {},
@@ -93,12 +93,12 @@ def test_files_hold_the_density_or_are_refused(of_backbone: bool) -> None:
         tensors | {"deviations": torch.tensor(1.0)},
     ):
         with pytest.raises(ValueError, match=r"must hold float32 tensors mean \[3\], directions \[3, 3\], deviations"):
-            unpack_density(wrong, 3, of_backbone=of_backbone)
+            unpack_density(wrong, 3)
     with pytest.raises(ValueError, match=r"mean \[4\]"):
-        unpack_density(tensors, 4, of_backbone=of_backbone)
+        unpack_density(tensors, 4)
     with pytest.raises(ValueError, match="unlike its residual"):
-        unpack_density(tensors, 3, of_backbone=not of_backbone)
+        unpack_density(tensors | {"residual": torch.ones(1)}, 3)
     with pytest.raises(ValueError, match="directions has numbers that are not finite"):
-        unpack_density(tensors | {"directions": tensors["directions"] / 0}, 3, of_backbone=of_backbone)
+        unpack_density(tensors | {"directions": tensors["directions"] / 0}, 3)
     with pytest.raises(ValueError, match="deviations must be positive"):
-        unpack_density(tensors | {"deviations": torch.zeros(3)}, 3, of_backbone=of_backbone)
+        unpack_density(tensors | {"deviations": torch.zeros(3)}, 3)

@@ -20,6 +20,7 @@ from tests.pictures import draw_image, encode
 from training.__main__ import app
 from training.data.augmentation import Augmentation, distort
 from training.data.dataset import DatasetError
+from training.data.foreign import KINDS
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.summaries import estimate_share
 from training.recipes.own_images import choose_target
@@ -87,7 +88,11 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert report["balanced_accuracy"] == pytest.approx(report["accuracy"]["share"])  # of classes of equal size
     assert report["majority_accuracy"] == 0.5
     assert report["accuracy"]["images"] == 12
-    assert "The accuracy was measured on only 12 images; its 95 % confidence interval is" in report["cautions"][-1]
+    assert "The accuracy was measured on only 12 images; its 95 % confidence interval is" in report["cautions"][0]
+    assert list(report["foreign"]) == list(KINDS)
+    assert all(share["images"] == 100 for share in report["foreign"].values())
+    missed = [kind for kind, share in report["foreign"].items() if share["share"] < 0.5]
+    assert [caution.split(" are not flagged")[0] for caution in report["cautions"][1:]] == [f"Most {k}" for k in missed]
     assert list(report["unreadable"]) == ["ring/broken.png"]
     assert report["left_out"] == {
         "hidden files and folders": [".cache", "ring/.hidden.png"],
