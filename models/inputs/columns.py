@@ -23,6 +23,9 @@ LINEAR_DEVIATIONS = 3.0
 MISSING_TEXTS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
 """Texts that stand for a missing value, in files and in requests."""
 
+OTHERS = "others"
+"""What all rare categories together are called."""
+
 DAY_SECONDS = 86_400.0
 YEAR_DAYS, WEEK_DAYS = 365.2425, 7.0
 
@@ -52,6 +55,10 @@ class ColumnKind(ABC):
         Raises:
             ValueError: if it is not a value of this column.
         """
+
+    @abstractmethod
+    def name_number(self, number: float) -> float | str:
+        """The value that a number stands for, as clients write it."""
 
     @abstractmethod
     def prepare(self, values: Tensor) -> Tensor:
@@ -117,6 +124,9 @@ class NumberColumn(ScaledColumn):
             raise ValueError("not a finite number")
         return number
 
+    def name_number(self, number: float) -> float:
+        return number
+
     def prepare(self, values: Tensor) -> Tensor:
         return self._mark_missing(self._scale(values)[..., None], values.isnan())
 
@@ -146,6 +156,9 @@ class CategoryColumn(ColumnKind):
         if self.others:
             return float(len(self.categories))
         raise ValueError("unknown category")
+
+    def name_number(self, number: float) -> str:
+        return self.categories[int(number)] if number < len(self.categories) else OTHERS
 
     def prepare(self, values: Tensor) -> Tensor:
         absent = values.isnan()
@@ -185,6 +198,10 @@ class DateColumn(ScaledColumn):
         if not isinstance(value, str):
             raise ValueError("not a text")
         return count_days(datetime.fromisoformat(value.strip()))
+
+    def name_number(self, number: float) -> str:
+        time = datetime.fromtimestamp(round(DAY_SECONDS * number), UTC)
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ" if self.times else "%Y-%m-%d")
 
     def prepare(self, values: Tensor) -> Tensor:
         features = [self._scale(values)]

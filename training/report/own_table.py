@@ -4,7 +4,7 @@ Shapes: S sampled networks, B test rows, K classes or numbers.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from training.denormals import flush_denormals
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.measures import measure_accuracy, measure_nll
 from training.evaluation.regression import measure_intervals, measure_regression_nll
+from training.report.dependence import Dependence, describe_dependence, measure_dependence
 
 COVERAGE = 0.9
 """Nominal coverage of the intervals and sets that the report compares."""
@@ -31,6 +32,9 @@ PENALTIES = tuple(10.0**power for power in range(-4, 5))
 """Inverse weights of the linear models' L2 penalty, among which the best is chosen; for classes by validation rows."""
 
 IMPORTANCE_SEED = 0
+
+MOST_DEPENDENCES, SHOWN_DEPENDENCES = 10, 3
+"""Most columns whose partial dependence is measured, and is shown as text."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class TableReport:
     version: str
     dataset: str
     target: str
+    outputs: tuple[str, ...]
+    """The classes, or the target."""
     rows: dict[str, int]
     """Numbers of rows by split."""
     unlabelled: int
@@ -81,6 +87,8 @@ class TableReport:
     """The ensemble's, then those of simpler models on the same rows."""
     importances: tuple[Importance, ...]
     """The most important column first. There are none for vectors."""
+    dependences: tuple[Dependence, ...]
+    """How answers depend on the most important columns, in the same order."""
     commands: tuple[str, ...]
     """Commands that serve the model and request a prediction."""
 
@@ -98,6 +106,7 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "calibration", "test")}
     prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
     name = shlex.quote(checkpoint.name)
+    importances = _measure_importances(checkpoint, dataset, prediction) if table.kinds else []
     return TableReport(
         checkpoint=str(out),
         version=checkpoint.version,
@@ -109,7 +118,9 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         left_out=dict(table.left_out),
         networks=prediction.size,
         qualities=(measure_ensemble(checkpoint, prediction, dataset.test), *measure_others(dataset)),
-        importances=tuple(_measure_importances(checkpoint, dataset, prediction)) if table.kinds else (),
+        importances=tuple(importances),
+        outputs=dataset.task.outputs,
+        dependences=tuple(_measure_dependences(checkpoint, table, [i.column for i in importances[:MOST_DEPENDENCES]])),
         commands=(
             f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}",
             f"curl --json @rows.json 'localhost:8000/v1/models/{name}/predict?coverage=0.9'",
@@ -194,6 +205,14 @@ def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, prediction: P
     return sorted(importances, key=lambda importance: -importance.mean)
 
 
+def _measure_dependences(checkpoint: Checkpoint, table: Table, names: Sequence[str]) -> Iterator[Dependence]:
+    columns = {column.name: (column, number) for number, column in enumerate(table.spec.columns)} if names else {}
+    for name in names:
+        found = measure_dependence(checkpoint, *columns[name], table.dataset.test.inputs)
+        if found is not None:
+            yield found
+
+
 def _measure_members(prediction: Prediction, labels: Tensor) -> Tensor:
     """How wrong each network is, [S]: its NLL, or its root mean square error."""
     members = prediction.members.double()
@@ -236,5 +255,8 @@ def describe_table_report(report: TableReport) -> str:
         lines.append(f"Columns by importance ({unit} added when their values change rows; ± over the networks):")
     names = max((len(importance.column) for importance in report.importances), default=0)
     lines += [f"  {i.column:{names}}  {i.mean:.4g} ± {i.std:.2g}" for i in report.importances]
+    if shown := report.dependences[:SHOWN_DEPENDENCES]:
+        lines.append("Mean answer if all test rows had this value (± over the networks):")
+        lines += [f"  {describe_dependence(dependence, report.outputs)}" for dependence in shown]
     lines += ["", "Serve the model, and request a prediction:", *(f"  {command}" for command in report.commands)]
     return "\n".join(lines)

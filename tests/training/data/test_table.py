@@ -232,6 +232,14 @@ def test_the_report_compares_with_simpler_models(trained: tuple[Path, str]) -> N
     assert boosting["model"] == "gradient boosting"
     assert 0.8 < ensemble["covered"] <= 1
     assert [importance["column"] for importance in report["importances"][:2]] == ["x", "kind"]
+    x, kind = report["dependences"][:2]
+    assert (x["column"], kind["column"]) == ("x", "kind")
+    assert x["values"] == sorted(x["values"])
+    means = [mean for (mean,) in x["means"]]
+    assert abs(means[-1] - means[0]) > 1  # x has the largest effect
+    assert set(kind["values"]) <= {"a", "b", "c", "d", "others"}
+    assert [len(d["stds"]) for d in (x, kind)] == [len(d["values"]) for d in (x, kind)]
+    assert "Mean answer if all test rows had this value (± over the networks):\n  x: " in text
     assert "ridge regression" in text
     assert "hyperdraw-serve --checkpoints" in text
     card = (folder / "models" / "y" / "README.md").read_text()
