@@ -24,7 +24,7 @@ def test_the_list_is_complete() -> None:
     assert recognize(b"") is recognize(b"BM and other words that texts may begin with") is None
 
 
-@pytest.mark.parametrize("path", ["client/hyperdraw/__main__.py", "training/__main__.py", "docs/train.md"])
+@pytest.mark.parametrize("path", ["client/hyperdraw/__main__.py", "training/images_command.py", "docs/train.md"])
 def test_texts_name_all_formats(path: str) -> None:
     assert NAMES in re.sub(r"\s+", " ", (ROOT / path).read_text())
 
