@@ -71,6 +71,12 @@ def uniform(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Te
     return numbers.clamp(-_BELOW_ONE, _BELOW_ONE)  # float32 rounds numbers very close to 1 to 1
 
 
+def choices(seed: int, members: Sequence[int], size: int, count: int, stream: int = 0) -> Tensor:
+    """Independent indices from 0 to count−1, each as probable: int64 [S, size]. Arguments as in `standard_normal`."""
+    shares = uniform(seed, members, size, stream) / 2 + 0.5
+    return (shares * count).long().clamp(max=count - 1)
+
+
 def permutations(seed: int, members: Sequence[int], size: int, stream: int = 0) -> Tensor:
     """A random order of 0 … size−1 for each member: int64 [S, size], on the CPU. Arguments as in `standard_normal`."""
     return standard_normal(seed, members, size, stream).argsort(dim=1, stable=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from models.inputs.kind import InputKind
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
-from models.predictions.surprise import COMBINED_SURPRISE, SHARES, combine_scores
+from models.predictions.surprise import COMBINED_SURPRISE, SHARES, measure_score
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
@@ -95,8 +95,7 @@ class SizeCalibration:
 
     def measure(self, prediction: Prediction, flag: Flag) -> Tensor:
         """The score that raises a flag, [B]."""
-        name = self.scores[flag]
-        return combine_scores(prediction, self.levels) if name == COMBINED_SURPRISE else prediction.score(name)
+        return measure_score(prediction, self.scores[flag], self.levels)
 
 
 @dataclass(frozen=True, config=STRICT)

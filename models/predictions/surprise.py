@@ -46,6 +46,11 @@ def measure_surprise(scores: Tensor, levels: Levels) -> Tensor:
     return surprise
 
 
+def measure_score(prediction: Prediction, name: ScoreName, levels: Mapping[ScoreName, Levels]) -> Tensor:
+    """A score by name, [B]; the levels are those behind a combined surprise."""
+    return combine_scores(prediction, levels) if name == COMBINED_SURPRISE else prediction.score(name)
+
+
 def combine_scores(prediction: Prediction, levels: Mapping[ScoreName, Levels]) -> Tensor:
     """The sum of the surprises of several scores, by name: float64 [B]."""
     return torch.stack([measure_surprise(prediction.score(name), own) for name, own in levels.items()]).sum(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.noise import MEMBER_LIMIT, SEED_LIMIT, philox, standard_normal, uniform
+from models.noise import MEMBER_LIMIT, SEED_LIMIT, choices, philox, standard_normal, uniform
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,12 @@ def test_global_generators_are_untouched() -> None:
 def test_out_of_range(seed: int, members: list[int]) -> None:
     with pytest.raises(ValueError, match="must be in"):
         standard_normal(seed, members, 4)
+
+
+def test_choices_are_equally_probable_indices() -> None:
+    (found,) = choices(0, [3], 30_000, 7)
+    assert found.dtype == torch.int64
+    shares = found.bincount(minlength=7) / 30_000
+    assert len(shares) == 7
+    torch.testing.assert_close(shares, torch.full((7,), 1 / 7), atol=0.01, rtol=0)
+    assert choices(0, [3], 5, 1).unique().tolist() == [0]

@@ -111,7 +111,7 @@ def load_table(
     if not columns:
         listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise DatasetError(f"{show(path)} has no column to predict {target!r} from ({listed})")
-    name, dataset = _make_dataset(path, target, labelled, TableSpec(tuple(columns)), answers, labels, splits)
+    name, dataset = _encode_table(path, target, labelled, TableSpec(tuple(columns)), answers, labels, splits)
     return Table(name, target, dataset, left_out, unlabelled)
 
 
@@ -137,13 +137,31 @@ def load_table_again(name: str, path: Path, spec: InputSpec, task: Task) -> Data
     kind: TaskName = "classification" if task.has_classes else "regression"
     answers, labels = _read_target(labelled, target, kind)
     splits = split_rows(path, target, labels, answers)
-    found, dataset = _make_dataset(path, target, labelled, spec, answers, labels, splits)
+    found, dataset = _encode_table(path, target, labelled, spec, answers, labels, splits)
     if found.rsplit("@", 1)[1] != name.rsplit("@", 1)[1]:
-        raise DatasetError(
-            f"{show(path)} is not the file {original} that the model was trained on, or its rows have changed. The "
-            "model may have been trained on some of its test rows"
-        )
+        raise DatasetError(explain_change(path, original, "rows"))
     return dataset
+
+
+def explain_change(path: Path, original: str, what: str) -> str:
+    """Says that a file does not hold the rows or vectors that a model was trained on."""
+    return (
+        f"{show(path)} is not the file {original} that the model was trained on, or its {what} have changed. The model "
+        f"may have been trained on some of its test {what}"
+    )
+
+
+def _encode_table(
+    path: Path,
+    target: str,
+    table: TextTable,
+    spec: TableSpec,
+    classes: tuple[str, ...] | None,
+    labels: Tensor,
+    splits: Mapping[Split, Tensor],
+) -> tuple[str, Dataset]:
+    inputs = torch.stack([_encode(table, column) for column in spec.columns], 1)
+    return make_dataset((show(Path(path.name)), quote(target)), target, spec, inputs, labels, classes, splits)
 
 
 def _read_labelled(path: Path, target: str, others: Collection[str], hint: str | None = None) -> tuple[TextTable, int]:
@@ -157,17 +175,26 @@ def _read_labelled(path: Path, target: str, others: Collection[str], hint: str |
     return TextTable(labelled, table.decimal_comma), len(table.frame) - len(labelled)
 
 
-def _make_dataset(
-    path: Path,
+def make_dataset(
+    names: tuple[str, ...],
     target: str,
-    table: TextTable,
-    spec: TableSpec,
-    classes: tuple[str, ...] | None,
+    spec: InputSpec,
+    inputs: Tensor,
     labels: Tensor,
+    classes: tuple[str, ...] | None,
     splits: Mapping[Split, Tensor],
 ) -> tuple[str, Dataset]:
-    """The dataset, and its name with a digest."""
-    inputs = torch.stack([_encode(table, column) for column in spec.columns], 1)
+    """The dataset of labelled rows, and its name with a digest.
+
+    Args:
+        names: the name of the file, as it is shown, and what of it is used.
+        target: what is predicted.
+        spec: the kind of rows.
+        inputs: rows [N, columns].
+        labels: classes by number, int64 [N], or numbers, float64 [N].
+        classes: names of the classes, or None for numbers.
+        splits: indices of the rows of each split.
+    """
     digest = hashlib.sha256()
     for tensor in (inputs, labels, *splits.values()):
         digest.update(tensor.numpy().tobytes())
@@ -179,7 +206,7 @@ def _make_dataset(
     else:
         task = Classification(classes)
     examples = {split: Examples(inputs[rows], labels[rows]) for split, rows in splits.items()}
-    name = f"{show(Path(path.name))}:{quote(target)}@{digest.hexdigest()[:12]}"
+    name = f"{':'.join(names)}@{digest.hexdigest()[:12]}"
     return name, Dataset(spec, task, *(examples[split] for split in SHARES))
 
 

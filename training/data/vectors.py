@@ -3,7 +3,6 @@
 Shapes: N vectors, D numbers.
 """
 
-import hashlib
 import zipfile
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -14,13 +13,10 @@ from numpy.typing import NDArray
 
 from models.inputs.spec import InputSpec
 from models.inputs.vector import VectorSpec
-from models.tasks.classification import Classification
-from models.tasks.regression import Regression
 from models.tasks.task import Task
-from training.data.dataset import Dataset, DatasetError, Examples
-from training.data.image_folders import SHARES
+from training.data.dataset import Dataset, DatasetError
 from training.data.image_tree import show
-from training.data.table import Table, TaskName, split_rows
+from training.data.table import Table, TaskName, explain_change, make_dataset, split_rows
 
 INPUTS, LABELS = "inputs", "labels"
 """Usual names of the two arrays."""
@@ -60,19 +56,9 @@ def load_vectors(path: Path, inputs: str = INPUTS, labels: str = LABELS, task: T
     mean, std = own.mean(0), own.std(0, correction=0)
     std = std.maximum(LEAST_DEVIATION * mean.abs().clamp(min=1))
     spec = VectorSpec(tuple(map(str, range(rows.shape[1]))), tuple(mean.tolist()), tuple(std.tolist()))
-    kind: Task
-    if classes is None:
-        known = answers[splits["train"]]
-        kind = Regression((labels,), (known.mean().item(),), (known.std().item() or 1.0,), None)
-        answers = answers[:, None].float()
-    else:
-        kind = Classification(classes)
-    digest = hashlib.sha256()
-    for tensor in (rows, answers, *splits.values()):
-        digest.update(tensor.numpy().tobytes())
-    name = f"{show(Path(path.name))}:{quote(inputs)}:{quote(labels)}@{digest.hexdigest()[:12]}"
-    examples = {split: Examples(rows[chosen], answers[chosen]) for split, chosen in splits.items()}
-    return Table(name, labels, Dataset(spec, kind, *(examples[split] for split in SHARES)), {}, 0)
+    names = show(Path(path.name)), quote(inputs), quote(labels)
+    name, dataset = make_dataset(names, labels, spec, rows, answers, classes, splits)
+    return Table(name, labels, dataset, {}, 0)
 
 
 def load_vectors_again(name: str, path: Path, spec: InputSpec, task: Task) -> Dataset:
@@ -95,10 +81,7 @@ def load_vectors_again(name: str, path: Path, spec: InputSpec, task: Task) -> Da
     kind: TaskName = "classification" if task.has_classes else "regression"
     table = load_vectors(path, unquote(inputs), unquote(labels), kind)
     if table.name.rsplit("@", 1)[1] != name.rsplit("@", 1)[1] or table.dataset.input != spec:
-        raise DatasetError(
-            f"{show(path)} is not the file {original} that the model was trained on, or its vectors have changed. The "
-            "model may have been trained on some of its test vectors"
-        )
+        raise DatasetError(explain_change(path, original, "vectors"))
     return table.dataset
 
 

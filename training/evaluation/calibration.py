@@ -23,7 +23,7 @@ from models.predictions.detection import (
     list_sizes,
 )
 from models.predictions.prediction import FEATURE_DISTANCE, Outputs, Prediction, ScoreName, interpret
-from models.predictions.surprise import COMBINED_SURPRISE, Levels, combine_scores, measure_levels
+from models.predictions.surprise import COMBINED_SURPRISE, Levels, measure_levels, measure_score
 from models.tasks.kind import Flag
 from models.tasks.probabilities import average_logits
 from models.tasks.regression import RegressionUncertainty
@@ -94,8 +94,8 @@ def _choose_best(
     choices: Sequence[tuple[ScoreName, ...]], inside: Prediction, outside: Prediction
 ) -> tuple[ScoreName, ...]:
     def measure(names: tuple[ScoreName, ...]) -> float:
-        levels = _measure_levels(inside, names)
-        return measure_auroc(_measure(inside, names, levels), _measure(outside, names, levels))
+        name, levels = _prepare_score(names, inside)
+        return measure_auroc(measure_score(inside, name, levels), measure_score(outside, name, levels))
 
     best, known = choices[0], measure(choices[0])
     for names in choices[1:]:
@@ -104,13 +104,11 @@ def _choose_best(
     return best
 
 
-def _measure_levels(usual: Prediction, names: tuple[ScoreName, ...]) -> dict[ScoreName, Levels]:
-    """Levels of scores that are combined."""
-    return {name: measure_levels(usual.score(name)) for name in names} if len(names) > 1 else {}
-
-
-def _measure(prediction: Prediction, names: tuple[ScoreName, ...], levels: Mapping[ScoreName, Levels]) -> Tensor:
-    return combine_scores(prediction, levels) if levels else prediction.score(names[0])
+def _prepare_score(names: tuple[ScoreName, ...], usual: Prediction | None) -> tuple[ScoreName, dict[ScoreName, Levels]]:
+    """The name of a single score, or that of a combined surprise with its levels on usual inputs."""
+    if len(names) == 1 or usual is None:
+        return names[0], {}
+    return COMBINED_SURPRISE, {name: measure_levels(usual.score(name)) for name in names}
 
 
 def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
@@ -174,10 +172,9 @@ def calibrate(
         thresholds: dict[Flag, tuple[float, ...]] = {}
         levels: dict[ScoreName, Levels] = {}
         for flag, names in (alone if size == 1 else best).items():
-            own = {} if usual is None else _measure_levels(usual, names)
-            found = _measure(prediction, names, own)
+            chosen[flag], own = _prepare_score(names, usual)
+            found = measure_score(prediction, chosen[flag], own)
             thresholds[flag] = tuple(conformal_quantile(found, rate) for rate in rates)
-            chosen[flag] = COMBINED_SURPRISE if own else names[0]
             levels |= own
         classes = None
         if validation is not None and usual is not None and task.has_classes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.inputs.image import ImageSpec
-from models.noise import permutations, uniform
+from models.noise import choices, permutations, uniform
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
@@ -117,9 +117,9 @@ class Supervised(Problem):
     def draw_outliers(self, step: int) -> Tensor:
         """Draws the prepared outliers of a step, [B, …], which all of its networks share."""
         assert self.recipe.outliers is not None
-        shares = uniform(self.seed, [step], self.recipe.outliers.inputs_per_step, OUTLIER_STREAM)[0] / 2 + 0.5
-        count = self._source.num_outliers
-        return self._source.take_outliers((shares * count).long().clamp(max=count - 1).to(self._labels.device))
+        drawn = self.recipe.outliers.inputs_per_step, self._source.num_outliers
+        (index,) = choices(self.seed, [step], *drawn, OUTLIER_STREAM)
+        return self._source.take_outliers(index.to(self._labels.device))
 
     def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None

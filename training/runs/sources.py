@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.backbones.backbone import IMAGES_PER_RUN
 from models.inputs.image import ImageSpec
-from models.noise import uniform
+from models.noise import choices, uniform
 from training.data.augmentation import distort
 from training.data.dataset import Dataset
 from training.data.features import CachedBackbone
@@ -102,9 +102,7 @@ class FeatureSource(Source):
         return torch.cat(rows)
 
     def take(self, index: Tensor, step: int) -> Tensor:
-        shares = uniform(self._seed, [step], len(index), AUGMENTATION_STREAM)[0] / 2 + 0.5
-        views = self._rows.shape[1]
-        chosen = (shares * views).long().clamp(max=views - 1)
+        (chosen,) = choices(self._seed, [step], len(index), self._rows.shape[1], AUGMENTATION_STREAM)
         return self._backbone.read(self._rows[index.cpu(), chosen]).to(self._device)
 
     def take_all(self) -> Tensor:
