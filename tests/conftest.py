@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import threading
@@ -14,6 +15,9 @@ from filelock import FileLock
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
+import training.evaluation.classification
+import training.evaluation.regression
+import training.report.card_flags
 import training.runs.checkpoints
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
@@ -26,6 +30,7 @@ from service.operation.server import Server
 from service.settings import Settings
 from tests.programs import check_programs, pytest_addoption, pytest_terminal_summary
 from tests.waiting import PATIENCE, wait_until
+from training.evaluation.evaluation import PROMISE_SEEDS
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
 from training.runs.session import Session, train
@@ -40,11 +45,21 @@ settings.load_profile("tests")
 for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
     setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
 
+# Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, which takes less time.
+training.runs.checkpoints.VALIDATION_SEEDS = training.runs.checkpoints.VALIDATION_SEEDS[:5]
+for module in (training.evaluation.classification, training.evaluation.regression, training.report.card_flags):
+    vars(module).update(PROMISE_SEEDS=PROMISE_SEEDS[:10])
+
 SMALL_TARGET = TargetNetwork(
     (1, 12, 12), (Convolution(4, 3), Activation(), MaxPooling(), Convolution(6, 2), Activation(), Flatten(), Linear(5))
 )
 SMALL_CONFIG = HyperGANConfig(latent_size=8, code_size=4, hidden_size=16)
 SMALL_DEUTSCH = DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=16, generator_hidden_sizes=(12, 16, 16))
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what all modules hold, which stays."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -96,14 +111,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoints")
     shutil.copytree(shared / "digits", directory / "digits")
     return directory
-
-
-@pytest.fixture(scope="module")
-def few_draws() -> Iterator[None]:
-    """Each training chooses scores and temperatures by the networks of 5 seeds, which takes less time than 50."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.runs.checkpoints, "VALIDATION_SEEDS", training.runs.checkpoints.VALIDATION_SEEDS[:5])
-        yield
 
 
 @pytest.fixture(scope="session")

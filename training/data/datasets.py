@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,17 @@ def load_cifar_5(data: Path) -> Dataset:
 
 def load_digits(data: Path) -> Dataset:
     """The 1,797 digits of 8 × 8 pixels in scikit-learn: 1,097 to train, 200, 200 and 300 for the other splits."""
+    splits = split_randomly(_read_digits(), (1_097, 200, 200, 300))
+    spec = ImageSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
+    return Dataset(spec, Classification(DIGITS), *splits)
+
+
+@cache
+def _read_digits() -> Examples:
     from sklearn.datasets import load_digits as load_from_sklearn  # only this dataset needs it
 
     bunch = load_from_sklearn()
-    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    splits = split_randomly(label_images(pixels, bunch.target), (1_097, 200, 200, 300))
-    spec = ImageSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
-    return Dataset(spec, Classification(DIGITS), *splits)
+    return label_images((bunch.images * (255 / 16)).round().astype(np.uint8), bunch.target)
 
 
 def label_images(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> Examples:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import training.runs.checkpoints
 from models.checkpoint import load_checkpoint
 from models.predictions.prediction import evaluate
 from models.targets.target import TargetNetwork
@@ -97,7 +98,7 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
     assert torch.equal(torch.cat([own[seed] for seed in sorted(own)]), dataset.calibration.inputs)
     assert len(own) == len(seeds) == count
     others = [seed for seed, _ in calls if seed not in own]  # that fit temperatures, and choose scores
-    assert len(others) == 2 * len({*others}) == 100
+    assert len(others) == 2 * len({*others}) == 2 * len(training.runs.checkpoints.VALIDATION_SEEDS)
     assert not {*own} & {*PROMISE_SEEDS}
 
 

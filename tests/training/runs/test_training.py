@@ -23,8 +23,6 @@ from training.runs.fitting import FittingRun
 from training.runs.run import KEEP_EVERY, StepReport, TrainingError
 from training.runs.session import train
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
 STEP = FittingRun.step
 

@@ -35,8 +35,6 @@ from training.studies.ablation import VARIANTS, Variant, ablate
 from training.studies.figures import draw_figures
 from training.studies.study import PathAccuracy, match_filters, study_networks
 
-pytestmark = pytest.mark.usefixtures("few_draws")
-
 CPU = torch.device("cpu")
 DIVERSITY = "--accuracy-weight", "1e4", "--diversity", "variance"
 
