@@ -85,7 +85,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "tensors": set(),
         "progress": set(),
         "objectives": set(),
-        "imports": set(),
+        "imports": {"progress"},
         "backbones": {"progress"},
         "data": {"progress"},
         "recipes": {"data", "objectives"},
@@ -118,7 +118,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "runs",
         },
         "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs", "studies"},
-        "import_command": {"endings", "options", "progress", "report", "runs"},
+        "import_command": {"endings", "imports", "options", "progress", "report", "runs"},
         "__main__": {
             "backbone_command",
             "endings",
@@ -228,7 +228,7 @@ def test_no_grab_bags(package: str) -> None:
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
         ("service", "", ["serve"]),
-        ("training", "", ["train"]),
+        ("training", "", ["train", "backbones"]),
     ],
 )
 def test_packages_need_only_what_their_extras_install(package: str, folder: str, extras: list[str]) -> None:

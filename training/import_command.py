@@ -9,6 +9,7 @@ import typer
 
 from models.device import choose_device
 from training.endings import conclude_with_report, explain_errors
+from training.imports.members import SUFFIX
 from training.options import DeviceOption, JSONOption, OutOption, QuietOption
 from training.progress import be_quiet
 from training.report.own_images import describe_report
@@ -18,14 +19,9 @@ from training.runs.importing import Import, import_networks
 def import_command(
     states: Annotated[
         list[Path],
-        typer.Argument(help="Safetensors files, each with the state dict of one trained network.", metavar="STATE…"),
-    ],
-    target: Annotated[
-        str,
-        typer.Option(
-            help="Your Python file, and the name of the network in it: a PyTorch module, or a function that returns "
-            "one. The file is run with all your rights, as if you ran it yourself, so name only files that you trust.",
-            metavar="FILE.py:NAME",
+        typer.Argument(
+            help="Safetensors files, each with the state dict of one trained network; or ONNX files, each with one.",
+            metavar="FILE…",
         ),
     ],
     classes: Annotated[
@@ -40,11 +36,20 @@ def import_command(
         ),
     ],
     out: OutOption,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="For state dicts: your Python file, and the name of the network in it: a PyTorch module, or a "
+            "function that returns one. The file is run with all your rights, as if you ran it yourself, so name only "
+            "files that you trust.",
+            metavar="FILE.py:NAME",
+        ),
+    ] = None,
     fit: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the same kind, of the images that a single network was trained on. Last-layer Laplace is "
-            "fitted to them; several networks need none.",
+            help="Folder of the same kind, of the images that a single state dict was trained on. Last-layer Laplace "
+            "is fitted to them; several networks need none.",
             metavar="DIR",
         ),
     ] = None,
@@ -54,7 +59,7 @@ def import_command(
             min=1,
             max=512,
             help="Width and height that images are resized to.",
-            show_default="the images' own size, which must then be the same for all",
+            show_default="what an ONNX file takes, or the images' own size, which must then be the same for all",
         ),
     ] = None,
     mean: Annotated[
@@ -66,12 +71,16 @@ def import_command(
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
-    """Import networks that you have trained in PyTorch; calibrate and test them, and report how good they are.
+    """Import networks that you have trained; calibrate and test them, and report how good they are.
 
-    Several state dicts of one network become a deep ensemble. A single one becomes a distribution by last-layer Laplace
-    (Daxberger et al., 2021), fitted to its training images. The network consists of layers in a row, as in
-    nn.Sequential, ends with a linear layer, and gives logits. Batch normalisation is folded into the layer before it. A
-    layer that cannot be converted is refused by name, and the outputs of both networks are compared.
+    Several ONNX files, or several state dicts of one PyTorch network, become a deep ensemble. A single state dict
+    becomes a distribution by last-layer Laplace (Daxberger et al., 2021), fitted to its training images.
+
+    ONNX files are run by onnxruntime. Each has one output, logits or probabilities, and may have its own architecture.
+
+    A PyTorch network consists of layers in a row, as in nn.Sequential, ends with a linear layer, and gives logits.
+    Batch normalisation is folded into the layer before it. A layer that cannot be converted is refused by name, and the
+    outputs of both networks are compared.
     """
     names = tuple(name.strip() for name in classes.split(","))
     if len(names) < 2 or len({*names}) < len(names) or not all(names):
@@ -79,7 +88,14 @@ def import_command(
     deviations = _read_numbers("--std", std)
     if min(deviations) <= 0:
         raise typer.BadParameter(f"--std needs numbers above 0, not {std!r}")
-    words = ["hyperdraw-train", "import", "--target", Path(target).name, *(path.name for path in states)]
+    suffixes = {path.suffix.lower() == SUFFIX for path in states}
+    if len(suffixes) > 1:
+        raise typer.BadParameter("pass state dicts or ONNX files, not both")
+    if suffixes == {target is not None}:
+        reason = "--target is for state dicts, not for ONNX files" if target else "--target is needed for state dicts"
+        raise typer.BadParameter(reason)
+    words = ["hyperdraw-train", "import", *(["--target", Path(target).name] if target else [])]
+    words += [path.name for path in states]
     words += ["--fit", fit.name] if fit else []
     words += ["--classes", ",".join(names), "--calibrate", calibrate.name]
     words += ["--size", str(size)] if size else []

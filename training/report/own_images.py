@@ -154,7 +154,7 @@ def make_report(
         false_alarm_rate=rate,
         false_alarms={f.flag: estimate_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
         foreign=foreign,
-        baseline=None if images.dataset.backbone is None else measure_baseline(images.dataset),
+        baseline=measure_baseline(images.dataset) if images.dataset.backbone and len(images.dataset.train) else None,
         cautions=(*list_cautions(metrics), *list_unseen(foreign)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )

@@ -171,13 +171,13 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
 
 
 def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | None:
-    """The density of what the networks take, unless that is pixels or a single number.
+    """The density of what the networks take, unless that is pixels or a single number, or if there are no examples.
 
     Long vectors are taken for embeddings.
     """
     spec = checkpoint.config.input
     numbers = len(spec.names) if isinstance(spec, VectorSpec) else 0
-    if not (isinstance(spec, TableSpec) or numbers > 1 or checkpoint.backbone):
+    if not (isinstance(spec, TableSpec) or numbers > 1 or checkpoint.backbone) or not len(dataset.train):
         return None
     fit = fit_density if isinstance(spec, TableSpec) or 0 < numbers <= SHORT else fit_feature_density
     return fit(checkpoint.input.prepare(dataset.train.inputs))

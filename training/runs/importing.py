@@ -3,12 +3,13 @@
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.backbones.backbone import FILE
 from models.checkpoint import (
     CheckpointConfig,
     CheckpointError,
@@ -26,11 +27,13 @@ from models.tasks.classification import Classification
 from models.tasks.probabilities import NotFiniteError
 from training.data.dataset import DatasetError
 from training.data.datasets import IMPORTED
+from training.data.features import CachedBackbone, default_feature_folder
 from training.data.image_folders import HELD_OUT, ImageFolder, find_common_size, load_named_folder
 from training.data.image_tree import show
 from training.denormals import flush_denormals
 from training.evaluation.metrics import ClassificationMetrics
 from training.imports.conversion import convert
+from training.imports.members import build_selector, join_members, read_member
 from training.imports.network import NetworkError, load_network
 from training.imports.states import load_state
 from training.progress import announce, warn
@@ -46,14 +49,20 @@ NEEDS_IMAGES = (
     "that it was trained on, so that last-layer Laplace makes a distribution of it; or pass several state dicts"
 )
 
+NEEDS_MEMBERS = (
+    "a single ONNX file is one network, which cannot disagree with itself. Pass several; or train networks on the "
+    "features of this one with `hyperdraw-train images --backbone`"
+)
+
 
 @dataclass(frozen=True)
 class Import:
     """One import: what the user asked for."""
 
-    target: str
-    """`FILE.py:NAME`."""
+    target: str | None
+    """`FILE.py:NAME`, which the state dicts belong to; nothing for ONNX files."""
     states: Sequence[Path]
+    """Safetensors files, or ONNX files."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the networks' outputs."""
     calibrate: Path
@@ -78,6 +87,8 @@ def import_networks(wanted: Import) -> ImagesReport:
         TrainingError: if the checkpoint cannot be written.
     """
     _check_output(wanted.out)
+    if wanted.target is None:
+        return _import_members(wanted)
     if len(wanted.states) == 1 and wanted.fit is None:
         raise NetworkError(NEEDS_IMAGES)
     if len(wanted.states) > 1 and wanted.fit is not None:
@@ -95,13 +106,32 @@ def import_networks(wanted: Import) -> ImagesReport:
     _check_distinct(wanted.states, networks)
     if conversion.folded:
         announce(f"folded batch normalisations into the layers before them: {', '.join(conversion.folded)}")
-    spec = _make_spec(wanted, target.input_shape[0], size)
+    images = _load_images(wanted, _make_spec(wanted, target.input_shape[0], size))
+    sampler = _build_ensemble(target, networks) if wanted.fit is None else _fit(wanted, target, networks[0], images)
+    return _write(wanted, sampler, images)
+
+
+def _import_members(wanted: Import) -> ImagesReport:
+    """Makes a checkpoint of classifiers in ONNX files, which onnxruntime evaluates."""
+    if wanted.fit is not None:
+        raise NetworkError("--fit is for a single state dict, not for ONNX files")
+    if len(wanted.states) == 1:
+        raise NetworkError(NEEDS_MEMBERS)
+    members = [read_member(path) for path in wanted.states]
+    size = (wanted.size, wanted.size) if wanted.size else members[0].size or find_common_size(wanted.calibrate)
+    spec = _make_spec(wanted, members[0].channels, size)
+    content, backbone = join_members(members, spec, len(wanted.classes))
+    cached = CachedBackbone(backbone, default_feature_folder())
+    images = _load_images(wanted, spec).see_through(spec, cached)
+    return _write(wanted, build_selector(len(members), len(wanted.classes)), images, content)
+
+
+def _load_images(wanted: Import, spec: ImageSpec) -> ImageFolder:
     images = load_named_folder(wanted.calibrate, wanted.classes, spec, HELD_OUT)
     for text in describe_omissions(images):
         warn(text)
     announce(describe_images(images))
-    sampler = _build_ensemble(target, networks) if wanted.fit is None else _fit(wanted, target, networks[0], images)
-    return _write(wanted, sampler, images)
+    return images
 
 
 def _check_output(out: Path) -> None:
@@ -169,13 +199,20 @@ def _check_unseen(wanted: Import, images: ImageFolder, fitted: ImageFolder) -> N
                 )
 
 
-def _write(wanted: Import, sampler: DeepEnsemble | Laplace, images: ImageFolder) -> ImagesReport:
-    """Writes, calibrates and evaluates a checkpoint beside `out`, and puts it there when it is complete."""
+def _write(
+    wanted: Import, sampler: DeepEnsemble | Laplace, images: ImageFolder, content: bytes | None = None
+) -> ImagesReport:
+    """Writes, calibrates and evaluates a checkpoint beside `out`, and puts it there when it is complete.
+
+    `content` is the ONNX file of the images' backbone, if they have one.
+    """
+    backbone = images.dataset.backbone
     config = CheckpointConfig(
         method=sampler.config,
         target=sampler.target,
         input=images.dataset.input,
         task=Classification(wanted.classes),
+        backbone=backbone.spec if backbone else None,
         training=Training(
             recipe=IMPORTED, command=wanted.command, dataset=images.name, steps=0, planned_steps=0, seed=0
         ),
@@ -185,8 +222,11 @@ def _write(wanted: Import, sampler: DeepEnsemble | Laplace, images: ImageFolder)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=above) as folder:
         directory = Path(folder) / wanted.out.absolute().name
         save_checkpoint(directory, config, sampler, "float32")
+        if content is not None:
+            write_file(directory / FILE, content)
+        checkpoint = replace(load_checkpoint(directory, wanted.device), backbone=backbone)
         try:
-            checkpoint = calibrate_checkpoint(load_checkpoint(directory, wanted.device), directory, images.dataset)
+            checkpoint = calibrate_checkpoint(checkpoint, directory, images.dataset)
             metrics = measure_directory(directory, checkpoint, images.dataset, {})
         except (CheckpointError, NotFiniteError) as error:
             reason = error.reason if isinstance(error, CheckpointError) else str(error)
