@@ -28,6 +28,7 @@ from models.foreign_files import read_file
 from models.inputs.image import ImageSpec
 from models.inputs.kind import InputKind
 from models.inputs.spec import InputSpec
+from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, bound_density_bytes, pack_density, unpack_density
 from models.predictions.detection import Calibration, check_calibration
 from models.samplers.apd import APDConfig
@@ -251,6 +252,7 @@ def load_checkpoint(
         reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
         raise CheckpointError(path, reason)
     sampler.load_state_dict(_read_weights(directory, config.files, tensors), assign=True)
+    sampler = sampler.to(device).eval().requires_grad_(False)
     backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - size)
 
     calibration_bytes, calibration, density = b"", None, None
@@ -265,7 +267,8 @@ def load_checkpoint(
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
         if calibration.density:
-            density = _read_density(directory / DENSITY_FILE, calibration.density, config)
+            anchor = Anchor(sampler) if isinstance(config.input, ImageSpec) and not backbone else None
+            density = _read_density(directory / DENSITY_FILE, calibration.density, config, anchor)
     metrics, path = None, directory / "metrics.json"
     if with_measurements and os.path.lexists(path):
         metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
@@ -273,7 +276,7 @@ def load_checkpoint(
         name=name_checkpoint(directory),
         version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
         config=config,
-        sampler=sampler.to(device).eval().requires_grad_(False),
+        sampler=sampler,
         calibration=calibration,
         metrics=metrics,
         backbone=backbone,
@@ -349,11 +352,11 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
     raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
 
 
-def _read_density(path: Path, digest: str, config: CheckpointConfig) -> FeatureDensity:
-    features = config.target.input_shape[0]
-    content = _read(path, bound_density_bytes(features))
+def _read_density(path: Path, digest: str, config: CheckpointConfig, anchor: Anchor | None) -> FeatureDensity:
+    features = anchor.num_features if anchor else config.target.input_shape[0]
+    tensors = _parse_tensors(path, _read(path, bound_density_bytes(features)), digest, "calibration.json")
     try:
-        return unpack_density(_parse_tensors(path, content, digest, "calibration.json"), features)
+        return dataclasses.replace(unpack_density(tensors, features), anchor=anchor)
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
 

@@ -79,10 +79,10 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Size of the sampler and the backbone in memory, in bytes."""
-        backbone = self.checkpoint.backbone
+        """Size of the sampler, the backbone and the density in memory, in bytes."""
+        parts = self.checkpoint.backbone, self.checkpoint.density
         sampler: int = sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
-        return sampler + (0 if backbone is None else backbone.nbytes)
+        return sampler + sum(part.nbytes for part in parts if part is not None)
 
     @property
     def backbone(self) -> BackboneSpec | None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.predictions.anchor import Anchor
+
 SHRINKAGE = 0.05
 """Share of the covariance that is replaced by its diagonal, so that directions without variance count less."""
 
@@ -38,10 +40,19 @@ class FeatureDensity:
     """Standard deviations in these directions: float32 [k]."""
     residual: Tensor | None = None
     """Standard deviation in each other direction, float32 []. With it, features are scaled to length 1."""
+    anchor: Anchor | None = None
+    """What makes features of prepared images, if these are not features themselves. It is not stored."""
 
-    def measure_distance(self, features: Tensor) -> Tensor:
-        """Mahalanobis distance of features [B, D, …] from the mean, divided by √D, [B] (Lee et al., "A Simple Unified
-        Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, without classes)."""
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, in bytes."""
+        tensors = pack_density(self).values()
+        return sum(tensor.nbytes for tensor in tensors) + (self.anchor.nbytes if self.anchor else 0)
+
+    def measure_distance(self, prepared: Tensor) -> Tensor:
+        """Mahalanobis distance of prepared inputs [B, …] from the mean, divided by √D, [B] (Lee et al., "A Simple
+        Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, without classes)."""
+        features = self.anchor.describe(prepared) if self.anchor else prepared
         flat = features.cpu() if self.residual is None else _scale(features.cpu())
         centred = flat - self.mean
         inside = centred @ self.directions
@@ -96,6 +107,8 @@ def unpack_density(tensors: dict[str, Tensor], features: int) -> FeatureDensity:
     Raises:
         ValueError: if they are not a density of D features.
     """
+    if not features:
+        raise ValueError("its inputs have no features")
     found = tensors.get("deviations", torch.empty(0))
     count = len(found) if found.ndim == 1 and 0 < len(found) <= features else features
     shapes = {"mean": (features,), "directions": (features, count), "deviations": (count,)}
@@ -110,7 +123,7 @@ def unpack_density(tensors: dict[str, Tensor], features: int) -> FeatureDensity:
             raise ValueError(f"its {name} has numbers that are not finite")
         if name in {"deviations", "residual"} and not (tensor > 0).all():
             raise ValueError(f"its {name} must be positive")
-    return FeatureDensity(**tensors)
+    return FeatureDensity(tensors["mean"], tensors["directions"], tensors["deviations"], tensors.get("residual"))
 
 
 def bound_density_bytes(features: int) -> int:

@@ -261,7 +261,7 @@ def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequenc
     wrong, scores = [], []
     flagged: dict[tuple[Flag, float], list[Tensor]] = {}
     for seed in seeds:
-        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks)
+        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks, checkpoint.density)
         prediction = interpret(config.task, outputs)
         wrong.append(prediction.probabilities.argmax(-1) != labels)
         for rate in RATES:

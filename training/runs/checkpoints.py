@@ -11,6 +11,7 @@ from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_c
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
+from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
@@ -28,6 +29,7 @@ from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
 from training.evaluation.measurement import measure_checkpoint
 from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_metrics
+from training.progress import track
 from training.report.card import save_card
 
 CALIBRATION_SEED = 10**15
@@ -39,6 +41,9 @@ Nothing is guaranteed for these inputs, so they may share networks."""
 
 SHORT = 128
 """Most numbers of a vector that are taken for measurements rather than an embedding."""
+
+MOST_DESCRIBED, PER_BLOCK = 20_000, 500
+"""Most training images that the density of maps is fitted to, and how many are looked at in one go."""
 
 FOREIGN_INPUTS = 1000
 """Number of made-up inputs that decide which score raises a flag."""
@@ -171,16 +176,32 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
 
 
 def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | None:
-    """The density of what the networks take, unless that is pixels or a single number, or if there are no examples.
+    """The density of what the networks take, or of the maps that one of them makes of an image.
 
-    Long vectors are taken for embeddings.
+    Long vectors are taken for embeddings. There is none of a single number, or without training examples or maps.
     """
-    spec = checkpoint.config.input
-    numbers = len(spec.names) if isinstance(spec, VectorSpec) else 0
-    if not (isinstance(spec, TableSpec) or numbers > 1 or checkpoint.backbone) or not len(dataset.train):
+    spec, train = checkpoint.config.input, dataset.train.inputs
+    if not len(train):
         return None
-    fit = fit_density if isinstance(spec, TableSpec) or 0 < numbers <= SHORT else fit_feature_density
-    return fit(checkpoint.input.prepare(dataset.train.inputs))
+    if checkpoint.backbone:
+        return fit_feature_density(checkpoint.input.prepare(train))
+    if isinstance(spec, ImageSpec):
+        return _fit_map_density(checkpoint, train)
+    numbers = len(spec.names) if isinstance(spec, VectorSpec) else 0
+    if not isinstance(spec, TableSpec) and numbers < 2:
+        return None
+    fit = fit_density if numbers <= SHORT else fit_feature_density
+    return fit(checkpoint.input.prepare(train))
+
+
+def _fit_map_density(checkpoint: Checkpoint, train: Tensor) -> FeatureDensity | None:
+    anchor, spec = Anchor(checkpoint.sampler), checkpoint.input
+    if not anchor.num_features:
+        return None
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:MOST_DESCRIBED]
+    blocks = track(list(chosen.split(PER_BLOCK)), "describing images", "block")
+    features = torch.cat([anchor.describe(spec.prepare(train[block])) for block in blocks])
+    return replace(fit_density(features), anchor=anchor)
 
 
 def measure_directory(

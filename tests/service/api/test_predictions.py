@@ -96,7 +96,8 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     assert isinstance(spec, ImageSpec)
     images = torch.stack([decode_image(picture, spec, 10**6, "") for picture in PICTURES])
     task, calibration = checkpoint.config.task, checkpoint.calibration
-    said = interpret(task, evaluate(checkpoint.sampler, spec, task, images, seed=7, size=20))
+    outputs = evaluate(checkpoint.sampler, spec, task, images, seed=7, size=20, density=checkpoint.density)
+    said = interpret(task, outputs)
     assert calibration is not None
     (own,) = (size.classes for size in calibration.sizes if size.ensemble_size == 20)
     assert own is not None
