@@ -34,7 +34,6 @@ class Anchor:
         """D."""
         self.nbytes: int = sum(parameter.nbytes for parameter in self._layers.parameters())
 
-    @torch.inference_mode()
     def describe(self, prepared: Tensor) -> Tensor:
         """Features of prepared images [B, C, H, W]: float32 [B, D], on the CPU."""
         return torch.cat([self._describe(block) for block in prepared.float().cpu().split(IMAGES_PER_BLOCK)])

@@ -28,7 +28,8 @@ from models.inputs.image import ImageSpec
 from models.noise import permutations, uniform
 from models.predictions.detection import DEFAULT_RATE
 from models.predictions.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
-from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate, interpret
+from models.predictions.prediction import FEATURE_DISTANCE, JITTERED_NETWORKS, ScoreName, evaluate, interpret
+from models.predictions.surprise import COMBINED_SURPRISE, measure_surprise
 from models.tasks.kind import Flag
 from models.tasks.probabilities import average_logits
 from training.data.dataset import Examples
@@ -94,7 +95,7 @@ class Attacker:
         self.spec = victim.config.input
         size = victim.calibration.for_size(networks)
         index = victim.calibration.find_rate(DEFAULT_RATE)
-        self.score = size.scores["out_of_distribution"]
+        self.score, self.levels = size.scores["out_of_distribution"], size.levels
         self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
 
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
@@ -122,20 +123,31 @@ class Attacker:
                 running &= logits.softmax(-1).mean(0).argmax(-1) == labels
                 if not running.any():
                     break
-            loss = self._measure_loss(logits, jittered, labels).sum()
+            loss = self._measure_loss(current, logits, jittered, labels).sum()
             (gradient,) = torch.autograd.grad(loss, current)
             descent.step(gradient, running)
         return descent.current.detach()
 
-    def _measure_loss(self, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
+    def _measure_loss(self, images: Tensor, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
         if jittered is None:
             return measure_margin(average_logits(logits), labels)
-        return measure_joint_loss(logits, jittered, labels, self.score, *self.thresholds)
+        score = self._measure_score(self.score, images, logits).float()
+        return measure_joint_loss(logits, jittered, labels, score, *self.thresholds)
+
+    def _measure_score(self, name: ScoreName, images: Tensor, logits: Tensor) -> Tensor:
+        """The score that raises `out_of_distribution`, [n]."""
+        if name == COMBINED_SURPRISE:
+            parts = [measure_surprise(self._measure_score(n, images, logits), own) for n, own in self.levels.items()]
+            return torch.stack(parts).sum(0)
+        if name == FEATURE_DISTANCE:
+            assert self.victim.density is not None
+            return self.victim.density.measure_distance(self.spec.prepare(255 * images))
+        return measure_disagreement(logits) if name == "mutual_information" else measure_entropy(logits)
 
     @torch.no_grad()
     def _measure(self, images: Tensor, labels: Tensor, restart: int) -> Tensor:
         """The loss of finished images, averaged over several draws."""
-        losses = [self._measure_loss(*self._evaluate(images, restart, -1 - i), labels) for i in range(4)]
+        losses = [self._measure_loss(images, *self._evaluate(images, restart, -1 - i), labels) for i in range(4)]
         return torch.stack(losses).mean(0)
 
     def _evaluate(self, images: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor | None]:
@@ -297,7 +309,7 @@ def attack_once(
 
 
 def measure_joint_loss(
-    logits: Tensor, jittered: Tensor, labels: Tensor, score: ScoreName, most_score: float, most_fragility: float
+    logits: Tensor, jittered: Tensor, labels: Tensor, score: Tensor, most_score: float, most_fragility: float
 ) -> Tensor:
     """The attacker's loss for each image, [n].
 
@@ -308,23 +320,30 @@ def measure_joint_loss(
         logits: logits of K networks on the images, [K, n, C].
         jittered: logits of the networks that see noise, [J, n, C].
         labels: [n].
-        score: the score that raises `out_of_distribution`: predictive entropy or mutual information.
+        score: the score that raises `out_of_distribution`, [n].
         most_score: its threshold.
         most_fragility: the threshold of fragility.
     """
     log_mean, after = average_logits(logits), average_logits(jittered)
     margin = measure_margin(log_mean, labels)
-    uncertainty = _measure_entropy(log_mean)
-    if score == "mutual_information":
-        uncertainty = uncertainty - _measure_entropy(logits.log_softmax(-1)).mean(0)
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
     most_score = max(most_score, 1e-30)
     # Far below its threshold a score costs nothing, and its logarithm would have no finite gradient.
-    excess = F.relu(uncertainty.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
+    excess = F.relu(score.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
     return loss
+
+
+def measure_entropy(logits: Tensor) -> Tensor:
+    """Predictive entropy of K networks, [n], from logits [K, n, C]; its gradient is finite."""
+    return _measure_entropy(average_logits(logits))
+
+
+def measure_disagreement(logits: Tensor) -> Tensor:
+    """Mutual information of K networks, [n], from logits [K, n, C]; its gradient is finite."""
+    return measure_entropy(logits) - _measure_entropy(logits.log_softmax(-1)).mean(0)
 
 
 def _measure_entropy(log_probabilities: Tensor) -> Tensor:

@@ -12,10 +12,19 @@ import training.evaluation.attack
 from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_calibration
 from models.predictions.detection import DEFAULT_RATE
 from models.predictions.perturbation import Norm, find_steepest, measure_margin, project
-from models.predictions.prediction import ScoreName
+from models.predictions.prediction import ScoreName, evaluate, interpret
+from models.predictions.surprise import measure_score
 from models.tasks.classification import Classification
 from training.data.datasets import load_digits
-from training.evaluation.attack import TIERS, Attacker, attack, judge, measure_joint_loss
+from training.evaluation.attack import (
+    TIERS,
+    Attacker,
+    attack,
+    judge,
+    measure_disagreement,
+    measure_entropy,
+    measure_joint_loss,
+)
 from training.evaluation.attack_report import (
     FILE,
     UNBOUNDED,
@@ -30,6 +39,7 @@ from training.report.card import save_card
 
 BUDGET = Budget(images=10, steps=8, restarts=1)
 TEST = load_digits(Path()).test
+MEASURES = {"predictive_entropy": measure_entropy, "mutual_information": measure_disagreement}
 EXPECTATION = Tier("expectation, K = 5", "expectation", 5)
 
 
@@ -44,13 +54,13 @@ def test_margin_known_answers() -> None:
     torch.testing.assert_close(measure_margin(logs, torch.tensor([0, 2])), expected)
 
 
-@pytest.mark.parametrize("score", ["predictive_entropy", "mutual_information"])
-def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: ScoreName) -> None:
+@pytest.mark.parametrize("score", MEASURES)
+def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: str) -> None:
     labels = torch.tensor([0])
 
     def loss(plain: list[float], jittered: list[float]) -> float:
         logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
-        return measure_joint_loss(logits, noisy, labels, score, most_score=0.1, most_fragility=0.1).item()
+        return measure_joint_loss(logits, noisy, labels, MEASURES[score](logits), 0.1, 0.1).item()
 
     right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
     assert loss(wrong, wrong) == 0
@@ -67,8 +77,8 @@ def test_the_joint_loss_knows_both_scores() -> None:
     disagreeing = torch.tensor(sure)[:, None]
     agreeing = torch.tensor([[-20.0, 0.0, 0.0]] * 2)[:, None]
 
-    def loss(logits: Tensor, score: ScoreName) -> float:
-        return measure_joint_loss(logits, logits, labels, score, most_score=0.3, most_fragility=1.0).item()
+    def loss(logits: Tensor, score: str) -> float:
+        return measure_joint_loss(logits, logits, labels, MEASURES[score](logits), 0.3, 1.0).item()
 
     for logits in (disagreeing, agreeing):
         assert loss(logits, "predictive_entropy") > 0
@@ -79,7 +89,7 @@ def test_the_joint_loss_knows_both_scores() -> None:
 def test_the_joint_loss_knows_thresholds_however_small() -> None:
     """An entropy of 3 · 10⁻¹⁵ exceeds a threshold of 10⁻¹⁸, and the loss falls with it."""
     logits = torch.tensor([[[0.0, 36.9, 0.0]]], requires_grad=True)
-    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), "predictive_entropy", 1e-18, 1.0)
+    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), measure_entropy(logits), 1e-18, 1.0)
     loss.sum().backward()
     assert loss.item() > 1
     assert logits.grad is not None
@@ -116,6 +126,27 @@ def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkp
         for x in (found, images + noise)
     ]
     assert shares[0] > shares[1] + 0.3
+
+
+def test_the_attacker_measures_the_score_that_raises_the_flag(checkpoint: Checkpoint) -> None:
+    """The distance from the training's images, too, whose gradient leads to the pixels."""
+    images = (TEST.inputs[:20] / 255).requires_grad_()
+    attacker = Attacker(checkpoint, None, EXPECTATION, 20)
+    outputs = evaluate(
+        checkpoint.sampler, checkpoint.input, checkpoint.config.task, TEST.inputs[:20], 5, 20, checkpoint.density
+    )
+    prediction = interpret(checkpoint.config.task, outputs)
+    assert checkpoint.calibration is not None
+    levels = checkpoint.calibration.for_size(20).levels
+    assert attacker.score == "combined_surprise"
+    names: tuple[ScoreName, ...] = "predictive_entropy", "mutual_information", "feature_distance", "combined_surprise"
+    for name in names:
+        found = attacker._measure_score(name, images, outputs.plain)
+        torch.testing.assert_close(
+            found.detach(), measure_score(prediction, name, levels), rtol=1e-4, atol=1e-4, check_dtype=False
+        )
+    (gradient,) = torch.autograd.grad(attacker._measure_score("feature_distance", images, outputs.plain).sum(), images)
+    assert (gradient.flatten(1).abs().sum(1) > 0).all()
 
 
 def test_every_tier_is_reported_kept_and_not_computed_again(
@@ -176,7 +207,8 @@ def test_a_card_says_at_which_calibration_attacks_were_measured(
     assert "earlier calibration" not in (directory / "README.md").read_text()
     largest = checkpoint.calibration.sizes[-1]
     doubled = replace(largest, thresholds={flag: tuple(2 * t for t in ts) for flag, ts in largest.thresholds.items()})
-    save_calibration(directory, replace(checkpoint.calibration, sizes=(*checkpoint.calibration.sizes[:-1], doubled)))
+    sizes = (*checkpoint.calibration.sizes[:-1], doubled)
+    save_calibration(directory, replace(checkpoint.calibration, sizes=sizes), checkpoint.density)
     save_card(directory, load_checkpoint(directory), None)
     card, index = (directory / "README.md").read_text(), checkpoint.calibration.find_rate(DEFAULT_RATE)
     then = [thresholds[index] for thresholds in largest.thresholds.values()]
