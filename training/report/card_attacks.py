@@ -53,5 +53,6 @@ These weights were attacked with an earlier calibration, version `{report.versio
         )
         flags = " and ".join(f"`{flag}`" for flag in FLAGS)
         text += f""" At a budget of {DEFAULT_RATE:g},
-the thresholds of {flags} were {then} then, and are {since} now."""
+the thresholds of {flags} were {then} then, and are {since} now. If another
+score raises a flag now, its thresholds cannot be compared."""
     return text
