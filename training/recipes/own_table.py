@@ -14,6 +14,10 @@ MODES, HIDDEN = 8, 64
 EPOCHS, LEAST_STEPS, MOST_STEPS = 60, 600, 6_000
 INPUTS_PER_NETWORK = 32
 
+PRIOR_VARIANCE = 0.5
+"""Variance of a normal prior of each weight. Its penalty shrinks with the number of rows. It lowers the NLL of small
+regressions on validation rows, where a constant penalty of that strength would make large tables worse."""
+
 
 def own_vectors(table: Table) -> Recipe:
     """The same recipe for vectors from an npz file."""
@@ -37,7 +41,7 @@ def own_table(table: Table) -> Recipe:
         target=TargetNetwork((features,), layers),
         steps=steps,
         learning_rates={"modes": 1e-3, "gains": 5e-4},
-        weight_decays={"modes": 1e-3 / MODES},
+        weight_decays={"modes": 1 / (PRIOR_VARIANCE * len(dataset.train)) / MODES},
         networks_per_step=MODES,
         inputs_per_network=inputs,
         own_epochs=True,

@@ -6,6 +6,7 @@ NIPS 2017), a linear model and gradient boosting, all on the same rows.
 
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,15 +14,16 @@ from tempfile import TemporaryDirectory
 import torch
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.checkpoint import Checkpoint, dump_json, load_checkpoint, write_file
+from models.inputs.columns import NumberColumn
 from models.predictions.prediction import interpret
 from models.samplers.deep_ensemble import DeepEnsembleConfig
-from training.data.dataset import Dataset
-from training.data.table import TaskName, load_table
+from training.data.table import Table, TaskName, load_table
 from training.evaluation.evaluation import evaluate_split
 from training.progress import announce
-from training.recipes.own_table import own_table
+from training.recipes.own_table import MODES, own_table
 from training.recipes.recipe import Recipe
 from training.report.own_table import COVERAGE, Quality, measure_ensemble, measure_others
 from training.runs.session import Session, train
@@ -29,7 +31,26 @@ from training.runs.session import Session, train
 MEMBERS = 5
 """Networks of the deep ensemble."""
 
+BUDGET = 0.05
+"""Budget of false alarms at which flags are compared."""
+
+FLAGGED = {"usual": "usual rows", "zeros": "all numbers 0", "tenfold": "all numbers × 10"}
+"""Heads of the table of `Flagged`, by its fields."""
+
 FILE = "divisions.json"
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """Shares of test rows that are flagged as out of distribution at `BUDGET`."""
+
+    model: str
+    usual: float
+    """Of the rows as they are."""
+    zeros: float
+    """If all their numbers are 0. Categories and dates stay."""
+    tenfold: float
+    """If all their numbers are ten times as large."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,8 @@ class Divisions:
     target: str
     qualities: tuple[tuple[Quality, ...], ...]
     """Of each division, the quality of each model."""
+    flags: tuple[tuple[Flagged, ...], ...]
+    """Of each division, what each sampler flags."""
 
 
 def study_divisions(path: Path, target: str, task: TaskName | None, out: Path, divisions: int) -> Divisions:
@@ -52,41 +75,55 @@ def study_divisions(path: Path, target: str, task: TaskName | None, out: Path, d
         TrainingError: if a training fails.
     """
     out.mkdir(parents=True, exist_ok=True)
-    found: list[tuple[Quality, ...]] = []
+    parts: list[Divisions] = []
     for division in range(divisions):
         file = out / f"division-{division}.json"
         if not file.exists():
-            write_file(file, dump_json(Divisions(path.name, target, (_study_division(path, target, task, division),))))
-        found += _read(file).qualities
+            write_file(file, dump_json(_study_division(path, target, task, division)))
+        parts.append(TypeAdapter(Divisions).validate_json(file.read_bytes()))
         announce(f"division {division + 1} of {divisions} is done")
-    study = Divisions(path.name, target, tuple(found))
+    qualities, flags = (tuple(own for part in parts for own in getattr(part, name)) for name in ("qualities", "flags"))
+    study = Divisions(path.name, target, qualities, flags)
     write_file(out / FILE, dump_json(study))
     write_file(out / "README.md", describe_divisions(study).encode())
     return study
 
 
-def _study_division(path: Path, target: str, task: TaskName | None, division: int) -> tuple[Quality, ...]:
+def _study_division(path: Path, target: str, task: TaskName | None, division: int) -> Divisions:
     table = load_table(path, target, task, division=division)
     recipe = own_table(table)
     ensemble = replace(
         recipe,
         method=DeepEnsembleConfig(MEMBERS),
         learning_rates={"all": recipe.learning_rates["modes"]},
-        weight_decays={"all": recipe.weight_decays["modes"]},
+        weight_decays={"all": recipe.weight_decays["modes"] * MODES / MEMBERS},
         networks_per_step=MEMBERS,
     )
-    ours = _train_and_measure("hyperdraw", recipe, path, table.dataset)
-    theirs = _train_and_measure(f"deep ensemble of {MEMBERS}", ensemble, path, table.dataset)
-    return ours, theirs, *measure_others(table.dataset)
+    models = {"hyperdraw": recipe, f"deep ensemble of {MEMBERS}": ensemble}
+    found = [_train_and_measure(name, own, path, table) for name, own in models.items()]
+    qualities, flags = zip(*found, strict=True)
+    return Divisions(path.name, target, ((*qualities, *measure_others(table.dataset)),), (flags,))
 
 
-def _train_and_measure(name: str, recipe: Recipe, path: Path, dataset: Dataset) -> Quality:
+def _train_and_measure(name: str, recipe: Recipe, path: Path, table: Table) -> tuple[Quality, Flagged]:
+    dataset = table.dataset
+    inputs = dataset.test.inputs
     with TemporaryDirectory() as folder:
         out = Path(folder) / "model"
         train(Session(recipe, out, path, torch.device("cpu"), None, None, None, resume=False), dataset)
         checkpoint = load_checkpoint(out)
-        prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
-        return replace(measure_ensemble(checkpoint, prediction, dataset.test), model=name)
+        prediction = interpret(dataset.task, evaluate_split(checkpoint, inputs))
+        quality = replace(measure_ensemble(checkpoint, prediction, dataset.test), model=name)
+        numbers = torch.tensor([isinstance(column, NumberColumn) for column in table.spec.columns])
+        zeros, tenfold = (torch.where(numbers, factor * inputs, inputs) for factor in (0, 10))
+        return quality, Flagged(name, *(_measure_flagged(checkpoint, rows) for rows in (inputs, zeros, tenfold)))
+
+
+def _measure_flagged(checkpoint: Checkpoint, inputs: Tensor) -> float:
+    """Share of rows that are flagged as out of distribution."""
+    assert checkpoint.calibration is not None
+    prediction = interpret(checkpoint.config.task, evaluate_split(checkpoint, inputs))
+    return checkpoint.calibration.judge(prediction, BUDGET)["out_of_distribution"].flagged.double().mean().item()
 
 
 def describe_divisions(study: Divisions) -> str:
@@ -98,32 +135,32 @@ def describe_divisions(study: Divisions) -> str:
         "covered": f"in the {COVERAGE:.0%} interval",
         "width": "its width",
     }
-    first = study.qualities[0]
-    shown = {name: head for name, head in columns.items() if getattr(first[0], name) is not None}
-    rows = [
-        f"| {first[number].model} | "
-        + " | ".join(_summarize([getattr(own[number], name) for own in study.qualities]) for name in shown)
-        + " |"
-        for number in range(len(first))
-    ]
+    shown = {name: head for name, head in columns.items() if getattr(study.qualities[0][0], name) is not None}
     return "\n".join(
         [
             f"# {study.table}: {study.target}",
             "",
             f"Means over {len(study.qualities)} random divisions of the rows, ± their standard error, on test rows.",
             "",
-            f"| | {' | '.join(shown.values())} |",
-            f"| --- |{' --- |' * len(shown)}",
-            *rows,
+            *_tabulate(study.qualities, shown),
+            "",
+            f"Shares of rows that are flagged as out of distribution, at a false-alarm budget of {BUDGET:.0%}:",
+            "",
+            *_tabulate(study.flags, FLAGGED),
             "",
         ]
     )
 
 
+def _tabulate(parts: Sequence[Sequence[Quality | Flagged]], columns: Mapping[str, str]) -> list[str]:
+    """Lines of a table of each model's means over the divisions, from the values with these names."""
+    lines = [f"| | {' | '.join(columns.values())} |", f"| --- |{' --- |' * len(columns)}"]
+    for models in zip(*parts, strict=True):
+        cells = [_summarize([getattr(own, name) for own in models]) for name in columns]
+        lines.append(f"| {models[0].model} | {' | '.join(cells)} |")
+    return lines
+
+
 def _summarize(values: list[float]) -> str:
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{statistics.mean(values):.4g} ± {error:.2g}"
-
-
-def _read(file: Path) -> Divisions:
-    return TypeAdapter(Divisions).validate_json(file.read_bytes())
