@@ -42,6 +42,15 @@ FEW_NUMBERS = 10
 MIXED = 0.5
 """Share of numbers in a column from which on its other values are taken for mistakes."""
 
+LEAST_DEVIATION, MOST_DEVIATION, FINEST = 1e-15, 1e15, 1e-6
+"""Least and largest standard deviation of a target, and the least in units of its mean: float32 holds no others."""
+
+MOST_HELD_OUT = 10_000
+"""Most rows of a split that does not train. More would take long and tell little."""
+
+EQUAL = "it has the same value everywhere"
+"""Why a column is left out."""
+
 LISTED = 5
 
 
@@ -211,7 +220,11 @@ def make_dataset(
 
 
 def _read_target(table: TextTable, target: str, task: TaskName | None) -> tuple[tuple[str, ...] | None, Tensor]:
-    """Classes, or None for numbers, and labels: int64 [N], or float64 [N]."""
+    """Classes, or None for numbers, and labels: int64 [N], or float64 [N].
+
+    Raises:
+        DatasetError: if the target cannot be predicted. The message names it.
+    """
     column = table.frame[target]
     numbers = _cast_numbers(table, target)
     numeric = numbers.null_count() == 0
@@ -225,13 +238,18 @@ def _read_target(table: TextTable, target: str, task: TaskName | None) -> tuple[
     if task == "regression":
         if not numeric:
             raise DatasetError(_explain_mixture(table, target, numbers) + ", so it cannot be predicted as a number")
-        return None, torch.from_numpy(numbers.to_numpy().copy())
+        labels = torch.from_numpy(numbers.to_numpy().copy())
+        _check_target(target, labels)
+        return None, labels
     names = sorted(column.unique().to_list(), key=lambda text: (0, float(text), text) if numeric else (1, 0.0, text))
     if len(names) > MOST_CATEGORIES:
-        raise DatasetError(
-            f"the target {target!r} has {len(names)} different values, too many for classes. "
-            + ("Use --task regression" if numeric else "Choose another target")
-        )
+        if numeric:
+            hint = "Use --task regression"
+        elif numbers.null_count() < len(numbers):
+            hint = f"They are not all numbers: {_explain_mixture(table, target, numbers)}"
+        else:
+            hint = f"They are not numbers, such as {names[0][:100]!r}. Mend the file, or choose another target"
+        raise DatasetError(f"the target {target!r} has {len(names)} different values, too many for classes. {hint}")
     index = column.replace_strict(names, list(range(len(names))), return_dtype=pl.Int64)
     return tuple(names), torch.from_numpy(index.to_numpy().copy())
 
@@ -254,6 +272,11 @@ def split_rows(
             needed = next(n for n in itertools.count(1) if divide(n, len(groups), tuple(SHARES)))
             what = f"{show(path)}" if classes is None else f"{target} = {classes[number]}"
             raise DatasetError(f"{what} has {len(rows)} rows, but at least {needed} are needed")
+        for split in SHARES:
+            if split != "train":
+                most = max(1, MOST_HELD_OUT * len(rows) // len(labels))
+                sizes["train"] += max(0, sizes[split] - most)
+                sizes[split] = min(sizes[split], most)
         order = rows[torch.randperm(len(rows), generator=generator)]
         for split, part in zip(sizes, order.split(list(sizes.values())), strict=True):
             chosen[split].append(part)
@@ -268,17 +291,19 @@ def _describe_column(table: TextTable, name: str, train: Tensor, coded: bool) ->
     Raises:
         DatasetError: if it mixes numbers with other text.
     """
+    if not name:
+        return "it has no name"
     column = table.frame[name]
     own = column.gather(train.tolist()).drop_nulls()
     missing = column.null_count() > 0
     if own.n_unique() < 2:
-        return "it has the same value everywhere" if len(own) else "it has no values"
+        return EQUAL if len(own) else "it has no values"
     if not coded:
         numbers = _cast_numbers(table, name)
         numeric = int((numbers.is_not_null()).sum()) / (len(column) - column.null_count())
         if numeric == 1:
-            mean, std, least, greatest = _summarize(numbers, train)
-            return NumberColumn(name, missing, mean, std, least, greatest)
+            summary = _summarize(name, numbers, train)
+            return NumberColumn(name, missing, *summary) if summary else EQUAL
         if numeric >= MIXED:
             raise DatasetError(
                 f"{_explain_mixture(table, name, numbers)}. Mend the file, or name the column with --categories or "
@@ -286,8 +311,8 @@ def _describe_column(table: TextTable, name: str, train: Tensor, coded: bool) ->
             )
         dates = _cast_dates(column)
         if dates.null_count() == column.null_count():
-            mean, std, least, greatest = _summarize(dates, train)
-            return DateColumn(name, missing, mean, std, least, greatest, bool((dates % 1 != 0).any()))
+            summary = _summarize(name, dates, train)
+            return DateColumn(name, missing, *summary, bool((dates % 1 != 0).any())) if summary else EQUAL
     counts = own.value_counts(sort=True)
     if len(counts) > IDENTIFYING * len(own) and len(counts) > LEAST_ROWS:
         return f"it has {len(counts)} different texts in {len(own)} rows"
@@ -336,10 +361,31 @@ def _cast_dates(text: pl.Series) -> pl.Series:
     return pl.select(parsed.dt.epoch("us").cast(pl.Float64) / 86_400e6).to_series()
 
 
-def _summarize(numbers: pl.Series, train: Tensor) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, least and greatest of the training rows' numbers."""
+def _summarize(name: str, numbers: pl.Series, train: Tensor) -> tuple[float, float, float, float] | None:
+    """Mean, standard deviation, least and greatest of the training rows' numbers, or None if they do not differ.
+
+    Raises:
+        DatasetError: if they are too large to be squared.
+    """
     own = torch.from_numpy(numbers.gather(train.tolist()).drop_nulls().to_numpy().copy())
-    return float(own.mean()), float(own.std()) or 1.0, float(own.min()), float(own.max())
+    mean, std, greatest = float(own.mean()), float(own.std()), float(own.abs().max())
+    if not math.isfinite(std):
+        raise DatasetError(
+            f"column {name!r} has numbers as large as {greatest:g}. Mend the file, or name the column with "
+            "--categories or --ignore"
+        )
+    return (mean, std, float(own.min()), float(own.max())) if std > 0 else None
+
+
+def _check_target(target: str, labels: Tensor) -> None:
+    """Raises a `DatasetError` if numbers are so large, small or alike that float32 does not hold them."""
+    mean, std = float(labels.mean()), float(labels.std())
+    if not max(LEAST_DEVIATION, FINEST * abs(mean)) <= std <= MOST_DEVIATION:
+        raise DatasetError(
+            f"the target {target!r} has a mean of {mean:g} and a standard deviation of {std:g}. The deviation must be "
+            f"from {LEAST_DEVIATION:g} to {MOST_DEVIATION:g}, and at least {FINEST:g} of the mean. Change the unit, or "
+            "subtract a constant"
+        )
 
 
 def _explain_mixture(table: TextTable, name: str, numbers: pl.Series) -> str:

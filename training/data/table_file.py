@@ -45,13 +45,23 @@ def read_table_file(path: Path) -> TextTable:
     if path.suffix.lower() in (".parquet", ".pq"):
         return TextTable(_clean(_read_parquet(path, content)), decimal_comma=False)
     text = _decode(content)
+    if "\0" in text:
+        raise DatasetError(
+            f"{show(path)} is not a text file. A table is a Parquet file, or text in UTF-8, in UTF-16 with a "
+            "byte order mark, or in Windows-1252"
+        )
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _find_delimiter(text)
     _check_header(path, text, delimiter)
     try:
         frame = pl.read_csv(io.BytesIO(text.encode()), separator=delimiter, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0][:300]
-        raise DatasetError(f"{show(path)} is not a table with the delimiter {delimiter!r}: {reason}") from error
+        raise DatasetError(
+            f"{show(path)} is not a table with the delimiter {delimiter!r}: {reason}. No row may have more "
+            "values than the first line names columns"
+        ) from error
     return TextTable(_clean(frame), decimal_comma=delimiter == ";")
 
 
@@ -79,17 +89,28 @@ def _decode(content: bytes) -> str:
 
 def _find_delimiter(text: str) -> str:
     """The delimiter that divides the first line into most parts."""
-    first = text[:SAMPLE_CHARACTERS].partition("\n")[0]
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([first], delimiter=delimiter), [])))
+    return max(DELIMITERS, key=lambda delimiter: len(_read_header(text.partition("\n")[0], delimiter)))
+
+
+def _read_header(text: str, delimiter: str) -> list[str]:
+    """The first row of a text, or nothing if it cannot be read."""
+    try:
+        return next(csv.reader(io.StringIO(text[:SAMPLE_CHARACTERS]), delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _check_header(path: Path, text: str, delimiter: str) -> None:
-    header = next(csv.reader(io.StringIO(text[:SAMPLE_CHARACTERS]), delimiter=delimiter), [])
+    header = _read_header(text, delimiter)
     if len(header) < 2:
-        raise DatasetError(f"{show(path)} has no table: its first line must name at least two columns")
+        raise DatasetError(
+            f"{show(path)} has no table: its first line must name at least two columns, with a comma, a semicolon, a "
+            "tab or | between them"
+        )
     names = [name.strip() for name in header]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise DatasetError(f"{show(path)} has two columns named {twice[:100]!r}; rename one of them")
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        what = f"named {twice[:100]!r}" if twice else "without a name"
+        raise DatasetError(f"{show(path)} has two columns {what}; rename one of them")
 
 
 def _clean(frame: pl.DataFrame) -> pl.DataFrame:

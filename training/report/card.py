@@ -1,9 +1,12 @@
 """Model cards: a checkpoint's README.md, made from its config, calibration and metrics."""
 
+import json
+import shlex
 from pathlib import Path
 
 from models.backbones.backbone import BackboneSpec
 from models.checkpoint import Checkpoint, CheckpointConfig, write_file
+from models.inputs.columns import Column, ScaledColumn
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
@@ -32,6 +35,9 @@ FIGURES = {
     "uncertainty": "Histograms and empirical distributions of the uncertainty of an ensemble of the first 100 networks, on the "
     "test set and on outliers.",
 }
+
+LONGEST_ROW = 20
+"""Most numbers of a row that the card writes out."""
 
 
 def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) -> None:
@@ -118,11 +124,13 @@ def _show_figures(directory: Path) -> list[str]:
 
 
 def _describe_use(name: str, config: CheckpointConfig) -> str:
-    inputs = (
-        "-F images=@image.png"
-        if config.input.kind == "image"
-        else f"--json '{{\"inputs\": [[{', '.join('0.5' for _ in config.input.shape)}]]}}'"
-    )
+    match config.input:
+        case ImageSpec():
+            inputs = "-F images=@image.png"
+        case TableSpec(columns=columns):
+            inputs = _write_inputs({column.name: column.name_number(_find_usual(column)) for column in columns})
+        case VectorSpec(mean=mean):
+            inputs = _write_inputs([_shorten(number) for number in mean])
     return f"""## Use
 
 ```sh
@@ -130,3 +138,19 @@ hyperdraw-serve --checkpoints DIR
 curl {inputs} localhost:8000/v1/models/{name}/predict
 curl -o net.safetensors 'localhost:8000/v1/models/{name}/weights?seed=7&member=0'
 ```"""
+
+
+def _write_inputs(row: dict[str, float | str] | list[float]) -> str:
+    """Options of curl that send a row, or that send a file if the row is long."""
+    if len(row) > LONGEST_ROW:
+        return "--json @rows.json"
+    return f"--json {shlex.quote(json.dumps({'inputs': [row]}, ensure_ascii=False))}"
+
+
+def _find_usual(column: Column) -> float:
+    """The number of a usual value: the mean, or the first category."""
+    return _shorten(column.mean) if isinstance(column, ScaledColumn) else 0.0
+
+
+def _shorten(number: float) -> float:
+    return float(f"{number:.4g}")

@@ -1,6 +1,7 @@
 """Tables, from a file to a served model."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.conftest import serve
 from training.__main__ import app
 from training.data.dataset import Dataset, DatasetError
 from training.data.datasets import load_training_data
-from training.data.table import Table, load_table, load_table_again
+from training.data.table import Table, load_table, load_table_again, split_rows
 from training.data.table_file import read_table_file
 from training.evaluation.evaluation import evaluate_split
 
@@ -96,9 +97,10 @@ def test_rows_are_what_the_service_reads(path: Path) -> None:
         lambda frame, path: frame.write_csv(path.with_suffix(".csv"), separator=";"),
         lambda frame, path: path.with_suffix(".csv").write_bytes(frame.write_csv().encode("utf-16")),
         lambda frame, path: path.with_suffix(".csv").write_bytes(b"\xef\xbb\xbf" + frame.write_csv().encode()),
+        lambda frame, path: path.with_suffix(".csv").write_bytes(frame.write_csv().replace("\n", "\r").encode()),
         lambda frame, path: frame.with_columns(pl.col("day").str.to_date()).write_parquet(path.with_suffix(".parquet")),
     ],
-    ids=["TSV", "semicolons", "UTF-16", "a byte order mark", "Parquet"],
+    ids=["TSV", "semicolons", "UTF-16", "a byte order mark", "old line ends", "Parquet"],
 )
 def test_files_of_other_kinds_hold_the_same_table(tmp_path: Path, write: Callable[..., None]) -> None:
     write(make_frame(), tmp_path / "things")
@@ -116,6 +118,27 @@ def test_commas_before_fractions_where_they_divide_no_columns(tmp_path: Path) ->
     column, *_ = load_table(tmp_path / "t.csv", "art").spec.columns
     assert isinstance(column, NumberColumn)
     assert column.least % 1 == 0.5
+
+
+def test_unnamed_columns_and_equal_numbers_are_left_out(tmp_path: Path) -> None:
+    """An index that a data frame wrote has no name."""
+    frame = make_frame().with_columns(
+        pl.when(pl.int_range(200) < 9).then(pl.lit("1")).otherwise(pl.lit("1.0")).alias("same")
+    )
+    frame.with_row_index("").write_csv(tmp_path / "t.csv")
+    left_out = load_table(tmp_path / "t.csv", "y").left_out
+    assert left_out[""] == "it has no name"
+    assert left_out["same"] == "it has the same value everywhere"
+
+
+def test_most_rows_of_a_large_table_train() -> None:
+    labels = torch.arange(400_000) % 4 // 3  # a quarter of the rows is of the second class
+    for classes, answers in ((None, labels.double()), (("a", "b"), labels)):
+        splits = split_rows(Path("t.csv"), "y", answers, classes)
+        sizes = {split: len(rows) for split, rows in splits.items()}
+        assert sizes == {"train": 370_000, "validation": 10_000, "calibration": 10_000, "test": 10_000}
+        assert len(torch.cat(list(splits.values())).unique()) == 400_000
+    assert labels[splits["test"]].sum() == 2_500
 
 
 def test_rare_categories_are_one(tmp_path: Path) -> None:
@@ -163,6 +186,33 @@ BAD: dict[str, tuple[str, str, str]] = {
         "y",
         "column 'x' has 176 numbers and 1 other values ('n/k' in row 5). Mend the file, or name the column with",
     ),
+    "a target of text and numbers": (
+        with_value("y", "n/k").write_csv(),
+        "y",
+        "classes. They are not all numbers: column 'y' has 199 numbers and 1 other values ('n/k' in row 5)",
+    ),
+    "a target with units": (
+        make_frame().with_columns(pl.format("{} m", "y").alias("y")).write_csv(),
+        "y",
+        "They are not numbers, such as",
+    ),
+    "a target that is too large": (
+        make_frame().with_columns(pl.col("y") * 1e300).write_csv(),
+        "y",
+        "and a standard deviation of inf. The deviation must be from 1e-15 to 1e+15",
+    ),
+    "a target that hardly differs": (
+        make_frame().with_columns(pl.col("y") + 1e12).write_csv(),
+        "y",
+        "at least 1e-06 of the mean. Change the unit, or subtract a constant",
+    ),
+    "numbers that are too large": (
+        make_frame().with_columns(pl.col("x") * 1e300).write_csv(),
+        "y",
+        "column 'x' has numbers as large as 2",
+    ),
+    "two columns without a name": (",,b\n1,2,3\n", "b", "has two columns without a name"),
+    "zero bytes": (make_frame().write_csv().replace(",", ",\0"), "y", "things.csv is not a text file"),
     "two columns of a name": ("a,b,a\n1,2,3\n", "b", "has two columns named 'a'"),
     "one column": ("a\n1\n", "a", "its first line must name at least two columns"),
     "nothing": ("", "a", "its first line must name at least two columns"),
@@ -246,6 +296,10 @@ def test_the_report_compares_with_simpler_models(trained: tuple[Path, str]) -> N
     assert "Input: x (number), kind (category), day (date), code (number)" in card
     assert "| nominal coverage | intervals that hold the number |" in card
     assert "image" not in card.replace("--json", "")
+    (command,) = (line for line in card.splitlines() if "--json" in line)
+    row = json.loads(shlex.split(command)[2])["inputs"][0]
+    assert row == {"x": pytest.approx(0, abs=0.3), "kind": "a", "day": row["day"], "code": pytest.approx(4, abs=0.3)}
+    assert load_checkpoint(folder / "models" / "y").config.input.read_rows([row]).isfinite().all()
 
 
 def test_a_table_is_evaluated_again(trained: tuple[Path, str]) -> None:
