@@ -48,7 +48,7 @@ def test_requests_are_answered_by_the_version_that_they_began_with(store: Path, 
 def test_a_checkpoint_that_is_copied_slowly_is_served_when_it_is_whole(store: Path, engine: Engine) -> None:
     catalog = Catalog(store, engine, None)
     (store / "slow").mkdir()
-    for name in ("config.json", "calibration.json", "model.safetensors"):
+    for name in ("config.json", "density.safetensors", "calibration.json", "model.safetensors"):
         content = (store / "digits" / name).read_bytes()
         for part in (content[: len(content) // 2], content):
             (store / "slow" / name).write_bytes(part)
@@ -87,7 +87,7 @@ def test_all_models_together_fit_into_the_memory_that_they_may_take(
     with pytest.raises(ServiceError, match="MiB allowed"):
         catalog.reload("digits")
     with pytest.raises(ConfigurationError, match="MiB allowed"):
-        Catalog(store, engine, None, max_bytes=each - 1)
+        Catalog(store, engine, None, max_bytes=count_bytes(Model(load_checkpoint(store / "a"))) - 1)
 
 
 def test_what_memory_does_not_suffice_for_is_refused(
