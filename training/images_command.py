@@ -31,10 +31,11 @@ from training.options import (
     check_length,
 )
 from training.progress import announce, be_quiet, warn
-from training.recipes.own_images import Method, own_images
+from training.recipes.own_images import Method, own_images, plain_network
 from training.recipes.variation import vary
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
+from training.runs.plain import train_plain_network
 from training.runs.session import Session, check_output, train
 
 SUGGESTED = next(iter(EFFICIENTNETS))
@@ -92,7 +93,7 @@ def images_command(
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of training steps.", show_default="1500; 800 with a backbone")
+        int | None, typer.Option(min=1, help="Number of training steps.", show_default="1300; 800 with a backbone")
     ] = None,
     minutes: MinutesOption = None,
     resume: ResumeOption = False,
@@ -159,6 +160,10 @@ def images_command(
             checkpoint = replace(load_checkpoint(out, choose_device(device)), backbone=dataset.backbone)
             metrics = load_metrics(checkpoint)
             assert isinstance(metrics, ClassificationMetrics)
-            report = make_report(out, folder, images, checkpoint, metrics)
+            alone = None
+            if dataset.backbone is None:
+                made, used = checkpoint.config.training, checkpoint.sampler.device
+                alone = train_plain_network(plain_network(recipe), dataset, made.seed, made.planned_steps, used)
+            report = make_report(out, folder, images, checkpoint, metrics, alone)
             write_file(out / REPORT_FILE, dump_json(report))
     conclude_with_report(report, out, describe_report, as_json)

@@ -1,7 +1,6 @@
 """An anchor: one network of a sampler, always the same one, whose maps say what an image looks like.
 
-The mean of each channel is taken of the last map before each halving of the resolution and before positions are lost.
-Early maps tell textures and edges, late ones parts of things. The last features, which the classes are read from, tell
+The mean of each channel is taken of the last rectified map at each resolution. Early maps tell textures and edges, late ones parts of things. The last features, which the classes are read from, tell
 foreign images less well, because the network drops from them what does not tell its classes apart.
 
 Shapes: B images, C channels, H rows, W columns, D features.
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.samplers.sampler import WeightSampler
-from models.targets.layers import Flatten, GlobalPooling, Residual, Weighted, trace_shapes
+from models.targets.layers import Activation, GlobalPooling, Residual, trace_shapes
 from models.targets.target import TargetNetwork
 
 ANCHOR_SEED = 3 * 10**15
@@ -50,16 +49,16 @@ class Anchor:
 
 
 def find_maps(target: TargetNetwork) -> Mapping[str, int]:
-    """Number of channels of each map that is looked at, by the name of the layer that makes it; none for vectors."""
-    maps: dict[str, int] = {}
-    new, previous = False, ""
+    """Number of channels of each map that is looked at, by the name of the layer that makes it; none for vectors.
+
+    These are the last maps of an activation or a residual block before the resolution halves or positions are lost.
+    """
+    maps: dict[int, tuple[str, int]] = {}
+    stage = 0
     for (name, given, made), layer in zip(trace_shapes(target.layers, target.input_shape), target.layers, strict=True):
-        lost = isinstance(layer, Flatten | GlobalPooling) or (len(made) == 3 and 2 * made[1] <= given[1])
-        if lost and new:
-            maps[previous] = given[0]
-            new = False
-        new = new or isinstance(layer, (*Weighted, Residual))
         if len(made) != 3 or isinstance(layer, GlobalPooling):
             break
-        previous = name
-    return maps
+        stage += 2 * made[1] <= given[1]
+        if isinstance(layer, Activation | Residual):
+            maps[stage] = name, made[0]
+    return dict(maps.values())

@@ -9,14 +9,32 @@ from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hyperdraw import HyperDrawConfig
 from models.samplers.mc_dropout import MCDropoutConfig
 from models.schema import Shape
-from models.targets.layers import Activation, Convolution, Flatten, GlobalPooling, Layer, Linear, numel
+from models.targets.layers import (
+    Activation,
+    Convolution,
+    Flatten,
+    GlobalPooling,
+    Layer,
+    Linear,
+    MaxPooling,
+    Normalization,
+    numel,
+)
 from models.targets.target import TargetNetwork
 from training.data.augmentation import Augmentation
 from training.recipes.recipe import OutlierExposure, Recipe
-from training.recipes.targets import make_convolutional_target
 
 PHOTOGRAPHS = Augmentation(rotation=0.1, scale=0.2, shift=0.15, shear=0.05, beyond="border")
 """Augmentation of what a backbone sees, which was trained to ignore far larger distortions."""
+
+PIXELS = Augmentation(rotation=0.14, scale=0.15, shift=0.12, beyond="border")
+"""Augmentation of what a network sees that learns from these images alone."""
+
+CHANNELS, CHANNELS_PER_GROUP = (24, 48, 96, 128), 8
+"""Channels of a target's convolutions, and those that are normalised together."""
+
+LARGE = 64
+"""Width and height in pixels from which the first convolution skips positions."""
 
 
 class Method(StrEnum):
@@ -37,7 +55,9 @@ def own_images(
     balance: bool = False,
     features: Shape | None = None,
 ) -> Recipe:
-    """A recipe like mnist-hyperdraw with half as many modes and a target network that suits the images.
+    """A recipe like mnist-hyperdraw with fewer modes and a target network that suits the images.
+
+    Without a backbone, the few modes are large, normalised and trained for long, which is worth more than many modes.
 
     On a backbone's features a target of one layer is enough. Its weight decay is that of a network trained alone,
     because features tell some hundred images apart in many ways.
@@ -52,19 +72,24 @@ def own_images(
         balance: whether rare classes weigh as much as frequent ones in the loss.
         features: shape of the features that a backbone gives for an image, if there is one.
     """
-    modes = 8
+    dropout = method is Method.MC_DROPOUT
+    modes = 4 if features is None and not dropout else 8
     config: MethodConfig = HyperDrawConfig(modes)
     rates = {"modes": 2e-3, "gains": 1e-3}
     decays = {"modes": 1e-4 / modes}
     if method is Method.DEEP_ENSEMBLE:
         config, rates, decays = DeepEnsembleConfig(modes), {"all": 2e-3}, {"all": 1e-4 / modes}
-    elif method is Method.MC_DROPOUT:
+    elif dropout:
         config, rates, decays = MCDropoutConfig(), {"all": 1e-3}, {}
-    target, augmentation, steps = choose_target(shape, classes), Augmentation(beyond="border", flip=flip), 1_500
-    if features is not None:
-        target = choose_head(features, classes, hidden=method is Method.MC_DROPOUT)
+    if features is None:
+        target = choose_target(shape, classes, normalised=not dropout)
+        augmentation, steps = replace(PIXELS, flip=flip), 1_300
+        outliers = OutlierExposure(inputs_per_step=8, group_size=modes // 2, count=2_000)
+    else:
+        target = choose_head(features, classes, hidden=dropout)
         augmentation, steps = replace(PHOTOGRAPHS, flip=flip), 800
         decays = {group: modes * decay for group, decay in decays.items()}
+        outliers = OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape)))
     return Recipe(
         name=f"images {shlex.quote(dataset.rsplit('@', 1)[0])}",
         dataset=dataset,
@@ -78,7 +103,8 @@ def own_images(
         own_epochs=True,
         augmentation=augmentation,
         balance=balance,
-        outliers=OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape))),
+        outliers=outliers,
+        largest_ensemble=20 if features is None else 100,
     )
 
 
@@ -98,13 +124,38 @@ def choose_head(shape: Shape, classes: int, hidden: bool = False) -> TargetNetwo
     return TargetNetwork((channels, height, width), (*convolutions, GlobalPooling(), Flatten(), Linear(classes)))
 
 
-def choose_target(shape: Shape, classes: int) -> TargetNetwork:
-    """A target of at least two 3 × 3 convolutions, which halve images (C, H, W) until a side is shorter than 8.
+def choose_target(shape: Shape, classes: int, normalised: bool = True) -> TargetNetwork:
+    """A target of two to four convolutions with group normalisation, each of which halves images (C, H, W).
 
-    The first two convolutions have 32 channels, the others 64.
+    Pooling comes directly after a convolution, because normalising all positions would take as long as convolving.
+    Images of 64 pixels or more first meet a convolution that skips positions, so that they cost little more.
+
+    Args:
+        shape: shape of an image.
+        classes: number of classes.
+        normalised: whether there is normalisation, which some methods cannot make weights for.
     """
-    side, channels = min(shape[1:]), list[int]()
-    while side >= 8 or len(channels) < 2:
-        channels.append(32 if len(channels) < 2 else 64)
-        side //= 2
-    return make_convolutional_target(shape, tuple(channels), 3, (1,) * len(channels), classes)
+    channels_in, height, width = shape
+    side = min(height, width)
+    layers: list[Layer] = []
+    for number, channels in enumerate(CHANNELS):
+        if number >= 2 and side < 4:
+            break
+        skips = not layers and side >= LARGE
+        layers += [Convolution(channels, 5, padding=2, stride=2) if skips else Convolution(channels, 3, padding=1)]
+        layers += [MaxPooling(), *[Normalization(channels // CHANNELS_PER_GROUP)] * normalised, Activation()]
+        side //= 4 if skips else 2
+    return TargetNetwork((channels_in, height, width), (*layers, Flatten(), Linear(classes)))
+
+
+def plain_network(recipe: Recipe) -> Recipe:
+    """The recipe for a plain network to compare with: one of the same target, trained alone and without outliers."""
+    rate, decay = (next(iter(each.values()), 0.0) for each in (recipe.learning_rates, recipe.weight_decays))
+    return replace(
+        recipe,
+        method=DeepEnsembleConfig(1),
+        networks_per_step=1,
+        learning_rates={"all": rate},
+        weight_decays={"all": decay * recipe.networks_per_step},
+        outliers=None,
+    )

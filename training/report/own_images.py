@@ -18,7 +18,7 @@ from training.data.foreign import KINDS, make_foreign_images
 from training.data.image_folders import LISTED, ImageFolder
 from training.data.image_tree import show
 from training.denormals import flush_denormals
-from training.evaluation.baseline import Baseline, measure_baseline
+from training.evaluation.baseline import Baseline, PlainNetwork, measure_baseline
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.metrics import ClassificationMetrics, ClassMetrics
 from training.evaluation.summaries import FEW, Share, estimate_share, measure_share
@@ -88,6 +88,8 @@ class ImagesReport:
     """Share of made-up foreign images that are flagged as out of distribution, by kind."""
     baseline: Baseline | None
     """A simpler model on the same features, if there is a backbone."""
+    plain_network: PlainNetwork | None
+    """A single network that was trained on the same images, if there is no backbone."""
     cautions: tuple[str, ...]
     """Reasons why these metrics may promise too much."""
     commands: tuple[str, ...]
@@ -96,7 +98,12 @@ class ImagesReport:
 
 @flush_denormals()
 def make_report(
-    out: Path, folder: Path, images: ImageFolder, checkpoint: Checkpoint, metrics: ClassificationMetrics
+    out: Path,
+    folder: Path,
+    images: ImageFolder,
+    checkpoint: Checkpoint,
+    metrics: ClassificationMetrics,
+    plain: PlainNetwork | None = None,
 ) -> ImagesReport:
     """Makes the report of a checkpoint that was just trained, calibrated and evaluated.
 
@@ -106,6 +113,7 @@ def make_report(
         images: the images that were read from it.
         checkpoint: the checkpoint in `out`.
         metrics: its metrics on the test split.
+        plain: the plain network to compare with, if one was trained.
     """
     test, calibration = images.dataset.test, checkpoint.calibration
     assert calibration is not None
@@ -155,6 +163,7 @@ def make_report(
         false_alarms={f.flag: estimate_share(f.flagged, len(test)) for f in metrics.flags if f.rate == rate},
         foreign=foreign,
         baseline=measure_baseline(images.dataset) if images.dataset.backbone and len(images.dataset.train) else None,
+        plain_network=plain,
         cautions=(*list_cautions(metrics), *list_unseen(foreign)),
         commands=(f"hyperdraw-serve --checkpoints {shlex.quote(str(out))}", f"hyperdraw predict {path} --model {name}"),
     )
@@ -249,6 +258,7 @@ def describe_report(report: ImagesReport) -> str:
             f"  balanced accuracy            {report.balanced_accuracy:6.1%}",
             f"  NLL {report.nll:.4f}, ECE {report.ece:.4f} of the ensemble at its temperature",
             *describe_baseline(report.baseline),
+            *describe_plain_network(report.plain_network),
             f"Recall of each class by an ensemble of {report.networks}:",
             *recalls,
             "Most frequent mistakes:",
@@ -278,6 +288,17 @@ def describe_baseline(baseline: Baseline | None) -> list[str]:
         "Logistic regression on the same features:",
         f"  accuracy                     {_format(baseline.accuracy)}",
         f"  NLL {baseline.nll:.4f}, at C = {baseline.strength:.2g}, the best on the validation images",
+    ]
+
+
+def describe_plain_network(plain: PlainNetwork | None) -> list[str]:
+    """Lines about the plain network, if one was trained."""
+    if plain is None:
+        return []
+    return [
+        "A plain network of the same layers, trained alone on the same images:",
+        f"  accuracy                     {_format(plain.accuracy)}",
+        f"  NLL {plain.nll:.4f} at its temperature; {plain.processor_seconds:.0f} seconds of processor time",
     ]
 
 

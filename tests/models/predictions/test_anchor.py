@@ -14,6 +14,7 @@ from models.targets.layers import Activation, Convolution, Flatten, GlobalPoolin
 from models.targets.target import TargetNetwork
 from tests.conftest import SMALL_CONFIG, SMALL_TARGET
 from training.data.datasets import load_digits
+from training.recipes.own_images import choose_target
 from training.recipes.targets import make_convolutional_target, make_wide_resnet
 
 
@@ -23,7 +24,9 @@ from training.recipes.targets import make_convolutional_target, make_wide_resnet
         (make_convolutional_target((3, 32, 32), (32, 64, 64), 3), {"act1": 32, "act2": 64, "act3": 64}),
         (SMALL_TARGET, {"act1": 4, "act2": 6}),
         (make_wide_resnet(16, 2), {"residual2": 32, "residual4": 64, "act1": 128}),
-        (TargetNetwork((1, 9, 9), (Convolution(5, 3, stride=2), GlobalPooling(), Flatten(), Linear(2))), {"conv1": 5}),
+        (choose_target((3, 32, 32), 4), {"act1": 24, "act2": 48, "act3": 96, "act4": 128}),
+        (choose_target((1, 128, 96), 2), {"act1": 24, "act2": 48, "act3": 96, "act4": 128}),
+        (TargetNetwork((1, 9, 9), (Convolution(5, 3, stride=2), GlobalPooling(), Flatten(), Linear(2))), {}),
         (TargetNetwork((1, 8, 8), (MaxPooling(), Flatten(), Linear(9), Activation(), Linear(2))), {}),
         (TargetNetwork((7,), (Linear(9), Activation(), Linear(2))), {}),
     ],

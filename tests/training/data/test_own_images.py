@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from models.checkpoint import load_checkpoint
+from models.targets.layers import Normalization
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve
@@ -23,7 +24,7 @@ from training.data.dataset import DatasetError
 from training.data.foreign import KINDS
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.summaries import estimate_share
-from training.recipes.own_images import choose_target
+from training.recipes.own_images import Method, choose_target, own_images, plain_network
 from training.report.own_images import LEAST_DISPUTE
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport
@@ -89,6 +90,10 @@ def test_training_ends_with_a_report(folder: Path, trained: tuple[Path, str, str
     assert report["majority_accuracy"] == 0.5
     assert report["accuracy"]["images"] == 12
     assert "The accuracy was measured on only 12 images; its 95 % confidence interval is" in report["cautions"][0]
+    assert report["baseline"] is None
+    assert report["plain_network"]["accuracy"]["images"] == 12
+    assert report["plain_network"]["nll"] > 0
+    assert 0 < report["plain_network"]["processor_seconds"] < 60
     assert list(report["foreign"]) == list(KINDS)
     assert all(share["images"] == 100 for share in report["foreign"].values())
     missed = [kind for kind, share in report["foreign"].items() if share["share"] < 0.5]
@@ -291,13 +296,40 @@ def test_what_is_wrong_with_a_folder_is_explained(
 
 @pytest.mark.parametrize(
     ("shape", "weighted"),
-    [((1, 8, 8), 3), ((1, 28, 28), 3), ((3, 32, 32), 4), ((3, 64, 64), 5), ((3, 20, 64), 3), ((3, 128, 128), 6)],
+    [((1, 8, 8), 5), ((1, 28, 28), 7), ((3, 32, 32), 9), ((3, 64, 64), 9), ((3, 20, 64), 7), ((3, 128, 128), 9)],
 )
 def test_targets_grow_with_the_images(shape: tuple[int, int, int], weighted: int) -> None:
     target = choose_target(shape, 7)
     assert len(target.weighted_layers) == weighted
     assert target.num_outputs == 7
     assert target.num_weights < 250_000
+    weights = {name: tensor[None] for name, tensor in target.module().state_dict().items()}
+    assert target.forward(weights, torch.zeros(2, *shape)).shape == (1, 2, 7)
+
+
+def test_large_images_cost_at_most_a_few_times_as_much_as_small_ones() -> None:
+    small, middle, large = (choose_target((3, side, side), 7).num_multiplications for side in (32, 64, 128))
+    assert middle < 1.5 * small
+    assert large < 5 * small
+
+
+def test_dropout_has_a_target_without_normalisation() -> None:
+    recipes = [own_images("dots@1", (3, 32, 32), 4, 100, method) for method in Method]
+    normalised = [any(isinstance(layer, Normalization) for layer in recipe.target.layers) for recipe in recipes]
+    assert normalised == [method is not Method.MC_DROPOUT for method in Method]
+    for recipe in recipes:
+        recipe.method.build(recipe.target)
+
+
+def test_the_plain_network_has_the_same_layers_and_steps_and_learns_alone() -> None:
+    recipe = own_images("dots@1", (3, 32, 32), 4, 100, flip=True)
+    plain = plain_network(recipe)
+    assert (plain.target, plain.steps, plain.augmentation) == (recipe.target, recipe.steps, recipe.augmentation)
+    assert plain.inputs_per_network == recipe.inputs_per_network
+    assert plain.networks_per_step == 1
+    assert plain.outliers is None
+    # The loss is a mean over networks, so the decay of one alone must be larger by their number.
+    assert plain.weight_decays["all"] == pytest.approx(recipe.weight_decays["modes"] * recipe.networks_per_step)
 
 
 def test_flips_mirror() -> None:

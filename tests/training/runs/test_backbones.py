@@ -54,6 +54,7 @@ def test_the_report_has_a_baseline_on_the_same_features(place: Path, trained: Pa
     assert report == json.loads((trained / "report.json").read_text())
     assert report["baseline"]["accuracy"]["images"] == report["accuracy"]["images"] == 12
     assert report["baseline"]["nll"] > 0
+    assert report["plain_network"] is None
     assert set(report["false_alarms"]) == {"out_of_distribution"}
 
 
