@@ -1,7 +1,8 @@
 """An anchor: one network of a sampler, always the same one, whose maps say what an image looks like.
 
-The mean of each channel is taken of the last rectified map at each resolution. Early maps tell textures and edges, late ones parts of things. The last features, which the classes are read from, tell
-foreign images less well, because the network drops from them what does not tell its classes apart.
+The mean of each channel is taken of the last rectified map at each resolution. Early maps tell textures and edges, late
+ones parts of things. The last features, which the classes are read from, tell foreign images less well, because the
+network drops from them what does not tell its classes apart.
 
 Shapes: B images, C channels, H rows, W columns, D features.
 """
