@@ -27,8 +27,9 @@ from training.recipes.recipe import OutlierExposure, Recipe
 PHOTOGRAPHS = Augmentation(rotation=0.1, scale=0.2, shift=0.15, shear=0.05, beyond="border")
 """Augmentation of what a backbone sees, which was trained to ignore far larger distortions."""
 
-PIXELS = Augmentation(rotation=0.14, scale=0.15, shift=0.12, beyond="border")
-"""Augmentation of what a network sees that learns from these images alone."""
+CROPS = Augmentation(rotation=0.0, scale=0.0, shift=0.25, shear=0.0, beyond="border", whole_pixels=True)
+"""Augmentation of what a network sees that learns from these images alone. Shifts by whole pixels keep small images as
+sharp as those that it will be asked about."""
 
 CHANNELS, CHANNELS_PER_GROUP = (24, 48, 96, 128), 8
 """Channels of a target's convolutions, and those that are normalised together."""
@@ -83,7 +84,7 @@ def own_images(
         config, rates, decays = MCDropoutConfig(), {"all": 1e-3}, {}
     if features is None:
         target = choose_target(shape, classes, normalised=not dropout)
-        augmentation, steps = replace(PIXELS, flip=flip), 1_300
+        augmentation, steps = replace(CROPS, flip=flip), 1_300
         outliers = OutlierExposure(inputs_per_step=8, group_size=modes // 2, count=2_000)
     else:
         target = choose_head(features, classes, hidden=dropout)
