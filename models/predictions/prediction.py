@@ -104,9 +104,14 @@ class Prediction:
         return self._of_classes.log_probabilities
 
     def score(self, name: ScoreName) -> Tensor:
-        """A score by name, [B]. Larger scores mean less trustworthy inputs."""
+        """A score by name, [B]. Larger scores mean less trustworthy inputs.
+
+        Raises:
+            ValueError: if it is a distance, and the inputs were evaluated without a density.
+        """
         if name == FEATURE_DISTANCE:
-            assert self.outputs.distances is not None
+            if self.outputs.distances is None:
+                raise ValueError("the distance is unknown; evaluate the inputs with the checkpoint's density")
             return self.outputs.distances
         score: Tensor = getattr(self.uncertainty, name)
         return score

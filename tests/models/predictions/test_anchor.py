@@ -8,6 +8,7 @@ import torch
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.inputs.image import ImageSpec
 from models.predictions.anchor import ANCHOR_SEED, Anchor, find_maps
+from models.predictions.prediction import evaluate, interpret
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGANConfig
 from models.targets.layers import Activation, Convolution, Flatten, GlobalPooling, Linear, MaxPooling
@@ -68,3 +69,9 @@ def test_the_anchor_is_the_same_whoever_loads_it(checkpoint: Checkpoint, checkpo
     assert checkpoint.density is not None
     assert torch.equal(again.measure_distance(images), checkpoint.density.measure_distance(images))
     assert checkpoint.density.nbytes > 4 * checkpoint.density.mean.numel() ** 2
+
+
+def test_a_distance_that_was_not_measured_is_said(checkpoint: Checkpoint) -> None:
+    outputs = evaluate(checkpoint.sampler, checkpoint.input, checkpoint.config.task, torch.zeros(2, 1, 8, 8), 7, 5)
+    with pytest.raises(ValueError, match="evaluate the inputs with the checkpoint's density"):
+        interpret(checkpoint.config.task, outputs).score("feature_distance")
