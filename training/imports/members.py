@@ -27,7 +27,7 @@ from models.inputs.image import ImageSpec
 from models.samplers.deep_ensemble import DeepEnsemble, DeepEnsembleConfig
 from models.targets.layers import Convolution, Flatten, Linear
 from models.targets.target import TargetNetwork
-from training.imports.network import NetworkError
+from training.imports.network import NetworkError, check_distinct
 from training.progress import announce
 
 if TYPE_CHECKING:
@@ -144,11 +144,7 @@ def build_selector(members: int, classes: int) -> DeepEnsemble:
 
 
 def _check_alike(members: Sequence[Member]) -> None:
-    seen: dict[bytes, Path] = {}
-    for member in members:
-        if (digest := hashlib.sha256(member.content).digest()) in seen:
-            raise NetworkError(f"{seen[digest]} and {member.path} hold the same network")
-        seen[digest] = member.path
+    check_distinct([m.path for m in members], [hashlib.sha256(m.content).digest() for m in members])
     if sum(len(member.content) for member in members) > MAX_BYTES // 2:
         raise NetworkError(f"the members have more than {MAX_BYTES // 2:,} bytes together; import fewer")
     first = members[0]

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +45,19 @@ def load_network(source: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{source} gives {type(network).__name__}, not a PyTorch module")
     return network.to("cpu", torch.float32).eval()
+
+
+def check_distinct(paths: Sequence[Path], digests: Sequence[bytes]) -> None:
+    """Checks that the networks of files differ.
+
+    Raises:
+        NetworkError: if two have the same digest.
+    """
+    seen: dict[bytes, Path] = {}
+    for path, digest in zip(paths, digests, strict=True):
+        if digest in seen:
+            raise NetworkError(f"{seen[digest]} and {path} hold the same network")
+        seen[digest] = path
 
 
 def _run(path: Path) -> ModuleType:

@@ -34,7 +34,7 @@ from training.denormals import flush_denormals
 from training.evaluation.metrics import ClassificationMetrics
 from training.imports.conversion import convert
 from training.imports.members import build_selector, join_members, read_member
-from training.imports.network import NetworkError, load_network
+from training.imports.network import NetworkError, check_distinct, load_network
 from training.imports.states import load_state
 from training.progress import announce, warn
 from training.report.own_images import FILE as REPORT_FILE
@@ -103,7 +103,7 @@ def import_networks(wanted: Import) -> ImagesReport:
     for path in wanted.states:
         load_state(path, network)
         networks.append(conversion.read_weights())
-    _check_distinct(wanted.states, networks)
+    check_distinct(wanted.states, [_digest(weights.values()) for weights in networks])
     if conversion.folded:
         announce(f"folded batch normalisations into the layers before them: {', '.join(conversion.folded)}")
     images = _load_images(wanted, _make_spec(wanted, target.input_shape[0], size))
@@ -138,14 +138,6 @@ def _check_output(out: Path) -> None:
     check_output(out, resume=False)
     if out.exists() and any(out.iterdir()):
         raise TrainingError(f"{out} is not empty. Choose another --out.")
-
-
-def _check_distinct(paths: Sequence[Path], networks: Sequence[Mapping[str, Tensor]]) -> None:
-    seen: dict[bytes, Path] = {}
-    for path, network in zip(paths, networks, strict=True):
-        if (digest := _digest(network.values())) in seen:
-            raise NetworkError(f"{seen[digest]} and {path} hold the same network")
-        seen[digest] = path
 
 
 def _digest(tensors: Iterable[Tensor]) -> bytes:
