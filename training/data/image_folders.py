@@ -245,15 +245,17 @@ def _load_own(folder: Path, layout: Layout, shape: Shape) -> ImageFolder:
 
 def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tuple[Split, ...]]) -> ImageFolder:
     names = {file: show(file.path.relative_to(folder)) for file in layout.files}
-    decoded: dict[str, Tensor] = {}
+    images = torch.empty(len(layout.files), *spec.shape, dtype=torch.uint8)
+    rows: dict[str, int] = {}
     holders: dict[str, list[File]] = {}
     unreadable: dict[str, str] = {}
     for file in track(layout.files, "reading images", "image"):
         try:
             content = file.path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            if digest not in decoded:
-                decoded[digest] = decode_image(content, spec, MAX_IMAGE_PIXELS, names[file])
+            if digest not in rows:
+                images[len(rows)] = decode_image(content, spec, MAX_IMAGE_PIXELS, names[file])
+                rows[digest] = len(rows)
             holders.setdefault(digest, []).append(file)
         except ImageError as error:
             unreadable[names[file]] = error.message
@@ -277,12 +279,11 @@ def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tup
             contradictory[names[file]] = next(names[o] for o in (first, *others) if o.label != file.label)
     splits = _split(layout, plan, list(digests), {names[file]: file for file in layout.files}, copies | contradictory)
     lines = sorted(f"{split} {names[file]} {digests[file]}" for split, own in splits.items() for file in own)
+    _arrange(images, [rows[digests[file]] for own in splits.values() for file in own])
+    parts = images.split([*map(len, splits.values()), len(images) - sum(map(len, splits.values()))])
     examples = {
-        split: Examples(
-            torch.stack([decoded[digests[file]] for file in own]) if own else torch.empty(0, *spec.shape).byte(),
-            torch.tensor([layout.classes.index(file.label) for file in own], dtype=torch.int64),
-        )
-        for split, own in splits.items()
+        split: Examples(inputs, torch.tensor([layout.classes.index(file.label) for file in own], dtype=torch.int64))
+        for (split, own), inputs in zip(splits.items(), parts, strict=False)
     }
     return ImageFolder(
         name=f"{show(folder.resolve().name)}@{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}",
@@ -299,6 +300,17 @@ def _load(folder: Path, layout: Layout, spec: ImageSpec, plan: Mapping[Part, tup
             kind: [show(path.relative_to(folder)) for path in sorted(paths)] for kind, paths in layout.left_out.items()
         },
     )
+
+
+def _arrange(images: Tensor, order: Sequence[int]) -> None:
+    """Puts the images of these numbers first, in this order, without a copy of all, which can be larger than memory."""
+    places = list(range(len(images)))  # where the image of each number is, and which is in each place
+    numbers = list(range(len(images)))
+    for place, number in enumerate(order):
+        other, source = numbers[place], places[number]
+        images[[place, source]] = images[[source, place]]
+        numbers[source], places[other] = other, source
+        numbers[place], places[number] = number, place
 
 
 def _split(
@@ -343,8 +355,15 @@ def _split(
 
 def _normalize(plain: ImageSpec, images: Tensor) -> ImageSpec:
     """The spec with the rounded mean and standard deviation of images [N, C, H, W]; deviations are never 0."""
-    pixels = images.transpose(0, 1).flatten(1).double() / 255
-    mean, std = (tuple(round(number, 4) for number in values.tolist()) for values in (pixels.mean(1), pixels.std(1)))
+    counts = torch.zeros(plain.channels, 256, dtype=torch.float64)
+    for image in images:
+        for channel, own in zip(image, counts, strict=True):
+            own += channel.flatten().bincount(minlength=256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    totals = counts.sum(1)
+    means = counts @ values / totals
+    variances = (counts * (values - means[:, None]).square()).sum(1) / (totals - 1)
+    mean, std = (tuple(round(n, 4) for n in numbers.tolist()) for numbers in (means, variances.sqrt()))
     return ImageSpec(plain.channels, plain.height, plain.width, mean, tuple(max(number, 0.01) for number in std))
 
 

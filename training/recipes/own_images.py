@@ -90,6 +90,8 @@ def own_images(
         target = choose_head(features, classes, hidden=dropout)
         augmentation, steps = replace(PHOTOGRAPHS, flip=flip), 800
         decays = {group: modes * decay for group, decay in decays.items()}
+        if len(features) == 1 and not dropout:  # a linear layer, which many features let learn fast
+            rates = {group: rate / 4 for group, rate in rates.items()}
         outliers = OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape)))
     return Recipe(
         name=f"images {shlex.quote(dataset.rsplit('@', 1)[0])}",

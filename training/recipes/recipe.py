@@ -86,7 +86,7 @@ class Recipe:
     final_learning_rate_fraction: float = 0.02
     gradient_norm_limit: float = 5.0
     augmentation: Augmentation | None = None
-    views: int = 8
+    views: int = 2
     """Augmented views of each image that a backbone sees, if there is one: it sees them once, before the training."""
     outliers: OutlierExposure | None = None
     hardening: Hardening | None = None
