@@ -24,20 +24,22 @@ LASTING = frozenset(
 """Errors that the files themselves cause. Others, such as EMFILE and EIO, may be temporary."""
 
 
-def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0) -> bytes:
-    """The content of a regular file. Links are followed.
+def read_file(path: Path, most_bytes: int, forbidden_mode: int = 0, *, follow_links: bool = True) -> bytes:
+    """The content of a regular file.
 
     Args:
         path: path of the file.
         most_bytes: largest size of the file.
         forbidden_mode: permission bits that the file must not have.
+        follow_links: whether the path may be a link to a file. Its folders may always be.
 
     Raises:
-        OSError: if the file cannot be read, is a directory, device, pipe or socket, is too large, has forbidden
-            permissions, or changes during the read.
+        OSError: if the file cannot be read, is a directory, device, pipe, socket or forbidden link, is too large, has
+            forbidden permissions, or changes during the read.
     """
-    _check(path, path.stat(), most_bytes, forbidden_mode)  # first, as opening a device may have effects
-    with open(path, "rb", opener=_open_at_once) as file:
+    status = path.stat() if follow_links else path.lstat()
+    _check(path, status, most_bytes, forbidden_mode)  # first, as opening a device may have effects
+    with open(path, "rb", opener=_open_at_once if follow_links else _open_no_link) as file:
         status = os.fstat(file.fileno())  # the opened file may be another one
         _check(path, status, most_bytes, forbidden_mode)
         content = file.read(status.st_size + 1)
@@ -76,7 +78,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens a file like `_open_at_once`, but no link, even one that has just replaced the file."""
+    return _open_at_once(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
 def _check(path: Path, status: os.stat_result, most_bytes: int, forbidden_mode: int) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.EINVAL, "a link, not a file of its own", str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if status.st_size > most_bytes:

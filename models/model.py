@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.backbones.backbone import NO_GRADIENT, BackboneSpec
 from models.checkpoint import Checkpoint, Training
+from models.examples import Example
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT
 from models.predictions.detection import Calibration
@@ -38,6 +39,8 @@ class Model:
 
     checkpoint: Checkpoint
     """The checkpoint. Its sampler is in evaluation mode, on the device that computes."""
+    examples: tuple[Example, ...] = ()
+    """Images that may be shown to anybody who may ask the model."""
 
     @property
     def name(self) -> str:

@@ -245,7 +245,8 @@ class Catalog:
             if before is not None:
                 hint = f"The previous version is still served. {hint}"
             raise ServiceError(status, "reload_failed", message, hint) from failure
-        return self._models[name], self._models[name] is not before
+        loaded = self._models[name]
+        return loaded, before is None or loaded.version != before.version
 
     def _refresh_all(self) -> None:
         paths = self._list()
@@ -312,7 +313,7 @@ class Catalog:
             raise CheckpointError(path, f"its name {reason}")
         model = self._engine.load(path, self._max_bytes)
         served = self._models.get(name)
-        if served is not None and served.version == model.version:
+        if served is not None and _describe(served) == _describe(model):
             return
         self._check_size(path, model)
         self._engine.warm_up(model)
@@ -346,6 +347,11 @@ class Catalog:
         self._models = {name: known for name in names if (known := models[name]) is not None}
         if old is not None:
             self._engine.unload(old)
+
+
+def _describe(model: Model) -> tuple[object, ...]:
+    """All that clients see of a model. Its version stands for every prediction, but not for the rest."""
+    return model.version, model.metrics, model.examples
 
 
 def count_bytes(model: Model) -> int:

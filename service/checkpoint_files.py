@@ -6,6 +6,7 @@ from pathlib import Path
 from models.backbones.backbone import list_shared_folders
 from models.checkpoint import CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
+from models.examples import FOLDER as EXAMPLES
 from models.foreign_files import Stamp, may_pass, take_stamp
 from models.tasks.probabilities import NotFiniteError
 from service.names import escape
@@ -32,14 +33,15 @@ def list_checkpoints(directory: Path) -> dict[str, Path]:
 def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
     """Stamps of a checkpoint's files, which change when a file is replaced or rewritten.
 
-    Folders of shared backbones count, too: a checkpoint can be loaded once its backbone is there.
+    Examples count, too. So do folders of shared backbones: a checkpoint can be loaded once its backbone is there.
     """
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
     except OSError:
         return {".": take_stamp(directory)}
     shared = [folder for folder in list_shared_folders(directory) if folder.is_dir()]
-    return {str(path): take_stamp(path) for path in (*paths, *shared)}
+    examples = directory / EXAMPLES
+    return {str(path): take_stamp(path) for path in (*paths, *shared, examples, *sorted(examples.glob("*")))}
 
 
 def may_load_later(error: Exception) -> bool:

@@ -51,7 +51,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "targets",
             "tasks",
         },
-        "model": {"backbones", "checkpoint", "inputs", "noise", "predictions", "targets", "tasks"},
+        "examples": {"checkpoint", "foreign_files", "inputs", "schema"},
+        "model": {"backbones", "checkpoint", "examples", "inputs", "noise", "predictions", "targets", "tasks"},
     },
     "service": {
         "names": set(),

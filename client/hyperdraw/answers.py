@@ -57,6 +57,8 @@ class ModelDescription(ModelSummary):
     training: Mapping[str, Any]
     calibration: Mapping[str, Any] | None
     metrics: Mapping[str, Any] | None
+    examples: Sequence[Mapping[str, Any]] = ()
+    """Images to try: `file`, which `Client.example` downloads, `media_type`, `caption`, `source` and `licence`."""
 
 
 @dataclass(frozen=True)
@@ -338,8 +340,10 @@ def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sampl
 
 
 def _read(kind: type[Known], content: Mapping[str, Any]) -> Known:
-    """A dataclass from the values of its fields. Other values, which a later service may add, are left out."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # it is a dataclass
+    """A dataclass from the values of its fields. Other values, which a later service may add, are left out. An earlier
+    service may lack those of fields with a default."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # it is a dataclass
+    names = [f.name for f in fields if f.name in content or f.default is dataclasses.MISSING]
     return kind(**{name: content[name] for name in names})
 
 

@@ -6,6 +6,7 @@ from errno import ESPIPE
 from os import SEEK_CUR, PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 from numpy.typing import NDArray
 
@@ -67,6 +68,21 @@ def model(client: Connection, name: str | None = None, *, timeout: float | None 
     limit = set_limit(client, timeout)
     _, description = yield from ask_model(client, name, limit, lambda name: describe_model(client, name, limit))
     return description
+
+
+def example(
+    client: Connection, file: str, model: str | None = None, *, timeout: float | None = None
+) -> Attempts[bytes]:
+    """Downloads an example image of a model, which `predict` takes. The model's description lists them as `examples`.
+
+    Raises:
+        NotFound: if the model has no example of that name.
+    """
+    limit, path = set_limit(client, timeout), quote(file, safe="")
+    _, content = yield from ask_model(
+        client, model, limit, lambda name: ask(client, RequestSpec("GET", f"{find_path(name)}/examples/{path}"), limit)
+    )
+    return content
 
 
 def reload(client: Connection, model: str, *, timeout: float | None = None) -> Attempts[Reload]:

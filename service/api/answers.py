@@ -21,6 +21,7 @@ from service.api.schemas import (
     AttackDescription,
     AttackParameters,
     EnsembleIdentity,
+    ExampleDescription,
     FlagAnswer,
     IntervalAnswer,
     ModelDescription,
@@ -82,6 +83,9 @@ def describe_model(model: Model) -> ModelDescription:
         training=asdict(model.training),
         calibration=asdict(model.calibration) if model.calibration else None,
         metrics=dict(model.metrics) if model.metrics else None,
+        examples=[
+            ExampleDescription(media_type=example.media_type, **asdict(example.entry)) for example in model.examples
+        ],
     )
 
 

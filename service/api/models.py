@@ -1,12 +1,18 @@
 """Routes about models."""
 
 import asyncio
+import hashlib
+from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header, Response
 
+from models.examples import MEDIA_TYPES
 from service.api.answers import describe_model, identify, list_models
 from service.api.dependencies import ANY_KEY, ModelDependency, PartsDependency, describe_errors
+from service.api.downloads import BINARY_SCHEMA
 from service.api.schemas import ModelDescription, ModelsAnswer, ReloadAnswer
+from service.api.weights_file import is_named
+from service.errors import ServiceError
 from service.operation.access import require
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -20,8 +26,31 @@ async def get_models(parts: PartsDependency) -> ModelsAnswer:
 
 @router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
 async def get_model(model: ModelDependency) -> ModelDescription:
-    """Describe a model: input, classes, target network, training, thresholds and measurements."""
+    """Describe a model: input, classes, target network, training, thresholds, measurements and examples."""
     return describe_model(model)
+
+
+@router.get(
+    "/{model}/examples/{file}",
+    response_class=Response,
+    responses=describe_errors(401, 404, 503)
+    | {200: {"content": dict.fromkeys(MEDIA_TYPES.values(), BINARY_SCHEMA)}, 304: {"description": "Not modified"}},
+    dependencies=[ANY_KEY],
+)
+async def get_example(
+    model: ModelDependency, file: str, if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> Response:
+    """Download an example input of a model, which the model's description lists."""
+    example = next((example for example in model.examples if example.entry.file == file), None)
+    if example is None:
+        names = ", ".join(example.entry.file for example in model.examples)
+        hint = f"Its examples are {names}." if names else "It has no examples."
+        raise ServiceError(404, "unknown_example", f"{model.name} has no example {file[:100]!r}.", hint)
+    etag = f'"{hashlib.sha256(example.content).hexdigest()[:32]}"'
+    headers = {"Cache-Control": "no-cache", "ETag": etag}
+    if is_named(etag, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(example.content, media_type=example.media_type, headers=headers)
 
 
 @router.post(

@@ -260,6 +260,16 @@ class SamplerDescription(BaseModel):
     )
 
 
+class ExampleDescription(BaseModel):
+    """An example input, which `/v1/models/{model}/examples/{file}` returns."""
+
+    file: str
+    media_type: str
+    caption: str = Field(description="What the image shows.")
+    source: str = Field(description="Where the image comes from.")
+    licence: str
+
+
 class ModelSummary(ModelIdentity):
     sampler: SamplerDescription
     input: InputSpec
@@ -274,6 +284,7 @@ class ModelDescription(ModelSummary):
     training: dict[str, Any]
     calibration: dict[str, Any] | None = Field(description="Thresholds of the flags, and how they were measured.")
     metrics: dict[str, Any] | None = Field(description="Measurements from the model card.")
+    examples: list[ExampleDescription] = Field(description="Example inputs that the checkpoint contains, in order.")
 
 
 class RefusedModel(BaseModel):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
 from models.device import works
+from models.examples import load_examples
 from models.model import Model
 from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
@@ -186,14 +187,15 @@ class Engine:
         return self._call(lambda: model.sample(seed, members, names, dtype))
 
     def load(self, directory: Path, most_bytes: int | None = None) -> Model:
-        """Loads a checkpoint onto this device. The calling thread reads and checks it.
+        """Loads a checkpoint onto this device, with its examples. The calling thread reads and checks them.
 
         Raises:
             CheckpointError: if the checkpoint cannot be loaded.
         """
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
+        examples = load_examples(directory, checkpoint.config.input)
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
-        return Model(checkpoint)
+        return Model(checkpoint, examples)
 
     def unload(self, model: Model) -> None:
         """Frees what is kept for a model that is no longer served. Requests that still wait for it are answered."""

@@ -1,6 +1,7 @@
 """Both Python clients, against the real service over real HTTP."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ import httpx
 import hyperdraw
 import pytest
 
+from models.examples import save_examples
 from service.app import create_app
 from service.operation.access import create_key
 from service.settings import Settings
 from tests.client.gateway import MODELS, PICTURE, Ask, refuse, respond, stand_before
 from tests.conftest import serve
+from tests.examples import make_example
 
 
 def test_the_client_needs_neither_torch_nor_the_service() -> None:
@@ -40,6 +43,23 @@ def test_models(ask: Ask, address: str, client: httpx.Client) -> None:
         model = ask(address, "model", name)
         assert {key: getattr(model, key) for key in said} == said
     assert ask(address, "ready") is True
+
+
+def test_examples_are_described_and_downloaded(
+    ask: Ask, address: str, client: httpx.Client, checkpoints: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
+    save_examples(tmp_path / "digits", [make_example()])
+    with serve(create_app(Settings(checkpoints=tmp_path))) as another:
+        (described,) = ask(another, "model").examples
+        assert (described["file"], described["licence"]) == ("stroke.png", "Apache-2.0")
+        assert ask(another, "example", "stroke.png") == make_example().content
+    with pytest.raises(hyperdraw.NotFound, match=r"digits has no example '\.\./config\.json'|Not Found"):
+        ask(address, "example", "../config.json", "digits")
+    earlier = client.get("/v1/models/digits").json()
+    del earlier["examples"]
+    with stand_before(client, respond(200, body=json.dumps(earlier).encode())) as gateway:
+        assert ask(gateway.address, "model", "digits").examples == ()
 
 
 def test_requests_say_who_asks(ask: Ask, client: httpx.Client) -> None:
