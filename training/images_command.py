@@ -21,6 +21,7 @@ from training.endings import conclude_with_report, explain_errors
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.options import (
     DeviceOption,
+    ExamplesOption,
     JSONOption,
     MinutesOption,
     OutOption,
@@ -35,6 +36,7 @@ from training.recipes.own_images import Method, own_images, plain_network
 from training.recipes.variation import vary
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
+from training.runs.examples import write_examples
 from training.runs.plain import train_plain_network
 from training.runs.session import Session, check_output, train
 
@@ -90,6 +92,7 @@ def images_command(
     ] = None,
     method: Annotated[Method, typer.Option(help="Method that samples the networks.")] = Method.HYPERDRAW,
     without: WithoutOption = None,
+    examples: ExamplesOption = True,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     steps: Annotated[
@@ -151,6 +154,7 @@ def images_command(
         options += "" if grey is None else " --grey" if grey else " --colour"
         options += " --flip" if flip else ""
         options += " --balance" if balance else ""
+        options += "" if examples else " --no-examples"
         recipe = replace(recipe, options=options + recipe.options)
         if backbone is not None and dataset.backbone is not None and not resume:
             place_backbone(backbone, dataset.backbone.spec, out)
@@ -166,4 +170,6 @@ def images_command(
                 alone = train_plain_network(plain_network(recipe), dataset, made.seed, made.planned_steps, used)
             report = make_report(out, folder, images, checkpoint, metrics, alone)
             write_file(out / REPORT_FILE, dump_json(report))
+            if examples:
+                write_examples(out, images)
     conclude_with_report(report, out, describe_report, as_json)

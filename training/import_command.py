@@ -10,7 +10,7 @@ import typer
 from models.device import choose_device
 from training.endings import conclude_with_report, explain_errors
 from training.imports.members import SUFFIX
-from training.options import DeviceOption, JSONOption, OutOption, QuietOption
+from training.options import DeviceOption, ExamplesOption, JSONOption, OutOption, QuietOption
 from training.progress import be_quiet
 from training.report.own_images import describe_report
 from training.runs.importing import Import, import_networks
@@ -67,6 +67,7 @@ def import_command(
         typer.Option(help="Numbers that are subtracted from pixels in [0, 1]: one for all channels, or one for each."),
     ] = "0",
     std: Annotated[str, typer.Option(help="Numbers that pixels are then divided by, as for --mean.")] = "1",
+    examples: ExamplesOption = True,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
@@ -101,6 +102,7 @@ def import_command(
     words += ["--size", str(size)] if size else []
     words += ["--mean", mean] if mean != "0" else []
     words += ["--std", std] if std != "1" else []
+    words += [] if examples else ["--no-examples"]
     words += ["--out", "DIR"]
     with explain_errors(), be_quiet(quiet):
         report = import_networks(
@@ -113,6 +115,7 @@ def import_command(
                 size=size,
                 mean=_read_numbers("--mean", mean),
                 std=deviations,
+                examples=examples,
                 out=out,
                 device=choose_device(device),
                 command=shlex.join(words),

@@ -28,6 +28,14 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the train
 WithoutOption = Annotated[
     list[Part] | None, typer.Option(help="A part to leave out, to see its effect. Can be repeated.")
 ]
+ExamplesOption = Annotated[
+    bool,
+    typer.Option(
+        "--examples/--no-examples",
+        help="Put a test image of each of up to six classes into the checkpoint. The service shows them to everybody "
+        "who may ask the model, so leave them out if your images are private.",
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint. It is created if it does not exist.")]
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:N or auto. With auto it is cuda if available, otherwise cpu.")

@@ -40,6 +40,7 @@ from training.progress import announce, warn
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import ImagesReport, describe_images, describe_omissions, make_report
 from training.runs.checkpoints import calibrate_checkpoint, measure_directory
+from training.runs.examples import write_examples
 from training.runs.laplace import fit_laplace
 from training.runs.run import TrainingError
 from training.runs.session import check_output
@@ -71,6 +72,8 @@ class Import:
     mean: tuple[float, ...]
     """Of each channel, or one number for all of them; pixels are from 0 to 1. So are the deviations."""
     std: tuple[float, ...]
+    examples: bool
+    """Whether the checkpoint gets test images as examples."""
     out: Path
     device: torch.device
     command: str
@@ -226,6 +229,8 @@ def _write(
         assert isinstance(metrics, ClassificationMetrics)
         report = make_report(wanted.out, wanted.calibrate, images, checkpoint, metrics)
         write_file(directory / REPORT_FILE, dump_json(report))
+        if wanted.examples:
+            write_examples(directory, images)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
             out.rmdir()  # it is empty

@@ -80,6 +80,9 @@ def test_examples_are_reloaded_though_the_version_stays(store: Path, engine: Eng
     save_examples(store / "digits", [make_example(caption="another")])
     catalog.refresh()
     assert catalog.resolve("digits").examples[0].entry.caption == "another"
+    (store / "digits" / "metrics.json").write_text('{"measured": "anew"}')
+    catalog.refresh()
+    assert catalog.resolve("digits").metrics == {"measured": "anew"}
     answer = engine.predict(
         loaded, torch.zeros(1, *loaded.input.shape, dtype=torch.uint8), None, 2
     )  # of a request that began before

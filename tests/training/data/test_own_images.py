@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,11 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from models.checkpoint import load_checkpoint
+from models.examples import load_examples
+from models.inputs.image import ImageSpec
+from models.inputs.pixels import decode_image
 from models.targets.layers import Normalization
+from models.tasks.classification import Classification
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import serve
@@ -26,6 +31,7 @@ from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide
 from training.evaluation.summaries import estimate_share
 from training.recipes.own_images import Method, choose_target, own_images, plain_network
 from training.report.own_images import LEAST_DISPUTE
+from training.runs.examples import write_examples
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport
 
@@ -129,6 +135,34 @@ def test_the_checkpoint_is_whole(trained: tuple[Path, str, str]) -> None:
     assert "| ring | 6 |" in card
 
 
+def test_a_test_image_of_each_class_is_an_example(folder: Path, trained: tuple[Path, str, str]) -> None:
+    out, _, stderr = trained
+    spec = load_checkpoint(out).config.input
+    assert isinstance(spec, ImageSpec)
+    examples = load_examples(out, spec)
+    said = [(example.entry.caption, example.entry.source, example.entry.licence) for example in examples]
+    assert said == [(f"a test image of {name}", "the folder shapes", "as your images") for name in ("bar", "ring")]
+    test = load_image_folder(folder).dataset.test
+    for label, example in enumerate(examples):
+        pixels = decode_image(example.content, spec, 10**4, "an example")
+        assert any(torch.equal(pixels, image) for image in test.inputs[test.labels == label])
+    assert "put 2 test images into the checkpoint" in stderr
+
+
+def test_examples_are_of_six_classes_and_of_any_name(tmp_path: Path) -> None:
+    images = load_image_folder(write_folder(tmp_path / "line\nbreak", 60))
+    classes = ("a\nb", "c" * 400, *"defghi")
+    labels = torch.arange(len(images.dataset.test)) % 8
+    test = replace(images.dataset.test, labels=labels)
+    images = replace(images, dataset=replace(images.dataset, task=Classification(classes), test=test))
+    write_examples(tmp_path, images)
+    examples = load_examples(tmp_path, images.dataset.input)
+    assert [example.entry.file for example in examples] == [f"{number}.png" for number in range(6)]
+    assert examples[0].entry.caption == "a test image of a b"
+    assert len(examples[1].entry.caption) == 300
+    assert examples[0].entry.source == "the folder line break"
+
+
 def test_the_service_answers_with_the_folders_names(folder: Path, trained: tuple[Path, str, str]) -> None:
     app = create_app(Settings(checkpoints=trained[0]))
     with serve(app) as address, httpx.Client(base_url=address, timeout=60) as client:
@@ -172,7 +206,18 @@ def test_interrupted_and_resumed_it_trains_the_same_model(
 
 @pytest.mark.parametrize("method", ["deep-ensemble", "mc-dropout"])
 def test_other_methods_and_options(folder: Path, tmp_path: Path, method: str) -> None:
-    options = ["--method", method, "--size", "8", "--colour", "--flip", "--balance", "--without", "outliers"]
+    options = [
+        "--method",
+        method,
+        "--size",
+        "8",
+        "--colour",
+        "--flip",
+        "--balance",
+        "--no-examples",
+        "--without",
+        "outliers",
+    ]
     result = CliRunner().invoke(
         app, ["images", str(folder), "--out", str(tmp_path / "out"), "--steps", "5", "--quiet", *options]
     )
@@ -180,6 +225,7 @@ def test_other_methods_and_options(folder: Path, tmp_path: Path, method: str) ->
     config = load_checkpoint(tmp_path / "out").config
     assert config.method.method == method.replace("-", "_")
     assert config.input.shape == (3, 8, 8)
+    assert not (tmp_path / "out" / "examples").exists()
     assert config.training.command == f"hyperdraw-train images shapes --out DIR {' '.join(options)} --steps 5"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from models.checkpoint import load_checkpoint
+from models.examples import load_examples
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
 from models.predictions.detection import apply_temperature
@@ -157,6 +158,8 @@ def test_the_checkpoint_is_whole(workshop: Workshop, ensemble: tuple[Path, Resul
     names = "0.safetensors 1.safetensors 2.safetensors"
     assert name_method(checkpoint.config.training) == f"import --target net.py:network {names}"
     assert sorted(out.parent.parent.iterdir()) == [out.parent]
+    captions = [example.entry.caption for example in load_examples(out, checkpoint.config.input)]
+    assert captions == ["a test image of ring", "a test image of bar"]
 
 
 def test_it_is_evaluated_again_on_the_same_images(workshop: Workshop, ensemble: tuple[Path, Result]) -> None:
@@ -173,11 +176,14 @@ def test_it_is_evaluated_again_on_the_same_images(workshop: Workshop, ensemble: 
 
 def test_a_single_network_becomes_a_distribution(workshop: Workshop, tmp_path: Path) -> None:
     out = tmp_path / "one"
-    result = run_import(workshop, out, workshop.states[:1], fit=str(workshop.path / "seen-before"))
+    words = [workshop.states[0], Path("--no-examples")]
+    result = run_import(workshop, out, words, fit=str(workshop.path / "seen-before"))
     assert result.exit_code == 0, result.output
     assert "fitted last-layer Laplace to 40 images; a prior precision of " in result.stderr
     checkpoint = load_checkpoint(out)
     assert checkpoint.config.method.method == "laplace"
+    assert not (out / "examples").exists()
+    assert checkpoint.config.training.command.endswith(" --no-examples --out DIR")
     assert checkpoint.sampler.num_networks is None
     assert checkpoint.calibration is not None
     assert checkpoint.metrics is not None
