@@ -39,10 +39,11 @@ class Page:
         """Until models are known and nothing is asked."""
         wait_until(lambda: self.run("document.querySelectorAll('#model option').length"))
         wait_until(lambda: self.attribute("#card", "aria-busy") == "false")
+        wait_until(lambda: self.attribute(".examples", "aria-busy") == "false")
 
     def choose_example(self, name: str) -> None:
         """And waits for the answer."""
-        self.find(f".examples img[src*={name}]").find_element(By.XPATH, "..").click()
+        self.find(f".examples img[data-file^={name}]").find_element(By.XPATH, "..").click()
         wait_until(lambda: f"Shown: {name}" in self.attribute("#pad-canvas", "aria-label"))
         self.settle()
 

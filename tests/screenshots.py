@@ -42,6 +42,7 @@ def take(browser: webdriver.Chrome, address: str, view: str, path: Path) -> None
     def settle() -> None:
         wait_for("document.getElementById('card').getAttribute('aria-busy') === 'false'")
         wait_for("document.querySelector('#model option') !== null")
+        wait_for("document.querySelector('.examples').getAttribute('aria-busy') === 'false'")
 
     browser.get("about:blank")
     browser.get(f"{address}/#/{view}")
@@ -49,7 +50,7 @@ def take(browser: webdriver.Chrome, address: str, view: str, path: Path) -> None
     # The page takes a setting when its field changes, which a script has to say.
     field = "document.getElementById('seed')"
     browser.execute_script(f"{field}.value = {SEED}; {field}.dispatchEvent(new Event('change'))")
-    browser.execute_script(f"document.querySelector('.examples img[src*={EXAMPLE}]').parentElement.click()")
+    browser.execute_script(f"document.querySelector('.examples img[data-file^={EXAMPLE}]').parentElement.click()")
     wait_for("document.getElementById('sent-image').hasAttribute('src')")
     settle()
     wait_for(f"/seed={SEED}\\b/.test(document.getElementById('{view}-curl').textContent)")

@@ -22,6 +22,24 @@ export const fetchModels = (signal) => fetchJson("/v1/models", { signal });
 /** All that is known of a model. */
 export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal });
 
+/** What a model's examples, or those of the page, are: [{ file, caption, source, licence }], with a File each. */
+export const fetchExamples = (entries, model, signal) => {
+  const folder = model ? `${modelUrl(model)}/examples` : PAGE_EXAMPLES;
+  return Promise.all(
+    entries.map(async (entry) => {
+      const response = await reach(`${folder}/${encodeURIComponent(entry.file)}`, { signal });
+      if (!response.ok) await readJson(response);
+      const content = await unlessBroken(response.blob());
+      return { ...entry, file: new File([content], entry.file, { type: content.type }) };
+    }),
+  );
+};
+
+/** The list of the examples that come with the page, images of digits. */
+export const fetchPageExamples = (signal) => fetchJson(`${PAGE_EXAMPLES}/examples.json`, { signal });
+
+const PAGE_EXAMPLES = "/static/examples";
+
 /** Predictions of images, all by the same networks. */
 export const predict = async (model, images, options, signal) => {
   const { seed } = options;

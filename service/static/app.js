@@ -1,6 +1,6 @@
 /** The page: joins the inputs (pad, files, options) to the service and to the views of what it answers. */
 
-import { ApiError, fetchModel, fetchModels, predict } from "./api.js";
+import { ApiError, fetchExamples, fetchModel, fetchModels, fetchPageExamples, predict } from "./api.js";
 import { createAttack } from "./attack.js";
 import { createCurve } from "./curve.js";
 import { createExamples } from "./examples.js";
@@ -29,7 +29,7 @@ let timer = null;
 let liveSince = 0; // when the last question was asked that a slider's move brought
 
 const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
-const examples = createExamples(document.querySelector(".examples"), useImage);
+const examples = createExamples(element("offers"), useFile);
 const settings = createSettings(askSoon);
 const studio = { ask, askLive, askSoon, describe, work, showSent, others };
 const results = createResults(element("answer"));
@@ -170,7 +170,7 @@ const isOfDigits = ({ input, task }) => input.channels === 1 && task.classes?.jo
 function chooseModel() {
   const model = currentModel();
   settings.offer(model);
-  examples.offer(isOfDigits(model));
+  offerExamples(model);
   element("pad-hint").textContent = isOfDigits(model)
     ? "Draw a digit here, or drop or paste an image"
     : "Draw, drop, paste or photograph an image";
@@ -193,11 +193,29 @@ function reset() {
 const descriptions = new Map();
 
 async function describe({ name }, version, signal) {
-  if (!descriptions.has(version)) descriptions.set(version, await fetchModel(name, signal));
-  return descriptions.get(version);
+  const key = `${version} ${name}`; // models of one version may have different examples
+  if (!descriptions.has(key)) descriptions.set(key, await fetchModel(name, signal));
+  return descriptions.get(key);
 }
 
 /* Images */
+
+/** A model's own examples. A model of digits without any gets those of the page. */
+async function offerExamples(model) {
+  results.invite("Draw something, or choose an image. The answer appears here.");
+  const find = async () => {
+    if (!isOfImages(model)) return [];
+    const { examples: own } = await describe(model, model.version);
+    if (own.length || !isOfDigits(model)) return fetchExamples(own, model.name);
+    return fetchExamples(await fetchPageExamples());
+  };
+  try {
+    await examples.offer(find);
+  } catch (error) {
+    showError(error);
+  }
+  if (examples.offered().length) results.invite("Choose an example, draw something, or open an image. The answer appears here.");
+}
 
 function showPad(content) {
   pad.show(content);
@@ -213,11 +231,12 @@ function startDrawing() {
   showWhetherUsed();
 }
 
-/** Shows an image in place of what the pad holds, and asks about it; `open` gives its file. */
-async function useImage(open) {
+/** Shows an image in place of what the pad holds, and asks about it. */
+async function useFile(file) {
+  if (!file) return;
   const turn = ++opening;
   try {
-    const image = await openImage(await open());
+    const image = await openImage(file);
     if (turn !== opening) return;
     candidate = { file: image.file, before: candidate?.before ?? pad.content() };
     showPad({ ...image, strokes: [] });
@@ -227,10 +246,6 @@ async function useImage(open) {
   }
 }
 
-function useFile(file) {
-  if (file) useImage(() => file);
-}
-
 function keepCandidate() {
   if (candidate) examples.add(candidate.file);
   candidate = null;
@@ -238,7 +253,7 @@ function keepCandidate() {
 
 /** The images that are on offer besides the one that is shown. */
 function others() {
-  return examples.offered().filter(({ file }) => !file || file !== pad.content().file);
+  return examples.offered().filter(({ file }) => file !== pad.content().file);
 }
 
 function clear() {

@@ -2,6 +2,7 @@
 
 import { attack, attackUrl, predict } from "./api.js";
 import { createCall, curlUpload, pythonUpload } from "./call.js";
+import { writeLabel } from "./labels.js";
 import { decimal, percent, plural } from "./numbers.js";
 import { decodeFile, hideFile, largestDifference, magnify, readPixels, show, showFile } from "./pixels.js";
 
@@ -102,11 +103,13 @@ const createVerdict = (title, networks, prediction, before) => {
   box.className = "answer-card";
   box.classList.toggle("changed", label !== before.label);
   const add = (tag, text, className = "") => {
-    box.append(Object.assign(document.createElement(tag), { textContent: text, className }));
+    const part = Object.assign(document.createElement(tag), { textContent: text, className });
+    box.append(part);
+    return part;
   };
   add("h3", title);
   add("p", networks, "muted");
-  add("p", label, "big");
+  writeLabel(add("p", label, "big"), label);
   add("p", `${percent(probabilities[winner])}, entropy ${decimal(uncertainty.predictive_entropy)} nats`);
   if (label !== before.label) add("p", `${before.label}: ${percent(probabilities[before.class_index])}`, "muted");
   for (const [name, { flagged, score, threshold }] of Object.entries(flags)) {

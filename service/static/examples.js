@@ -1,58 +1,82 @@
-/** The images on offer: those of digits, which come with the page, and those that were opened. */
+/** The images on offer: a model's examples, and those that were opened. */
 
-import { ApiError } from "./api.js";
-import { readImage, showFile } from "./pixels.js";
+import { showFile } from "./pixels.js";
 
 const MOST = 6; // opened images that are on offer
 
-export const createExamples = (list, onChoose) => {
-  const shipped = [...list.children].map((item) => ({ item, image: item.querySelector("img"), file: null }));
+/**
+ * Shows images in the list of a section, and calls `onChoose` with the file of the one that is chosen. The section has
+ * a heading, and lines for sources and licences.
+ */
+export const createExamples = (section, onChoose) => {
+  const [heading, list, credits] = ["h3", "ul", ".credits"].map((part) => section.querySelector(part));
+  let brought = []; // of the model: { item, image, file }
   let opened = [];
-  let ofDigits = true;
-  const copies = new WeakSet(); // files of what is shipped
+  let turn = 0;
 
-  const listen = (example) => {
-    example.item.firstElementChild.addEventListener("click", () => onChoose(() => open(example)));
+  const offered = () => [...brought, ...opened];
+
+  const create = (file, kind, caption) => {
+    const [item, button, image, text] = ["li", "button", "img", "span"].map((tag) => document.createElement(tag));
+    Object.assign(button, { type: "button", title: caption });
+    Object.assign(image, { alt: `${kind}: ${caption}`, draggable: false });
+    Object.assign(text, { textContent: caption, ariaHidden: "true" }); // the image says it already
+    image.dataset.file = file.name;
+    showFile(image, file);
+    button.append(image, text);
+    button.addEventListener("click", () => onChoose(file));
+    item.append(button);
+    return { item, image, file };
   };
 
-  /** Without the server, which need not be there any more. */
-  const open = async ({ image, file }) => {
-    if (file) return file;
-    await image.decode().catch(() => {
-      throw new ApiError("The example could not be loaded.", "Reload the page.", { status: 404 });
-    });
-    const copy = await readImage(image, image.src.split("/").pop());
-    copies.add(copy);
-    return copy;
+  const remove = (examples) => {
+    for (const { item, image } of examples) {
+      URL.revokeObjectURL(image.src);
+      item.remove();
+    }
   };
 
-  shipped.forEach(listen);
+  const refresh = () => {
+    section.hidden = offered().length === 0;
+    heading.textContent = brought.length ? "Try one of these" : "Opened before";
+  };
 
   return {
-    /** Offers the images of digits, or not. */
-    offer: (digits) => {
-      ofDigits = digits;
-      shipped.forEach(({ item }) => (item.hidden = !digits));
+    offered,
+    /** Offers the examples that `find` resolves to, [{ file, caption, source, licence }] with a File each. */
+    offer: async (find) => {
+      const current = ++turn;
+      remove(brought.splice(0));
+      credits.textContent = "";
+      refresh();
+      list.setAttribute("aria-busy", true);
+      try {
+        const found = await find();
+        if (turn !== current) return;
+        brought = found.map(({ file, caption }) => create(file, "Example", caption));
+        list.prepend(...brought.map(({ item }) => item));
+        credits.textContent = giveCredit(found);
+        refresh();
+      } finally {
+        if (turn === current) list.setAttribute("aria-busy", false);
+      }
     },
-    /** Offers a file, too, the latest first. */
+    /** Offers a file, too, the latest last. */
     add: (file) => {
-      if (copies.has(file) || opened.some((example) => example.file === file)) return;
-      const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-      button.type = "button";
-      Object.assign(image, { alt: `Opened before: ${file.name}`, draggable: false });
-      showFile(image, file);
-      button.append(image);
-      item.append(button);
-      list.append(item);
-      const example = { item, image, file };
-      listen(example);
-      opened.unshift(example);
-      opened.splice(MOST).forEach((old) => {
-        URL.revokeObjectURL(old.image.src);
-        old.item.remove();
-      });
+      if (offered().some((example) => example.file === file)) return;
+      const example = create(file, "Opened before", file.name);
+      list.append(example.item);
+      opened.push(example);
+      remove(opened.splice(0, opened.length - MOST));
+      refresh();
     },
-    /** What is offered: { image, file }; the file only of what was opened. */
-    offered: () => [...(ofDigits ? shipped : []), ...opened],
   };
+};
+
+/** Sources and licences; if they differ, with the captions of their images. */
+const giveCredit = (examples) => {
+  const credits = examples.map(({ source, licence }) => `Source: ${source}. Licence: ${licence}.`);
+  const different = [...new Set(credits)];
+  const captions = (credit) => examples.filter((_, i) => credits[i] === credit).map(({ caption }) => caption);
+  return different.map((credit) => (different.length > 1 ? `${captions(credit).join("; ")}. ${credit}` : credit)).join("\n");
 };

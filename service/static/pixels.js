@@ -24,14 +24,6 @@ export const openImage = async (file) => {
   return { file: Object.assign(small, { origin }), bitmap: await createImageBitmap(canvas) };
 };
 
-/** A file of what an <img> shows. */
-export const readImage = async (image, name) => {
-  const { naturalWidth: width, naturalHeight: height } = image;
-  const context = openContext(width, height);
-  context.drawImage(image, 0, 0);
-  return encode(context.canvas, name);
-};
-
 /** A file, or an <img>, as a model takes it: RGBA of the input's size, opaque. */
 export const readPixels = async (image, { width, height }) => {
   const bitmap = await createImageBitmap(image);

@@ -2,6 +2,7 @@
 
 import { download, predictUrl, weightsUrl } from "./api.js";
 import { createCall, curlUpload, pythonClient, quote } from "./call.js";
+import { writeLabel } from "./labels.js";
 import { decimal, percent, percentRange, plural, quantile } from "./numbers.js";
 
 const COVERED = 0.9; // of the member networks lie in the interval that is shown
@@ -12,6 +13,7 @@ const write = (id, text) => (element(id).textContent = text);
 export const createResults = (root) => {
   const call = createCall("answer");
   let rows = [];
+  let invitation = "";
 
   const redraw = () => rows.forEach(({ spread, members }) => drawSpread(spread, members));
   new ResizeObserver(redraw).observe(element("classes"));
@@ -24,13 +26,19 @@ export const createResults = (root) => {
   };
 
   return {
+    /** Says what to do for a first answer. */
+    invite: (text) => {
+      invitation = text;
+      if (root.classList.contains("empty")) write("verdict-detail", invitation);
+    },
+
     /** Lay out an empty answer of a model, so that nothing moves when the first one arrives. */
     reset: ({ task: { classes } }) => {
       root.classList.add("empty");
       rows = classes.map(createRow);
       element("classes").replaceChildren(...rows.map(({ line }) => line));
-      showHeadline("–", "–", "mean of the networks");
-      showVerdict("none", "No prediction yet", "Draw something, or choose an image.");
+      showHeadline("?", "–", "mean of the networks");
+      showVerdict("none", "Ask the networks", invitation);
       showEntropy(null, classes.length);
       write("variation-ratio", "–");
       showRecipe(call, null);
@@ -59,9 +67,7 @@ export const createResults = (root) => {
 };
 
 const showHeadline = (label, probability, ensemble) => {
-  write("label", label);
-  element("label").classList.toggle("long", label.length > 2);
-  element("label").style.setProperty("--longest-word", Math.max(...label.split(/\s/).map((word) => word.length)));
+  writeLabel(element("label"), label);
   write("probability", probability);
   write("ensemble", ensemble);
 };
@@ -97,7 +103,9 @@ const createRow = (name) => {
   const line = document.createElement("tr");
   const heading = document.createElement("th");
   heading.scope = "row";
-  heading.textContent = name;
+  const label = document.createElement("span");
+  writeLabel(label, name);
+  heading.append(label);
 
   const track = document.createElement("td");
   track.className = "track";

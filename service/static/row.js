@@ -2,6 +2,7 @@
 
 import { predictRows, predictUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
+import { writeLabel } from "./labels.js";
 import { decimal, percent, plural } from "./numbers.js";
 
 const COVERAGE = 0.9; // of the intervals and sets that are asked for
@@ -22,7 +23,7 @@ export const createRow = ({ askSoon, describe }) => {
 
   return {
     reset: ({ name, version, input }) => {
-      write("row-label", "–");
+      writeLabel(element("row-label"), "–");
       write("row-detail", "");
       element("row-outcome").replaceChildren();
       element("row-flags").replaceChildren();
@@ -41,7 +42,7 @@ export const createRow = ({ askSoon, describe }) => {
       const [prediction] = answer.predictions;
       const { size: count, seed: used } = answer.ensemble;
       const [label, detail, lines] = prediction.outputs ? sayNumbers(prediction) : sayClasses(prediction, model.task);
-      write("row-label", label);
+      writeLabel(element("row-label"), label);
       write("row-detail", `${detail}, by ${plural(count, "network")} of seed ${used}`);
       element("row-outcome").replaceChildren(...lines.map(createLine));
       element("row-flags").replaceChildren(...Object.entries(prediction.flags).map(sayFlag));

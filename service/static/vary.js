@@ -3,6 +3,7 @@
 import { predict, predictUrl } from "./api.js";
 import { createCall, curlUpload, pythonClient, quote } from "./call.js";
 import { createChart } from "./chart.js";
+import { writeLabel } from "./labels.js";
 import { decimal, percent, plural } from "./numbers.js";
 import { addNoise, blend, readPixels, rotate, show, toFile } from "./pixels.js";
 
@@ -141,7 +142,7 @@ export const createVary = (studio) => {
       element("sweep").disabled = true;
       chart.clear();
       call.clear();
-      write("varied-label", "–");
+      writeLabel(element("varied-label"), "–");
       write("varied-probability", "–");
       write("vary-note", "Draw something, or choose an image. Then move a slider.");
       element("varied-image").hidden = true;
@@ -166,7 +167,7 @@ export const createVary = (studio) => {
       follow(asked, loaded, changes);
       visited.set(changes[slider], uncertainty);
       element("sweep").disabled = false;
-      write("varied-label", label);
+      writeLabel(element("varied-label"), label);
       const flag = flags.out_of_distribution;
       const said = flag ? `, out of distribution: ${flag.flagged ? "flagged" : "no flag"}` : "";
       write("varied-probability", `${percent(probabilities[winner])}${said}`);

@@ -2,9 +2,11 @@
 
 import base64
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +25,7 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import Select
 
 from models.checkpoint import save_checkpoint
+from models.examples import save_examples
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.tasks.classification import Classification
 from service.app import create_app
@@ -31,8 +34,10 @@ from tests.browser import open_browser, read_requests, set_screen
 from tests.checkpoints import make_config, save_curve, save_table
 from tests.conftest import SMALL_TARGET, serve
 from tests.engine import hold
+from tests.examples import make_example
 from tests.keys import write_keys
 from tests.page import Page
+from tests.pictures import draw_image
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
@@ -49,7 +54,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    """A service with the digits, a curve, and a single network."""
+    """A service with the digits, once with examples, a curve, rows, and a single network."""
     directory = tmp_path_factory.mktemp("page")
     (directory / "digits").symlink_to(checkpoints / "digits")
     save_curve(directory / "curve")
@@ -57,6 +62,9 @@ def app(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     sampler = StaticHypernetworkConfig(4, 4, basic_channels=2).build(SMALL_TARGET).eval()
     config = replace(make_config(sampler), task=Classification(LONG_NAMES))
     save_checkpoint(directory / "one", config, sampler, "float32")
+    shutil.copytree(checkpoints / "digits", directory / "strokes")
+    words = "a stroke whose caption is longer than a line of a phone"
+    save_examples(directory / "strokes", [make_example(caption=words), make_example("photo.jpg", "a photo", "JPEG")])
     return create_app(Settings(checkpoints=directory, default_model="digits"))
 
 
@@ -79,11 +87,11 @@ def page(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
 def test_the_first_screen_draws_and_answers(page: Page) -> None:
     page.open()
     assert page.attribute("#tab-answer", "aria-selected") == "true"
-    assert page.text("#verdict-title") == "No prediction yet"
+    assert page.text("#verdict-title") == "Ask the networks"
     page.draw((-20, -60), (-10, 0), (0, 50))
     wait_until(lambda: page.text("#label") in list("0123456789"))
     page.settle()
-    assert page.text("#verdict-title") != "No prediction yet"
+    assert page.text("#verdict-title") != "Ask the networks"
     assert "Prediction: " in page.run("document.getElementById('summary').textContent")
     for flag in ("out_of_distribution", "suspect_adversarial"):
         assert "of the calibration images score higher" in page.text(f"#{flag} figcaption")
@@ -91,7 +99,7 @@ def test_the_first_screen_draws_and_answers(page: Page) -> None:
         assert page.ink(f"#{flag} canvas") > 50
     assert "The dots are the known quantiles" in page.text("#flags-note")
     page.find("#clear").click()
-    assert page.text("#verdict-title") == "No prediction yet"
+    assert page.text("#verdict-title") == "Ask the networks"
 
 
 def test_what_python_and_curl_ask_is_what_the_page_asked(page: Page) -> None:
@@ -270,7 +278,7 @@ def test_strokes_are_added_to_an_image(page: Page) -> None:
     assert page.run("document.getElementById('sent-image').src") != before
     page.find("#clear").click()
     assert "Shown" not in page.attribute("#pad-canvas", "aria-label")
-    assert page.text("#label") == "–"
+    assert page.text("#label") == "?"
 
 
 def test_a_large_photograph_is_shrunk(page: Page, tmp_path: Path) -> None:
@@ -321,7 +329,7 @@ def test_a_single_network_is_no_distribution(page: Page) -> None:
     Select(page.find("#model")).select_by_value("one")
     page.settle()
     assert "a single network, not a distribution" in page.text("#card")
-    assert not page.find("#examples-heading, .examples li").is_displayed()  # these are digits
+    assert not page.find("#offers").is_displayed()  # the page's own are digits
     assert "Draw, drop, paste or photograph" in page.text("#pad-hint")
     page.draw((-40, -40), (40, 40))
     wait_until(lambda: page.text("#label") in LONG_NAMES)
@@ -337,6 +345,71 @@ def test_a_single_network_is_no_distribution(page: Page) -> None:
     page.settle()
     assert "1 network" in page.text("#weights-note")
     assert not page.find("#walk-note").is_displayed()
+
+
+def test_no_view_breaks_a_word_of_a_label(page: Page) -> None:
+    labels = {"answer": "#label, #classes th span", "vary": "#varied-label", "attack": ".answer-card .big"}
+    try:
+        for width in (1200, 360):
+            set_screen(page.browser, width, 900)
+            page.open()
+            Select(page.find("#model")).select_by_value("one")
+            page.settle()
+            page.draw((-40, -40), (40, 40))
+            for view, selector in labels.items():
+                page.find(f"#tab-{view}").click()
+                found = f"[...document.querySelectorAll('{selector}')]"
+                wait_until(partial(page.run, f"{found}[0]?.textContent.length > 1"))
+                page.settle()
+                lines = page.run(f"{found}.map((e) => e.offsetHeight / parseFloat(getComputedStyle(e).fontSize))")
+                assert max(lines) < 1.6, (width, view)
+                right = "getBoundingClientRect().right"
+                assert page.run(f"{found}.every((e) => e.{right} <= e.parentElement.{right} + 1)"), (width, view)
+    finally:
+        set_screen(page.browser, 1200, 900)
+
+
+def test_a_models_own_examples_are_tapped_on_a_phone(page: Page, tmp_path: Path) -> None:
+    set_screen(page.browser, 360, 700)
+    try:
+        page.open()
+        assert page.text("#verdict-detail").startswith("Choose an example, draw something, or open an image.")
+        Select(page.find("#model")).select_by_value("strokes")
+        wait_until(lambda: page.browser.find_elements(By.CSS_SELECTOR, ".examples img[data-file='photo.jpg']"))
+        page.settle()
+        assert page.text("#offers-heading") == "Try one of these"
+        assert page.text("#label") == "?"
+        buttons = page.browser.find_elements(By.CSS_SELECTOR, ".examples button")
+        assert [button.text for button in buttons] == [
+            "a stroke whose caption is longer than a line of a phone",
+            "a photo",
+        ]
+        assert [button.accessible_name for button in buttons][1] == "Example: a photo"
+        assert page.text(".credits") == "Source: drawn for the tests. Licence: Apache-2.0."
+        page.choose_example("stroke")
+        assert page.text("#label") in list("0123456789")
+        assert page.text("#sent-name") == "stroke.png"
+        buttons[1].send_keys(Keys.ENTER)
+        wait_until(lambda: page.text("#sent-name") == "photo.jpg")
+        page.settle()
+        for number in range(7):
+            path = tmp_path / f"{'a-photograph-with-a-rather-long-name' * (number % 2)}{number}.png"
+            draw_image(size=(40 + number, 40)).save(path)
+            page.open_file(path)
+            shown = f"document.getElementById('sent-name').textContent === '{path.name}'"
+            wait_until(partial(page.run, shown))
+            page.settle()
+        assert len(page.browser.find_elements(By.CSS_SELECTOR, ".examples button")) == 2 + 6
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        ends = page.run(
+            "[...document.querySelectorAll('.examples li, .sent *')].map((e) => e.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= 360
+        Select(page.find("#model")).select_by_value("one")  # which has none
+        wait_until(lambda: page.text("#offers-heading") == "Opened before")
+        page.settle()
+    finally:
+        set_screen(page.browser, 1200, 900)
 
 
 @pytest.mark.parametrize("view", ["answer", "vary", "attack", "weights"])
@@ -380,7 +453,7 @@ def test_a_slow_server_shows_itself_and_recovers(page: Page, app: FastAPI) -> No
         page.find(".examples button").click()
         wait_until(lambda: page.attribute("#card", "aria-busy") == "true")
         wait_until(lambda: page.text("#alert-message") == "The server is taking a while.")
-        assert page.text("#verdict-title") == "No prediction yet"
+        assert page.text("#verdict-title") == "Ask the networks"
     page.settle()
     assert page.text("#label") in list("0123456789")
     assert not page.find("#alert-body").is_displayed()
