@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -68,6 +69,9 @@ class BackboneSpec:
     """Name of the output that is read."""
     feature_shape: tuple[Size, Size, Size] | tuple[Size]
     """Shape of one image's features: (channels, rows, columns) of a map, or the length of a vector."""
+    normalised: bool = False
+    """Whether each vector of features is given mean 0 and variance 1 (Ba et al., "Layer Normalization", 2016), so that
+    networks learn equally well from features of any scale."""
     source: Text = ""
     """Where the network comes from."""
     licence: Text = ""
@@ -98,6 +102,14 @@ class Backbone:
 
     def extract(self, pixels: Tensor) -> Tensor:
         """Features of normalised pixels [B, C, H, W], on the CPU: float32 [B, *feature shape]."""
+        return self.normalise(self.run(pixels))
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """Features [..., *feature shape], normalised if the spec says so."""
+        return F.layer_norm(features, self.spec.feature_shape) if self.spec.normalised else features
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """The output of the network for pixels [B, C, H, W], on the CPU: float32 [B, *feature shape]."""
         features = torch.empty(len(pixels), *self.spec.feature_shape)
         name = self.session.get_inputs()[0].name
         for block, found in zip(pixels.split(IMAGES_PER_RUN), features.split(IMAGES_PER_RUN), strict=True):

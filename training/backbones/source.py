@@ -99,6 +99,7 @@ def open_backbone(path: Path, size: int, output: str | None = None) -> tuple[Ima
             sha256=digest_backbone(content),
             output=chosen,
             feature_shape=shape,  # type: ignore[arg-type]  # checked here
+            normalised=len(shape) == 1,
             source=notes.source or path.name,
             licence=notes.licence,
         )

@@ -70,12 +70,12 @@ class CachedBackbone(Backbone):
                 self._refresh()  # another process may have computed them
                 missing = {digest: i for i, digest in enumerate(digests) if digest not in self._rows}
                 if missing:
-                    self._append(list(missing), super().extract(pixels[list(missing.values())]))
+                    self._append(list(missing), self.run(pixels[list(missing.values())]))
         return torch.tensor([self._rows[digest] for digest in digests], dtype=torch.int64)
 
     def read(self, rows: Tensor) -> Tensor:
         """The features at rows [...]: float32 [..., *feature shape]."""
-        return torch.from_numpy(np.asarray(self._features[rows.numpy()]))
+        return self.normalise(torch.from_numpy(np.asarray(self._features[rows.numpy()])))
 
     def _append(self, digests: Sequence[bytes], features: Tensor) -> None:
         """Writes features before their digests, so that a digest always has its features."""

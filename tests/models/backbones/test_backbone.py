@@ -55,6 +55,15 @@ def test_features_are_those_of_the_network(tmp_path: Path) -> None:
     assert found.nbytes == (tmp_path / "x.onnx").stat().st_size
 
 
+def test_vectors_of_any_scale_are_normalised_alike(tmp_path: Path) -> None:
+    digest = write_onnx(tmp_path / "x.onnx")
+    spec = BackboneSpec(digest, "features", (CHANNELS,), normalised=True)
+    found = load_backbone(tmp_path / "x.onnx", IMAGES, spec).extract(IMAGES.prepare(images := draw_images(5)))
+    plain = compute_map(images).mean((2, 3))
+    expected = (plain - plain.mean(1, keepdim=True)) / plain.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)  # as a small constant is added to the variance
+
+
 def test_a_model_sees_images_through_its_backbone(saved: Path) -> None:
     model = Model(load_checkpoint(saved))
     images = draw_images(3)

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.backbones.backbone import BackboneError
@@ -22,8 +23,8 @@ class Tiny(nn.Module):
         super().__init__()
         self._swish = nn.ReLU6()
         self._conv_stem, self._bn0 = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)
-        self._blocks = nn.ModuleList([nn.Conv2d(4, 6, 1)])
-        self._conv_head, self._bn1 = nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8)
+        self._blocks = nn.ModuleList([nn.Conv2d(4, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 7, 1)])
+        self._conv_head, self._bn1 = nn.Conv2d(7, 8, 1), nn.BatchNorm2d(8)
 
 
 @pytest.fixture
@@ -44,7 +45,23 @@ def test_the_file_computes_what_pytorch_does_for_any_size(tiny: Features, tmp_pa
     assert backbone.spec.licence == "Apache-2.0"
     pixels = torch.randn(2, 3, 40, 40)
     with torch.inference_mode():
-        torch.testing.assert_close(backbone.extract(pixels), tiny(pixels)[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(backbone.run(pixels), tiny(pixels)[0], rtol=0, atol=1e-4)
+
+
+def test_features_are_those_of_the_last_map_of_each_stage(tiny: Features) -> None:
+    pixels = torch.randn(2, 3, 40, 40)
+    with torch.inference_mode():
+        features, last = tiny(pixels)
+        network = tiny.network
+        before = network._blocks[1](network._blocks[0](network._swish(network._bn0(network._conv_stem(pixels)))))
+        torch.testing.assert_close(last, network._blocks[2](before))
+        assert features.shape == (2, 6 + 7 + 8)
+        for found, layer in zip(
+            features.split([6, 7, 8], 1),
+            (before, last, network._swish(network._bn1(network._conv_head(last)))),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, F.layer_norm(layer.mean((2, 3)), layer.shape[1:2]))
 
 
 def test_a_file_that_computes_something_else_is_not_written(
