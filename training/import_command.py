@@ -48,8 +48,8 @@ def import_command(
     fit: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the same kind, of the images that a single state dict was trained on. Last-layer Laplace "
-            "is fitted to them; several networks need none.",
+            help="Folder of the same kind, of the images that the networks were trained on. With it, flags know how "
+            "far an image is from them. A single state dict needs it, as last-layer Laplace is fitted to them.",
             metavar="DIR",
         ),
     ] = None,
@@ -75,7 +75,8 @@ def import_command(
     """Import networks that you have trained; calibrate and test them, and report how good they are.
 
     Several ONNX files, or several state dicts of one PyTorch network, become a deep ensemble. A single state dict
-    becomes a distribution by last-layer Laplace (Daxberger et al., 2021), fitted to its training images.
+    becomes a distribution by last-layer Laplace (Daxberger et al., 2021), fitted to its training images. Flags see
+    more that is foreign if they know the training images (--fit).
 
     ONNX files are run by onnxruntime. Each has one output, logits or probabilities, and may have its own architecture.
 

@@ -1,6 +1,7 @@
-"""Classifiers in ONNX files. Those of an ensemble become one file, which gives the logits of all of them.
+"""Classifiers in ONNX files. Those of an ensemble become one file, which gives the logits of all of them, and
+features if asked to.
 
-Shapes: B images, C channels, H rows, W columns, M members, K classes.
+Shapes: B images, C channels, H rows, W columns, M members, K classes, D numbers that describe an image.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from models.backbones.backbone import (
 from models.backbones.onnx_file import OnnxError, check_onnx
 from models.inputs.image import ImageSpec
 from models.samplers.deep_ensemble import DeepEnsemble, DeepEnsembleConfig
-from models.targets.layers import Convolution, Flatten, Linear
+from models.targets.layers import Linear
 from models.targets.target import TargetNetwork
 from training.imports.network import NetworkError, check_distinct
 from training.progress import announce
@@ -91,10 +92,13 @@ def read_member(path: Path) -> Member:
     return Member(path, content, model, inputs[0].name, 1 if dimensions[1] == 1 else 3, size)
 
 
-def join_members(members: Sequence[Member], images: ImageSpec, classes: int) -> tuple[bytes, Backbone]:
-    """Makes one ONNX file of all members: images [B, C, H, W] → logits [B, M, K, 1].
+def join_members(
+    members: Sequence[Member], images: ImageSpec, classes: int, *, with_features: bool
+) -> tuple[bytes, Backbone]:
+    """Makes one ONNX file of all members: images [B, C, H, W] → the logits of each member, [B, M K].
 
-    Where a member gives probabilities, its logits are their logarithms, which have the same softmax.
+    Where a member gives probabilities, its logits are their logarithms, which have the same softmax. With features,
+    [B, M K + D], there follows what the last linear layer of each member reads; nothing of one that ends otherwise.
 
     Returns:
         The file, and the backbone that it is.
@@ -121,9 +125,17 @@ def join_members(members: Sequence[Member], images: ImageSpec, classes: int) -> 
             logits = np.log(np.maximum(logits, LEAST_PROBABILITY))
         outputs.append((names[0], gives_probabilities))
         expected.append(logits)
-    content = _write(members, outputs, images, classes)
-    backbone = Backbone(_describe(members, content, classes), open_session(Path(OUTPUT), content, images), len(content))
-    found = backbone.extract(torch.from_numpy(pixels)).squeeze(-1)
+    features: list[str | None] = [None] * len(members)
+    if with_features:
+        features = [_find_features(member, name) for member, (name, _) in zip(members, outputs, strict=True)]
+        for member in (member for member, found in zip(members, features, strict=True) if found is None):
+            announce(f"{member.path} does not end in a linear layer; distances look only at its logits")
+    content = _write(members, outputs, features, images)
+    session = open_session(Path(OUTPUT), content, images)
+    (numbers,) = probe(Path(OUTPUT), session, images, OUTPUT)
+    backbone = Backbone(_describe(members, content, numbers), session, len(content))
+    logits = backbone.extract(torch.from_numpy(pixels))[:, : len(members) * classes]
+    found = logits.unflatten(1, (len(members), classes))
     alone = torch.from_numpy(np.stack(expected, 1))
     difference = float((found - alone).abs().max())
     if not difference <= MOST_DIFFERENCE * max(1.0, float(alone.abs().max())):
@@ -131,14 +143,12 @@ def join_members(members: Sequence[Member], images: ImageSpec, classes: int) -> 
     return content, backbone
 
 
-def build_selector(members: int, classes: int) -> DeepEnsemble:
-    """An ensemble on the logits of all members, [B, M, K, 1], of which each network picks those of one member."""
-    layers = Convolution(1, 1), Flatten(), Linear(classes)
-    sampler = DeepEnsembleConfig(members).build(TargetNetwork((members, classes, 1), layers))
+def build_selector(members: int, classes: int, spec: BackboneSpec) -> DeepEnsemble:
+    """An ensemble on what the file of all members gives, of which each network picks the logits of one member."""
+    sampler = DeepEnsembleConfig(members).build(TargetNetwork(spec.feature_shape, (Linear(classes),)))
     state = {name: torch.zeros_like(tensor) for name, tensor in sampler.networks.state_dict().items()}
     for member in range(members):
-        state["conv1.weight"][member, 0, member] = 1
-        state["linear1.weight"][member] = torch.eye(classes)
+        state["linear1.weight"][member, :, member * classes : (member + 1) * classes] = torch.eye(classes)
     sampler.networks.load_state_dict(state)
     return sampler
 
@@ -163,22 +173,31 @@ def _read_version(member: Member) -> int:
     return max((each.version for each in member.model.opset_import if each.domain in ("", "ai.onnx")), default=1)
 
 
-def _write(members: Sequence[Member], outputs: Sequence[tuple[str, bool]], images: ImageSpec, classes: int) -> bytes:
+def _find_features(member: Member, output: str) -> str | None:
+    """Name of what the last linear layer reads, if nothing but a bias and a softmax follows that layer."""
+    makers = {name: node for node in member.model.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in ("Add", "Identity", "LogSoftmax", "Softmax"):
+        node = next((makers[name] for name in node.input if name in makers), None)
+    return node.input[0] if node is not None and node.op_type in ("Gemm", "MatMul") else None
+
+
+def _write(
+    members: Sequence[Member], outputs: Sequence[tuple[str, bool]], features: Sequence[str | None], images: ImageSpec
+) -> bytes:
     """The file of all members, whose names of values get a prefix each."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    floor, shape = "least probability", "shape of logits"
+    floor = "least probability"
     graph = helper.make_graph(
         [],
         "members",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *images.shape])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", len(members), classes, 1])],
-        [
-            numpy_helper.from_array(np.array(LEAST_PROBABILITY, np.float32), floor),
-            numpy_helper.from_array(np.array([-1, 1, classes, 1], np.int64), shape),
-        ],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", "numbers"])],
+        [numpy_helper.from_array(np.array(LEAST_PROBABILITY, np.float32), floor)],
     )
+    rows = []
     for number, (member, (output, gives_probabilities)) in enumerate(zip(members, outputs, strict=True)):
         prefix = f"{number}/"
         part = onnx.compose.add_prefix(member.model, prefix).graph
@@ -190,8 +209,8 @@ def _write(members: Sequence[Member], outputs: Sequence[tuple[str, bool]], image
         if gives_probabilities:
             graph.node.append(helper.make_node("Max", [found, floor], [f"{number} bounded"]))
             graph.node.append(helper.make_node("Log", [f"{number} bounded"], [found := f"{number} log"]))
-        graph.node.append(helper.make_node("Reshape", [found, shape], [f"{number} logits"]))
-    rows = [f"{number} logits" for number in range(len(members))]
+        rows.append(found)
+    rows += [f"{number}/{name}" for number, name in enumerate(features) if name is not None]
     graph.node.append(helper.make_node("Concat", rows, [OUTPUT], axis=1))
     versions = [helper.make_opsetid("", _read_version(members[0]))]
     model = helper.make_model(
@@ -201,11 +220,11 @@ def _write(members: Sequence[Member], outputs: Sequence[tuple[str, bool]], image
     return content
 
 
-def _describe(members: Sequence[Member], content: bytes, classes: int) -> BackboneSpec:
+def _describe(members: Sequence[Member], content: bytes, numbers: int) -> BackboneSpec:
     names = ", ".join(member.path.name for member in members)
     return BackboneSpec(
         sha256=digest_backbone(content),
         output=OUTPUT,
-        feature_shape=(len(members), classes, 1),
+        feature_shape=(numbers,),
         source=f"the networks {names}"[:1_000],
     )

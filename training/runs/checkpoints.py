@@ -7,7 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, CheckpointError, digest_config, load_checkpoint, save_calibration
+from models.checkpoint import (
+    DENSITY_FILE,
+    Checkpoint,
+    CheckpointError,
+    digest_config,
+    load_checkpoint,
+    save_calibration,
+)
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
@@ -55,6 +62,8 @@ FOREIGN_SEED = 11
 def calibrate_directory(directory: Path, data: Path, device: torch.device) -> None:
     """Measures a checkpoint's thresholds again. This makes another version of it and removes its metrics.
 
+    The density is fitted again, or kept if the dataset has no training examples, as that of imported networks.
+
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or if there is no data to calibrate it with.
         DatasetError: if data is missing or damaged.
@@ -66,6 +75,8 @@ def calibrate_directory(directory: Path, data: Path, device: torch.device) -> No
         raise CheckpointError(
             directory / "config.json", "was fitted to a density; there is no data to calibrate it with"
         )
+    if not len(dataset.train):
+        checkpoint = replace(checkpoint, density=_load_density(directory))
     checkpoint = calibrate_checkpoint(checkpoint, directory, dataset)
     save_card(directory, checkpoint, None)
 
@@ -175,14 +186,24 @@ def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Datas
     return replace(calibrated, backbone=checkpoint.backbone)  # which may keep features
 
 
+def _load_density(directory: Path) -> FeatureDensity | None:
+    """The density of a finished checkpoint, which its calibration must vouch for."""
+    density = load_checkpoint(directory).density
+    if density is None and (directory / DENSITY_FILE).exists():
+        reason = f"does not name the {DENSITY_FILE} beside it; import the networks again, or delete that file"
+        raise CheckpointError(directory / "calibration.json", reason)
+    return density
+
+
 def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | None:
     """The density of what the networks take, or of the maps that one of them makes of an image.
 
-    Long vectors are taken for embeddings. There is none of a single number, or without training examples or maps.
+    Long vectors are taken for embeddings. There is none of a single number, or without maps. Without training examples
+    it stays what it was.
     """
     spec, train = checkpoint.config.input, dataset.train.inputs
     if not len(train):
-        return None
+        return checkpoint.density
     if checkpoint.backbone:
         return fit_feature_density(checkpoint.input.prepare(train))
     if isinstance(spec, ImageSpec):

@@ -20,12 +20,13 @@ from models.checkpoint import (
     write_file,
 )
 from models.inputs.image import ImageSpec
+from models.predictions.anchor import find_maps
 from models.samplers.deep_ensemble import DeepEnsemble, DeepEnsembleConfig
 from models.samplers.laplace import Laplace
 from models.targets.target import TargetNetwork
 from models.tasks.classification import Classification
 from models.tasks.probabilities import NotFiniteError
-from training.data.dataset import DatasetError
+from training.data.dataset import DatasetError, Examples
 from training.data.datasets import IMPORTED
 from training.data.features import CachedBackbone, default_feature_folder
 from training.data.image_folders import HELD_OUT, ImageFolder, find_common_size, load_named_folder
@@ -39,7 +40,7 @@ from training.imports.states import load_state
 from training.progress import announce, warn
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import ImagesReport, describe_images, describe_omissions, make_report
-from training.runs.checkpoints import calibrate_checkpoint, measure_directory
+from training.runs.checkpoints import MOST_DESCRIBED, calibrate_checkpoint, measure_directory
 from training.runs.examples import write_examples
 from training.runs.laplace import fit_laplace
 from training.runs.run import TrainingError
@@ -48,6 +49,11 @@ from training.runs.session import check_output
 NEEDS_IMAGES = (
     "a single state dict is one network, which cannot disagree with itself. Pass --fit DIR, a folder of the images "
     "that it was trained on, so that last-layer Laplace makes a distribution of it; or pass several state dicts"
+)
+
+NO_MAPS = (
+    "the distance from the training images is measured on maps of convolutions that an activation follows, and the "
+    "network has none"
 )
 
 NEEDS_MEMBERS = (
@@ -94,14 +100,16 @@ def import_networks(wanted: Import) -> ImagesReport:
         return _import_members(wanted)
     if len(wanted.states) == 1 and wanted.fit is None:
         raise NetworkError(NEEDS_IMAGES)
-    if len(wanted.states) > 1 and wanted.fit is not None:
-        raise NetworkError("--fit is for a single state dict; several are an ensemble, which needs no training images")
     network = load_network(wanted.target)
     size = (wanted.size, wanted.size) if wanted.size else find_common_size(wanted.calibrate)
     conversion = convert(network, size)
     target = conversion.target
     if len(wanted.classes) != (outputs := target.num_outputs):
         raise NetworkError(f"--classes names {len(wanted.classes)} classes, but the network has {outputs} outputs")
+    if wanted.fit is not None and not find_maps(target):
+        if len(wanted.states) > 1:
+            raise NetworkError(f"--fit would change nothing: {NO_MAPS}. Leave it out")
+        warn(f"{NO_MAPS}, so flags do not know it")
     networks = []
     for path in wanted.states:
         load_state(path, network)
@@ -110,23 +118,24 @@ def import_networks(wanted: Import) -> ImagesReport:
     if conversion.folded:
         announce(f"folded batch normalisations into the layers before them: {', '.join(conversion.folded)}")
     images = _load_images(wanted, _make_spec(wanted, target.input_shape[0], size))
-    sampler = _build_ensemble(target, networks) if wanted.fit is None else _fit(wanted, target, networks[0], images)
-    return _write(wanted, sampler, images)
+    train = _load_training_images(wanted, images)
+    if len(networks) > 1:
+        return _write(wanted, _build_ensemble(target, networks), images, train)
+    return _write(wanted, _fit(target, networks[0], images, train.inputs), images, train)
 
 
 def _import_members(wanted: Import) -> ImagesReport:
     """Makes a checkpoint of classifiers in ONNX files, which onnxruntime evaluates."""
-    if wanted.fit is not None:
-        raise NetworkError("--fit is for a single state dict, not for ONNX files")
     if len(wanted.states) == 1:
         raise NetworkError(NEEDS_MEMBERS)
     members = [read_member(path) for path in wanted.states]
     size = (wanted.size, wanted.size) if wanted.size else members[0].size or find_common_size(wanted.calibrate)
     spec = _make_spec(wanted, members[0].channels, size)
-    content, backbone = join_members(members, spec, len(wanted.classes))
+    content, backbone = join_members(members, spec, len(wanted.classes), with_features=wanted.fit is not None)
     cached = CachedBackbone(backbone, default_feature_folder())
     images = _load_images(wanted, spec).see_through(spec, cached)
-    return _write(wanted, build_selector(len(members), len(wanted.classes)), images, content)
+    train = _load_training_images(wanted, images)
+    return _write(wanted, build_selector(len(members), len(wanted.classes), backbone.spec), images, train, content)
 
 
 def _load_images(wanted: Import, spec: ImageSpec) -> ImageFolder:
@@ -162,16 +171,22 @@ def _build_ensemble(target: TargetNetwork, networks: Sequence[Mapping[str, Tenso
     return sampler
 
 
-def _fit(wanted: Import, target: TargetNetwork, network: Mapping[str, Tensor], images: ImageFolder) -> Laplace:
-    assert wanted.fit is not None
-    spec, validation = images.dataset.input, images.dataset.validation
+def _load_training_images(wanted: Import, images: ImageFolder) -> Examples:
+    """The images that the networks were trained on, none of which is among `images`; none if they are not given."""
+    if wanted.fit is None:
+        return images.dataset.train
+    spec = images.dataset.input
     assert isinstance(spec, ImageSpec)
     fitted = load_named_folder(wanted.fit, wanted.classes, spec, ("train",))
     for text in describe_omissions(fitted):
         warn(text)
     _check_unseen(wanted, images, fitted)
-    train = fitted.dataset.train.inputs
-    fit = fit_laplace(target, network, spec, train, validation)
+    return fitted.dataset.train
+
+
+def _fit(target: TargetNetwork, network: Mapping[str, Tensor], images: ImageFolder, train: Tensor) -> Laplace:
+    validation = images.dataset.validation
+    fit = fit_laplace(target, network, images.dataset.input, train, validation)
     announce(
         f"fitted last-layer Laplace to {len(train):,} images; a prior precision of "
         f"{fit.sampler.config.prior_precision:.3g} has the least NLL on {len(validation):,} validation images: "
@@ -195,11 +210,15 @@ def _check_unseen(wanted: Import, images: ImageFolder, fitted: ImageFolder) -> N
 
 
 def _write(
-    wanted: Import, sampler: DeepEnsemble | Laplace, images: ImageFolder, content: bytes | None = None
+    wanted: Import,
+    sampler: DeepEnsemble | Laplace,
+    images: ImageFolder,
+    train: Examples,
+    content: bytes | None = None,
 ) -> ImagesReport:
     """Writes, calibrates and evaluates a checkpoint beside `out`, and puts it there when it is complete.
 
-    `content` is the ONNX file of the images' backbone, if they have one.
+    Distances are those from `train`. `content` is the ONNX file of the images' backbone, if they have one.
     """
     backbone = images.dataset.backbone
     config = CheckpointConfig(
@@ -221,7 +240,8 @@ def _write(
             write_file(directory / FILE, content)
         checkpoint = replace(load_checkpoint(directory, wanted.device), backbone=backbone)
         try:
-            checkpoint = calibrate_checkpoint(checkpoint, directory, images.dataset)
+            described = replace(images.dataset, train=train[:MOST_DESCRIBED])
+            checkpoint = calibrate_checkpoint(checkpoint, directory, described)
             metrics = measure_directory(directory, checkpoint, images.dataset, {})
         except (CheckpointError, NotFiniteError) as error:
             reason = error.reason if isinstance(error, CheckpointError) else str(error)

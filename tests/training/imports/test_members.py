@@ -59,8 +59,12 @@ def draw_weights(seed: int, classes: int) -> tuple[NDArray[np.float32], NDArray[
 
 def compute(seed: int, pixels: torch.Tensor) -> torch.Tensor:
     """The logits of a member, in PyTorch."""
-    kernel, weight = (torch.from_numpy(array) for array in draw_weights(seed, 2))
-    return torch.conv2d(pixels, kernel).amax((2, 3)) @ weight
+    return describe(seed, pixels) @ torch.from_numpy(draw_weights(seed, 2)[1])
+
+
+def describe(seed: int, pixels: torch.Tensor) -> torch.Tensor:
+    """What the last layer of a member reads."""
+    return torch.conv2d(pixels, torch.from_numpy(draw_weights(seed, 2)[0])).amax((2, 3))
 
 
 def run_import(folder: Path, *files: Path, out: Path, options: tuple[str, ...] = ()) -> Result:
@@ -96,6 +100,39 @@ def test_the_ensemble_answers_as_its_members_do(tmp_path: Path) -> None:
     assert "hyperdraw-serve --checkpoints" in result.stdout
     again = CliRunner().invoke(app, ["evaluate", str(out), "--data", str(folder), "--quiet"])
     assert again.exit_code == 0, again.output
+
+
+def test_training_images_tell_what_is_far(tmp_path: Path) -> None:
+    """By the logits of all members, and by what their last linear layers read, if they end in one."""
+    held, seen = write_folder(tmp_path / "held", 30), write_folder(tmp_path / "seen-before", 20)
+    members = [make_member(0), make_member(1, softmax=True), make_member(2)]
+    members[2].graph.node[-1].output[0] = "negative"
+    members[2].graph.node.append(helper.make_node("Neg", ["negative"], ["answer"]))
+    files = [tmp_path / f"{seed}.onnx" for seed in range(3)]
+    for path, model in zip(files, members, strict=True):
+        write_onnx(path, model)
+    out = tmp_path / "out"
+    result = run_import(held, *files, out=out, options=("--fit", str(seen)))
+    assert result.exit_code == 0, result.output
+    assert "2.onnx does not end in a linear layer; distances look only at its logits" in " ".join(result.stderr.split())
+    checkpoint = load_checkpoint(out)
+    spec, density = checkpoint.config.input, checkpoint.density
+    assert checkpoint.backbone is not None
+    assert density is not None
+    assert isinstance(spec, ImageSpec)
+    images = torch.stack([decode_image(draw_class("ring", 100 + n), spec, 10**6, "x") for n in range(50)])
+    noise = torch.randint(256, images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    pixels = (images / 255 - 0.2) / 0.3
+    found = checkpoint.backbone.extract(pixels)
+    assert found.shape == (50, 3 * 2 + 4 + 5) == (50, *checkpoint.backbone.spec.feature_shape)
+    torch.testing.assert_close(found[:, :2], compute(0, pixels), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[:, 4:6], -compute(2, pixels), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[:, 6:10], describe(0, pixels), atol=1e-5, rtol=1e-4)
+    far, usual = (density.measure_distance(checkpoint.input.prepare(raw)) for raw in (noise, images))
+    assert (far > usual.quantile(0.95)).all()
+    again = CliRunner().invoke(app, ["calibrate", str(out), "--data", str(held), "--quiet"])
+    assert again.exit_code == 0, again.output
+    assert load_checkpoint(out).version == checkpoint.version
 
 
 @pytest.mark.parametrize(

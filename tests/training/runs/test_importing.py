@@ -12,7 +12,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import DENSITY_FILE, load_checkpoint
 from models.examples import load_examples
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
@@ -39,6 +39,7 @@ def network():
 
 
 odd = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(200, 2))
+flat = nn.Sequential(nn.Flatten(), nn.Linear(144, 2))
 number = 7
 
 
@@ -174,6 +175,31 @@ def test_it_is_evaluated_again_on_the_same_images(workshop: Workshop, ensemble: 
     assert "is not the folder held that the model was trained on" in result.stderr
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_training_images_tell_what_is_far(workshop: Workshop, tmp_path: Path, count: int) -> None:
+    """Another calibration has no training images, and keeps what is known of them."""
+    out = tmp_path / "near"
+    result = run_import(workshop, out, workshop.states[:count], fit=str(workshop.path / "seen-before"))
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(out)
+    density, spec = checkpoint.density, checkpoint.config.input
+    assert density is not None
+    assert isinstance(spec, ImageSpec)
+    held = torch.stack([decode_image(draw_class("ring", 100 + n), spec, 10**6, "x") for n in range(50)])
+    noise = torch.randint(256, held.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    usual = density.measure_distance(spec.prepare(held))
+    assert (density.measure_distance(spec.prepare(noise)) > usual.quantile(0.95)).all()
+    kept = (out / DENSITY_FILE).read_bytes()
+    result = CliRunner().invoke(app, ["calibrate", str(out), "--data", str(workshop.path / "held")])
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(out).version == checkpoint.version
+    assert (out / DENSITY_FILE).read_bytes() == kept
+    (out / "calibration.json").unlink()
+    result = CliRunner().invoke(app, ["calibrate", str(out), "--data", str(workshop.path / "held")])
+    assert result.exit_code == 1
+    assert "calibration.json: does not name the density.safetensors beside it" in " ".join(result.stderr.split())
+
+
 def test_a_single_network_becomes_a_distribution(workshop: Workshop, tmp_path: Path) -> None:
     out = tmp_path / "one"
     words = [workshop.states[0], Path("--no-examples")]
@@ -286,8 +312,15 @@ REFUSALS: dict[str, tuple[Prepare, str]] = {
     "no state": (lambda *_: {"state": "gone.safetensors"}, "gone.safetensors cannot be read as a safetensors file"),
     "twice the same": (lambda shop, _: {"state": str(shop.states[0])}, "0.safetensors hold the same network"),
     "one alone": (lambda *_: {"alone": "yes"}, "a single state dict is one network, which cannot disagree with itself"),
-    "fitting several": (lambda shop, _: {"fit": str(shop.path / "held")}, "--fit is for a single state dict"),
+    "fitting several without maps": (
+        lambda shop, _: name_network("net.py:flat")(shop, _) | {"fit": str(shop.path / "seen-before")},
+        "--fit would change nothing: the distance from the training images is measured on maps",
+    ),
     "fitting and calibrating": (fit_to_what_calibrates, "Calibration needs images that the network was not trained on"),
+    "fitting several and calibrating": (
+        lambda shop, _: {"fit": str(shop.path / "held")},
+        "Calibration needs images that the network was not trained on",
+    ),
     "number of classes": (lambda *_: {"classes": "a,b,c"}, "--classes names 3 classes, but the network has 2 outputs"),
     "class without folder": (lambda *_: {"classes": "ring,star"}, "held has no folder star, only bar, ring"),
     "folder without class": (take_folder("calibrate", "bar", "ring", "star"), "own/star is not one of the classes"),
