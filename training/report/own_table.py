@@ -20,6 +20,7 @@ from training.denormals import flush_denormals
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.measures import measure_accuracy, measure_nll
 from training.evaluation.regression import measure_intervals, measure_regression_nll
+from training.progress import Bar, track
 from training.report.dependence import Dependence, describe_dependence, measure_dependence
 
 COVERAGE = 0.9
@@ -34,7 +35,14 @@ PENALTIES = tuple(10.0**power for power in range(-4, 5))
 MOST_CHOOSING = 20_000
 """Most training rows by which the penalty of a logistic regression is chosen. All rows fit the chosen one."""
 
+MOST_COMPARED = 50_000_000
+"""Most numbers, times outputs, of more rows than these that other models are trained on: a minute's work. Where there
+are more, they are trained on the first rows, and the report says on how many."""
+
 IMPORTANCE_SEED = 0
+
+LEAST_MIXED, MOST_MIXED = 100, 200_000
+"""Fewest test rows by which importances are measured, and most rows times columns if there are more."""
 
 MOST_DEPENDENCES, SHOWN_DEPENDENCES = 10, 3
 """Most columns whose partial dependence is measured, and is shown as text."""
@@ -90,6 +98,8 @@ class TableReport:
     """The ensemble's, then those of simpler models on the same rows."""
     importances: tuple[Importance, ...]
     """The most important column first. There are none for vectors."""
+    importance_rows: int
+    """Number of test rows by which they are measured."""
     dependences: tuple[Dependence, ...]
     """How answers depend on the most important columns, in the same order."""
     commands: tuple[str, ...]
@@ -109,7 +119,8 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "calibration", "test")}
     prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
     name = shlex.quote(checkpoint.name)
-    importances = _measure_importances(checkpoint, dataset, prediction) if table.kinds else []
+    mixed = dataset.test[: max(LEAST_MIXED, MOST_MIXED // max(1, len(table.kinds)))]
+    importances = _measure_importances(checkpoint, dataset, mixed) if table.kinds else []
     return TableReport(
         checkpoint=str(out),
         version=checkpoint.version,
@@ -122,6 +133,7 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         networks=prediction.size,
         qualities=(measure_ensemble(checkpoint, prediction, dataset.test), *measure_others(dataset)),
         importances=tuple(importances),
+        importance_rows=len(mixed),
         outputs=dataset.task.outputs,
         dependences=tuple(_measure_dependences(checkpoint, table, [i.column for i in importances[:MOST_DEPENDENCES]])),
         commands=(
@@ -149,32 +161,41 @@ def measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examp
 
 
 def measure_others(dataset: Dataset) -> list[Quality]:
-    """A linear model and gradient boosting, from scikit-learn, on the same features and training rows."""
+    """A linear model and gradient boosting, from scikit-learn, on the same features and training rows.
+
+    Their names say how many rows they were trained on, if not on all.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
 
+    (features,), outputs = dataset.input.prepared_shape, len(dataset.task.outputs)
+    train = dataset.train[: max(MOST_CHOOSING, MOST_COMPARED // (features * outputs))]
+    rows = f", {len(train):,} rows" if len(train) < len(dataset.train) else ""
     (inputs, labels), *rest = (
         (dataset.input.prepare(split.inputs).double().numpy(), split.labels)
-        for split in (dataset.train, dataset.validation, dataset.calibration, dataset.test)
+        for split in (train, dataset.validation, dataset.calibration, dataset.test)
     )
     if dataset.task.has_classes:
         first = slice(MOST_CHOOSING)
         candidates = [
-            LogisticRegression(C=c, max_iter=1_000).fit(inputs[first], labels[first].numpy()) for c in PENALTIES
+            LogisticRegression(C=c, max_iter=1_000).fit(inputs[first], labels[first].numpy())
+            for c in track(PENALTIES, "logistic regression", "fit")
         ]
         linear = min(candidates, key=lambda model: _measure_classifier("", model.predict_proba, *rest[0]).nll)
         if len(inputs) > MOST_CHOOSING:
             linear = linear.fit(inputs, labels.numpy())
-        boosting = HistGradientBoostingClassifier(random_state=0).fit(inputs, labels.numpy())
+        with Bar("gradient boosting", "fit", 1):
+            boosting = HistGradientBoostingClassifier(random_state=0).fit(inputs, labels.numpy())
         return [
-            _measure_classifier("logistic regression", linear.predict_proba, *rest[-1]),
-            _measure_classifier("gradient boosting", boosting.predict_proba, *rest[-1]),
+            _measure_classifier(f"logistic regression{rows}", linear.predict_proba, *rest[-1]),
+            _measure_classifier(f"gradient boosting{rows}", boosting.predict_proba, *rest[-1]),
         ]
     ridge = RidgeCV([1 / c for c in PENALTIES]).fit(inputs, labels[:, 0].numpy())
-    boosting = HistGradientBoostingRegressor(random_state=0).fit(inputs, labels[:, 0].numpy())
+    with Bar("gradient boosting", "fit", 1):
+        boosting = HistGradientBoostingRegressor(random_state=0).fit(inputs, labels[:, 0].numpy())
     return [
-        _measure_regressor("ridge regression", ridge.predict, rest),
-        _measure_regressor("gradient boosting", boosting.predict, rest),
+        _measure_regressor(f"ridge regression{rows}", ridge.predict, rest),
+        _measure_regressor(f"gradient boosting{rows}", boosting.predict, rest),
     ]
 
 
@@ -199,12 +220,12 @@ def _measure_error(means: Tensor, labels: Tensor) -> float:
     return (means - labels).square().mean().sqrt().item()
 
 
-def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, prediction: Prediction) -> list[Importance]:
-    """Permutation importance of each column for each network (Breiman 2001)."""
+def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, test: Examples) -> list[Importance]:
+    """Permutation importance of each column for each network (Breiman 2001), by test rows."""
     generator = torch.Generator().manual_seed(IMPORTANCE_SEED)
-    test, before = dataset.test, _measure_members(prediction, dataset.test.labels)
+    before = _measure_members(interpret(dataset.task, evaluate_split(checkpoint, test.inputs)), test.labels)
     importances = []
-    for number, column in enumerate(dataset.input.column_names):
+    for number, column in enumerate(track(dataset.input.column_names, "measuring importances", "column")):
         inputs = test.inputs.clone()
         inputs[:, number] = inputs[torch.randperm(len(inputs), generator=generator), number]
         mixed = interpret(dataset.task, evaluate_split(checkpoint, inputs))
@@ -215,7 +236,7 @@ def _measure_importances(checkpoint: Checkpoint, dataset: Dataset, prediction: P
 
 def _measure_dependences(checkpoint: Checkpoint, table: Table, names: Sequence[str]) -> Iterator[Dependence]:
     columns = {column.name: (column, number) for number, column in enumerate(table.spec.columns)} if names else {}
-    for name in names:
+    for name in track(names, "measuring dependences", "column"):
         found = measure_dependence(checkpoint, *columns[name], table.dataset.test.inputs)
         if found is not None:
             yield found
@@ -260,7 +281,8 @@ def describe_table_report(report: TableReport) -> str:
         lines.append(f"  {q.model:{width}}" + "".join(f"{'–' if c is None else f'{c:.4g}':>13}" for c in cells))
     unit = "nats" if classes else "error"
     if report.importances:
-        lines.append(f"Columns by importance ({unit} added when their values change rows; ± over the networks):")
+        on = "" if report.importance_rows == report.rows["test"] else f", by {report.importance_rows:,} of them"
+        lines.append(f"Columns by importance{on} ({unit} added when their values change rows; ± over the networks):")
     names = max((len(importance.column) for importance in report.importances), default=0)
     lines += [f"  {i.column:{names}}  {i.mean:.4g} ± {i.std:.2g}" for i in report.importances]
     if shown := report.dependences[:SHOWN_DEPENDENCES]:

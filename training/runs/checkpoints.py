@@ -52,6 +52,9 @@ SHORT = 128
 MOST_DESCRIBED, PER_BLOCK = 20_000, 500
 """Most training images that the density of maps is fitted to, and how many are looked at in one go."""
 
+MOST_FITTED = 100_000
+"""Most training examples that the density of rows, vectors or a backbone's features is fitted to."""
+
 FOREIGN_INPUTS = 1000
 """Number of made-up inputs that decide which score raises a flag."""
 
@@ -204,10 +207,11 @@ def _fit_density(checkpoint: Checkpoint, dataset: Dataset) -> FeatureDensity | N
     spec, train = checkpoint.config.input, dataset.train.inputs
     if not len(train):
         return checkpoint.density
+    if isinstance(spec, ImageSpec) and not checkpoint.backbone:
+        return _fit_map_density(checkpoint, _choose(train, MOST_DESCRIBED))
+    train = _choose(train, MOST_FITTED)
     if checkpoint.backbone:
         return fit_feature_density(checkpoint.input.prepare(train))
-    if isinstance(spec, ImageSpec):
-        return _fit_map_density(checkpoint, train)
     numbers = len(spec.names) if isinstance(spec, VectorSpec) else 0
     if not isinstance(spec, TableSpec) and numbers < 2:
         return None
@@ -219,10 +223,16 @@ def _fit_map_density(checkpoint: Checkpoint, train: Tensor) -> FeatureDensity | 
     anchor, spec = Anchor(checkpoint.sampler), checkpoint.input
     if not anchor.num_features:
         return None
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:MOST_DESCRIBED]
-    blocks = track(list(chosen.split(PER_BLOCK)), "describing images", "block")
-    features = torch.cat([anchor.describe(spec.prepare(train[block])) for block in blocks])
+    blocks = track(train.split(PER_BLOCK), "describing images", "block")
+    features = torch.cat([anchor.describe(spec.prepare(block)) for block in blocks])
     return replace(fit_density(features), anchor=anchor)
+
+
+def _choose(examples: Tensor, most: int) -> Tensor:
+    """Random examples, the same in every run, or all of them if there are no more."""
+    if len(examples) <= most:
+        return examples
+    return examples[torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:most]]
 
 
 def measure_directory(

@@ -115,6 +115,23 @@ def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_pat
     assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()
 
 
+def test_a_density_of_some_examples_is_about_that_of_all(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
+    monkeypatch.setattr(training.runs.checkpoints, "MOST_DESCRIBED", 500)
+    calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
+    whole, some = (load_checkpoint(folder / "digits").density for folder in (checkpoints, tmp_path))
+    dataset = load_dataset("digits", tmp_path)
+    assert isinstance(dataset, Dataset)
+    assert whole is not None
+    assert some is not None
+    prepared = dataset.view.prepare(dataset.test.inputs)
+    found, expected = some.measure_distance(prepared), whole.measure_distance(prepared)
+    assert not torch.equal(found, expected)
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.95
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
