@@ -27,6 +27,7 @@ from training.data.dataset import Dataset, DatasetError, Examples
 from training.data.image_folders import SHARES, Split, divide
 from training.data.image_tree import show
 from training.data.table_file import TextTable, read_table_file
+from training.progress import track
 
 TaskName = Literal["classification", "regression"]
 
@@ -109,7 +110,7 @@ def load_table(
     splits = split_rows(path, target, labels, answers, division)
     columns: list[Column] = []
     left_out = dict.fromkeys(ignored, "as asked")
-    for name in labelled.frame.columns:
+    for name in track(labelled.frame.columns, "looking at columns", "column"):
         if name == target or name in ignored:
             continue
         column = _describe_column(labelled, name, splits["train"], name in categories)

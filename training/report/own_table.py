@@ -6,6 +6,7 @@ Shapes: S sampled networks, B test rows, K classes or numbers.
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -20,7 +21,7 @@ from training.denormals import flush_denormals
 from training.evaluation.evaluation import evaluate_split
 from training.evaluation.measures import measure_accuracy, measure_nll
 from training.evaluation.regression import measure_intervals, measure_regression_nll
-from training.progress import Bar, track
+from training.progress import track
 from training.report.dependence import Dependence, describe_dependence, measure_dependence
 
 COVERAGE = 0.9
@@ -35,9 +36,12 @@ PENALTIES = tuple(10.0**power for power in range(-4, 5))
 MOST_CHOOSING = 20_000
 """Most training rows by which the penalty of a logistic regression is chosen. All rows fit the chosen one."""
 
-MOST_COMPARED = 50_000_000
-"""Most numbers, times outputs, of more rows than these that other models are trained on: a minute's work. Where there
-are more, they are trained on the first rows, and the report says on how many."""
+MOST_COMPARED = 100_000_000
+"""Most numbers, times outputs, of more rows than these that other models are trained on: some minutes' work. Where
+there are more, they are trained on the first rows, and the report says on how many."""
+
+ITERATIONS, PARTS = 100, 4
+"""Iterations of gradient boosting, and in how many parts they are made."""
 
 IMPORTANCE_SEED = 0
 
@@ -169,7 +173,7 @@ def measure_others(dataset: Dataset) -> list[Quality]:
     from sklearn.linear_model import LogisticRegression, RidgeCV
 
     (features,), outputs = dataset.input.prepared_shape, len(dataset.task.outputs)
-    train = dataset.train[: max(MOST_CHOOSING, MOST_COMPARED // (features * outputs))]
+    train = dataset.train[: max(MOST_CHOOSING, MOST_COMPARED // (features * max(2, outputs)))]
     rows = f", {len(train):,} rows" if len(train) < len(dataset.train) else ""
     (inputs, labels), *rest = (
         (dataset.input.prepare(split.inputs).double().numpy(), split.labels)
@@ -184,19 +188,27 @@ def measure_others(dataset: Dataset) -> list[Quality]:
         linear = min(candidates, key=lambda model: _measure_classifier("", model.predict_proba, *rest[0]).nll)
         if len(inputs) > MOST_CHOOSING:
             linear = linear.fit(inputs, labels.numpy())
-        with Bar("gradient boosting", "fit", 1):
-            boosting = HistGradientBoostingClassifier(random_state=0).fit(inputs, labels.numpy())
+        boosting = _boost(HistGradientBoostingClassifier(random_state=0), inputs, labels.numpy())
         return [
             _measure_classifier(f"logistic regression{rows}", linear.predict_proba, *rest[-1]),
             _measure_classifier(f"gradient boosting{rows}", boosting.predict_proba, *rest[-1]),
         ]
     ridge = RidgeCV([1 / c for c in PENALTIES]).fit(inputs, labels[:, 0].numpy())
-    with Bar("gradient boosting", "fit", 1):
-        boosting = HistGradientBoostingRegressor(random_state=0).fit(inputs, labels[:, 0].numpy())
+    boosting = _boost(HistGradientBoostingRegressor(random_state=0), inputs, labels[:, 0].numpy())
     return [
         _measure_regressor(f"ridge regression{rows}", ridge.predict, rest),
         _measure_regressor(f"gradient boosting{rows}", boosting.predict, rest),
     ]
+
+
+def _boost(model: Any, inputs: object, labels: object) -> Any:
+    """Fits scikit-learn's gradient boosting in parts, each of which continues the last, so that progress is seen."""
+    model.set_params(warm_start=True)
+    for part in track(range(PARTS), "gradient boosting", "part"):
+        iterations = (part + 1) * ITERATIONS // PARTS
+        if model.set_params(max_iter=iterations).fit(inputs, labels).n_iter_ < iterations:
+            break  # more do not help
+    return model
 
 
 def _measure_classifier(name: str, predict: Callable[..., object], inputs: object, labels: Tensor) -> Quality:
