@@ -91,7 +91,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "data": {"progress"},
         "recipes": {"data", "objectives"},
         "evaluation": {"data", "objectives", "progress", "tensors"},
-        "report": {"data", "denormals", "evaluation"},
+        "report": {"data", "denormals", "evaluation", "progress"},
         "runs": {
             "data",
             "denormals",
