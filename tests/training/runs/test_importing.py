@@ -200,6 +200,16 @@ def test_training_images_tell_what_is_far(workshop: Workshop, tmp_path: Path, co
     assert "calibration.json: does not name the density.safetensors beside it" in " ".join(result.stderr.split())
 
 
+def test_without_maps_there_is_no_distance(workshop: Workshop, tmp_path: Path) -> None:
+    generator, state, out = torch.Generator().manual_seed(0), tmp_path / "flat.safetensors", tmp_path / "flat"
+    save_file({"1.weight": torch.randn(2, 144, generator=generator), "1.bias": torch.zeros(2)}, state)
+    target = f"{workshop.path / 'net.py'}:flat"
+    result = run_import(workshop, out, [state], fit=str(workshop.path / "seen-before"), target=target)
+    assert result.exit_code == 0, result.output
+    assert "Warning: the distance from the training images is measured on maps of convolutions" in result.stderr
+    assert load_checkpoint(out).density is None
+
+
 def test_a_single_network_becomes_a_distribution(workshop: Workshop, tmp_path: Path) -> None:
     out = tmp_path / "one"
     words = [workshop.states[0], Path("--no-examples")]
