@@ -96,7 +96,12 @@ def images_command(
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of training steps.", show_default="1300; 800 with a backbone")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of training steps.",
+            show_default="by the number of images; at least 1300, or 800 with a backbone",
+        ),
     ] = None,
     minutes: MinutesOption = None,
     resume: ResumeOption = False,

@@ -34,6 +34,10 @@ sharp as those that it will be asked about."""
 CHANNELS, CHANNELS_PER_GROUP = (24, 48, 96, 128), 8
 """Channels of a target's convolutions, and those that are normalised together."""
 
+LEAST_STEPS, LEAST_STEPS_ON_FEATURES, MOST_STEPS, EPOCHS = 1_300, 800, 20_000, 10
+"""Steps of trainings: so many that each network sees each image ten times, but within bounds. Some hundred images are
+seen far more often."""
+
 LARGE = 64
 """Width and height in pixels from which the first convolution skips positions."""
 
@@ -84,25 +88,26 @@ def own_images(
         config, rates, decays = MCDropoutConfig(), {"all": 1e-3}, {}
     if features is None:
         target = choose_target(shape, classes, normalised=not dropout)
-        augmentation, steps = replace(CROPS, flip=flip), 1_300
+        augmentation, steps = replace(CROPS, flip=flip), LEAST_STEPS
         outliers = OutlierExposure(inputs_per_step=8, group_size=modes // 2, count=2_000)
     else:
         target = choose_head(features, classes, hidden=dropout)
-        augmentation, steps = replace(PHOTOGRAPHS, flip=flip), 800
+        augmentation, steps = replace(PHOTOGRAPHS, flip=flip), LEAST_STEPS_ON_FEATURES
         decays = {group: modes * decay for group, decay in decays.items()}
         if len(features) == 1 and not dropout:  # a linear layer, which many features let learn fast
             rates = {group: rate / 4 for group, rate in rates.items()}
         outliers = OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape)))
+    inputs = min(32, max(1, examples // 2))  # a step that takes all of them does not augment them
     return Recipe(
         name=f"images {shlex.quote(dataset.rsplit('@', 1)[0])}",
         dataset=dataset,
         method=config,
         target=target,
-        steps=steps,
+        steps=max(steps, min(MOST_STEPS, EPOCHS * examples // inputs)),
         learning_rates=rates,
         weight_decays=decays,
         networks_per_step=modes,
-        inputs_per_network=min(32, max(1, examples // 2)),  # a step that takes all of them does not augment them
+        inputs_per_network=inputs,
         own_epochs=True,
         augmentation=augmentation,
         balance=balance,
