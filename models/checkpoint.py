@@ -109,6 +109,8 @@ class Training:
     """The reason why the training ended before its last step, unless it was interrupted."""
     largest_ensemble: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Size of the largest ensemble that is calibrated and evaluated, if there are that many networks."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Number of folds that calibrated the checkpoint, if nothing was held out for that."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -255,15 +257,13 @@ def load_checkpoint(
     sampler = sampler.to(device).eval().requires_grad_(False)
     backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - size)
 
-    calibration_bytes, calibration, density = b"", None, None
-    path = directory / "calibration.json"
+    path, calibration_bytes, calibration, density = directory / "calibration.json", b"", None, None
     if with_measurements and os.path.lexists(path):
         calibration_bytes = _read(path, MAX_JSON_BYTES)
         calibration = _parse(path, calibration_bytes, Calibration)
         _check_digest(path, calibration, config_bytes)
         try:
-            spec = look_through(config.input, backbone)
-            check_calibration(calibration, config.task, spec, sampler.num_networks)
+            check_calibration(calibration, config.task, look_through(config.input, backbone), sampler.num_networks)
         except ValueError as error:
             raise CheckpointError(path, str(error)) from error
         if calibration.density:

@@ -22,6 +22,7 @@ from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.options import (
     DeviceOption,
     ExamplesOption,
+    FoldsOption,
     JSONOption,
     MinutesOption,
     OutOption,
@@ -90,6 +91,7 @@ def images_command(
     features: Annotated[
         Path | None, typer.Option(help="Folder in which features are kept.", show_default="in the user's cache")
     ] = None,
+    folds: FoldsOption = None,
     method: Annotated[Method, typer.Option(help="Method that samples the networks.")] = Method.HYPERDRAW,
     without: WithoutOption = None,
     examples: ExamplesOption = True,
@@ -113,6 +115,7 @@ def images_command(
     Images are PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF files, such as DIR/cat/1.jpg. Each class is divided: 60 % train,
     10 % choose the temperature, 15 % calibrate flags and 15 % test. Instead of the classes, DIR can hold `train` with
     `test`, `val` or both, and the classes within them. Then `test` is the test set, or `val` if there is no `test`.
+    With `--folds`, all but the test set train.
 
     With `--backbone`, the features of all images and of some distorted views are computed once, and kept.
     """
@@ -140,6 +143,7 @@ def images_command(
             images = load_image_folder(folder, spec.height, spec.channels == 1)
             torch.set_num_threads(1)  # more would wait for one another, as the networks on features are small
             images = images.see_through(spec, CachedBackbone(plain, features or default_feature_folder()))
+        images = images.in_folds(folds)
         for text in describe_omissions(images):
             warn(text)
         dataset = images.dataset
@@ -160,6 +164,7 @@ def images_command(
         options += " --flip" if flip else ""
         options += " --balance" if balance else ""
         options += "" if examples else " --no-examples"
+        options += f" --folds {folds}" if folds else ""
         recipe = replace(recipe, options=options + recipe.options)
         if backbone is not None and dataset.backbone is not None and not resume:
             place_backbone(backbone, dataset.backbone.spec, out)

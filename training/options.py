@@ -22,7 +22,10 @@ JSONOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.", show_default="0")]
 MinutesOption = Annotated[
     float | None,
-    typer.Option(min=0.01, help="Length in minutes, instead of --steps. The speed of this machine is measured first."),
+    typer.Option(
+        min=0.01,
+        help="Length in minutes, with all folds, instead of --steps. The speed of this machine is measured first.",
+    ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")]
 WithoutOption = Annotated[
@@ -34,6 +37,16 @@ ExamplesOption = Annotated[
         "--examples/--no-examples",
         help="Put a test image of each of up to six classes into the checkpoint. The service shows them to everybody "
         "who may ask the model, so leave them out if your images are private.",
+    ),
+]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        max=20,
+        help="Train on everything but the test set, and calibrate crosswise in so many folds. This takes one more "
+        "training for each, and what flags, sets and intervals promise holds only approximately.",
+        show_default="validation and calibration are held out",
     ),
 ]
 OutOption = Annotated[Path, typer.Option(help="Directory of the checkpoint. It is created if it does not exist.")]

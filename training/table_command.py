@@ -16,6 +16,7 @@ from training.data.vectors import INPUTS, LABELS, load_vectors
 from training.endings import conclude, conclude_with_report, explain_errors
 from training.options import (
     DeviceOption,
+    FoldsOption,
     JSONOption,
     MinutesOption,
     OutOption,
@@ -55,6 +56,7 @@ def table_command(
     categories: Annotated[
         list[str] | None, typer.Option(help="A column whose numbers are codes of categories. Can be repeated.")
     ] = None,
+    folds: FoldsOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     steps: Annotated[
@@ -68,18 +70,21 @@ def table_command(
     """Train on your own table, and report how good the model is beside simpler ones; a minute on 2 cores.
 
     Numbers, dates (ISO 8601) and categories are found by their values, and values may be missing. The rows are divided:
-    60 % train, 10 % choose the temperature, 15 % calibrate flags and intervals, and 15 % test.
+    60 % train, 10 % choose the temperature, 15 % calibrate flags and intervals, and 15 % test. With `--folds`, all but
+    the last train.
     """
     check_length(steps, minutes, resume)
     torch.set_num_threads(1)  # more threads would wait for one another, as the networks are small
     with explain_errors(), be_quiet(quiet):
         check_output(out, resume)
         table = load_table(file, target, task.value if task else None, ignore or (), categories or ())
+        table = replace(table, dataset=table.dataset.in_folds(folds))
         announce(describe_table(table))
         recipe = own_table(table)
         options = f" --task {task}" if task else ""
         options += "".join(f" --ignore {shlex.quote(name)}" for name in ignore or ())
         options += "".join(f" --categories {shlex.quote(name)}" for name in categories or ())
+        options += f" --folds {folds}" if folds else ""
         recipe = replace(recipe, options=recipe.options + options)
         session = Session(recipe, out, file, choose_device(device), seed, steps, minutes, resume)
         report = _train(table, session)
@@ -97,6 +102,7 @@ def vectors_command(
         TaskChoice | None,
         typer.Option(help="Whether labels are classes or numbers.", show_default="classes for integers and for text"),
     ] = None,
+    folds: FoldsOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     steps: Annotated[
@@ -109,16 +115,19 @@ def vectors_command(
 ) -> None:
     """Train on vectors with labels, such as embeddings, and report how good the model is beside simpler ones.
 
-    60 % of the vectors train, 10 % choose the temperature, 15 % calibrate flags and intervals, and 15 % test.
+    60 % of the vectors train, 10 % choose the temperature, 15 % calibrate flags and intervals, and 15 % test. With
+    `--folds`, all but the last train.
     """
     check_length(steps, minutes, resume)
     torch.set_num_threads(1)
     with explain_errors(), be_quiet(quiet):
         check_output(out, resume)
         table = load_vectors(file, inputs, labels, task.value if task else None)
+        table = replace(table, dataset=table.dataset.in_folds(folds))
         announce(describe_table(table))
         recipe = own_vectors(table)
-        recipe = replace(recipe, options=recipe.options + (f" --task {task}" if task else ""))
+        options = (f" --task {task}" if task else "") + (f" --folds {folds}" if folds else "")
+        recipe = replace(recipe, options=recipe.options + options)
         report = _train(table, Session(recipe, out, file, choose_device(device), seed, steps, minutes, resume))
     conclude_with_report(report, out, describe_table_report, as_json)
 
@@ -138,6 +147,7 @@ def divisions_command(
     out: Annotated[Path, typer.Option(help="Directory for the table, and for what each division gave.")],
     task: Annotated[TaskChoice | None, typer.Option(help="Whether the target is a class or a number.")] = None,
     divisions: Annotated[int, typer.Option(min=1, max=1_000, help="Number of random divisions.")] = 20,
+    folds: FoldsOption = None,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
@@ -147,5 +157,5 @@ def divisions_command(
     """
     torch.set_num_threads(1)
     with explain_errors(), be_quiet(quiet):
-        study = study_divisions(file, target, task.value if task else None, out, divisions)
+        study = study_divisions(file, target, task.value if task else None, out, divisions, folds)
     conclude(describe_divisions(study), out / DIVISIONS_FILE, as_json)

@@ -1,7 +1,7 @@
 """Trust in an answer: flags, calibrated probabilities, prediction sets and prediction intervals.
 
-They are calibrated once, by split conformal prediction on inputs that were used for nothing else, for ensembles of many
-sizes. The results are kept beside the checkpoint as `calibration.json`.
+They are calibrated once, for ensembles of many sizes: by split conformal prediction on inputs that were used for
+nothing else, or crosswise in folds. The results are kept beside the checkpoint as `calibration.json`.
 
 The quantile for one size says nothing about another size's scores, whose distribution changes with every network. An
 ensemble between two calibrated sizes, or larger than all of them, is therefore judged by its first networks, as many as
@@ -106,6 +106,10 @@ class Calibration:
     judged by networks of its own seed, pairs of an input and a seed are exchangeable. A further input like them, judged
     by networks of a fresh seed, is then flagged with a probability of at most the rate, and its prediction set misses
     its label with a probability of at most the rate. Both hold on average over inputs and seeds.
+
+    In folds, each input was judged by networks that were trained without its fold, and the networks that are served
+    were trained on all inputs. Both then hold only approximately (cross-conformal prediction: Vovk, "Cross-Conformal
+    Predictors", 2015), as the served networks are not those behind the scores.
     """
 
     checkpoint: str
@@ -121,6 +125,8 @@ class Calibration:
     sizes: Annotated[tuple[SizeCalibration, ...], Field(min_length=1), FailFast()]
     density: str | None = None
     """SHA-256 of density.safetensors, which holds the density of the training's prepared inputs, if it is known."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Number of folds, if the calibration was crosswise. Then the split is that of all training examples."""
 
     def __post_init__(self) -> None:
         sizes = [size.ensemble_size for size in self.sizes]

@@ -19,6 +19,9 @@ Seed = Annotated[
     Field(ge=0, lt=SEED_LIMIT, description="Seed of the networks; by default a fresh one, which the answer names."),
 ]
 
+IN_FOLDS = "approximately, if the model was calibrated in folds"
+"""A reservation about what is promised."""
+
 
 class EnsembleParameters(BaseModel):
     """Parameters of every request for a prediction."""
@@ -148,7 +151,8 @@ class IntervalAnswer(BaseModel):
     lower: float
     upper: float
     coverage: float = Field(
-        description="At least this share of intervals contains the number, for inputs like those of the calibration."
+        description="At least this share of intervals contains the number, for inputs like those of the calibration; "
+        f"{IN_FOLDS}."
     )
 
 
@@ -166,7 +170,7 @@ class FlagAnswer(BaseModel):
     threshold: float
     score_name: str
     false_alarm_rate: float = Field(
-        description="At most this share of inputs like those of the calibration is flagged."
+        description=f"At most this share of inputs like those of the calibration is flagged; {IN_FOLDS}."
     )
     calibrated_ensemble_size: int = Field(description="Ensemble size for which the threshold was measured.")
     calibration_inputs: int
@@ -177,7 +181,8 @@ class PredictionSetAnswer(BaseModel):
 
     labels: list[str]
     coverage: float = Field(
-        description="At least this share of sets contains the true class, for inputs like those of the calibration."
+        description="At least this share of sets contains the true class, for inputs like those of the calibration; "
+        f"{IN_FOLDS}."
     )
 
 
@@ -282,7 +287,10 @@ class ModelSummary(ModelIdentity):
 class ModelDescription(ModelSummary):
     target: TargetDescription
     training: dict[str, Any]
-    calibration: dict[str, Any] | None = Field(description="Thresholds of the flags, and how they were measured.")
+    calibration: dict[str, Any] | None = Field(
+        description="Thresholds of the flags, and how they were measured. With `folds`, by networks that were trained "
+        "without a fold each; what flags, sets and intervals promise then holds approximately."
+    )
     metrics: dict[str, Any] | None = Field(description="Measurements from the model card.")
     examples: list[ExampleDescription] = Field(description="Example inputs that the checkpoint contains, in order.")
 

@@ -37,7 +37,9 @@ export const createFlags = () => {
       const { calibration_inputs: inputs, calibrated_ensemble_size: size } = Object.values(flags)[0];
       element("flags-note").textContent =
         `The vertical axis is the share of ${inputs} calibration images with a larger score, on a logarithmic scale. ` +
-        "These images were used for nothing else. " +
+        (calibration.folds
+          ? "Each was judged by networks that were trained without it, but these networks were trained on it. "
+          : "These images were used for nothing else. ") +
         `The dots are the known quantiles for ${plural(size, "network")}; the line between them only guides the eye.`;
     },
   };

@@ -111,9 +111,16 @@ def load_dataset(name: str, data: Path) -> Dataset | Mixture:
 def load_training_data(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
     """Loads the dataset that a checkpoint was trained on; `data` holds its files, or is the user's own folder or table.
 
+    It is in folds if the checkpoint was calibrated in folds.
+
     Raises:
         DatasetError: as `load_dataset`, or if the user's data is not what it was.
     """
+    dataset = _load_training_splits(config, data)
+    return dataset.in_folds(config.training.folds) if isinstance(dataset, Dataset) else dataset
+
+
+def _load_training_splits(config: CheckpointConfig, data: Path) -> Dataset | Mixture:
     name, spec, task = config.training.dataset, config.input, config.task
     if "@" not in name:
         return load_dataset(name, data)

@@ -77,12 +77,21 @@ class ImageFolder:
         """The same images, whose features a backbone gives."""
         return replace(self, dataset=replace(self.dataset, input=spec, backbone=backbone))
 
+    def in_folds(self, folds: int | None) -> "ImageFolder":
+        """The same images, all but those of the test set in folds; unchanged if there are none."""
+        if folds is None:
+            return self
+        train = [path for split in SHARES if split != "test" for path in self.paths[split]]
+        paths: dict[Split, Sequence[Path]] = {"train": train, "test": self.paths["test"]}
+        return replace(self, dataset=self.dataset.in_folds(folds), paths=paths)
+
     def count(self) -> dict[str, dict[Split, int]]:
         """Counts the images of each class in each split."""
         assert isinstance(self.dataset.task, Classification)
-        counts = {split: Counter(getattr(self.dataset, split).labels.tolist()) for split in SHARES}
+        splits: Collection[Split] = SHARES if self.dataset.folds is None else ("train", "test")
+        counts = {split: Counter(getattr(self.dataset, split).labels.tolist()) for split in splits}
         names = enumerate(self.dataset.task.classes)
-        return {name: {split: counts[split][label] for split in SHARES} for label, name in names}
+        return {name: {split: counts[split][label] for split in splits} for label, name in names}
 
 
 def load_image_folder(folder: Path, size: int | None = None, grey: bool | None = None) -> ImageFolder:

@@ -3,8 +3,11 @@
 Shapes: N examples, D numbers of a feature.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -42,30 +45,41 @@ class Baseline:
 
 
 def measure_baseline(dataset: Dataset) -> Baseline:
-    """Fits logistic regressions to a dataset with a backbone, and measures the best one on the test split."""
+    """Fits logistic regressions to a dataset with a backbone, and measures the best one on the test split.
+
+    In folds, the best one is that of which the models without a fold have the least NLL on it.
+    """
     from sklearn.linear_model import LogisticRegression  # takes long to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, validation, test = (
-        _take_features(dataset, split.inputs) for split in (dataset.train, dataset.validation, dataset.test)
-    )
-    labels = dataset.train.labels.numpy()
+    def fit(strength: float, features: NDArray[np.float32], labels: Tensor) -> Any:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1_000))
+        return model.fit(features, labels.numpy())
+
+    parts = [
+        (_take_features(part, part.train.inputs), part.train.labels, _take_features(part, part.validation.inputs))
+        for part in dataset.list_parts()
+    ]
+    held_out = torch.cat([part.validation.labels for part in dataset.list_parts()])
     best = None
     for strength in track(STRENGTHS, "logistic regression", "fit"):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1_000))
-        model.fit(train, labels)
-        nll = measure_nll(torch.from_numpy(model.predict_log_proba(validation)), dataset.validation.labels)
+        models = [fit(strength, features, labels) for features, labels, _ in parts]
+        found = [model.predict_log_proba(features) for model, (*_, features) in zip(models, parts, strict=True)]
+        nll = measure_nll(torch.from_numpy(np.concatenate(found)), held_out)
         if best is None or nll < best[0]:
-            best = nll, strength, model
+            best = nll, strength, models[0]
     assert best is not None
-    logs = torch.from_numpy(best[2].predict_log_proba(test))
+    _, strength, model = best
+    if dataset.folds is not None:
+        model = fit(strength, _take_features(dataset, dataset.train.inputs), dataset.train.labels)
+    logs = torch.from_numpy(model.predict_log_proba(_take_features(dataset, dataset.test.inputs)))
     right = logs.argmax(-1) == dataset.test.labels
     accuracy = estimate_share(measure_share(right), len(right))
-    return Baseline(accuracy, measure_nll(logs, dataset.test.labels), best[1])
+    return Baseline(accuracy, measure_nll(logs, dataset.test.labels), strength)
 
 
-def _take_features(dataset: Dataset, images: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _take_features(dataset: Dataset, images: Tensor) -> NDArray[np.float32]:
     """Features as vectors, [N, D]."""
     features = torch.cat([dataset.view.prepare(part) for part in images.split(PART)])
     vectors = features.flatten(2).mean(2) if features.dim() == 4 else features

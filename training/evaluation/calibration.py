@@ -1,4 +1,4 @@
-"""Temperatures, and thresholds of flags and prediction sets, from splits that have no other use.
+"""Temperatures, and thresholds of flags and prediction sets, from splits that have no other use or from folds.
 
 Shapes: S sampled networks, n inputs, K classes.
 """
@@ -80,7 +80,8 @@ def choose_scores(names: Sequence[ScoreName], inside: Prediction, outside: Predi
 
     Args:
         names: the scores; the first is the default.
-        inside: usual inputs, but not those of the calibration split: choosing by their ranks would change quantiles.
+        inside: usual inputs, but not those of the calibration split: choosing by their ranks would change quantiles. In
+            folds there are no others, and they are judged by other networks.
         outside: foreign inputs.
     """
     own = [(name,) for name in names if name not in {FEATURE_DISTANCE, COMBINED_SURPRISE}]
@@ -131,6 +132,7 @@ def calibrate(
     labels: Tensor,
     foreign: Outputs | None,
     validation: tuple[str, Outputs, Tensor] | None,
+    folds: int | None = None,
 ) -> Calibration:
     """Measures thresholds, temperatures, prediction sets and intervals for several sizes of ensembles.
 
@@ -147,6 +149,7 @@ def calibrate(
         labels: labels of that split, [n] or [n, K].
         foreign: outputs of other draws on foreign inputs, which decide the scores together with validation inputs.
         validation: name, outputs and labels of the split that scores are chosen on, and temperatures for classes.
+        folds: number of folds, if the outputs are those of samplers that were trained without a fold each.
 
     Raises:
         ValueError: if the split is too small for every rate.
@@ -193,4 +196,5 @@ def calibrate(
         temperature_split=validation[0] if validation else None,
         rates=rates,
         sizes=tuple(sizes),
+        folds=folds,
     )

@@ -55,7 +55,7 @@ class Evidence:
     entropies: dict[str, Tensor]
     """Predictive entropy by set, [B]."""
     members: dict[str, Tensor]
-    """ln p of separately trained networks by split, [M, B, K]; empty for other methods."""
+    """ln p of separately trained networks by split, [M, B, K]; empty for other methods, and in folds."""
 
 
 def trace_origin(checkpoint: Checkpoint, dataset: Dataset, outliers: Mapping[str, Tensor]) -> Origin:
@@ -84,7 +84,7 @@ def gather_evidence(
         for name in outliers:
             curves[f"{name} AUROC"][size] = measure_auroc(inside, predictions[name].score("predictive_entropy"))
     members = {}
-    if checkpoint.sampler.num_networks is not None:
+    if checkpoint.sampler.num_networks is not None and dataset.folds is None:
         validation = checkpoint.input.prepare(dataset.validation.inputs)
         held = checkpoint.sampler.num_networks
         members = {

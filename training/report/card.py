@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from models.backbones.backbone import BackboneSpec
-from models.checkpoint import Checkpoint, CheckpointConfig, write_file
+from models.checkpoint import Checkpoint, CheckpointConfig, Training, write_file
 from models.inputs.columns import Column, ScaledColumn
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
@@ -44,7 +44,7 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     """Writes the checkpoint's README.md. Without metrics, it says that the checkpoint was not evaluated."""
     config = checkpoint.config
     sections = [_describe_model(directory.name, checkpoint), _describe_training(config)]
-    sections.append(describe_metrics(metrics, config) if metrics else _explain_lack(config))
+    sections.append(describe_metrics(metrics, config) if metrics else _explain_lack(checkpoint))
     sections += _show_figures(directory)
     sections.append(describe_flags(checkpoint, metrics))
     if report := load_attack_report(directory):
@@ -95,11 +95,23 @@ The networks were trained elsewhere, and imported by `{training.command}`. Tempe
 images of {training.dataset}. They are honest if the networks were not trained on these images."""
     return f"""## Training
 
-`{training.command}`: {training.steps:,} steps on {training.dataset} with seed {training.seed}."""
+`{training.command}`: {training.steps:,} steps on {training.dataset} with seed {training.seed}.{_describe_folds(training)}"""
 
 
-def _explain_lack(config: CheckpointConfig) -> str:
-    training = config.training
+def _describe_folds(training: Training) -> str:
+    if training.folds is None:
+        return ""
+    return f""" All examples but
+those of the test set train, in {training.folds} folds. For the calibration, {training.folds} other samplers were trained, each without one fold."""
+
+
+def _explain_lack(checkpoint: Checkpoint) -> str:
+    training = checkpoint.config.training
+    if training.folds and checkpoint.calibration is None and training.steps == training.planned_steps:
+        return f"""## Metrics
+
+Not measured, because the training was interrupted before all {training.folds} folds were trained. The test set was not
+used. Continue with `--resume`."""
     if training.steps == training.planned_steps:
         return "## Metrics\n\nNot measured yet. Run `hyperdraw-train evaluate DIR`."
     if training.failure:

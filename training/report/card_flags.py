@@ -45,8 +45,7 @@ def describe_flags(checkpoint: Checkpoint, metrics: Metrics | None) -> str:
 
 {raised}
 
-Each threshold is a conformal quantile over the {calibration.n:,} inputs of `{calibration.split}`, which have no other
-use. {_describe_draws(calibration)}
+Each threshold is a conformal quantile over the {calibration.n:,} inputs of `{calibration.split}`, {_describe_use(calibration)} {_describe_draws(calibration)}
 These are the thresholds for {count_networks(largest.ensemble_size)}. The test set was judged with {len(PROMISE_SEEDS)} other seeds.
 
 | flag | budget of false alarms | threshold | test {checkpoint.config.input.noun} flagged |
@@ -54,6 +53,16 @@ These are the thresholds for {count_networks(largest.ensemble_size)}. The test s
 {rows}
 {_describe_catches(metrics, calibration.default_rate)}
 {_choose_caveat(checkpoint)}{_describe_sets(metrics)}"""
+
+
+def _describe_use(calibration: Calibration) -> str:
+    """The promise, by what else the calibration inputs were used for."""
+    if calibration.folds is None:
+        return "which have no other\nuse."
+    return f"""each judged by
+networks that were trained without its fold, one of {calibration.folds}; they are the validation inputs, too. The networks that are served
+were trained on all of them, so budgets and coverages hold approximately: those of inputs with no other use hold for any
+model, these for one that changes little when a fold is left out.\n"""
 
 
 def _choose_caveat(checkpoint: Checkpoint) -> str:

@@ -29,6 +29,9 @@ def _describe_classification(metrics: ClassificationMetrics, config: CheckpointC
         f"| {e.tempered.nll:.4f} | {e.tempered.ece:.4f} |"
         for e in metrics.ensembles
     )
+    fitted = f"validation {noun}"
+    if config.training.folds is not None:
+        fitted = f"the training {noun}, each answered by networks that were trained without its fold"
     spread = ""
     if metrics.networks > 1:
         spread = f"""The accuracy of a single network is {single.accuracy_mean:.2%} ± {single.accuracy_std:.2%} (mean ± σ of {metrics.networks} networks); the lowest is
@@ -39,7 +42,7 @@ The mean mutual information is {metrics.mutual_information:.5f} nats.
     return f"""## Metrics
 
 `hyperdraw-train evaluate DIR` measured these on the {metrics.test_inputs:,} test {noun} of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)}.
-T is the temperature of the averaged probabilities, fitted on validation {noun}:
+T is the temperature of the averaged probabilities, fitted on {fitted}:
 
 | | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |

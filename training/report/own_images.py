@@ -60,6 +60,8 @@ class ImagesReport:
     dataset: str
     images: dict[str, dict[str, int]]
     """Numbers of images by class and split."""
+    folds: int | None
+    """Number of folds of the training images that calibrated the model, if no images were held out for that."""
     unreadable: dict[str, str]
     left_out: dict[str, tuple[str, ...]]
     """Files that are not images, or lie outside the classes' folders, by kind."""
@@ -145,6 +147,7 @@ def make_report(
         version=checkpoint.version,
         dataset=images.name,
         images={name: {str(split): n for split, n in counts.items()} for name, counts in images.count().items()},
+        folds=images.dataset.folds,
         unreadable=dict(images.unreadable),
         left_out={kind: tuple(paths) for kind, paths in images.left_out.items()},
         contradictory=dict(images.contradictory),
@@ -216,7 +219,12 @@ def describe_images(images: ImageFolder) -> str:
     splits = next(iter(counts.values()))
     lines = [f"{'class':{width}}" + "".join(f"{split:>13}" for split in splits)]
     lines += [f"{name:{width}}" + "".join(f"{n:13,}" for n in own.values()) for name, own in counts.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_folds(images.dataset.folds, len(images.dataset.train), "images")])
+
+
+def describe_folds(folds: int | None, count: int, what: str) -> list[str]:
+    """A line about the folds of training examples, if there are any."""
+    return [] if folds is None else [f"All {count:,} training {what} calibrate too, in {folds} folds."]
 
 
 def describe_omissions(images: ImageFolder) -> list[str]:
@@ -243,6 +251,7 @@ def describe_report(report: ImagesReport) -> str:
         for c in report.classes
     ]
     confused = [f"  {c.images} of {c.label} mistaken for {c.answer}" for c in report.confusions] or ["  none"]
+    trained = sum(own.get("train", 0) for own in report.images.values())
     disputed = [
         f"  {image.mutual_information:.3f} nats  {image.path}  {image.label}"
         + (f", mistaken for {image.answer}" if image.answer != image.label else "")
@@ -251,6 +260,7 @@ def describe_report(report: ImagesReport) -> str:
     flags = [f"  {flag:20} {_format(share)}" for flag, share in report.false_alarms.items()]
     return "\n".join(
         [
+            *describe_folds(report.folds, trained, "images"),
             f"On {tested:,} test images, with 95 % confidence intervals:",
             f"  accuracy of one network      {_format(report.single_accuracy)}",
             f"  accuracy of an ensemble      {_format(report.accuracy)}",

@@ -4,11 +4,13 @@ Shapes: S sampled networks, B test rows, K classes or numbers.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from training.evaluation.measures import measure_accuracy, measure_nll
 from training.evaluation.regression import measure_intervals, measure_regression_nll
 from training.progress import track
 from training.report.dependence import Dependence, describe_dependence, measure_dependence
+from training.report.own_images import describe_folds
 
 COVERAGE = 0.9
 """Nominal coverage of the intervals and sets that the report compares."""
@@ -64,9 +67,9 @@ class Quality:
     nll: float
     """In nats a row."""
     covered: float | None
-    """Share of intervals at `COVERAGE` that hold the number; None for classes."""
+    """Share of intervals at `COVERAGE` that hold the number, or of sets that hold the class, if there are any."""
     width: float | None
-    """Mean width of these intervals, in the target's unit; None for classes."""
+    """Mean width of these intervals, in the target's unit, or mean number of classes of these sets."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class TableReport:
     """The classes, or the target."""
     rows: dict[str, int]
     """Numbers of rows by split."""
+    folds: int | None
+    """Number of folds of the training rows that calibrated the model, if no rows were held out for that."""
     unlabelled: int
     columns: dict[str, str]
     """Kinds of the columns that are used, by name."""
@@ -120,7 +125,7 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         checkpoint: the checkpoint in `out`.
     """
     dataset = table.dataset
-    splits = {name: getattr(dataset, name) for name in ("train", "validation", "calibration", "test")}
+    splits = ("train", "validation", "calibration", "test") if dataset.folds is None else ("train", "test")
     prediction = interpret(dataset.task, evaluate_split(checkpoint, dataset.test.inputs))
     name = shlex.quote(checkpoint.name)
     mixed = dataset.test[: max(LEAST_MIXED, MOST_MIXED // max(1, len(table.kinds)))]
@@ -130,7 +135,8 @@ def make_table_report(out: Path, table: Table, checkpoint: Checkpoint) -> TableR
         version=checkpoint.version,
         dataset=table.name,
         target=table.target,
-        rows={split: len(examples) for split, examples in splits.items()},
+        rows={split: len(getattr(dataset, split)) for split in splits},
+        folds=dataset.folds,
         unlabelled=table.unlabelled,
         columns=table.kinds,
         left_out=dict(table.left_out),
@@ -152,13 +158,18 @@ def measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examp
     calibration, labels = checkpoint.calibration, test.labels
     assert calibration is not None
     name = f"ensemble of {prediction.size} networks"
+    covered = width = None
+    calibrated = calibration.rates[0] <= 1 - COVERAGE
     if prediction.task.has_classes:
         logs = calibration.temper(prediction.log_probabilities, prediction.size)
-        return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), None, None)
+        if calibrated:
+            members = calibration.choose_sets(prediction, COVERAGE).members
+            covered = members.gather(1, labels[:, None]).double().mean().item()
+            width = members.sum(1).double().mean().item()
+        return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), covered, width)
     nll = measure_regression_nll(prediction, labels)
     mean = prediction.score("mean")
-    covered = width = None
-    if calibration.rates[0] <= 1 - COVERAGE:
+    if calibrated:
         intervals = calibration.choose_intervals(prediction, COVERAGE)
         covered, width = measure_intervals(labels, intervals.lower, intervals.upper)
     return Quality(name, None, _measure_error(mean, labels), nll, covered, width)
@@ -167,38 +178,41 @@ def measure_ensemble(checkpoint: Checkpoint, prediction: Prediction, test: Examp
 def measure_others(dataset: Dataset) -> list[Quality]:
     """A linear model and gradient boosting, from scikit-learn, on the same features and training rows.
 
-    Their names say how many rows they were trained on, if not on all.
+    Their names say how many rows they were trained on, if not on all. In folds, they are calibrated as the ensemble is,
+    by models that were trained without a fold.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
 
-    (features,), outputs = dataset.input.prepared_shape, len(dataset.task.outputs)
-    train = dataset.train[: max(MOST_CHOOSING, MOST_COMPARED // (features * max(2, outputs)))]
-    rows = f", {len(train):,} rows" if len(train) < len(dataset.train) else ""
-    (inputs, labels), *rest = (
-        (dataset.input.prepare(split.inputs).double().numpy(), split.labels)
-        for split in (train, dataset.validation, dataset.calibration, dataset.test)
-    )
+    (features,), outputs, fits = dataset.input.prepared_shape, len(dataset.task.outputs), 1 + (dataset.folds or 0)
+    most = max(MOST_CHOOSING, MOST_COMPARED // (features * max(2, outputs) * fits))
+    rows = f", {most:,} rows" if most < len(dataset.train) else ""
     if dataset.task.has_classes:
-        first = slice(MOST_CHOOSING)
-        candidates = [
-            LogisticRegression(C=c, max_iter=1_000).fit(inputs[first], labels[first].numpy())
-            for c in track(PENALTIES, "logistic regression", "fit")
-        ]
-        linear = min(candidates, key=lambda model: _measure_classifier("", model.predict_proba, *rest[0]).nll)
-        if len(inputs) > MOST_CHOOSING:
-            linear = linear.fit(inputs, labels.numpy())
-        boosting = _boost(HistGradientBoostingClassifier(random_state=0), inputs, labels.numpy())
+        candidates = [LogisticRegression(C=c, max_iter=1_000) for c in PENALTIES]
+        tracked = track(candidates, "logistic regression", "fit")
+        linear = min(tracked, key=lambda model: _measure_misfit(model, dataset))
+        boosting = HistGradientBoostingClassifier(random_state=0)
         return [
-            _measure_classifier(f"logistic regression{rows}", linear.predict_proba, *rest[-1]),
-            _measure_classifier(f"gradient boosting{rows}", boosting.predict_proba, *rest[-1]),
+            _measure_classifier(f"logistic regression{rows}", linear, dataset, most),
+            _measure_classifier(f"gradient boosting{rows}", boosting, dataset, most),
         ]
-    ridge = RidgeCV([1 / c for c in PENALTIES]).fit(inputs, labels[:, 0].numpy())
-    boosting = _boost(HistGradientBoostingRegressor(random_state=0), inputs, labels[:, 0].numpy())
+    ridge = RidgeCV([1 / c for c in PENALTIES])
+    boosting = HistGradientBoostingRegressor(random_state=0)
     return [
-        _measure_regressor(f"ridge regression{rows}", ridge.predict, rest),
-        _measure_regressor(f"gradient boosting{rows}", boosting.predict, rest),
+        _measure_regressor(f"ridge regression{rows}", ridge, dataset, most),
+        _measure_regressor(f"gradient boosting{rows}", boosting, dataset, most),
     ]
+
+
+def _fit(model: Any, dataset: Dataset, most: int) -> Any:
+    """A model like this one, fitted to the first training rows."""
+    from sklearn.base import clone
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    train, own = dataset.train[:most], clone(model)
+    inputs, labels = _prepare(dataset, train), train.labels if dataset.task.has_classes else train.labels[:, 0]
+    boosts = isinstance(own, HistGradientBoostingClassifier | HistGradientBoostingRegressor)
+    return _boost(own, inputs, labels.numpy()) if boosts else own.fit(inputs, labels.numpy())
 
 
 def _boost(model: Any, inputs: object, labels: object) -> Any:
@@ -211,21 +225,47 @@ def _boost(model: Any, inputs: object, labels: object) -> Any:
     return model
 
 
-def _measure_classifier(name: str, predict: Callable[..., object], inputs: object, labels: Tensor) -> Quality:
-    """Quality of a model of class probabilities."""
-    logs = torch.as_tensor(predict(inputs)).clamp(min=LEAST_PROBABILITY).log()
+def _prepare(dataset: Dataset, split: Examples) -> NDArray[np.float64]:
+    return dataset.input.prepare(split.inputs).double().numpy()
+
+
+def _measure_misfit(model: Any, dataset: Dataset) -> float:
+    """NLL of a classifier on the validation rows, or on those of each fold, in nats a row."""
+    found = [
+        (_predict_logs(_fit(model, part, MOST_CHOOSING), part, part.validation), part.validation.labels)
+        for part in dataset.list_parts()
+    ]
+    logs, labels = map(torch.cat, zip(*found, strict=True))
+    return measure_nll(logs, labels)
+
+
+def _predict_logs(model: Any, dataset: Dataset, split: Examples) -> Tensor:
+    return torch.as_tensor(model.predict_proba(_prepare(dataset, split))).clamp(min=LEAST_PROBABILITY).log()
+
+
+def _measure_classifier(name: str, model: Any, dataset: Dataset, most: int) -> Quality:
+    """Quality of a model of class probabilities, trained on the first rows."""
+    logs, labels = _predict_logs(_fit(model, dataset, most), dataset, dataset.test), dataset.test.labels
     return Quality(name, measure_accuracy(logs, labels), None, measure_nll(logs, labels), None, None)
 
 
-def _measure_regressor(name: str, predict: Callable[..., object], rest: Sequence[tuple[object, Tensor]]) -> Quality:
-    """Quality of a model of expectations alone: its noise is that of its errors on the validation rows."""
-    (_, validation), (_, calibration), (_, labels) = rest
-    means = [torch.as_tensor(predict(inputs))[:, None] for inputs, _ in rest]
-    noise = (means[0] - validation).square().mean().sqrt()
-    reach = conformal_quantile((means[1] - calibration).abs()[:, 0], 1 - COVERAGE)
-    nll = -torch.distributions.Normal(means[2], noise).log_prob(labels).mean().item()
-    covered, width = measure_intervals(labels, means[2] - reach, means[2] + reach)
-    return Quality(name, None, _measure_error(means[2], labels), nll, covered, width)
+def _measure_regressor(name: str, model: Any, dataset: Dataset, most: int) -> Quality:
+    """Quality of a model of expectations alone, trained on the first rows: its noise is that of its errors on the
+    validation rows."""
+    errors: dict[str, list[Tensor]] = {"validation": [], "calibration": []}
+    for part in dataset.list_parts():
+        fitted = _fit(model, part, most)
+        for split, own in errors.items():
+            examples: Examples = getattr(part, split)
+            own.append(torch.as_tensor(fitted.predict(_prepare(part, examples)))[:, None] - examples.labels)
+    noise = torch.cat(errors["validation"]).square().mean().sqrt()
+    reach = conformal_quantile(torch.cat(errors["calibration"]).abs()[:, 0], 1 - COVERAGE)
+    if dataset.folds is not None:
+        fitted = _fit(model, dataset, most)
+    labels, means = dataset.test.labels, torch.as_tensor(fitted.predict(_prepare(dataset, dataset.test)))[:, None]
+    nll = -torch.distributions.Normal(means, noise).log_prob(labels).mean().item()
+    covered, width = measure_intervals(labels, means - reach, means + reach)
+    return Quality(name, None, _measure_error(means, labels), nll, covered, width)
 
 
 def _measure_error(means: Tensor, labels: Tensor) -> float:
@@ -271,12 +311,12 @@ def describe_table(table: Table) -> str:
     lines = [f"{table.target} is predicted as {kind} from {what}"]
     lines += [f"  {name:{width}}  {own}" for name, own in kinds.items()]
     lines += [f"  {name:{width}}  left out: {reason}" for name, reason in table.left_out.items()]
+    held_out = f" {len(dataset.validation):,} to validate, {len(dataset.calibration):,} to calibrate,"
     lines.append(
-        f"Rows: {len(dataset.train):,} to train, {len(dataset.validation):,} to validate, {len(dataset.calibration):,} "
-        f"to calibrate, {len(dataset.test):,} to test"
+        f"Rows: {len(dataset.train):,} to train,{'' if dataset.folds else held_out} {len(dataset.test):,} to test"
         + (f"; {table.unlabelled:,} without {table.target} left out." if table.unlabelled else ".")
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_folds(dataset.folds, len(dataset.train), "rows")])
 
 
 def describe_table_report(report: TableReport) -> str:
@@ -285,6 +325,7 @@ def describe_table_report(report: TableReport) -> str:
     width = max(len(quality.model) for quality in report.qualities)
     heads = ("accuracy", "NLL") if classes else ("error", "NLL", "in interval", "width")
     lines = [
+        *describe_folds(report.folds, report.rows["train"], "rows"),
         f"On {report.rows['test']:,} test rows" + ("" if classes else f", with intervals for {COVERAGE:.0%}") + ":",
         f"  {'':{width}}" + "".join(f"{head:>13}" for head in heads),
     ]

@@ -1,7 +1,7 @@
 """Commands on finished checkpoints: calibrate, evaluate, attack."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import list_scores
 from models.predictions.perturbation import Norm
+from models.predictions.prediction import Outputs, join_outputs
+from models.samplers.sampler import WeightSampler
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
 from training.data.features import cache_features
@@ -68,11 +70,17 @@ def calibrate_directory(directory: Path, data: Path, device: torch.device) -> No
     The density is fitted again, or kept if the dataset has no training examples, as that of imported networks.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or if there is no data to calibrate it with.
+        CheckpointError: if the checkpoint cannot be loaded, or if no data was held out to calibrate it with.
         DatasetError: if data is missing or damaged.
     """
     # Measurements may be damaged.
     checkpoint = cache_features(load_checkpoint(directory, device, with_measurements=False))
+    if checkpoint.config.training.folds is not None:
+        raise CheckpointError(
+            directory / "config.json",
+            "was trained on all examples but those of the test set, so none are left to calibrate it with. Its folds "
+            f"are calibrated when it is trained: {checkpoint.config.training.command}",
+        )
     dataset = load_training_data(checkpoint.config, data)
     if isinstance(dataset, Mixture):
         raise CheckpointError(
@@ -103,7 +111,9 @@ def evaluate_directory(directory: Path, data: Path, device: torch.device, folder
     checkpoint, dataset = load_with_dataset(directory, data, device)
     outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
-        raise CheckpointError(directory / "calibration.json", "is missing; calibrate the checkpoint first")
+        training = checkpoint.config.training
+        hint = "calibrate the checkpoint first" if training.folds is None else "continue the training with --resume"
+        raise CheckpointError(directory / "calibration.json", f"is missing; {hint}")
     try:
         return measure_directory(directory, checkpoint, dataset, outliers)
     except ValueError as error:
@@ -154,39 +164,95 @@ def load_with_dataset(directory: Path, data: Path, device: torch.device) -> tupl
     return checkpoint, load_training_data(checkpoint.config, data)
 
 
-def calibrate_checkpoint(checkpoint: Checkpoint, directory: Path, dataset: Dataset) -> Checkpoint:
-    """Measures thresholds on the calibration split, writes them, and loads the checkpoint again."""
-    config, spec = checkpoint.config, checkpoint.config.input
+def calibrate_checkpoint(
+    checkpoint: Checkpoint, directory: Path, dataset: Dataset, fold_samplers: Sequence[WeightSampler] = ()
+) -> Checkpoint:
+    """Measures thresholds on the calibration split or crosswise, writes them, and loads the checkpoint again.
+
+    Args:
+        checkpoint: the checkpoint in `directory`.
+        directory: its directory.
+        dataset: the dataset that it was trained on.
+        fold_samplers: of a dataset in folds, the sampler that was trained without each fold.
+    """
+    config = checkpoint.config
     density = _fit_density(checkpoint, dataset)
-    checkpoint = replace(checkpoint, density=density)
-    validation = foreign = others = None
-    if config.task.has_classes or density is not None:
-        outputs = evaluate_parts(checkpoint, dataset.validation.inputs, VALIDATION_SEEDS, "validating")
-        validation = f"{config.training.dataset}/validation", outputs, dataset.validation.labels
-    if isinstance(spec, ImageSpec) and config.task.has_classes:
-        others = make_foreign_images(dataset.validation.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
-    elif isinstance(spec, TableSpec | VectorSpec) and density is not None:
-        others = make_foreign_rows(spec, dataset.train.inputs, FOREIGN_INPUTS, FOREIGN_SEED)
-    if others is not None:
-        foreign = evaluate_parts(checkpoint, others, VALIDATION_SEEDS, "choosing scores")
-    seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + len(dataset.calibration))
+    parts: list[_Judged] = []
+    seed = CALIBRATION_SEED
+    for sampler, part in zip(fold_samplers or [checkpoint.sampler], dataset.list_parts(), strict=True):
+        own = _fit_density(replace(checkpoint, sampler=sampler), part) if fold_samplers else density
+        parts.append(_judge(replace(checkpoint, sampler=sampler, density=own), part, seed, len(parts), dataset.folds))
+        seed += len(part.calibration)
+    labels = torch.cat([part.labels for part in parts])
+    usual = _join([part.usual for part in parts])
+    split = f"{config.training.dataset}/{'calibration' if dataset.folds is None else 'train'}"
+    usual_split = f"{config.training.dataset}/{'validation' if dataset.folds is None else 'train'}"
+    usual_labels = torch.cat([part.usual_labels for part in parts])
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
-            split=f"{config.training.dataset}/calibration",
-            seeds=seeds,
+            split=split,
+            seeds=range(CALIBRATION_SEED, seed),
             scores=list_scores(config.task, checkpoint.input, density=density is not None),
             task=config.task,
-            outputs=evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, "calibrating"),
-            labels=dataset.calibration.labels,
-            foreign=foreign,
-            validation=validation,
+            outputs=join_outputs([part.outputs for part in parts], dim=1),
+            labels=labels,
+            foreign=_join([part.foreign for part in parts]),
+            validation=None if usual is None else (usual_split, usual, usual_labels),
+            folds=dataset.folds,
         )
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
     save_calibration(directory, calibration, density)
     calibrated = load_checkpoint(directory, checkpoint.sampler.device)
     return replace(calibrated, backbone=checkpoint.backbone)  # which may keep features
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Outputs of networks on inputs that they were not trained on."""
+
+    outputs: Outputs
+    """On calibration inputs, each by networks of its own seed."""
+    labels: Tensor
+    usual: Outputs | None
+    """On validation inputs, if scores or temperatures are chosen."""
+    usual_labels: Tensor
+    foreign: Outputs | None
+    """On made-up inputs, if scores are chosen by them."""
+
+
+def _judge(checkpoint: Checkpoint, dataset: Dataset, seed: int, fold: int, folds: int | None) -> _Judged:
+    """Evaluates what a dataset holds out.
+
+    Args:
+        checkpoint: networks that were trained on the dataset's training examples, and their density.
+        dataset: the dataset, or a part of one in folds.
+        seed: seed of the first calibration input.
+        fold: number of the fold that is held out, from 0.
+        folds: number of folds, if any.
+    """
+    config, spec = checkpoint.config, checkpoint.config.input
+    of_fold = "" if folds is None else f", fold {fold + 1} of {folds}"
+    validation_seeds = VALIDATION_SEEDS[: max(1, len(VALIDATION_SEEDS) // (folds or 1))]
+    count, foreign_seed = FOREIGN_INPUTS // (folds or 1), FOREIGN_SEED + fold
+    usual = foreign = others = None
+    if config.task.has_classes or checkpoint.density is not None:
+        usual = evaluate_parts(checkpoint, dataset.validation.inputs, validation_seeds, f"validating{of_fold}")
+    if isinstance(spec, ImageSpec) and config.task.has_classes:
+        others = make_foreign_images(dataset.validation.inputs, count, foreign_seed)
+    elif isinstance(spec, TableSpec | VectorSpec) and checkpoint.density is not None:
+        others = make_foreign_rows(spec, dataset.train.inputs, count, foreign_seed)
+    if others is not None:
+        foreign = evaluate_parts(checkpoint, others, validation_seeds, f"choosing scores{of_fold}")
+    seeds = range(seed, seed + len(dataset.calibration))
+    outputs = evaluate_parts(checkpoint, dataset.calibration.inputs, seeds, f"calibrating{of_fold}")
+    return _Judged(outputs, dataset.calibration.labels, usual, dataset.validation.labels, foreign)
+
+
+def _join(parts: Sequence[Outputs | None]) -> Outputs | None:
+    known = [part for part in parts if part is not None]
+    return join_outputs(known, dim=1) if known else None
 
 
 def _load_density(directory: Path) -> FeatureDensity | None:

@@ -48,7 +48,7 @@ class Problem(ABC):
 
     @abstractmethod
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
-        """Metrics of members 0 … networks−1 of seed 0. The sampler is in evaluation mode."""
+        """Metrics of members 0 … networks−1 of seed 0, if anything is held out. The sampler is in evaluation mode."""
 
 
 class Supervised(Problem):
@@ -100,6 +100,8 @@ class Supervised(Problem):
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
         task, validation = self.dataset.task, self.dataset.validation
+        if not len(validation):
+            return {}
         outputs = evaluate_members(sampler, self.dataset.view.prepare(validation.inputs), seed=0, size=networks)
         return task.measure_quality(task.predict(outputs), validation.labels)
 

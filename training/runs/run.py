@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ RECALIBRATION_DRAWS = 2048
 
 KEEP_EVERY = 50
 """Steps between copies of the parameters, which are kept in memory in case the run fails."""
+
+
+Judged = tuple[Tensor, Tensor]
+"""Logits [S, n, K] and labels [n] of inputs that their networks were not trained on."""
 
 
 class TrainingError(Exception):
@@ -117,33 +121,32 @@ class TrainingRun(ABC):
     def validate(self, networks: int = 16) -> dict[str, float]:
         """Metrics of sampled networks on the validation split, or of all networks if there are fewer.
 
-        They are empty if it is too early for them.
+        They are empty if it is too early for them, or if the data is in folds.
         """
         self.sampler.eval()
         return self.problem.validate(self.sampler, self.sampler.limit_networks(networks))
 
-    def recalibrate(self) -> None:
-        """Prepares the sampler for use outside this run.
+    def recalibrate(self, judged: Sequence[Judged] | None = None) -> None:
+        """Prepares the sampler for use outside this run: sets batch normalisation from one large batch of draws, and
+        sharpens networks that learned to be uncertain on outliers.
 
-        Batch normalisation is set from one large batch of draws. Networks that learned to be uncertain on outliers are
-        too uncertain on all inputs, so their outputs are divided by the temperature that fits validation inputs.
+        Args:
+            judged: what to sharpen by, if not by the validation split.
         """
         if any(isinstance(module, nn.BatchNorm1d) for module in self.sampler.modules()):
             draws = range(RECALIBRATION_DRAWS)
             self.sampler.recalibrate(self.sampler.draw_latents(self.seed, draws, RECALIBRATION_STREAM))
-        stacks = [module for module in self.sampler.modules() if isinstance(module, NetworkStack)]
-        if self.recipe.outliers is not None and stacks:
-            temperature = self._fit_temperature()
-            for stack in stacks:
-                stack.divide_outputs(temperature)
+        sharpen(self.sampler, self.judge_validation() if judged is None else judged)
 
-    def _fit_temperature(self) -> float:
-        assert isinstance(self.dataset, Dataset)
+    def judge_validation(self) -> list[Judged]:
+        """What to sharpen the networks by; nothing if they did not learn from outliers, or if nothing is held out."""
+        learned = self.recipe.outliers is not None and _list_stacks(self.sampler)
+        if not learned or not isinstance(self.dataset, Dataset) or not len(self.dataset.validation):
+            return []
         validation = self.dataset.validation
         inputs = self.dataset.view.prepare(validation.inputs)
         networks = self.sampler.limit_networks(self.recipe.largest_ensemble)
-        logits = evaluate_members(self.sampler.eval(), inputs, self.seed, networks)
-        return fit_member_temperature(logits, validation.labels)
+        return [(evaluate_members(self.sampler.eval(), inputs, self.seed, networks), validation.labels)]
 
     def save(self, path: Path) -> None:
         """Writes everything that `load` needs, atomically."""
@@ -189,6 +192,23 @@ class TrainingRun(ABC):
         if isinstance(self.dataset, Dataset) and self.dataset.backbone is not None:
             identity["backbone"] = self.dataset.backbone.spec.sha256
         return identity
+
+
+def sharpen(sampler: WeightSampler, judged: Sequence[Judged]) -> None:
+    """Divides the outputs of stored networks by the temperature at which they fit the labels of judged inputs best.
+
+    Networks that learned to be uncertain on outliers are too uncertain on all inputs.
+    """
+    if not judged:
+        return
+    logits, labels = zip(*judged, strict=True)
+    temperature = fit_member_temperature(torch.cat(logits, 1), torch.cat(labels))
+    for stack in _list_stacks(sampler):
+        stack.divide_outputs(temperature)
+
+
+def _list_stacks(sampler: WeightSampler) -> list[NetworkStack]:
+    return [module for module in sampler.modules() if isinstance(module, NetworkStack)]
 
 
 def read_identity(path: Path) -> dict[str, Any]:

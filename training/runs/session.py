@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, CheckpointConfig, Training, load_checkpoint, save_checkpoint
+from models.samplers.sampler import WeightSampler
 from training.data.dataset import Dataset
 from training.data.datasets import load_dataset
 from training.data.mixture import Mixture
@@ -25,7 +26,7 @@ from training.report.card import save_card
 from training.runs.checkpoints import calibrate_checkpoint, measure_directory
 from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun
-from training.runs.run import StepReport, TrainingError, TrainingRun, read_identity
+from training.runs.run import Judged, StepReport, TrainingError, TrainingRun, read_identity, sharpen
 
 LOG_EVERY = 20
 SAVE_EVERY_SECONDS = 120
@@ -35,7 +36,9 @@ VALIDATIONS = 20
 """Number of validations in a run."""
 
 STATE_FILE = Path("training", "state.safetensors")
-"""Path of an unfinished run's state, below its directory."""
+"""Path of an unfinished run's state, below its directory. The states of its folds lie beside it."""
+
+LOGS = Path("training", "logs")
 
 CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
 """A training that got less than this share of its threads' time warns after so many seconds."""
@@ -59,12 +62,22 @@ class Session:
         return self.out / STATE_FILE
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """What was trained without one fold."""
+
+    sampler: WeightSampler
+    judged: list[Judged]
+    """What it says about its fold, if networks are sharpened by that."""
+
+
 @flush_denormals()
 def train(session: Session, dataset: Dataset | None = None) -> bool:
     """Trains, calibrates, evaluates on the test set, and writes the checkpoint with its metrics and card.
 
     An interrupt stops the training after the current step. The checkpoint of that step is written and calibrated, but
-    not evaluated, and the run can be resumed.
+    not evaluated, and the run can be resumed. If the dataset is in folds, a sampler is trained on all of them first,
+    and then one without each; a checkpoint is calibrated once they are all trained.
 
     Args:
         session: what the user asked for.
@@ -82,7 +95,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     outliers = load_outliers(session.recipe.dataset, session.data)
     run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
-        complete = _run_steps(session, run)
+        complete = _run_steps(run, session.recipe.name, session.state_file, session.out / LOGS)
     except TrainingError as error:
         if not run.return_to_good():
             raise TrainingError(f"{error}. No checkpoint was written, because no step is known to be good.") from error
@@ -90,12 +103,15 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
         raise TrainingError(
             f"{error}. {session.out} holds the checkpoint of step {run.steps}, the last that is known to be good."
         ) from error
-    checkpoint = _export(session, run)
-    if not complete:
+    folds = _train_folds(session, run) if complete else None
+    checkpoint = _export(session, run, folds or ())
+    if folds is None:
         save_card(session.out, checkpoint, None)
         return False
     measure_directory(session.out, checkpoint, run.dataset, outliers)
     session.state_file.unlink()
+    for number in range(len(folds)):
+        _name_fold_state(session, number).unlink()
     return True
 
 
@@ -107,14 +123,55 @@ def format_command(recipe: Recipe, seed: int, steps: int) -> str:
     return f"hyperdraw-train {recipe.name} --out DIR{options}"
 
 
-def _run_steps(session: Session, run: TrainingRun) -> bool:
-    """Makes steps until the run is finished or interrupted; returns whether it was not interrupted."""
+def _train_folds(session: Session, run: TrainingRun) -> list[_Fold] | None:
+    """Trains a sampler without each fold, as a finished run was trained on all of them. There may be no folds.
+
+    Folds that are trained are kept, so a resumed training goes on with the others.
+
+    Returns:
+        The folds, or None if the training was interrupted.
+
+    Raises:
+        TrainingError: if a training fails; the message names the fold.
+    """
+    dataset, folds = run.dataset, list[_Fold]()
+    if isinstance(dataset, Mixture) or dataset.folds is None:
+        return folds
+    for number, part in enumerate(dataset.list_parts()):
+        name, state = f"fold {number + 1} of {dataset.folds}", _name_fold_state(session, number)
+        recipe = replace(session.recipe, dataset=f"{session.recipe.dataset}/{name}")
+        own = start_run(recipe, part, run.seed, run.planned_steps, session.device)
+        try:
+            if session.resume and state.exists():
+                own.load(state)
+            if not _run_steps(own, name, state, session.out / LOGS / state.stem):
+                return None
+        except TrainingError as error:
+            raise TrainingError(f"{name}: {error}. Without it no checkpoint can be calibrated.") from error
+        own.recalibrate(())
+        folds.append(_Fold(own.sampler.eval().requires_grad_(False), own.judge_validation()))
+    return folds
+
+
+def _name_fold_state(session: Session, number: int) -> Path:
+    return session.state_file.with_name(f"fold-{number + 1}.safetensors")
+
+
+def _run_steps(run: TrainingRun, title: str, state: Path, logs: Path) -> bool:
+    """Makes steps until the run is finished or interrupted; returns whether it was not interrupted.
+
+    Args:
+        run: the run.
+        title: what to call it.
+        state: file that the run is saved to, now and then and at the end.
+        logs: folder of its logs for TensorBoard.
+    """
     validate_every = max(1, run.planned_steps // VALIDATIONS)
     saved = started = time.monotonic()
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
     with (
-        SummaryWriter(session.out / "training" / "logs", purge_step=run.steps) as log,
-        Bar(session.recipe.name, "step", run.planned_steps, run.steps) as bar,
+        SummaryWriter(logs, purge_step=run.steps) as log,
+        Bar(title, "step", run.planned_steps, run.steps) as bar,
         _catch_interrupt() as interrupted,
     ):
         while not run.finished and not interrupted():
@@ -127,17 +184,17 @@ def _run_steps(session: Session, run: TrainingRun) -> bool:
                     log.add_scalar(f"train/{name}", value, run.steps)
             if run.steps % validate_every == 0 and (metrics := run.validate()):
                 described = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                announce(f"step {run.steps}: validation {described}")
+                announce(f"{title}, step {run.steps}: validation {described}")
                 for name, value in metrics.items():
                     log.add_scalar(f"validation/{name}", value, run.steps)
             if not warned and (passed := time.monotonic() - started) > CONTENTION_SECONDS:
                 warned = True
                 _warn_of_contention((time.process_time() - computed) / passed, torch.get_num_threads())
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                run.save(session.state_file)
+                run.save(state)
                 saved = time.monotonic()
         complete = not interrupted()
-    run.save(session.state_file)
+    run.save(state)
     return complete
 
 
@@ -228,20 +285,25 @@ def start_run(
 
 
 def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
-    """How many steps fit into the minutes, measured on a few steps of a throw-away run."""
+    """How many steps fit into the minutes, for each training, measured on a few steps of a throw-away run."""
     run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
     for _ in range(5):
         run.step()  # the first steps are slower
     start = time.perf_counter()
     for _ in range(TIMED_STEPS):
         run.step()
-    return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start)))
+    trainings = 1 + (dataset.folds or 0) if isinstance(dataset, Dataset) else 1
+    return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start) / trainings))
 
 
-def _export(session: Session, run: TrainingRun, failure: str | None = None) -> Checkpoint:
-    """Writes the checkpoint of the run in its current state, and calibrates what was written."""
+def _export(session: Session, run: TrainingRun, folds: Sequence[_Fold] = (), failure: str | None = None) -> Checkpoint:
+    """Writes the checkpoint of the run in its current state, and calibrates what was written.
+
+    Without its folds, a run on a dataset in folds is not calibrated.
+    """
     recipe, dataset = session.recipe, run.dataset
-    run.recalibrate()
+    in_folds = dataset.folds if isinstance(dataset, Dataset) else None
+    run.recalibrate([judged for fold in folds for judged in fold.judged] if in_folds else None)
     config = CheckpointConfig(
         method=recipe.method,
         target=recipe.target,
@@ -257,13 +319,18 @@ def _export(session: Session, run: TrainingRun, failure: str | None = None) -> C
             seed=run.seed,
             failure=failure,
             largest_ensemble=recipe.largest_ensemble,
+            folds=in_folds,
         ),
     )
     save_checkpoint(session.out, config, run.sampler, recipe.storage)
     checkpoint = load_checkpoint(session.out, session.device)
     if isinstance(dataset, Dataset) and dataset.backbone:
         checkpoint = replace(checkpoint, backbone=dataset.backbone)  # which keeps features
-    return checkpoint if isinstance(dataset, Mixture) else calibrate_checkpoint(checkpoint, session.out, dataset)
+    if isinstance(dataset, Mixture) or (in_folds and not folds):
+        return checkpoint
+    for fold in folds:
+        sharpen(fold.sampler, [judged for other in folds if other is not fold for judged in other.judged])
+    return calibrate_checkpoint(checkpoint, session.out, dataset, [fold.sampler for fold in folds])
 
 
 def _first(*values: int | None) -> int | None:

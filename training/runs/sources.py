@@ -71,7 +71,8 @@ class RawSource(Source):
 class FeatureSource(Source):
     """Features, which a backbone computes once: of each image, of distorted views of it, and of outliers.
 
-    Views and outliers are the same for every seed, so that another training finds their features.
+    Views and outliers are the same for every seed, so that another training finds their features. Views are also the
+    same in every fold.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
@@ -80,12 +81,15 @@ class FeatureSource(Source):
         self._backbone, self._device, self._seed = dataset.backbone, device, seed
         images, outliers = dataset.train.inputs, make_outliers(recipe, dataset, VIEW_SEED)
         views = recipe.views if recipe.augmentation is not None else 0
+        places = torch.arange(len(images)) if dataset.places is None else dataset.places
         with Bar("computing features", "image", (1 + views) * len(images) + len(outliers)) as bar:
             found = [self._locate(images, dataset.input, bar)]
             for view in range(views):
                 assert recipe.augmentation is not None
                 width = recipe.augmentation.numbers
-                numbers = uniform(VIEW_SEED, [view], len(images) * width, VIEW_STREAM).view(-1, width)
+                numbers = uniform(VIEW_SEED, [view], (int(places.max()) + 1) * width, VIEW_STREAM).view(-1, width)[
+                    places
+                ]
                 parts = zip(images.split(IMAGES_PER_RUN), numbers.split(IMAGES_PER_RUN), strict=True)
                 distorted = (distort(part, recipe.augmentation, own).round() for part, own in parts)
                 found.append(torch.cat([self._locate(part, dataset.input, bar) for part in distorted]))

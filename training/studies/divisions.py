@@ -63,12 +63,17 @@ class Divisions:
     """Of each division, the quality of each model."""
     flags: tuple[tuple[Flagged, ...], ...]
     """Of each division, what each sampler flags."""
+    folds: int | None = None
+    """Number of folds that calibrated the models, if nothing was held out for that."""
 
 
-def study_divisions(path: Path, target: str, task: TaskName | None, out: Path, divisions: int) -> Divisions:
+def study_divisions(
+    path: Path, target: str, task: TaskName | None, out: Path, divisions: int, folds: int | None = None
+) -> Divisions:
     """Trains on each division of a table, and writes a table of means and their standard errors.
 
-    Finished divisions are kept, so the same call continues after an interrupt.
+    Finished divisions are kept, so the same call continues after an interrupt. If there are folds, all models are
+    calibrated in them, and trained on all rows but the test rows.
 
     Raises:
         DatasetError: if the table cannot be used.
@@ -77,20 +82,21 @@ def study_divisions(path: Path, target: str, task: TaskName | None, out: Path, d
     out.mkdir(parents=True, exist_ok=True)
     parts: list[Divisions] = []
     for division in range(divisions):
-        file = out / f"division-{division}.json"
+        file = out / (f"division-{division}.json" if folds is None else f"division-{division}-in-{folds}-folds.json")
         if not file.exists():
-            write_file(file, dump_json(_study_division(path, target, task, division)))
+            write_file(file, dump_json(_study_division(path, target, task, division, folds)))
         parts.append(TypeAdapter(Divisions).validate_json(file.read_bytes()))
         announce(f"division {division + 1} of {divisions} is done")
     qualities, flags = (tuple(own for part in parts for own in getattr(part, name)) for name in ("qualities", "flags"))
-    study = Divisions(path.name, target, qualities, flags)
+    study = Divisions(path.name, target, qualities, flags, folds)
     write_file(out / FILE, dump_json(study))
     write_file(out / "README.md", describe_divisions(study).encode())
     return study
 
 
-def _study_division(path: Path, target: str, task: TaskName | None, division: int) -> Divisions:
+def _study_division(path: Path, target: str, task: TaskName | None, division: int, folds: int | None) -> Divisions:
     table = load_table(path, target, task, division=division)
+    table = replace(table, dataset=table.dataset.in_folds(folds))
     recipe = own_table(table)
     ensemble = replace(
         recipe,
@@ -102,7 +108,7 @@ def _study_division(path: Path, target: str, task: TaskName | None, division: in
     models = {"hyperdraw": recipe, f"deep ensemble of {MEMBERS}": ensemble}
     found = [_train_and_measure(name, own, path, table) for name, own in models.items()]
     qualities, flags = zip(*found, strict=True)
-    return Divisions(path.name, target, ((*qualities, *measure_others(table.dataset)),), (flags,))
+    return Divisions(path.name, target, ((*qualities, *measure_others(table.dataset)),), (flags,), folds)
 
 
 def _train_and_measure(name: str, recipe: Recipe, path: Path, table: Table) -> tuple[Quality, Flagged]:
@@ -135,12 +141,15 @@ def describe_divisions(study: Divisions) -> str:
         "covered": f"in the {COVERAGE:.0%} interval",
         "width": "its width",
     }
+    if study.qualities[0][0].accuracy is not None:
+        columns |= {"covered": f"in the {COVERAGE:.0%} set", "width": "its classes"}
     shown = {name: head for name, head in columns.items() if getattr(study.qualities[0][0], name) is not None}
+    rows = "rows" if study.folds is None else f"rows, calibrated in {study.folds} folds"
     return "\n".join(
         [
             f"# {study.table}: {study.target}",
             "",
-            f"Means over {len(study.qualities)} random divisions of the rows, ± their standard error, on test rows.",
+            f"Means over {len(study.qualities)} random divisions of the {rows}, ± their standard error, on test rows.",
             "",
             *_tabulate(study.qualities, shown),
             "",
@@ -156,7 +165,8 @@ def _tabulate(parts: Sequence[Sequence[Quality | Flagged]], columns: Mapping[str
     """Lines of a table of each model's means over the divisions, from the values with these names."""
     lines = [f"| | {' | '.join(columns.values())} |", f"| --- |{' --- |' * len(columns)}"]
     for models in zip(*parts, strict=True):
-        cells = [_summarize([getattr(own, name) for own in models]) for name in columns]
+        known = [[getattr(own, name) for own in models] for name in columns]
+        cells = ["–" if None in values else _summarize(values) for values in known]
         lines.append(f"| {models[0].model} | {' | '.join(cells)} |")
     return lines
 

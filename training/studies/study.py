@@ -124,8 +124,10 @@ def study_networks(
         networks: N, at least 100.
 
     Raises:
-        ValueError: if there are too few networks.
+        ValueError: if there are too few networks, or no validation images.
     """
+    if not len(dataset.validation):
+        raise ValueError("was trained in folds, which leave no validation images for paths between networks")
     config, sampler = checkpoint.config, checkpoint.sampler
     networks = sampler.limit_networks(networks)
     if networks < UNCERTAINTY_OF:
