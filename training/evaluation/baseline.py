@@ -58,14 +58,14 @@ def measure_baseline(dataset: Dataset) -> Baseline:
         return model.fit(features, labels.numpy())
 
     parts = [
-        (_take_features(part, part.train.inputs), part.train.labels, _take_features(part, part.validation.inputs))
+        [(_take_features(part, split.inputs), split.labels) for split in (part.train, part.validation)]
         for part in dataset.list_parts()
     ]
-    held_out = torch.cat([part.validation.labels for part in dataset.list_parts()])
+    held_out = torch.cat([labels for _, (_, labels) in parts])
     best = None
     for strength in track(STRENGTHS, "logistic regression", "fit"):
-        models = [fit(strength, features, labels) for features, labels, _ in parts]
-        found = [model.predict_log_proba(features) for model, (*_, features) in zip(models, parts, strict=True)]
+        models = [fit(strength, *train) for train, _ in parts]
+        found = [model.predict_log_proba(features) for model, (_, (features, _)) in zip(models, parts, strict=True)]
         nll = measure_nll(torch.from_numpy(np.concatenate(found)), held_out)
         if best is None or nll < best[0]:
             best = nll, strength, models[0]

@@ -297,7 +297,7 @@ def describe_baseline(baseline: Baseline | None) -> list[str]:
     return [
         "Logistic regression on the same features:",
         f"  accuracy                     {_format(baseline.accuracy)}",
-        f"  NLL {baseline.nll:.4f}, at C = {baseline.strength:.2g}, the best on the validation images",
+        f"  NLL {baseline.nll:.4f}, at C = {baseline.strength:.2g}, the best on images that it was not fitted to",
     ]
 
 
