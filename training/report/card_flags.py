@@ -62,7 +62,7 @@ def _describe_use(calibration: Calibration) -> str:
     return f"""each judged by
 networks that were trained without its fold, one of {calibration.folds}; they are the validation inputs, too. The networks that are served
 were trained on all of them, so budgets and coverages hold approximately: those of inputs with no other use hold for any
-model, these for one that changes little when a fold is left out.\n"""
+model, these for one that changes little when a fold is left out."""
 
 
 def _choose_caveat(checkpoint: Checkpoint) -> str:

@@ -183,11 +183,9 @@ def calibrate_checkpoint(
         own = _fit_density(replace(checkpoint, sampler=sampler), part) if fold_samplers else density
         parts.append(_judge(replace(checkpoint, sampler=sampler, density=own), part, seed, len(parts), dataset.folds))
         seed += len(part.calibration)
-    labels = torch.cat([part.labels for part in parts])
-    usual = _join([part.usual for part in parts])
-    split = f"{config.training.dataset}/{'calibration' if dataset.folds is None else 'train'}"
-    usual_split = f"{config.training.dataset}/{'validation' if dataset.folds is None else 'train'}"
-    usual_labels = torch.cat([part.usual_labels for part in parts])
+    splits = ("calibration", "validation") if dataset.folds is None else ("train", "train")
+    split, usual_split = (f"{config.training.dataset}/{name}" for name in splits)
+    usual, usual_labels = _join([part.usual for part in parts]), torch.cat([part.usual_labels for part in parts])
     try:
         calibration = calibrate(
             checkpoint=digest_config(directory),
@@ -196,7 +194,7 @@ def calibrate_checkpoint(
             scores=list_scores(config.task, checkpoint.input, density=density is not None),
             task=config.task,
             outputs=join_outputs([part.outputs for part in parts], dim=1),
-            labels=labels,
+            labels=torch.cat([part.labels for part in parts]),
             foreign=_join([part.foreign for part in parts]),
             validation=None if usual is None else (usual_split, usual, usual_labels),
             folds=dataset.folds,
