@@ -26,6 +26,7 @@ from training.progress import announce
 from training.recipes.own_table import MODES, own_table
 from training.recipes.recipe import Recipe
 from training.report.own_table import COVERAGE, Quality, measure_ensemble, measure_others
+from training.runs.run import TrainingError
 from training.runs.session import Session, train
 
 MEMBERS = 5
@@ -77,7 +78,7 @@ def study_divisions(
 
     Raises:
         DatasetError: if the table cannot be used.
-        TrainingError: if a training fails.
+        TrainingError: if a training fails or is interrupted.
     """
     out.mkdir(parents=True, exist_ok=True)
     parts: list[Divisions] = []
@@ -116,7 +117,8 @@ def _train_and_measure(name: str, recipe: Recipe, path: Path, table: Table) -> t
     inputs = dataset.test.inputs
     with TemporaryDirectory() as folder:
         out = Path(folder) / "model"
-        train(Session(recipe, out, path, torch.device("cpu"), None, None, None, resume=False), dataset)
+        if not train(Session(recipe, out, path, torch.device("cpu"), None, None, None, resume=False), dataset):
+            raise TrainingError("the training was interrupted. The same command continues with this division")
         checkpoint = load_checkpoint(out)
         prediction = interpret(dataset.task, evaluate_split(checkpoint, inputs))
         quality = replace(measure_ensemble(checkpoint, prediction, dataset.test), model=name)

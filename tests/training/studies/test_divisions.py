@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from tests.training.data.test_table import make_frame
 from training.__main__ import app
+from training.runs.run import TrainingError
 from training.studies.divisions import Divisions, describe_divisions, study_divisions
 
 
@@ -48,3 +49,30 @@ def test_finished_divisions_are_kept(folder: Path) -> None:
     file = folder / "study" / "division-0.json"
     file.write_text(file.read_text().replace("gradient boosting", "something kept"))
     assert study(folder, 1).qualities[0][-1].model == "something kept"
+
+
+def test_an_interrupted_division_is_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.studies.divisions.train", lambda *_: False)
+    with pytest.raises(TrainingError, match="The same command continues"):
+        study_divisions(folder / "things.csv", "y", None, tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_divisions_in_folds_have_sets_of_classes_and_files_of_their_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.recipes.own_table.LEAST_STEPS", 10)
+    monkeypatch.setattr("training.recipes.own_table.EPOCHS", 1)
+    found = study_divisions(folder / "things.csv", "kind", None, tmp_path, 1, folds=2)
+    assert found.folds == 2
+    ((ours, _, linear, _),) = found.qualities
+    assert ours.covered is not None
+    assert ours.width is not None
+    assert 0.6 < ours.covered <= 1
+    assert 1 <= ours.width <= 3
+    assert linear.covered is None
+    text = describe_divisions(found)
+    assert "of the rows, calibrated in 2 folds" in text
+    assert "| in the 90% set | its classes |" in text
+    assert "| – | – |" in text
+    assert (tmp_path / "division-0-in-2-folds.json").exists()
