@@ -15,7 +15,7 @@ from training.data.features import DIGESTS, FEATURES, CachedBackbone
 @pytest.fixture
 def backbone(tmp_path: Path) -> Backbone:
     digest = write_onnx(tmp_path / "x.onnx")
-    return load_backbone(tmp_path / "x.onnx", IMAGES, BackboneSpec(digest, "features", (CHANNELS,)))
+    return load_backbone(tmp_path / "x.onnx", IMAGES, BackboneSpec(digest, "features", (CHANNELS,), normalised=True))
 
 
 def draw_pixels(count: int, seed: int = 0) -> Tensor:
@@ -35,7 +35,7 @@ def test_features_are_computed_once_and_found_again(
     def refuse(self: Backbone, pixels: Tensor) -> Tensor:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Backbone, "extract", refuse)
+    monkeypatch.setattr(Backbone, "run", refuse)
     torch.testing.assert_close(CachedBackbone(backbone, tmp_path / "cache").extract(pixels), expected)
     torch.testing.assert_close(cached.extract(pixels), expected)  # which another has computed meanwhile
     with pytest.raises(AssertionError, match="computed again"):
