@@ -147,8 +147,10 @@ class BackboneInput(InputKind):
 
     def prepare(self, raw: Tensor) -> Tensor:
         """Features of pixels from 0 to 255, [..., C, H, W]: float32 [..., *feature shape]."""
-        blocks = raw.reshape(-1, *self.images.shape).split(IMAGES_PER_RUN)  # as normalised pixels are large
-        features = torch.cat([self.backbone.extract(self.images.prepare(block)) for block in blocks])
+        images = raw.reshape(-1, *self.images.shape)
+        features = torch.empty(len(images), *self.prepared_shape)  # before the large pixels, which leave gaps behind
+        for block, found in zip(images.split(IMAGES_PER_RUN), features.split(IMAGES_PER_RUN), strict=True):
+            found[...] = self.backbone.extract(self.images.prepare(block))
         return features.view(*raw.shape[:-3], *self.prepared_shape)
 
 

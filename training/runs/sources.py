@@ -4,6 +4,7 @@ Shapes: N examples, V views of each, n inputs.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -83,27 +84,30 @@ class FeatureSource(Source):
         views = recipe.views if recipe.augmentation is not None else 0
         places = torch.arange(len(images)) if dataset.places is None else dataset.places
         with Bar("computing features", "image", (1 + views) * len(images) + len(outliers)) as bar:
-            found = [self._locate(images, dataset.input, bar)]
+            self._rows = torch.empty(len(images), 1 + views, dtype=torch.int64)
+            """Rows of the views of each image, [N, V], of which the first is the image itself."""
+            self._locate(images.split(IMAGES_PER_RUN), dataset.input, self._rows[:, 0], bar)
             for view in range(views):
                 assert recipe.augmentation is not None
                 width = recipe.augmentation.numbers
-                numbers = uniform(VIEW_SEED, [view], (int(places.max()) + 1) * width, VIEW_STREAM).view(-1, width)[
-                    places
-                ]
-                parts = zip(images.split(IMAGES_PER_RUN), numbers.split(IMAGES_PER_RUN), strict=True)
+                numbers = uniform(VIEW_SEED, [view], (int(places.max()) + 1) * width, VIEW_STREAM).view(-1, width)
+                parts = zip(images.split(IMAGES_PER_RUN), numbers[places].split(IMAGES_PER_RUN), strict=True)
                 distorted = (distort(part, recipe.augmentation, own).round() for part, own in parts)
-                found.append(torch.cat([self._locate(part, dataset.input, bar) for part in distorted]))
-            self._outliers = self._locate(outliers, dataset.input, bar)
-        self._rows = torch.stack(found, dim=1)
-        """Rows of the views of each image, [N, V], of which the first is the image itself."""
+                self._locate(distorted, dataset.input, self._rows[:, 1 + view], bar)
+            self._outliers = torch.empty(len(outliers), dtype=torch.int64)
+            self._locate(outliers.split(IMAGES_PER_RUN), dataset.input, self._outliers, bar)
         self.num_outliers = len(self._outliers)
 
-    def _locate(self, images: Tensor, spec: ImageSpec, bar: Bar) -> Tensor:
-        rows = []
-        for block in images.split(IMAGES_PER_RUN):
-            rows.append(self._backbone.locate(spec.prepare(block)) if len(block) else torch.empty(0, dtype=torch.int64))
-            bar.update(len(block))
-        return torch.cat(rows)
+    def _locate(self, blocks: Iterable[Tensor], spec: ImageSpec, rows: Tensor, bar: Bar) -> None:
+        """Finds the rows of images in blocks of `IMAGES_PER_RUN`.
+
+        The rows are made before, because small tensors that are made between large ones and stay keep the memory of the
+        large ones from being used again.
+        """
+        for block, own in zip(blocks, rows.split(IMAGES_PER_RUN), strict=False):
+            if len(block):
+                own[...] = self._backbone.locate(spec.prepare(block))
+                bar.update(len(block))
 
     def take(self, index: Tensor, step: int) -> Tensor:
         (chosen,) = choices(self._seed, [step], len(index), self._rows.shape[1], AUGMENTATION_STREAM)
