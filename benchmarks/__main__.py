@@ -18,7 +18,7 @@ from benchmarks.evaluator import LARGE_CASES, SHARE, measure_evaluator
 from benchmarks.memory import measure_large_memory, measure_memory
 from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
-from benchmarks.serving import measure_download, measure_service
+from benchmarks.serving import measure_backbone, measure_download, measure_service
 from benchmarks.training_step import measure_training
 from models.checkpoint import dump_json, load_checkpoint, write_file
 from models.device import choose_device
@@ -44,6 +44,7 @@ class Part(StrEnum):
     MEMORY = "memory"
     WEIGHTS = "weights"
     SERVICE = "service"
+    BACKBONE = "backbone"
 
 
 def measure_residual(device: torch.device) -> Iterable[Ratio]:
@@ -68,6 +69,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Directory of results.json and growth.svg.")] = RESULTS,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")] = "auto",
     only: Annotated[list[Part] | None, typer.Option(help="A part to measure; may be repeated.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint with a pretrained backbone, which the part backbone needs.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Fail if a ratio is worse than the accepted one.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="Accept the ratios that were measured.")] = False,
 ) -> None:
@@ -83,8 +87,12 @@ def main(
         Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),
     }
+    if model is not None:
+        parts[Part.BACKBONE] = lambda: measure_backbone(model, chosen)
+    elif only and Part.BACKBONE in only:
+        raise typer.BadParameter("the part backbone needs --model")
     ratios: list[Ratio] = []
-    for part in only or list(Part):
+    for part in only or list(parts):
         for ratio in parts[part]():
             ratios.append(ratio)
             typer.echo(f"{ratio.name}: {ratio.ratio:.2f}", err=True)

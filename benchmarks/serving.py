@@ -24,7 +24,7 @@ from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.checkpoint import load_checkpoint
 from models.inputs.image import ImageSpec
-from models.inputs.pixels import decode_image
+from models.inputs.pixels import decode_image, encode_image
 from models.predictions.prediction import split_members
 from service import SPIN_COUNT
 from service.engine.engine import Engine
@@ -112,6 +112,32 @@ def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
     yield Ratio(part, f"{NETWORKS:,} networks", share, "rate at which they are drawn", times["download"])
 
 
+def measure_backbone(directory: Path, device: torch.device) -> Iterator[Ratio]:
+    """One image of the size that a pretrained backbone takes, over HTTP, against the backbone alone in this process."""
+    checkpoint = load_checkpoint(directory, device)
+    spec, backbone = checkpoint.config.input, checkpoint.backbone
+    if backbone is None or not isinstance(spec, ImageSpec):
+        raise ValueError(f"{directory} has no backbone")
+    noise = torch.randint(256, spec.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = spec.prepare(noise[None])
+    path, body = f"/v1/models/{directory.name}/predict", _write_request(encode_image(noise))
+    with _run(_command(directory, device), {}) as port, asyncio.Runner() as runner:
+        runner.run(_wait_for(lambda: _ask_once(port, path, body)))
+        ask = runner.run(connect(port, path, body))
+
+        async def answer() -> None:
+            await ask()
+
+        functions = {"alone": lambda: backbone.run(pixels), "answer": lambda: runner.run(answer())}
+        times = measure_times(functions, device, rounds=50)
+    ratio = times["answer"] / times["alone"]
+    yield Ratio(f"image of {spec.width} pixels", "1 client", ratio, "its backbone's own time", times["answer"], True)
+
+
+def _write_request(image: bytes) -> bytes:
+    return json.dumps({"images": [base64.b64encode(image).decode()]}).encode()
+
+
 def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
     engine = Engine(device)
     model = engine.load(directory)
@@ -132,7 +158,7 @@ def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
 
 
 def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, str]) -> dict[int, Load]:
-    body = json.dumps({"images": [base64.b64encode(IMAGE.read_bytes()).decode()]}).encode()
+    body = _write_request(IMAGE.read_bytes())
     with _run(command, variables) as port:
 
         async def measure() -> dict[int, Load]:
