@@ -266,6 +266,10 @@ def test_splits_are_disjoint_stratified_and_the_same_again(folder: Path) -> None
         assert len(examples) == len(images.paths[split])
         assert [path.parts[0] for path in images.paths[split]] == [CLASSES[label] for label in examples.labels]
         assert examples.labels.double().mean() == 0.5
+        for path, found in zip(images.paths[split], examples.inputs, strict=True):
+            assert torch.equal(
+                found, decode_image((folder / path).read_bytes(), images.dataset.input, 10**6, path.name)
+            )
     assert images.dataset.input.shape == (1, 12, 12)
     normal = images.dataset.input.prepare(images.dataset.train.inputs)
     assert abs(float(normal.mean())) < 1e-3
@@ -365,6 +369,11 @@ def test_dropout_has_a_target_without_normalisation() -> None:
     assert normalised == [method is not Method.MC_DROPOUT for method in Method]
     for recipe in recipes:
         recipe.method.build(recipe.target)
+
+
+def test_more_images_are_trained_on_for_longer_within_bounds() -> None:
+    steps = [own_images("dots@1", (3, 32, 32), 4, count).steps for count in (100, 1_000, 32_000, 10**7)]
+    assert steps == [1_300, 1_300, 10_000, 20_000]
 
 
 def test_the_plain_network_has_the_same_layers_and_steps_and_learns_alone() -> None:
