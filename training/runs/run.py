@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,10 @@ class TrainingRun(ABC):
         """
         saved, ours = read_identity(path), self._identity()
         if differing := [f"{key} {saved.get(key)}" for key in ours if saved.get(key) != ours[key]]:
-            raise TrainingError(f"{path} holds the state of another run, with {', '.join(differing)}")
+            raise TrainingError(
+                f"{path} holds the state of another run, with {', '.join(differing)}. Repeat its command, or choose "
+                "another --out."
+            )
         tensors, metadata = read_tensors(path)
         self.steps = int(metadata["steps"])
         for prefix, module in self._modules.items():
@@ -188,7 +191,8 @@ class TrainingRun(ABC):
             self._good = self.steps, {name: t.clone() for name, t in self.sampler.state_dict().items()}
 
     def _identity(self) -> dict[str, Any]:
-        identity = {"seed": self.seed, "planned_steps": self.planned_steps, "recipe": repr(self.recipe)}
+        recipe = {field.name: repr(getattr(self.recipe, field.name)) for field in fields(self.recipe)}
+        identity = {"seed": self.seed, "planned_steps": self.planned_steps, **recipe}
         if isinstance(self.dataset, Dataset) and self.dataset.backbone is not None:
             identity["backbone"] = self.dataset.backbone.spec.sha256
         return identity

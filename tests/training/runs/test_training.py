@@ -225,6 +225,10 @@ def test_states_of_other_runs_are_refused(tmp_path: Path) -> None:
         make_run(seed=0).load(path)
     with pytest.raises(TrainingError, match="another run, with planned_steps 40"):
         make_run(seed=1, steps=50).load(path)
+    with pytest.raises(
+        TrainingError, match=r"another run, with options ''\. Repeat its command, or choose another --out\."
+    ):
+        make_run(seed=1, options=" --folds 3").load(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(TrainingError, match="is not a saved training run"):
         make_run(seed=1).load(path)
