@@ -27,6 +27,7 @@ from training.options import (
     QuietOption,
     ResumeOption,
     SeedOption,
+    TrainingDataOption,
     WithoutOption,
     check_length,
 )
@@ -130,7 +131,7 @@ app.command("backbone", rich_help_panel="Your own data")(backbone_command)
 @app.command("calibrate", rich_help_panel="Checkpoints")
 def calibrate_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = DATA_FOLDER,
+    data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
@@ -149,7 +150,7 @@ def calibrate_command(
 @app.command("evaluate", rich_help_panel="Checkpoints")
 def evaluate_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = DATA_FOLDER,
+    data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
     quiet: QuietOption = False,
@@ -165,7 +166,7 @@ def evaluate_command(
 @app.command("attack", rich_help_panel="Checkpoints")
 def attack_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = DATA_FOLDER,
+    data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     surrogate: Annotated[
         Path | None, typer.Option(help="Directory of another model for the same images, whose attacks are transferred.")
@@ -215,7 +216,7 @@ def compare_command(
         list[Path], typer.Argument(help="Directories of checkpoints: several methods, each with one or more seeds.")
     ],
     out: Annotated[Path, typer.Option(help="Directory for the table and the figure.")],
-    data: DataOption = DATA_FOLDER,
+    data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
     quiet: QuietOption = False,
@@ -232,7 +233,7 @@ def compare_command(
 @app.command("figures", rich_help_panel="Checkpoints")
 def figures_command(
     checkpoint: CheckpointArgument,
-    data: DataOption = DATA_FOLDER,
+    data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     networks: Annotated[int, typer.Option(min=100, max=100_000, help="Number of networks to sample.")] = 1000,
     quiet: QuietOption = False,

@@ -10,6 +10,13 @@ from training.recipes.recipe import Part
 
 DATA_FOLDER = default_data_folder()
 DataOption = Annotated[Path, typer.Option(help="Folder of the datasets' files. Missing files are downloaded into it.")]
+TrainingDataOption = Annotated[
+    Path,
+    typer.Option(
+        help="Your own folder or file that the model was trained on, or the folder of the datasets' files. Missing "
+        "files are downloaded into the latter."
+    ),
+]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Directory of the checkpoint.")]
 OutliersOption = Annotated[
     list[Path] | None,

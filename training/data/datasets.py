@@ -17,7 +17,7 @@ from training.data.cubic import load_cubic
 from training.data.dataset import Dataset, DatasetError, Examples, split_randomly
 from training.data.image_folders import load_folder_again
 from training.data.mixture import Mixture, load_mixture
-from training.data.published import CIFAR_10, MNIST, read_cifar, read_idx
+from training.data.published import CIFAR_10, MNIST, default_data_folder, read_cifar, read_idx
 from training.data.table import load_table_again
 from training.data.vectors import load_vectors_again
 
@@ -124,6 +124,10 @@ def _load_training_splits(config: CheckpointConfig, data: Path) -> Dataset | Mix
     name, spec, task = config.training.dataset, config.input, config.task
     if "@" not in name:
         return load_dataset(name, data)
+    if data == default_data_folder():
+        columns = 0 if isinstance(spec, ImageSpec) else 2 if isinstance(spec, VectorSpec) else 1
+        original = name.rsplit("@", 1)[0].rsplit(":", columns)[0]
+        raise DatasetError(f"the model was trained on your own data, {original}; pass it with --data")
     if isinstance(spec, ImageSpec):
         return load_folder_again(name, data, spec, task.outputs if config.training.recipe == IMPORTED else None)
     load_again = load_vectors_again if isinstance(spec, VectorSpec) else load_table_again

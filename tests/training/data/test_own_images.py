@@ -244,6 +244,8 @@ def test_evaluate_finds_the_folder_again_or_says_that_it_changed(
     assert "images were added, changed or removed" in result.output
     result = CliRunner().invoke(app, ["evaluate", str(copy), "--data", str(tmp_path / "nowhere")])
     assert "was trained on the folder shapes; pass it with --data" in " ".join(result.output.split())
+    result = CliRunner().invoke(app, ["evaluate", str(copy)])
+    assert "was trained on your own data, shapes; pass it with --data" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
