@@ -52,7 +52,9 @@ def may_load_later(error: Exception) -> bool:
 def explain_refusal(error: Exception, path: Path) -> str:
     """The reason for a refusal, for clients: without the server's paths or control characters."""
     if isinstance(error, CheckpointError):
-        reason = f"{error.path.name}: {error.reason}"
+        within = error.path.is_relative_to(path) and error.path != path
+        name = error.path.relative_to(path).as_posix() if within else error.path.name
+        reason = f"{name}: {error.reason}"
     elif isinstance(error, NotFiniteError):
         reason = f"{path.name}: {error}"
     elif is_out_of_memory(error):

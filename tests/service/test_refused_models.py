@@ -58,6 +58,10 @@ def odd_ones(saved: Path) -> dict[str, str]:
     shutil.copytree(store / "good", store / "dangling")
     (store / "dangling" / "calibration.json").unlink()
     (store / "dangling" / "calibration.json").symlink_to("nowhere")
+    shutil.copytree(store / "good", store / "bare")
+    (store / "bare" / "examples").mkdir()
+    entry = {"file": "away.png", "caption": "a stroke", "source": "drawn", "licence": "Apache-2.0"}
+    (store / "bare" / "examples" / "examples.json").write_text(json.dumps([entry]))
     shutil.copytree(store / "good", store / "huge")
     huge = {"kind": "conv", "channels": 65536, "kernel_size": 1, "padding": 65536}
     edit(store / "huge" / "config.json", set_layers(huge))
@@ -68,6 +72,7 @@ def odd_ones(saved: Path) -> dict[str, str]:
         "torch.int32": "is int32, not",
         "torch.bool": "is bool, not",
         "torch.complex64": "is complex64, not",
+        "bare": "examples/away.png: No such file or directory",
         "dangling": "calibration.json: No such file or directory",
         "huge": "more than the 4096 MiB allowed",
         "slow": "multiplications per input, more than 5e+10",
