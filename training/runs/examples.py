@@ -22,7 +22,9 @@ def write_examples(directory: Path, images: ImageFolder) -> None:
     labels = test.labels.tolist()
     examples = [
         Example(
-            ExampleEntry(f"{number}.png", _fit(f"a test image of {task.classes[label]}"), source, "as your images"),
+            ExampleEntry(
+                f"{number}.png", _fit(f"a test image of {task.classes[label]}"), source, "that of the folder's images"
+            ),
             encode_image(test.inputs[labels.index(label)]),
         )
         for number, label in enumerate(sorted(set(labels))[:MOST])

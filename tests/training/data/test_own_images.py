@@ -141,7 +141,9 @@ def test_a_test_image_of_each_class_is_an_example(folder: Path, trained: tuple[P
     assert isinstance(spec, ImageSpec)
     examples = load_examples(out, spec)
     said = [(example.entry.caption, example.entry.source, example.entry.licence) for example in examples]
-    assert said == [(f"a test image of {name}", "the folder shapes", "as your images") for name in ("bar", "ring")]
+    assert said == [
+        (f"a test image of {name}", "the folder shapes", "that of the folder's images") for name in ("bar", "ring")
+    ]
     test = load_image_folder(folder).dataset.test
     for label, example in enumerate(examples):
         pixels = decode_image(example.content, spec, 10**4, "an example")
