@@ -193,7 +193,7 @@ def list_unseen(foreign: Mapping[str, Share]) -> list[str]:
 def list_cautions(metrics: ClassificationMetrics) -> list[str]:
     """Lists why metrics may promise too much: classes never recognised, no better than guessing, or few images."""
     cautions = [
-        f"None of the {c.recall.images} test images of {c.name} was answered correctly."
+        f"{c.name} was never recognised: all of its test images ({c.recall.images}) were answered wrongly."
         for c in metrics.classes
         if c.recall and not c.recall.share
     ]
@@ -250,7 +250,7 @@ def describe_report(report: ImagesReport) -> str:
         f"  {c.name:{width}} {_format(c.recall)} of {c.recall.images:,}" if c.recall else f"  {c.name}: no test images"
         for c in report.classes
     ]
-    confused = [f"  {c.images} of {c.label} mistaken for {c.answer}" for c in report.confusions] or ["  none"]
+    confused = [f"  {c.label}, mistaken for {c.answer}: {c.images:,}" for c in report.confusions] or ["  none"]
     trained = sum(own.get("train", 0) for own in report.images.values())
     disputed = [
         f"  {image.mutual_information:.3f} nats  {image.path}  {image.label}"

@@ -91,7 +91,7 @@ def test_a_rare_class_that_is_never_right_is_seen() -> None:
         metrics, test_inputs=40, ensembles=(whole,), classes=classes, majority_accuracy=0.9, balanced_accuracy=0.5
     )
     assert list_cautions(metrics) == [
-        "None of the 4 test images of rare was answered correctly.",
+        "rare was never recognised: all of its test images (4) were answered wrongly.",
         "There were no test images of absent.",
         "The accuracy is no better than that of always answering the most frequent class, 90.0%.",
         "The accuracy was measured on only 40 images; its 95 % confidence interval is 76.9% to 96.0%.",
