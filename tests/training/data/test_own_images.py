@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from models.checkpoint import load_checkpoint
@@ -30,7 +31,7 @@ from training.data.foreign import KINDS
 from training.data.image_folders import LEAST_CALIBRATION, SHARES, Split, divide, load_image_folder
 from training.evaluation.summaries import estimate_share
 from training.recipes.own_images import Method, choose_target, own_images, plain_network
-from training.report.own_images import LEAST_DISPUTE
+from training.report.own_images import LEAST_DISPUTE, Confusion, ImagesReport, describe_report
 from training.runs.examples import write_examples
 from training.runs.fitting import FittingRun
 from training.runs.run import StepReport
@@ -163,6 +164,12 @@ def test_examples_are_of_six_classes_and_of_any_name(tmp_path: Path) -> None:
     assert examples[0].entry.caption == "a test image of a b"
     assert len(examples[1].entry.caption) == 300
     assert examples[0].entry.source == "the folder line break"
+
+
+def test_a_class_named_by_a_number_is_not_taken_for_one(trained: tuple[Path, str, str]) -> None:
+    report = TypeAdapter(ImagesReport).validate_json((trained[0] / "report.json").read_bytes())
+    confused = describe_report(replace(report, confusions=(Confusion(label="3", answer="9", images=2),)))
+    assert "Most frequent mistakes:\n  3, mistaken for 9: 2\n" in confused
 
 
 def test_the_service_answers_with_the_folders_names(folder: Path, trained: tuple[Path, str, str]) -> None:
