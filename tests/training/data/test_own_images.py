@@ -272,16 +272,16 @@ def test_splits_are_disjoint_stratified_and_the_same_again(folder: Path) -> None
     assert len(paths) == len(set(paths)) == 80
     assert images.name == again.name
     assert images.paths == again.paths
+    spec = images.dataset.input
+    assert isinstance(spec, ImageSpec)
     for split in SHARES:
         examples = getattr(images.dataset, split)
         assert len(examples) == len(images.paths[split])
         assert [path.parts[0] for path in images.paths[split]] == [CLASSES[label] for label in examples.labels]
         assert examples.labels.double().mean() == 0.5
         for path, found in zip(images.paths[split], examples.inputs, strict=True):
-            assert torch.equal(
-                found, decode_image((folder / path).read_bytes(), images.dataset.input, 10**6, path.name)
-            )
-    assert images.dataset.input.shape == (1, 12, 12)
+            assert torch.equal(found, decode_image((folder / path).read_bytes(), spec, 10**6, path.name))
+    assert spec.shape == (1, 12, 12)
     normal = images.dataset.input.prepare(images.dataset.train.inputs)
     assert abs(float(normal.mean())) < 1e-3
     assert abs(float(normal.std()) - 1) < 1e-3
