@@ -30,6 +30,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "noise": set(),
         "device": set(),
         "memory": set(),
+        "sequences": set(),
         "files": set(),
         "foreign_files": set(),
         "targets": {"schema"},
