@@ -242,7 +242,7 @@ def load_checkpoint(
     """
     path = directory / "config.json"
     config_bytes = _read(path, MAX_JSON_BYTES)
-    config: CheckpointConfig = _parse(path, config_bytes, CheckpointConfig)
+    config: CheckpointConfig = parse_json(path, config_bytes, CheckpointConfig)
     try:
         with torch.device("meta"):
             sampler: WeightSampler = config.method.build(config.target)
@@ -260,7 +260,7 @@ def load_checkpoint(
     path, calibration_bytes, calibration, density = directory / "calibration.json", b"", None, None
     if with_measurements and os.path.lexists(path):
         calibration_bytes = _read(path, MAX_JSON_BYTES)
-        calibration = _parse(path, calibration_bytes, Calibration)
+        calibration = parse_json(path, calibration_bytes, Calibration)
         _check_digest(path, calibration, config_bytes)
         try:
             check_calibration(calibration, config.task, look_through(config.input, backbone), sampler.num_networks)
@@ -271,7 +271,7 @@ def load_checkpoint(
             density = _read_density(directory / DENSITY_FILE, calibration.density, config, anchor)
     metrics, path = None, directory / "metrics.json"
     if with_measurements and os.path.lexists(path):
-        metrics = _parse(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
+        metrics = parse_json(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
     return Checkpoint(
         name=name_checkpoint(directory),
         version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
@@ -320,15 +320,15 @@ def _read(path: Path, most_bytes: int) -> bytes:
         raise CheckpointError(path, error.strerror or str(error)) from error
 
 
-def _parse(path: Path, content: bytes, schema: Any) -> Any:
+def parse_json(path: Path, content: bytes, schema: Any) -> Any:
+    """Reads a file of a checkpoint by a schema of pydantic, or raises a `CheckpointError`."""
     if content.count(b":") > MAX_JSON_MEMBERS:  # each may be an error
         raise CheckpointError(path, f"has more than {MAX_JSON_MEMBERS} members, so it is not a checkpoint's file")
     try:
         return TypeAdapter(schema).validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise CheckpointError(path, f"{where}: {first['msg']}") from error
+        raise CheckpointError(path, f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from error
     except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, str(error)) from error
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from models.checkpoint import CheckpointError, dump_json, write_file
+from models.checkpoint import CheckpointError, dump_json, parse_json, write_file
 from models.foreign_files import read_file
 from models.inputs.image import ImageSpec
 from models.inputs.image_formats import FORMATS, ImageFormat, recognize
@@ -93,7 +93,7 @@ def load_examples(directory: Path, spec: InputSpec) -> tuple[Example, ...]:
         raise CheckpointError(folder, "is a link; examples must be in a folder of the checkpoint itself")
     if not isinstance(spec, ImageSpec):
         raise CheckpointError(path, "lists images, but the model takes none")
-    entries = _parse(path, _read(path, MAX_LIST_BYTES))
+    entries: tuple[ExampleEntry, ...] = parse_json(path, _read(path, MAX_LIST_BYTES), _Entries)
     names = [entry.file for entry in entries]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise CheckpointError(path, f"lists {repeated[0]} more than once")
@@ -134,12 +134,3 @@ def _read(path: Path, most_bytes: int) -> bytes:
         return read_file(path, most_bytes, follow_links=False)
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from error
-
-
-def _parse(path: Path, content: bytes) -> tuple[ExampleEntry, ...]:
-    try:
-        return TypeAdapter(_Entries).validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise CheckpointError(path, f"{where}: {first['msg']}") from error
