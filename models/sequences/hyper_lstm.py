@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.sequences.deferred import DeferredWeight
-from models.sequences.lstm import advance, project
-from models.sequences.recurrent import EPSILON, GATES, Cell, GateNorm, Recurrent, State, init_orthogonal
+from models.sequences.lstm import project
+from models.sequences.recurrent import GATES, Cell, CellUpdate, Recurrent, State, init_orthogonal
 
 FIRST_SCALE = 0.1
 """Factor of every row at the start of a training (appendix A.2.3)."""
@@ -63,10 +63,8 @@ class HyperLSTMCell(Cell):
             self.hyper_weight_x.copy_(whole[:, hidden_size:])
             self.embedding_weight[2].normal_(0, BIAS_DEVIATION)
             self.scale_weight[:2] = FIRST_SCALE / embedding_size
-        self.norm = GateNorm(hidden_size) if layer_norm else None
-        self.cell_norm = nn.LayerNorm(hidden_size, eps=EPSILON) if layer_norm else nn.Identity()
-        self.hyper_norm = GateNorm(hyper_size) if layer_norm else None
-        self.hyper_cell_norm = nn.LayerNorm(hyper_size, eps=EPSILON) if layer_norm else nn.Identity()
+        self.update = CellUpdate(hidden_size, layer_norm)
+        self.hyper_update = CellUpdate(hyper_size, layer_norm)
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -95,9 +93,7 @@ class HyperLSTMCell(Cell):
             from_h, hyper_from_h = both.multiply(h).split([gates * size, gates * self.hyper_size], 1)
             from_x, hyper_from_x = given.split([gates * size, gates * self.hyper_size], 1)
             hyper_gates = hyper_from_h + hyper_from_x + small.multiply(hyper_h)
-            hyper_h, hyper_c = advance(
-                hyper_gates.unflatten(1, (gates, -1)), hyper_c, self.hyper_norm, self.hyper_cell_norm, 0.0
-            )
+            hyper_h, hyper_c = self.hyper_update(hyper_gates.unflatten(1, (gates, -1)), hyper_c)
             embeddings = (embed.multiply(hyper_h) + shifts).unflatten(1, (3 * gates, -1)).transpose(0, 1)
             made = torch.baddbmm(biases, embeddings, scale)  # [12, B, H]
             by_h, by_x, bias = made.view(3, gates, *made.shape[1:]).transpose(1, 2)
@@ -105,7 +101,7 @@ class HyperLSTMCell(Cell):
                 watch(torch.stack([by_h, by_x], 1))
             own = torch.addcmul(bias, by_x, from_x.unflatten(1, (gates, -1)))
             own = torch.addcmul(own, by_h, from_h.unflatten(1, (gates, -1)))
-            h, c = advance(own, c, self.norm, self.cell_norm, dropout)
+            h, c = self.update(own, c, dropout)
             return h, c, hyper_h, hyper_c
 
         return step

@@ -10,21 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.sequences.deferred import DeferredWeight
-from models.sequences.recurrent import (
-    EPSILON,
-    FORGET_BIAS,
-    GATES,
-    Cell,
-    GateNorm,
-    Recurrent,
-    State,
-    init_orthogonal,
-    make_candidates,
-)
+from models.sequences.recurrent import GATES, Cell, CellUpdate, Recurrent, State, init_orthogonal
 
 
 class LSTMCell(Cell):
-    """One layer of an LSTM. The carried cell is not normalised; what the output reads of it is."""
+    """One layer of an LSTM."""
 
     def __init__(self, input_size: int, hidden_size: int, layer_norm: bool, recurrent_dropout: float) -> None:
         super().__init__(input_size, hidden_size)
@@ -35,8 +25,7 @@ class LSTMCell(Cell):
         self.bias = nn.Parameter(torch.zeros(rows))
         for weight in (self.weight_x, self.weight_h):
             init_orthogonal(weight)
-        self.norm = GateNorm(hidden_size) if layer_norm else None
-        self.cell_norm = nn.LayerNorm(hidden_size, eps=EPSILON) if layer_norm else nn.Identity()
+        self.update = CellUpdate(hidden_size, layer_norm)
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -53,7 +42,8 @@ class LSTMCell(Cell):
         def step(given: Tensor, state: State) -> State:
             h, c = state
             gates = (given + weight.multiply(h)).unflatten(1, (len(GATES), -1))
-            return advance(gates, c, self.norm, self.cell_norm, dropout)
+            h, c = self.update(gates, c, dropout)
+            return h, c
 
         return step
 
@@ -91,16 +81,3 @@ class LSTM(Recurrent):
 def project(inputs: Tensor, weight: Tensor) -> Tensor:
     """Products of inputs and a weight [O, X], [n, O]; integers are one-hot inputs, whose products are looked up."""
     return inputs @ weight.mT if inputs.is_floating_point() else F.embedding(inputs, weight.mT)
-
-
-def advance(
-    gates: Tensor, c: Tensor, norm: GateNorm | None, cell_norm: nn.Module, dropout: float
-) -> tuple[Tensor, Tensor]:
-    """The next output and cell, [B, n] each, from gates [B, 4, n] and the cell before."""
-    if norm is not None:
-        gates = norm(gates)
-    take = gates.new_zeros(len(GATES), 1)
-    take[GATES.index("forget")] = FORGET_BIAS
-    enter, keep, leave, candidate = make_candidates(gates + take, dropout)
-    c = torch.addcmul(keep * c, enter, candidate)
-    return leave * cell_norm(c).tanh(), c

@@ -226,11 +226,20 @@ def init_orthogonal(weight: Tensor, gates: int = len(GATES)) -> None:
         nn.init.orthogonal_(part)
 
 
-def make_candidates(gates: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gates [B, 4, n] after their non-linearities; the candidate is thinned by recurrent dropout (Semeniuta et al.,
-    "Recurrent Dropout without Memory Loss", 2016)."""
-    opened = gates[:, :3].sigmoid()
-    candidate = gates[:, 3].tanh()
-    if dropout:
-        candidate = F.dropout(candidate, dropout)
-    return opened[:, 0], opened[:, 1], opened[:, 2], candidate
+class CellUpdate(nn.Module):
+    """What every cell does with its gates. The carried cell is not normalised; what the output reads of it is."""
+
+    def __init__(self, size: int, layer_norm: bool) -> None:
+        super().__init__()
+        self.norm = GateNorm(size) if layer_norm else nn.Identity()
+        self.cell_norm = nn.LayerNorm(size, eps=EPSILON) if layer_norm else nn.Identity()
+
+    def forward(self, gates: Tensor, c: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The next output and cell, [B, n] each, from gates [B, 4, n] and the cell before.
+
+        The candidate is thinned by recurrent dropout (Semeniuta et al., "Recurrent Dropout without Memory Loss", 2016).
+        """
+        enter, keep, leave, candidate = self.norm(gates).unbind(1)
+        candidate = F.dropout(candidate.tanh(), dropout) if dropout else candidate.tanh()
+        c = torch.addcmul((keep + FORGET_BIAS).sigmoid() * c, enter.sigmoid(), candidate)
+        return leave.sigmoid() * self.cell_norm(c).tanh(), c

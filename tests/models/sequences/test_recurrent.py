@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from models.sequences.hyper_lstm import HyperLSTM, HyperLSTMCell
 from models.sequences.lstm import LSTM, LSTMCell
-from models.sequences.recurrent import EPSILON, GateNorm, Recurrent
+from models.sequences.recurrent import EPSILON, CellUpdate, GateNorm, Recurrent
 
 X, H, N, Z, T, B = 5, 7, 6, 3, 9, 4
 
@@ -61,8 +61,9 @@ def normalize(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + EPSILON).sqrt() * gain + shift
 
 
-def advance(pre: list[Tensor], c: Tensor, norm: GateNorm | None, cell_norm: nn.Module) -> tuple[Tensor, Tensor]:
-    if norm is not None:
+def advance(pre: list[Tensor], c: Tensor, update: CellUpdate) -> tuple[Tensor, Tensor]:
+    norm, cell_norm = update.norm, update.cell_norm
+    if isinstance(norm, GateNorm):
         pre = [normalize(p, norm.gain[k], norm.shift[k]) for k, p in enumerate(pre)]
     i, f, o, g = pre
     c = (f + 1).sigmoid() * c + i.sigmoid() * g.tanh()
@@ -76,11 +77,11 @@ def step_naively(cell: LSTMCell | HyperLSTMCell, x: Tensor, state: list[Tensor])
     if isinstance(cell, LSTMCell):
         w_x, w_h, b = cell.weight_x.chunk(4), cell.weight_h.chunk(4), cell.bias.chunk(4)
         pre = [x @ w_x[k].T + h @ w_h[k].T + b[k] for k in range(4)]
-        return list(advance(pre, c, cell.norm, cell.cell_norm))
+        return list(advance(pre, c, cell.update))
     seen = torch.cat([h, x], -1)
     whole = torch.cat([cell.hyper_weight_h, cell.hyper_weight_x], 1)
     pre = list((seen @ whole.T + state[2] @ cell.hyper_weight.T + cell.hyper_bias).chunk(4, -1))
-    hyper_h, hyper_c = advance(pre, state[3], cell.hyper_norm, cell.hyper_cell_norm)
+    hyper_h, hyper_c = advance(pre, state[3], cell.hyper_update)
     pre = []
     for k in range(4):
         z_h = hyper_h @ cell.embedding_weight[0, k].T + cell.embedding_bias[0, k]
@@ -89,7 +90,7 @@ def step_naively(cell: LSTMCell | HyperLSTMCell, x: Tensor, state: list[Tensor])
         d_h, d_x, d_b = (z @ cell.scale_weight[j, k].T for j, z in enumerate((z_h, z_x, z_b)))
         by_h, by_x = h @ cell.weight_h.chunk(4)[k].T, x @ cell.weight_x.chunk(4)[k].T
         pre.append(d_h * by_h + d_x * by_x + d_b + cell.bias[k])
-    return [*advance(pre, c, cell.norm, cell.cell_norm), hyper_h, hyper_c]
+    return [*advance(pre, c, cell.update), hyper_h, hyper_c]
 
 
 def run_naively(network: Recurrent, inputs: Tensor) -> Tensor:
