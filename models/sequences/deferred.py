@@ -1,6 +1,6 @@
 """Products with one weight at every step, whose gradient of the weight is a single product over all steps.
 
-Shapes: B sequences, I numbers given, O numbers made.
+Shapes: B sequences, I numbers given, O numbers made. Weights may have more axes at the front, and so do their inputs.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ class _Collect(Function):
     def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor, None]:
         inputs, gradients = zip(*ctx.pairs, strict=True)
         ctx.pairs.clear()
-        return torch.cat(gradients).mT @ torch.cat(inputs), None
+        return torch.cat(gradients, dim=-2).mT @ torch.cat(inputs, dim=-2), None
 
 
 class _Multiply(Function):

@@ -3,7 +3,8 @@
 The small cell sees what the large one sees. From its output come three embeddings for each gate, and from these the
 factors of the rows of W_h and W_x and the biases of the step, which is the paper's memory-efficient form.
 
-Shapes: B sequences, n inputs, X numbers of an input, H units, N units of the small cell, Z numbers of an embedding.
+Shapes: B sequences, n inputs, X numbers of an input, H units, N units of the small cell, Z numbers of an embedding,
+S networks.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from models.sequences.recurrent import GATES, Cell, CellUpdate, Recurrent, State
 FIRST_SCALE = 0.1
 """Factor of every row at the start of a training (appendix A.2.3)."""
 
+GENERATORS = "embedding_weight", "embedding_bias", "scale_weight", "bias"
+"""Parameters of a cell that scale the weights of a step."""
+
 BIAS_DEVIATION = 0.01
 """Standard deviation of the weights that make the embeddings of biases, at the start."""
 
@@ -27,6 +31,10 @@ class HyperLSTMCell(Cell):
 
     The equations of the paper give the embeddings ĥ of the step before; its text and the authors' code give them ĥ of
     the same step, and so does this.
+
+    The parameters that scale a step's weights (`GENERATORS`) may have one more axis at the front, which holds those of
+    S networks that share all others. The sequences of a batch are then those of the first network, of the second, and
+    so on, equally many of each.
     """
 
     def __init__(
@@ -80,12 +88,15 @@ class HyperLSTMCell(Cell):
         gates, size = len(GATES), self.hidden_size
         both = DeferredWeight(torch.cat([self.weight_h, self.hyper_weight_h]))
         small = DeferredWeight(self.hyper_weight)
-        embed = DeferredWeight(self.embedding_weight.flatten(0, 2))
-        shifts = torch.cat(
-            [self.embedding_bias.flatten(), self.embedding_bias.new_zeros(self.embedding_bias[0].numel())]
+        embedding_weight = self.embedding_weight.reshape(
+            -1, self.embedding_weight.shape[-4:-1].numel(), self.hyper_size
         )
-        scale = self.scale_weight.flatten(0, 1).mT  # [12, Z, H]
-        biases = torch.cat([self.bias.new_zeros(2 * gates, size), self.bias])[:, None]
+        embed, networks = DeferredWeight(embedding_weight), len(embedding_weight)
+        shifts = self.embedding_bias.reshape(networks, 1, -1)
+        shifts = torch.cat([shifts, shifts.new_zeros(networks, 1, shifts.shape[-1] // 2)], dim=-1)
+        scale = self.scale_weight.flatten(0, -3).mT  # [12S, Z, H]
+        bias = self.bias.reshape(networks, gates, size)
+        biases = torch.cat([bias.new_zeros(networks, 2 * gates, size), bias], dim=1).flatten(0, 1)[:, None]
         dropout = self.recurrent_dropout if self.training else 0.0
 
         def step(given: Tensor, state: State) -> State:
@@ -94,9 +105,10 @@ class HyperLSTMCell(Cell):
             from_x, hyper_from_x = given.split([gates * size, gates * self.hyper_size], 1)
             hyper_gates = hyper_from_h + hyper_from_x + small.multiply(hyper_h)
             hyper_h, hyper_c = self.hyper_update(hyper_gates.unflatten(1, (gates, -1)), hyper_c)
-            embeddings = (embed.multiply(hyper_h) + shifts).unflatten(1, (3 * gates, -1)).transpose(0, 1)
-            made = torch.baddbmm(biases, embeddings, scale)  # [12, B, H]
-            by_h, by_x, bias = made.view(3, gates, *made.shape[1:]).transpose(1, 2)
+            embeddings = embed.multiply(hyper_h.unflatten(0, (networks, -1))) + shifts
+            embeddings = embeddings.unflatten(2, (3 * gates, -1)).transpose(1, 2).flatten(0, 1)
+            made = torch.baddbmm(biases, embeddings, scale)  # [12S, B, H]
+            by_h, by_x, bias = made.unflatten(0, (networks, 3, gates)).permute(1, 0, 3, 2, 4).flatten(1, 2)
             if watch:
                 watch(torch.stack([by_h, by_x], 1))
             own = torch.addcmul(bias, by_x, from_x.unflatten(1, (gates, -1)))

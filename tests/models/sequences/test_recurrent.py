@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from models.sequences.hyper_lstm import HyperLSTM, HyperLSTMCell
+from models.sequences.hyper_lstm import GENERATORS, HyperLSTM, HyperLSTMCell
 from models.sequences.lstm import LSTM, LSTMCell
 from models.sequences.recurrent import EPSILON, CellUpdate, GateNorm, Recurrent
 
@@ -136,6 +137,22 @@ def test_a_state_carried_over_windows_gives_what_one_long_pass_gives(network: Re
     second, state = network(inputs[4:], state)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(state, last)
+
+
+def test_networks_that_share_all_but_their_generators_run_together() -> None:
+    network = make("ln-hyper", num_layers=2)
+    stacks = {
+        name: torch.stack([parameter + 0.3 * torch.randn_like(parameter) for _ in range(3)])
+        for name, parameter in network.named_parameters()
+        if name.split(".", 2)[2] in GENERATORS
+    }
+    inputs = torch.randn(T, B, X, dtype=torch.float64)
+    together, _ = functional_call(network, stacks, (inputs.repeat(1, 3, 1),))
+    alone = [
+        functional_call(network, {name: stack[k] for name, stack in stacks.items()}, (inputs,))[0] for k in range(3)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1))
+    assert not torch.allclose(alone[0], alone[1])
 
 
 def test_packed_sequences_are_padded_ones_without_the_padding(network: Recurrent) -> None:
