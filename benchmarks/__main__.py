@@ -20,7 +20,8 @@ from benchmarks.report import Ratio, collect, draw_growth, find_regressions, pri
 from benchmarks.sampling import measure_sampler
 from benchmarks.serving import measure_backbone, measure_download, measure_service
 from benchmarks.training_step import measure_training
-from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import dump_json, write_file
 from models.device import choose_device
 from models.memory import keep_freed_memory
 

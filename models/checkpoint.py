@@ -9,22 +9,30 @@ import dataclasses
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic.dataclasses import dataclass
-from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
-from torch import Tensor
 
 from models.backbones.backbone import MAX_BYTES, Backbone, BackboneError, BackboneSpec, load_backbone, look_through
-from models.files import replace_file
-from models.foreign_files import read_file
+from models.checkpoint_files import (
+    MAX_JSON_BYTES,
+    CheckpointError,
+    drop,
+    drop_old_weights,
+    dump_json,
+    name_checkpoint,
+    parse_json,
+    parse_tensors,
+    read_bounded,
+    read_weights,
+    write_file,
+    write_weights,
+)
 from models.inputs.image import ImageSpec
 from models.inputs.kind import InputKind
 from models.inputs.spec import InputSpec
@@ -43,7 +51,7 @@ from models.samplers.mnf import MNFConfig
 from models.samplers.sampler import WeightSampler
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.schema import STRICT, Shape
-from models.stored_tensors import Storage, bound_bytes, decode_tensors, encode_tensors, split_shards
+from models.stored_tensors import Storage
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
 
@@ -53,9 +61,6 @@ CONVERTED_LINE_ENDS = (
 )
 """The reason given for a file whose digest would match with its original line endings."""
 
-SAMPLER_FILE = "model.safetensors"
-"""The weight file. Large weights are split into model-00001-of-00003.safetensors and so on."""
-
 DENSITY_FILE = "density.safetensors"
 """The density of the training's prepared inputs, if flags look at it. It belongs to the calibration."""
 
@@ -64,9 +69,6 @@ MEASURED = ("metrics.json", "report.json", "README.md")
 
 MEASURED_OF_WEIGHTS = ("attack.json", "figures")
 """Files that a new calibration keeps. They took hours, and state their calibration or depend on weights alone."""
-
-MAX_JSON_BYTES = 4 * 2**20
-MAX_JSON_MEMBERS = 100_000
 
 MethodConfig = Annotated[
     HyperDrawConfig
@@ -81,18 +83,6 @@ MethodConfig = Annotated[
     | APDConfig,
     Field(discriminator="method"),
 ]
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be loaded; the message names the file and the reason."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # all arguments, so that it can be copied
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -192,16 +182,10 @@ def save_checkpoint(directory: Path, config: CheckpointConfig, sampler: WeightSa
         storage: how matrices are stored.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shards = split_shards(encode_tensors(sampler.state_dict(), storage))
-    _drop(directory, "calibration.json", DENSITY_FILE, *MEASURED, *MEASURED_OF_WEIGHTS)
-    files = {}
-    for number, shard in enumerate(shards, 1):
-        name = SAMPLER_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        content = serialize_tensors(shard)
-        files[name] = hashlib.sha256(content).hexdigest()
-        write_file(directory / name, content)
+    drop(directory, "calibration.json", DENSITY_FILE, *MEASURED, *MEASURED_OF_WEIGHTS)
+    files = write_weights(directory, sampler.state_dict(), storage)
     write_file(directory / "config.json", dump_json(dataclasses.replace(config, files=files)))
-    _drop(directory, *(path.name for path in directory.glob("model*.safetensors") if path.name not in files))
+    drop_old_weights(directory, files)
 
 
 def save_calibration(directory: Path, calibration: Calibration, density: FeatureDensity | None = None) -> None:
@@ -212,7 +196,7 @@ def save_calibration(directory: Path, calibration: Calibration, density: Feature
         calibration: `density` is filled in here.
         density: density of the training's prepared inputs, if scores depend on it; written to a file of its own.
     """
-    _drop(directory, DENSITY_FILE, *MEASURED)
+    drop(directory, DENSITY_FILE, *MEASURED)
     if density is not None:
         content = serialize_tensors(pack_density(density))
         write_file(directory / DENSITY_FILE, content)
@@ -241,7 +225,7 @@ def load_checkpoint(
         CheckpointError: if a file is missing, damaged, foreign, or does not match the others.
     """
     path = directory / "config.json"
-    config_bytes = _read(path, MAX_JSON_BYTES)
+    config_bytes = read_bounded(path, MAX_JSON_BYTES)
     config: CheckpointConfig = parse_json(path, config_bytes, CheckpointConfig)
     try:
         with torch.device("meta"):
@@ -253,13 +237,13 @@ def load_checkpoint(
     if most_bytes is not None and size > most_bytes:
         reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
         raise CheckpointError(path, reason)
-    sampler.load_state_dict(_read_weights(directory, config.files, tensors), assign=True)
+    sampler.load_state_dict(read_weights(directory, config.files, tensors), assign=True)
     sampler = sampler.to(device).eval().requires_grad_(False)
     backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - size)
 
     path, calibration_bytes, calibration, density = directory / "calibration.json", b"", None, None
     if with_measurements and os.path.lexists(path):
-        calibration_bytes = _read(path, MAX_JSON_BYTES)
+        calibration_bytes = read_bounded(path, MAX_JSON_BYTES)
         calibration = parse_json(path, calibration_bytes, Calibration)
         _check_digest(path, calibration, config_bytes)
         try:
@@ -271,7 +255,7 @@ def load_checkpoint(
             density = _read_density(directory / DENSITY_FILE, calibration.density, config, anchor)
     metrics, path = None, directory / "metrics.json"
     if with_measurements and os.path.lexists(path):
-        metrics = parse_json(path, _read(path, MAX_JSON_BYTES), dict[str, Any])
+        metrics = parse_json(path, read_bounded(path, MAX_JSON_BYTES), dict[str, Any])
     return Checkpoint(
         name=name_checkpoint(directory),
         version=hashlib.sha256(config_bytes + calibration_bytes).hexdigest(),
@@ -284,53 +268,9 @@ def load_checkpoint(
     )
 
 
-def name_checkpoint(directory: Path) -> str:
-    """The name of a checkpoint: that of its directory, or of the link to it."""
-    return Path(os.path.abspath(directory)).name  # noqa: PTH100 (Path.resolve would follow the link)
-
-
 def digest_config(directory: Path) -> str:
     """SHA-256 of a checkpoint's config.json, which a calibration names."""
     return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
-
-
-def dump_json(value: Any) -> bytes:
-    """Readable JSON of a dataclass or of plain data."""
-    return TypeAdapter(type(value)).dump_json(value, indent=1) + b"\n"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file atomically: readers see the old content or all of the new, even after a crash."""
-    with replace_file(path) as file:
-        file.write(content)
-
-
-def _drop(directory: Path, *names: str) -> None:
-    for path in (directory / name for name in names):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _read(path: Path, most_bytes: int) -> bytes:
-    try:
-        return read_file(path, most_bytes)
-    except OSError as error:
-        raise CheckpointError(path, error.strerror or str(error)) from error
-
-
-def parse_json(path: Path, content: bytes, schema: Any) -> Any:
-    """Reads a file of a checkpoint by a schema of pydantic, or raises a `CheckpointError`."""
-    if content.count(b":") > MAX_JSON_MEMBERS:  # each may be an error
-        raise CheckpointError(path, f"has more than {MAX_JSON_MEMBERS} members, so it is not a checkpoint's file")
-    try:
-        return TypeAdapter(schema).validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise CheckpointError(path, f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from error
-    except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
-        raise CheckpointError(path, str(error)) from error
 
 
 def _load_backbone(directory: Path, config: CheckpointConfig, most_bytes: int) -> Backbone | None:
@@ -354,47 +294,8 @@ def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
 
 def _read_density(path: Path, digest: str, config: CheckpointConfig, anchor: Anchor | None) -> FeatureDensity:
     features = anchor.num_features if anchor else config.target.input_shape[0]
-    tensors = _parse_tensors(path, _read(path, bound_density_bytes(features)), digest, "calibration.json")
+    tensors = parse_tensors(path, read_bounded(path, bound_density_bytes(features)), digest, "calibration.json")
     try:
         return dataclasses.replace(unpack_density(tensors, features), anchor=anchor)
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
-
-
-def _parse_tensors(path: Path, content: bytes, digest: str, source: str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file whose digest is in another file."""
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(path, f"its SHA-256 is not the one in {source}: damaged, cut short or foreign")
-    try:
-        return parse_tensors(content)
-    except Exception as error:  # safetensors' own errors, and those of types unknown to PyTorch
-        raise CheckpointError(path, f"is not a valid safetensors file: {error}") from error
-
-
-def _read_weights(directory: Path, files: Mapping[str, str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name, with the expected shapes and types."""
-    stored: dict[str, Tensor] = {}
-    room = bound_bytes(expected)
-    for name, digest in files.items():
-        path = directory / name
-        content = _read(path, room)
-        room -= len(content)
-        stored |= _parse_tensors(path, content, digest, "config.json")
-    try:
-        weights = decode_tensors(stored)
-    except ValueError as error:
-        raise CheckpointError(directory, str(error)) from error
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise CheckpointError(directory, f"weights are missing: {', '.join(missing)}")
-    if unknown := sorted(weights.keys() - expected.keys()):
-        raise CheckpointError(directory, f"weights are unknown to the method: {', '.join(unknown)}")
-    for name, tensor in weights.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape:
-            raise CheckpointError(directory, f"{name} has shape {tuple(tensor.shape)}, not {tuple(wanted.shape)}")
-        if tensor.dtype != wanted.dtype:
-            kinds = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted.dtype))
-            raise CheckpointError(directory, "{} is {}, not {}".format(name, *kinds))
-        if not np.isfinite(tensor.numpy()).all():
-            raise CheckpointError(directory, f"{name} contains numbers that are not finite")
-    return weights

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from models.checkpoint import CheckpointError, dump_json, parse_json, write_file
+from models.checkpoint_files import CheckpointError, dump_json, parse_json, write_file
 from models.foreign_files import read_file
 from models.inputs.image import ImageSpec
 from models.inputs.image_formats import FORMATS, ImageFormat, recognize

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import CheckpointError
+from models.checkpoint_files import CheckpointError
 from models.foreign_files import Stamp, is_settled
 from models.model import Model
 from models.tasks.probabilities import NotFiniteError

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from models.backbones.backbone import list_shared_folders
-from models.checkpoint import CheckpointError, name_checkpoint
+from models.checkpoint_files import CheckpointError, name_checkpoint
 from models.device import is_out_of_memory
 from models.examples import FOLDER as EXAMPLES
 from models.foreign_files import Stamp, may_pass, take_stamp

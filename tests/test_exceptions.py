@@ -10,7 +10,7 @@ from types import ModuleType
 import hyperdraw.errors
 import pytest
 
-import models.checkpoint
+import models.checkpoint_files
 import models.device
 import models.inputs.pixels
 import models.tasks.probabilities
@@ -26,7 +26,7 @@ import training.runs.run
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
     hyperdraw.errors.HyperdrawError: ("It was so.", "Do otherwise."),
     hyperdraw.errors.ServiceError: (429, "overloaded", "It was so.", "Do otherwise.", 1.5),
-    models.checkpoint.CheckpointError: (Path("digits/config.json"), "damaged"),
+    models.checkpoint_files.CheckpointError: (Path("digits/config.json"), "damaged"),
     models.inputs.pixels.ImageError: ("invalid", "It was so.", "Do otherwise."),
     service.admission.OverloadedError: (1.5,),
     service.errors.ServiceError: (429, "overloaded", "It was so.", "Do otherwise.", {"Retry-After": "2"}),

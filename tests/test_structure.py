@@ -40,10 +40,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "samplers": {"noise", "schema", "targets"},
         "predictions": {"inputs", "noise", "samplers", "schema", "targets", "tasks"},
         "stored_tensors": set(),
+        "checkpoint_files": {"files", "foreign_files", "stored_tensors"},
         "checkpoint": {
             "backbones",
-            "files",
-            "foreign_files",
+            "checkpoint_files",
             "inputs",
             "predictions",
             "samplers",
@@ -52,7 +52,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "targets",
             "tasks",
         },
-        "examples": {"checkpoint", "foreign_files", "inputs", "schema"},
+        "examples": {"checkpoint_files", "foreign_files", "inputs", "schema"},
         "model": {"backbones", "checkpoint", "examples", "inputs", "noise", "predictions", "targets", "tasks"},
     },
     "service": {

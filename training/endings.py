@@ -8,7 +8,7 @@ from typing import TypeVar
 import typer
 
 from models.backbones.backbone import BackboneError
-from models.checkpoint import CheckpointError, dump_json
+from models.checkpoint_files import CheckpointError, dump_json
 from models.device import DeviceError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError

@@ -9,7 +9,8 @@ from typing import Annotated
 import torch
 import typer
 
-from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import dump_json, write_file
 from models.device import choose_device
 from models.inputs.image import ImageSpec
 from training.backbones.efficientnet import EFFICIENTNETS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from models.checkpoint import CheckpointError
+from models.checkpoint_files import CheckpointError
 from models.examples import FOLDER, LIST_FILE, MAX_BYTES, MOST_EXAMPLES, load_examples, save_examples
 from models.inputs.image import ImageSpec
 from models.inputs.vector import VectorSpec

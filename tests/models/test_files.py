@@ -19,7 +19,7 @@ import hyperdraw.files
 import pytest
 
 import models.files
-from models.checkpoint import write_file
+from models.checkpoint_files import write_file
 from tests import ROOT
 from tests.client.gateway import refuse, respond, stand_before
 from tests.waiting import PATIENCE, wait_until

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import CheckpointError, load_checkpoint
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError
 from models.foreign_files import may_pass, read_file
 from models.stored_tensors import decode_tensors, encode_tensors
 from tests.checkpoints import convert, edit, rewrite_weights, set_layers

@@ -17,7 +17,8 @@ import torch
 import models.foreign_files
 import service.catalog
 import service.engine.engine
-from models.checkpoint import CheckpointError, load_checkpoint
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError
 from models.device import DeviceError, is_out_of_memory
 from models.model import Model
 from service.app import create_app

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoint import CheckpointError, load_checkpoint
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError
 from service.app import create_app
 from service.settings import Settings
 from tests import ROOT

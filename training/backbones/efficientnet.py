@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.backbone import BackboneError, open_session
-from models.checkpoint import dump_json, write_file
+from models.checkpoint_files import dump_json, write_file
 from models.inputs.image import ImageSpec
 from training.backbones.source import BackboneNotes, locate_notes
 from training.progress import announce

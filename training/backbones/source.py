@@ -18,7 +18,7 @@ from models.backbones.backbone import (
     probe,
     read_backbone,
 )
-from models.checkpoint import write_file
+from models.checkpoint_files import write_file
 from models.foreign_files import read_file
 from models.inputs.image import ImageSpec
 from models.schema import STRICT, Deviations, Means

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.backbones.backbone import NO_GRADIENT
-from models.checkpoint import Checkpoint, dump_json, write_file
+from models.checkpoint import Checkpoint
+from models.checkpoint_files import dump_json, write_file
 from models.inputs.image import ImageSpec
 from models.noise import permutations, uniform
 from models.predictions.detection import DEFAULT_RATE

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.checkpoint import CheckpointError
+from models.checkpoint_files import CheckpointError
 from models.predictions.detection import DEFAULT_RATE, Calibration
 from models.predictions.perturbation import Norm
 from models.tasks.kind import Flag

@@ -12,7 +12,8 @@ from pathlib import Path
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, Training, write_file
+from models.checkpoint import Checkpoint, Training
+from models.checkpoint_files import write_file
 from models.predictions.detection import list_sizes
 from models.predictions.prediction import Outputs, Prediction, evaluate_members, interpret
 from models.tasks.classification import Classification

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from models.checkpoint import Checkpoint, dump_json, write_file
+from models.checkpoint import Checkpoint
+from models.checkpoint_files import dump_json, write_file
 from models.predictions.prediction import ScoreName
 from models.tasks.kind import Flag
 from training.evaluation.summaries import Share, Spread

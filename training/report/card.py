@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 from models.backbones.backbone import BackboneSpec
-from models.checkpoint import Checkpoint, CheckpointConfig, Training, write_file
+from models.checkpoint import Checkpoint, CheckpointConfig, Training
+from models.checkpoint_files import write_file
 from models.inputs.columns import Column, ScaledColumn
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec

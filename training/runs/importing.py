@@ -10,15 +10,8 @@ import torch
 from torch import Tensor
 
 from models.backbones.backbone import FILE
-from models.checkpoint import (
-    CheckpointConfig,
-    CheckpointError,
-    Training,
-    dump_json,
-    load_checkpoint,
-    save_checkpoint,
-    write_file,
-)
+from models.checkpoint import CheckpointConfig, Training, load_checkpoint, save_checkpoint
+from models.checkpoint_files import CheckpointError, dump_json, write_file
 from models.inputs.image import ImageSpec
 from models.predictions.anchor import find_maps
 from models.samplers.deep_ensemble import DeepEnsemble, DeepEnsembleConfig

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
-from models.checkpoint import write_file
+from models.checkpoint_files import write_file
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import NetworkStack, WeightSampler
 from models.targets.target import Weights

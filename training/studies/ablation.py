@@ -7,7 +7,8 @@ from statistics import mean, stdev
 
 from pydantic.dataclasses import dataclass
 
-from models.checkpoint import dump_json, load_checkpoint, write_file
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import dump_json, write_file
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
 from training.evaluation.summaries import Spread
 from training.progress import track

@@ -12,7 +12,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, CheckpointError, dump_json, load_checkpoint, write_file
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.checkpoint_files import CheckpointError, dump_json, write_file
 from models.predictions.detection import apply_temperature
 from models.tasks.probabilities import average_logits
 from training.data.dataset import Dataset

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, dump_json, load_checkpoint, write_file
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.checkpoint_files import dump_json, write_file
 from models.inputs.columns import NumberColumn
 from models.predictions.prediction import interpret
 from models.samplers.deep_ensemble import DeepEnsembleConfig

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.checkpoint import Checkpoint, CheckpointError, dump_json, write_file
+from models.checkpoint import Checkpoint
+from models.checkpoint_files import CheckpointError, dump_json, write_file
 from models.predictions.prediction import evaluate_members
 from models.tasks.regression import Regression
 from training.data.dataset import Dataset

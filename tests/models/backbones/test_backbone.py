@@ -23,7 +23,8 @@ from models.backbones.backbone import (
     load_backbone,
     open_session,
 )
-from models.checkpoint import CheckpointError, dump_json, load_checkpoint
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError, dump_json
 from models.model import Model
 from tests.backbones import CHANNELS, IMAGES, draw_kernel, make_onnx, save_with_backbone, write_onnx
 from tests.checkpoints import edit, save_curve

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from models.checkpoint import dump_json
+from models.checkpoint_files import dump_json
 from models.inputs.vector import VectorSpec
 from models.predictions.detection import (
     CALIBRATED_SIZES,

@@ -13,7 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.checkpoint import CheckpointError, load_checkpoint
+from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError
 from models.inputs.columns import CategoryColumn, DateColumn, NumberColumn
 from models.inputs.table import TableSpec
 from models.predictions.prediction import interpret

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import training.evaluation.attack
-from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_calibration
+from models.checkpoint import Checkpoint, load_checkpoint, save_calibration
+from models.checkpoint_files import CheckpointError
 from models.predictions.detection import DEFAULT_RATE
 from models.predictions.perturbation import Norm, find_steepest, measure_margin, project
 from models.predictions.prediction import ScoreName, evaluate, interpret

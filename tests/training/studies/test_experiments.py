@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import training.data.outlier_sets
 import training.studies.ablation
-from models.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.checkpoint_files import CheckpointError
 from models.inputs.image import ImageSpec
 from models.samplers.hypergan import HyperGANConfig
 from models.targets.gauge import find_couplings, permute_filters
