@@ -8,7 +8,6 @@ written last: a reader sees the old checkpoint, the new one, or a wrong checksum
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +21,9 @@ from models.backbones.backbone import MAX_BYTES, Backbone, BackboneError, Backbo
 from models.checkpoint_files import (
     MAX_JSON_BYTES,
     CheckpointError,
+    build_empty,
+    check_file_names,
+    count_bytes,
     drop,
     drop_old_weights,
     dump_json,
@@ -127,9 +129,7 @@ class CheckpointConfig:
         if self.target.input_shape != self.feature_shape:
             given = self.input if self.backbone is None else self.backbone
             raise ValueError(f"the target takes {self.target.input_shape}, but the input is {given}")
-        for name in self.files:
-            if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
-                raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
+        check_file_names(self.files)
 
     @property
     def feature_shape(self) -> Shape:
@@ -227,19 +227,10 @@ def load_checkpoint(
     path = directory / "config.json"
     config_bytes = read_bounded(path, MAX_JSON_BYTES)
     config: CheckpointConfig = parse_json(path, config_bytes, CheckpointConfig)
-    try:
-        with torch.device("meta"):
-            sampler: WeightSampler = config.method.build(config.target)
-    except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
-        raise CheckpointError(path, f"does not describe a sampler: {error}") from error
-    tensors = sampler.state_dict()
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    if most_bytes is not None and size > most_bytes:
-        reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
-        raise CheckpointError(path, reason)
-    sampler.load_state_dict(read_weights(directory, config.files, tensors), assign=True)
+    sampler: WeightSampler = build_empty(path, lambda: config.method.build(config.target), most_bytes)
+    sampler.load_state_dict(read_weights(directory, config.files, sampler.state_dict()), assign=True)
     sampler = sampler.to(device).eval().requires_grad_(False)
-    backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - size)
+    backbone = _load_backbone(directory, config, MAX_BYTES if most_bytes is None else most_bytes - count_bytes(sampler))
 
     path, calibration_bytes, calibration, density = directory / "calibration.json", b"", None, None
     if with_measurements and os.path.lexists(path):

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.files import replace_file
 from models.foreign_files import read_file
@@ -22,6 +24,8 @@ SAMPLER_FILE = "model.safetensors"
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
+
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class CheckpointError(Exception):
@@ -34,6 +38,17 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Checks names of weight files, which a config.json states.
+
+    Raises:
+        ValueError: if one is not the name of a safetensors file inside the checkpoint's directory.
+    """
+    for name in names:
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII):
+            raise ValueError(f"{name!r} is not the name of a safetensors file inside the checkpoint's directory")
 
 
 def name_checkpoint(directory: Path) -> str:
@@ -62,6 +77,34 @@ def write_weights(directory: Path, tensors: Mapping[str, Tensor], storage: Stora
         files[name] = hashlib.sha256(content).hexdigest()
         write_file(directory / name, content)
     return files
+
+
+def build_empty(path: Path, build: Callable[[], Built], most_bytes: int | None) -> Built:
+    """A module without weights, as a config.json describes it.
+
+    Args:
+        path: path of the config.json, for messages.
+        build: makes the module, on the meta device.
+        most_bytes: largest size of the weights, in bytes.
+
+    Raises:
+        CheckpointError: if there is no such module, or it is too large.
+    """
+    try:
+        with torch.device("meta"):
+            module = build()
+    except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
+        raise CheckpointError(path, f"does not describe a sampler: {error}") from error
+    size = count_bytes(module)
+    if most_bytes is not None and size > most_bytes:
+        reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
+        raise CheckpointError(path, reason)
+    return module
+
+
+def count_bytes(module: nn.Module) -> int:
+    """Size of a module's weights, in bytes."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def drop_old_weights(directory: Path, files: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from models.device import DeviceError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError
 from training.progress import warn
-from training.runs.run import TrainingError
+from training.runs.state import TrainingError
 
 Report = TypeVar("Report")
 

@@ -14,7 +14,9 @@ from models.noise import standard_normal, uniform
 from models.samplers.apd import APD, make_perceptron
 from models.samplers.sampler import NetworkStack
 from training.recipes.recipe import Distillation
-from training.runs.run import StepReport, TrainingError, TrainingRun
+from training.runs.loop import StepReport
+from training.runs.run import TrainingRun
+from training.runs.state import TrainingError
 
 LANGEVIN_STREAM, BATCH_STREAM, MIX_STREAM = 6, 7, 8
 

@@ -11,7 +11,9 @@ from models.samplers.hypergan import CodeDiscriminator
 from models.samplers.sampler import Hypernetwork, VariationalSampler
 from models.targets.target import Weights
 from training.objectives.objectives import adversarial_loss, discriminator_loss, moment_distance
-from training.runs.run import StepReport, TrainingError, TrainingRun
+from training.runs.loop import StepReport
+from training.runs.run import TrainingRun
+from training.runs.state import TrainingError
 
 PRIOR_STREAM = 2
 

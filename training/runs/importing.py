@@ -36,8 +36,8 @@ from training.report.own_images import ImagesReport, describe_images, describe_o
 from training.runs.checkpoints import MOST_DESCRIBED, calibrate_checkpoint, measure_directory
 from training.runs.examples import write_examples
 from training.runs.laplace import fit_laplace
-from training.runs.run import TrainingError
 from training.runs.session import check_output
+from training.runs.state import TrainingError
 
 NEEDS_IMAGES = (
     "a single state dict is one network, which cannot disagree with itself. Pass --fit DIR, a folder of the images "

@@ -1,28 +1,24 @@
 """A training run: what all kinds of training share, above all their state on disk."""
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
 
-from models.checkpoint_files import write_file
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import NetworkStack, WeightSampler
-from models.targets.target import Weights
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
 from training.recipes.recipe import Recipe
 from training.recipes.variation import ADDABLE
+from training.runs.loop import StepReport
 from training.runs.problems import Density, Problem, Supervised
-from training.tensors import read_tensors, select_below
+from training.runs.state import TrainingError, load_state, save_state
 
 RECALIBRATION_STREAM = 3
 RECALIBRATION_DRAWS = 2048
@@ -33,21 +29,6 @@ KEEP_EVERY = 50
 
 Judged = tuple[Tensor, Tensor]
 """Logits [S, n, K] and labels [n] of inputs that their networks were not trained on."""
-
-
-class TrainingError(Exception):
-    """The run cannot continue; the message says why."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Results of one step: scalars, left on the device so that the caller decides when to read them."""
-
-    losses: Mapping[str, Tensor]
-    metrics: Mapping[str, Tensor]
-    """Metrics of the sampled networks on the step's batch."""
-    weights: Weights
-    """The sampled networks."""
 
 
 class TrainingRun(ABC):
@@ -150,17 +131,7 @@ class TrainingRun(ABC):
 
     def save(self, path: Path) -> None:
         """Writes everything that `load` needs, atomically."""
-        tensors = {
-            f"{prefix}.{name}": tensor
-            for prefix, module in self._modules.items()
-            for name, tensor in module.state_dict().items()
-        }
-        for prefix, optimizer in self._optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{prefix}.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"run": json.dumps(self._identity()), "steps": str(self.steps)}
-        write_file(path, serialize_tensors(tensors, metadata))
+        save_state(path, self._identity(), self.steps, self._modules, self._optimizers)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote.
@@ -168,22 +139,7 @@ class TrainingRun(ABC):
         Raises:
             TrainingError: if the file cannot be read or belongs to another run.
         """
-        saved, ours = read_identity(path), self._identity()
-        if differing := [f"{key} {saved.get(key)}" for key in ours if saved.get(key) != ours[key]]:
-            raise TrainingError(
-                f"{path} holds the state of another run, with {', '.join(differing)}. Repeat its command, or choose "
-                "another --out."
-            )
-        tensors, metadata = read_tensors(path)
-        self.steps = int(metadata["steps"])
-        for prefix, module in self._modules.items():
-            module.load_state_dict(select_below(prefix, tensors))
-        for prefix, optimizer in self._optimizers.items():
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in select_below(prefix, tensors).items():
-                index, key = name.split(".")
-                states.setdefault(int(index), {})[key] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        self.steps, _ = load_state(path, self._identity(), self._modules, self._optimizers)
 
     def _keep_good(self) -> None:
         """Copies the parameters if it is time to; called when they are known to be good, before they change."""
@@ -213,20 +169,6 @@ def sharpen(sampler: WeightSampler, judged: Sequence[Judged]) -> None:
 
 def _list_stacks(sampler: WeightSampler) -> list[NetworkStack]:
     return [module for module in sampler.modules() if isinstance(module, NetworkStack)]
-
-
-def read_identity(path: Path) -> dict[str, Any]:
-    """Reads what identifies a saved run: its recipe, seed and planned steps.
-
-    Raises:
-        TrainingError: if the file is not a saved run.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            identity: dict[str, Any] = json.loads(file.metadata()["run"])
-            return identity
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} is not a saved training run: {error}") from error
 
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:

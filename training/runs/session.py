@@ -1,16 +1,12 @@
 """One training command: runs the steps, shows progress, saves, and makes a checkpoint of the result."""
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, CheckpointConfig, Training, load_checkpoint, save_checkpoint
 from models.samplers.sampler import WeightSampler
@@ -19,29 +15,21 @@ from training.data.datasets import load_dataset
 from training.data.mixture import Mixture
 from training.data.outlier_sets import load_outliers
 from training.denormals import flush_denormals
-from training.evaluation.diversity import measure_weight_spread
-from training.progress import Bar, announce, warn
 from training.recipes.recipe import Recipe
 from training.report.card import save_card
 from training.runs.checkpoints import calibrate_checkpoint, measure_directory
 from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun
-from training.runs.run import Judged, StepReport, TrainingError, TrainingRun, read_identity, sharpen
+from training.runs.loop import run_steps
+from training.runs.run import Judged, TrainingRun, sharpen
+from training.runs.state import TrainingError, read_identity
 
-LOG_EVERY = 20
-SAVE_EVERY_SECONDS = 120
 TIMED_STEPS = 20
-
-VALIDATIONS = 20
-"""Number of validations in a run."""
 
 STATE_FILE = Path("training", "state.safetensors")
 """Path of an unfinished run's state, below its directory. The states of its folds lie beside it."""
 
 LOGS = Path("training", "logs")
-
-CONTENTION_SECONDS, CONTENTION_SHARE = 20.0, 0.75
-"""A training that got less than this share of its threads' time warns after so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +83,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     outliers = load_outliers(session.recipe.dataset, session.data)
     run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
-        complete = _run_steps(run, session.recipe.name, session.state_file, session.out / LOGS)
+        complete = run_steps(run, session.recipe.name, session.state_file, session.out / LOGS)
     except TrainingError as error:
         if not run.return_to_good():
             raise TrainingError(f"{error}. No checkpoint was written, because no step is known to be good.") from error
@@ -144,7 +132,7 @@ def _train_folds(session: Session, run: TrainingRun) -> list[_Fold] | None:
         try:
             if session.resume and state.exists():
                 own.load(state)
-            if not _run_steps(own, name, state, session.out / LOGS / state.stem):
+            if not run_steps(own, name, state, session.out / LOGS / state.stem):
                 return None
         except TrainingError as error:
             raise TrainingError(f"{name}: {error}. Without it no checkpoint can be calibrated.") from error
@@ -155,82 +143,6 @@ def _train_folds(session: Session, run: TrainingRun) -> list[_Fold] | None:
 
 def _name_fold_state(session: Session, number: int) -> Path:
     return session.state_file.with_name(f"fold-{number + 1}.safetensors")
-
-
-def _run_steps(run: TrainingRun, title: str, state: Path, logs: Path) -> bool:
-    """Makes steps until the run is finished or interrupted; returns whether it was not interrupted.
-
-    Args:
-        run: the run.
-        title: what to call it.
-        state: file that the run is saved to, now and then and at the end.
-        logs: folder of its logs for TensorBoard.
-    """
-    validate_every = max(1, run.planned_steps // VALIDATIONS)
-    saved = started = time.monotonic()
-    warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
-    with (
-        SummaryWriter(logs, purge_step=run.steps) as log,
-        Bar(title, "step", run.planned_steps, run.steps) as bar,
-        _catch_interrupt() as interrupted,
-    ):
-        while not run.finished and not interrupted():
-            report = run.step()
-            bar.update()
-            if run.steps % LOG_EVERY == 0:
-                metrics = _summarize(report)
-                bar.note(", ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
-                for name, value in metrics.items():
-                    log.add_scalar(f"train/{name}", value, run.steps)
-            if run.steps % validate_every == 0 and (metrics := run.validate()):
-                described = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                announce(f"{title}, step {run.steps}: validation {described}")
-                for name, value in metrics.items():
-                    log.add_scalar(f"validation/{name}", value, run.steps)
-            if not warned and (passed := time.monotonic() - started) > CONTENTION_SECONDS:
-                warned = True
-                _warn_of_contention((time.process_time() - computed) / passed, torch.get_num_threads())
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                run.save(state)
-                saved = time.monotonic()
-        complete = not interrupted()
-    run.save(state)
-    return complete
-
-
-def _warn_of_contention(cores: float, threads: int) -> None:
-    """Warns if other programs slow the training down; threads then lose even more time waiting for one another."""
-    if cores < CONTENTION_SHARE * threads:
-        warn(
-            f"other programs use the processor: {threads} threads get {cores:.1f} cores and wait for one another. "
-            "One thread can be faster: interrupt the training, set OMP_NUM_THREADS=1, and continue with --resume."
-        )
-
-
-def _summarize(report: StepReport) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in {**report.losses, **report.metrics}.items()}
-    if len(next(iter(report.weights.values()))) > 1:
-        metrics["spread"] = measure_weight_spread(report.weights)
-    return metrics
-
-
-@contextmanager
-def _catch_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop. A second one acts as usual."""
-    asked = False
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def check_output(out: Path, resume: bool) -> None:

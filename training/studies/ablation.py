@@ -14,8 +14,8 @@ from training.evaluation.summaries import Spread
 from training.progress import track
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
-from training.runs.run import TrainingError
 from training.runs.session import Session, format_command, train
+from training.runs.state import TrainingError
 
 
 @dataclass(frozen=True)

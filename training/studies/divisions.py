@@ -27,8 +27,8 @@ from training.progress import announce
 from training.recipes.own_table import MODES, own_table
 from training.recipes.recipe import Recipe
 from training.report.own_table import COVERAGE, Quality, measure_ensemble, measure_others
-from training.runs.run import TrainingError
 from training.runs.session import Session, train
+from training.runs.state import TrainingError
 
 MEMBERS = 5
 """Networks of the deep ensemble."""

@@ -34,7 +34,7 @@ from training.recipes.own_images import Method, choose_target, own_images, plain
 from training.report.own_images import LEAST_DISPUTE, Confusion, ImagesReport, describe_report
 from training.runs.examples import write_examples
 from training.runs.fitting import FittingRun
-from training.runs.run import StepReport
+from training.runs.loop import StepReport
 
 CLASSES = ("bar", "ring")
 ARGUMENTS = ["--steps", "30", "--seed", "3"]

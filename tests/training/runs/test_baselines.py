@@ -24,8 +24,9 @@ from training.evaluation.calibration import fit_member_temperature
 from training.recipes.recipe import Distillation, OutlierExposure, Recipe
 from training.recipes.toys import digits_hypergan
 from training.runs.distillation import DistillationRun, measure_gradient_penalty
-from training.runs.run import TrainingError, TrainingRun
+from training.runs.run import TrainingRun
 from training.runs.session import start_run
+from training.runs.state import TrainingError
 
 CPU = torch.device("cpu")
 

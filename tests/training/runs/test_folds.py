@@ -37,9 +37,11 @@ from training.recipes.own_table import own_table, own_vectors
 from training.report.own_table import COVERAGE, PENALTIES, measure_others
 from training.runs.checkpoints import CALIBRATION_SEED
 from training.runs.fitting import FittingRun
-from training.runs.run import StepReport, TrainingError, sharpen
+from training.runs.loop import StepReport
+from training.runs.run import sharpen
 from training.runs.session import Session, train
 from training.runs.sources import FeatureSource
+from training.runs.state import TrainingError
 
 CPU = torch.device("cpu")
 FILES = ("model.safetensors", "config.json", "calibration.json", "density.safetensors", "metrics.json", "README.md")
@@ -241,7 +243,7 @@ def test_minutes_are_those_of_all_trainings_together(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(FittingRun, "step", step)
     monkeypatch.setattr(time, "perf_counter", lambda: float(seconds))
-    monkeypatch.setattr("training.runs.session._run_steps", lambda *_: False)
+    monkeypatch.setattr("training.runs.session.run_steps", lambda *_: False)
     for dataset, steps in ((table.dataset, 30), (replace(table.dataset, folds=None), 120)):
         out = tmp_path / str(steps)
         session = replace(make_session(out, table, steps=None), minutes=2)

@@ -20,8 +20,10 @@ from training.objectives.objectives import moment_distance
 from training.recipes.all import RECIPES
 from training.recipes.toys import digits_hypergan
 from training.runs.fitting import FittingRun
-from training.runs.run import KEEP_EVERY, StepReport, TrainingError
+from training.runs.loop import StepReport
+from training.runs.run import KEEP_EVERY
 from training.runs.session import train
+from training.runs.state import TrainingError
 
 RECIPE = replace(digits_hypergan(), codes_per_step=32, networks_per_step=4)
 STEP = FittingRun.step

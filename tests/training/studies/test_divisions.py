@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.training.data.test_table import make_frame
 from training.__main__ import app
-from training.runs.run import TrainingError
+from training.runs.state import TrainingError
 from training.studies.divisions import Divisions, describe_divisions, study_divisions
 
 

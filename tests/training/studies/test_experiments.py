@@ -30,8 +30,8 @@ from training.recipes.recipe import OutlierExposure, Part, Recipe
 from training.recipes.toys import digits_hypergan, toy_cubic, toy_mixture
 from training.recipes.variation import vary
 from training.runs.fitting import FittingRun
-from training.runs.run import TrainingError
 from training.runs.session import Session, start_run, train
+from training.runs.state import TrainingError
 from training.studies.ablation import VARIANTS, Variant, ablate
 from training.studies.figures import draw_figures
 from training.studies.study import PathAccuracy, match_filters, study_networks
