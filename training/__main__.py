@@ -38,6 +38,7 @@ from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.session import Session, train
+from training.sequence_command import add_sequence_commands
 from training.studies.ablation import ablate
 from training.table_command import divisions_command, table_command, vectors_command
 
@@ -276,6 +277,7 @@ def ablate_command(
     conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
 
 
+add_sequence_commands(app)
 for _make_recipe in RECIPES:
     _add_recipe(_make_recipe(), inspect.getdoc(_make_recipe) or "")
 

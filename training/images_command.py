@@ -39,8 +39,9 @@ from training.recipes.variation import vary
 from training.report.own_images import FILE as REPORT_FILE
 from training.report.own_images import describe_images, describe_omissions, describe_report, make_report
 from training.runs.examples import write_examples
+from training.runs.output import check_output
 from training.runs.plain import train_plain_network
-from training.runs.session import Session, check_output, train
+from training.runs.session import Session, train
 
 SUGGESTED = next(iter(EFFICIENTNETS))
 LARGEST_WITHOUT = 128

@@ -30,7 +30,8 @@ from training.progress import announce, be_quiet
 from training.recipes.own_table import own_table, own_vectors
 from training.report.own_images import FILE
 from training.report.own_table import TableReport, describe_table, describe_table_report, make_table_report
-from training.runs.session import Session, check_output, train
+from training.runs.output import check_output
+from training.runs.session import Session, train
 from training.studies.divisions import FILE as DIVISIONS_FILE
 from training.studies.divisions import describe_divisions, study_divisions
 

@@ -27,6 +27,9 @@ from models.sequences.network import NO_DROPOUT, Dropout, HyperLSTMSize, Sequenc
 MODE_STREAM = 12
 """Stream of the random orders of modes, as of other samplers with modes."""
 
+TRAINING_STREAM = 1
+"""Stream of the latents that a training draws."""
+
 SYMMETRY_DEVIATION = 0.3
 """Relative deviation of the modes' scales at the start of a training. With equal ones they would learn the same."""
 
@@ -101,6 +104,13 @@ class SequenceSampler(nn.Module):
         modes = torch.tensor([[orders[member // count][member % count]] for member in members])
         z = standard_normal(seed, members, self.config.latent_size)
         return torch.cat([modes.to(z), z], dim=1).to(next(self.parameters()).device)
+
+    def draw_training_latents(self, seed: int, step: int) -> Tensor:
+        """Latents of a step, [M, 1 + C]: each mode once, in order, as each reads its own sequences; z is new."""
+        count = self.config.modes
+        members = range(step * count, (step + 1) * count)
+        z = standard_normal(seed, members, self.config.latent_size, TRAINING_STREAM)
+        return torch.cat([torch.arange(count)[:, None].to(z), z], dim=1).to(next(self.parameters()).device)
 
     def generate(self, latents: Tensor) -> dict[str, Tensor]:
         """The parameters in which networks differ, [S, …] each; none if there is only one network."""

@@ -36,7 +36,7 @@ from training.report.own_images import ImagesReport, describe_images, describe_o
 from training.runs.checkpoints import MOST_DESCRIBED, calibrate_checkpoint, measure_directory
 from training.runs.examples import write_examples
 from training.runs.laplace import fit_laplace
-from training.runs.session import check_output
+from training.runs.output import check_output
 from training.runs.state import TrainingError
 
 NEEDS_IMAGES = (

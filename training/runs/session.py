@@ -1,7 +1,5 @@
 """One training command: runs the steps, shows progress, saves, and makes a checkpoint of the result."""
 
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +19,9 @@ from training.runs.checkpoints import calibrate_checkpoint, measure_directory
 from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun
 from training.runs.loop import run_steps
+from training.runs.output import LOGS, STATE_FILE, check_output, choose_first, count_steps, make_output
 from training.runs.run import Judged, TrainingRun, sharpen
 from training.runs.state import TrainingError, read_identity
-
-TIMED_STEPS = 20
-
-STATE_FILE = Path("training", "state.safetensors")
-"""Path of an unfinished run's state, below its directory. The states of its folds lie beside it."""
-
-LOGS = Path("training", "logs")
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
         TrainingError: if there is nothing to resume, if something would be overwritten, or if the loss is not finite.
     """
     check_output(session.out, session.resume)
-    _make_output(session)
+    make_output(session.out)
     outliers = load_outliers(session.recipe.dataset, session.data)
     run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
     try:
@@ -145,36 +137,11 @@ def _name_fold_state(session: Session, number: int) -> Path:
     return session.state_file.with_name(f"fold-{number + 1}.safetensors")
 
 
-def check_output(out: Path, resume: bool) -> None:
-    """Checks that a training may write to a directory.
-
-    Raises:
-        TrainingError: if there is nothing to resume, if something would be overwritten, or if nothing can be written.
-    """
-    state = out / STATE_FILE
-    unfinished = state.exists()
-    if resume and not unfinished:
-        raise TrainingError(f"there is nothing to resume: {state} does not exist")
-    if not resume and (unfinished or (out / "config.json").exists()):
-        hint = "Continue it with --resume, or choose" if unfinished else "Choose"
-        raise TrainingError(f"{out} already holds a training run. {hint} another --out.")
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise TrainingError(f"{existing} is not a folder that can be written to. Choose another --out.")
-
-
-def _make_output(session: Session) -> None:
-    try:
-        session.state_file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{session.out} cannot be created ({error.strerror}). Choose another --out.") from error
-
-
 def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
     """Starts a new run, or loads the saved one, whose seed and steps are then the defaults."""
     saved = read_identity(session.state_file) if session.resume else {}
-    seed = _first(session.seed, saved.get("seed"), 0)
-    steps = _first(session.steps, saved.get("planned_steps"))
+    seed = choose_first(session.seed, saved.get("seed"), 0)
+    steps = choose_first(session.steps, saved.get("planned_steps"))
     if steps is None:
         steps = session.recipe.steps if session.minutes is None else _count_steps(session, dataset, session.minutes)
     assert seed is not None
@@ -197,15 +164,10 @@ def start_run(
 
 
 def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
-    """How many steps fit into the minutes, for each training, measured on a few steps of a throw-away run."""
-    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
-    for _ in range(5):
-        run.step()  # the first steps are slower
-    start = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        run.step()
+    """How many steps of each training fit into the minutes."""
     trainings = 1 + (dataset.folds or 0) if isinstance(dataset, Dataset) else 1
-    return max(1, round(60 * minutes * TIMED_STEPS / (time.perf_counter() - start) / trainings))
+    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
+    return count_steps(run, minutes / trainings)
 
 
 def _export(session: Session, run: TrainingRun, folds: Sequence[_Fold] = (), failure: str | None = None) -> Checkpoint:
@@ -243,7 +205,3 @@ def _export(session: Session, run: TrainingRun, folds: Sequence[_Fold] = (), fai
     for fold in folds:
         sharpen(fold.sampler, [judged for other in folds if other is not fold for judged in other.judged])
     return calibrate_checkpoint(checkpoint, session.out, dataset, [fold.sampler for fold in folds])
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)

@@ -276,7 +276,7 @@ def test_a_training_that_others_slow_down_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of sixty-four threads it gets far less than three quarters."""
-    monkeypatch.setattr("training.runs.session.CONTENTION_SECONDS", 0)
+    monkeypatch.setattr("training.runs.loop.CONTENTION_SECONDS", 0)
     assert train(make_session(tmp_path / "alone", steps=3))
     assert "other programs" not in capsys.readouterr().err
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)

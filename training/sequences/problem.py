@@ -1,0 +1,59 @@
+"""What a sequence network learns from: batches, their loss, and how good it is on held-out sequences.
+
+Shapes: T steps, S networks, B sequences of each, X numbers of an input, K outputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.sequences.sampler import SequenceSampler
+from models.sequences.text import TextSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of a step, those of the first network first."""
+
+    inputs: Tensor
+    """What the networks see: [T, S·B, X], or int64 [T, S·B] for symbols."""
+    targets: Tensor
+    """What comes next: [T, S·B, …]."""
+    carries: bool
+    """Whether the sequences go on from those of the step before."""
+
+
+class SequenceProblem(ABC):
+    """A kind of sequences."""
+
+    spec: TextSpec
+    licence: str | None
+    """Licence of the data, and whom it names, if that obliges those who pass weights on."""
+    unit: str
+    """Unit of the loss that `validate` and `measure` report."""
+
+    @abstractmethod
+    def make_batch(self, seed: int, step: int, networks: int, sequences: int, window: int) -> Batch:
+        """The batch of a step, which depends on nothing else.
+
+        Args:
+            seed: seed of the training.
+            step: number of the step.
+            networks: S.
+            sequences: B.
+            window: T, or the most steps.
+        """
+
+    @abstractmethod
+    def measure_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean loss per step in nats, from outputs [T, S·B, K]."""
+
+    @abstractmethod
+    def validate(self, sampler: SequenceSampler, latents: Tensor) -> dict[str, float]:
+        """A quick look at the validation split."""
+
+    @abstractmethod
+    def measure(self, sampler: SequenceSampler, latents: Tensor) -> Mapping[str, float]:
+        """Metrics on all of the validation and test splits."""

@@ -1,0 +1,90 @@
+"""Recipes for sequences.
+
+The published ones are those of the paper (Ha, Dai & Le 2016, section 4 and appendix A.3), at sizes that a CPU trains in
+minutes or hours; `--hidden 1000` and so on restore the paper's. Unlike there, the learning rate falls along a cosine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models.sequences.network import CellSize, Dropout, HyperLSTMSize, LSTMSize
+from models.stored_tensors import Storage
+
+Precision = Literal["float32", "bfloat16"]
+
+
+PAPER_DROPOUT = Dropout(input=0.1, recurrent=0.1, output=0.1)
+
+
+@dataclass(frozen=True)
+class SequenceRecipe:
+    """A training run: Adam with a cosine schedule, on windows of sequences whose state is carried from one to the next.
+
+    Raises:
+        ValueError: if the sequences of a step cannot be divided among the modes.
+    """
+
+    name: str
+    dataset: str
+    size: CellSize
+    updates: int
+    modes: int = 1
+    """Networks that share their large matrices. Each learns from its own part of every batch."""
+    latent_size: int = 0
+    """Numbers of z, which moves a network around its mode."""
+    batch: int = 128
+    """Sequences of a step."""
+    window: int = 100
+    """Steps through which gradients flow, or the most points of a drawing."""
+    learning_rate: float = 1e-3
+    warmup_updates: int = 100
+    final_learning_rate_fraction: float = 0.02
+    gradient_norm_limit: float = 1.0
+    dropout: Dropout = PAPER_DROPOUT
+    storage: Storage = "bfloat16"
+    options: str = ""
+    """Command-line options that changed this recipe from what its function returns."""
+
+    def __post_init__(self) -> None:
+        if self.batch % self.modes:
+            raise ValueError(f"{self.batch} sequences cannot be divided among {self.modes} modes")
+
+
+def ptb_hyperlstm() -> SequenceRecipe:
+    """HyperLSTM on the characters of the Penn Treebank."""
+    return SequenceRecipe("ptb-hyperlstm", "ptb", HyperLSTMSize(256, hyper_size=32, embedding_size=4), updates=4_000)
+
+
+def ptb_lstm() -> SequenceRecipe:
+    """LSTM on the characters of the Penn Treebank, to compare with."""
+    return SequenceRecipe("ptb-lstm", "ptb", LSTMSize(256), updates=4_000)
+
+
+def shakespeare_hyperlstm() -> SequenceRecipe:
+    """HyperLSTMs on Shakespeare's plays, for a quick start: eight modes."""
+    return SequenceRecipe(
+        "shakespeare-hyperlstm",
+        "tiny-shakespeare",
+        HyperLSTMSize(256, hyper_size=32, embedding_size=4),
+        updates=2_000,
+        modes=8,
+        latent_size=4,
+        dropout=Dropout(input=0.1, recurrent=0.2, output=0.3),
+    )
+
+
+def own_text() -> SequenceRecipe:
+    """HyperLSTMs on a text of your own."""
+    return SequenceRecipe(
+        "text",
+        "",
+        HyperLSTMSize(256, hyper_size=32, embedding_size=4),
+        updates=2_000,
+        modes=8,
+        latent_size=4,
+        dropout=Dropout(input=0.1, recurrent=0.2, output=0.3),
+    )
+
+
+SEQUENCE_RECIPES: Sequence[Callable[[], SequenceRecipe]] = (ptb_hyperlstm, ptb_lstm, shakespeare_hyperlstm)

@@ -1,0 +1,133 @@
+"""A training run on sequences."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.sequences.network import SequenceTarget
+from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
+from training.runs.loop import StepReport
+from training.runs.state import TrainingError, load_state, save_state
+from training.sequences.problem import SequenceProblem
+from training.sequences.recipe import Precision, SequenceRecipe
+
+
+class SequenceRun:
+    """A run depends on recipe, data, seed, planned updates, precision and device, and on nothing else.
+
+    All noise and every batch is keyed by (seed, step), and the state that sequences carry is saved, so a run that was
+    saved and loaded continues unchanged.
+    """
+
+    def __init__(
+        self,
+        recipe: SequenceRecipe,
+        problem: SequenceProblem,
+        seed: int,
+        planned_steps: int,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.recipe = recipe
+        self.problem = problem
+        self.seed = seed
+        self.planned_steps = planned_steps
+        self.device = device
+        self.precision = precision
+        self.steps = 0
+        self._state: tuple[torch.Tensor, torch.Tensor] | None = None
+        target = SequenceTarget(recipe.size, problem.spec.num_inputs, problem.spec.num_outputs)
+        config = SequenceSamplerConfig(target, recipe.modes, recipe.latent_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
+            self.sampler: SequenceSampler = config.build(recipe.dropout).to(device)
+        self._optimizer = torch.optim.Adam(self.sampler.parameters(), lr=recipe.learning_rate)
+
+    @property
+    def finished(self) -> bool:
+        return self.steps >= self.planned_steps
+
+    def step(self) -> StepReport:
+        """Makes one update.
+
+        Raises:
+            TrainingError: if the loss or its gradient is not finite.
+        """
+        recipe, sampler = self.recipe, self.sampler.train()
+        latents = sampler.draw_training_latents(self.seed, self.steps)
+        batch = self.problem.make_batch(
+            self.seed, self.steps, len(latents), recipe.batch // len(latents), recipe.window
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed((self.seed << 32) + self.steps & (1 << 64) - 1)
+            with self._autocast():
+                outputs, state = sampler(batch.inputs, latents, self._state if batch.carries else None)
+        loss = self.problem.measure_loss(outputs.float(), batch)
+        self._optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(sampler.parameters(), recipe.gradient_norm_limit)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient is not finite at step {self.steps + 1}; try a lower learning rate")
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * self._schedule()
+        self._optimizer.step()
+        self._state = state[0].detach(), state[1].detach()
+        self.steps += 1
+        return StepReport({"loss": loss.detach()}, {"gradient norm": norm})
+
+    def validate(self) -> dict[str, float]:
+        """Quality on a part of the validation split."""
+        sampler = self.sampler.eval()
+        return self.problem.validate(sampler, sampler.draw_latents(self.seed, range(self.recipe.modes)))
+
+    def save(self, path: Path) -> None:
+        """Writes everything that `load` needs, atomically."""
+        carried = {"h": self._state[0], "c": self._state[1]} if self._state else {}
+        save_state(path, self.identity, self.steps, self._modules, self._optimizers, carried)
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote.
+
+        Raises:
+            TrainingError: if the file cannot be read or belongs to another run.
+        """
+        self.steps, carried = load_state(path, self.identity, self._modules, self._optimizers)
+        if carried:
+            self._state = carried["h"].to(self.device), carried["c"].to(self.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run depends on, as plain data."""
+        recipe = {field.name: repr(getattr(self.recipe, field.name)) for field in fields(self.recipe)}
+        return {"seed": self.seed, "planned_steps": self.planned_steps, "precision": self.precision, **recipe}
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"sampler": self.sampler}
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self._optimizer}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _schedule(self) -> float:
+        """Factor of the learning rate at this step: a linear rise, and then half a cosine down."""
+        final = self.recipe.final_learning_rate_fraction
+        rise = min(1.0, (self.steps + 1) / self.recipe.warmup_updates)
+        return rise * (final + (1 - final) * (1 + math.cos(math.pi * self.steps / self.planned_steps)) / 2)
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """The precision of products that is fastest on a device: bfloat16 where the hardware multiplies it."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"  # there is no public name
