@@ -46,9 +46,8 @@ class HyperLSTMCell(Cell):
         layer_norm: bool,
         recurrent_dropout: float,
     ) -> None:
-        super().__init__(input_size, hidden_size)
+        super().__init__(input_size, hidden_size, recurrent_dropout)
         self.hyper_size = hyper_size
-        self.recurrent_dropout = recurrent_dropout
         gates, small = len(GATES), len(GATES) * hyper_size
         self.weight_x = nn.Parameter(torch.empty(gates * hidden_size, input_size))
         self.weight_h = nn.Parameter(torch.empty(gates * hidden_size, hidden_size))
@@ -97,7 +96,7 @@ class HyperLSTMCell(Cell):
         scale = self.scale_weight.flatten(0, -3).mT  # [12S, Z, H]
         bias = self.bias.reshape(networks, gates, size)
         biases = torch.cat([bias.new_zeros(networks, 2 * gates, size), bias], dim=1).flatten(0, 1)[:, None]
-        dropout = self.recurrent_dropout if self.training else 0.0
+        masks = self.begin_masks()
 
         def step(given: Tensor, state: State) -> State:
             h, c, hyper_h, hyper_c = state
@@ -113,7 +112,7 @@ class HyperLSTMCell(Cell):
                 watch(torch.stack([by_h, by_x], 1))
             own = torch.addcmul(bias, by_x, from_x.unflatten(1, (gates, -1)))
             own = torch.addcmul(own, by_h, from_h.unflatten(1, (gates, -1)))
-            h, c = self.update(own, c, dropout)
+            h, c = self.update(own, c, masks)
             return h, c, hyper_h, hyper_c
 
         return step

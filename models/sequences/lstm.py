@@ -17,8 +17,7 @@ class LSTMCell(Cell):
     """One layer of an LSTM."""
 
     def __init__(self, input_size: int, hidden_size: int, layer_norm: bool, recurrent_dropout: float) -> None:
-        super().__init__(input_size, hidden_size)
-        self.recurrent_dropout = recurrent_dropout
+        super().__init__(input_size, hidden_size, recurrent_dropout)
         rows = len(GATES) * hidden_size
         self.weight_x = nn.Parameter(torch.empty(rows, input_size))
         self.weight_h = nn.Parameter(torch.empty(rows, hidden_size))
@@ -37,12 +36,12 @@ class LSTMCell(Cell):
 
     def begin(self, watch: Callable[[Tensor], None] | None = None) -> Callable[[Tensor, State], State]:  # noqa: ARG002  # no scales
         weight = DeferredWeight(self.weight_h)
-        dropout = self.recurrent_dropout if self.training else 0.0
+        masks = self.begin_masks()
 
         def step(given: Tensor, state: State) -> State:
             h, c = state
             gates = (given + weight.multiply(h)).unflatten(1, (len(GATES), -1))
-            h, c = self.update(gates, c, dropout)
+            h, c = self.update(gates, c, masks)
             return h, c
 
         return step

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from models.sequences.masks import Masks
+
 GATES = ("input", "forget", "output", "candidate")
 """The gates of a cell, in the order of its weights."""
 
@@ -29,10 +31,19 @@ State = tuple[Tensor, ...]
 class Cell(nn.Module, ABC):
     """One layer: how it goes from a step to the next."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, recurrent_dropout: float) -> None:
         super().__init__()
+        if not 0 <= recurrent_dropout < 1:
+            raise ValueError(f"recurrent dropout must be at least 0 and less than 1, not {recurrent_dropout}")
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.recurrent_dropout = recurrent_dropout
+
+    def begin_masks(self) -> Masks | None:
+        """The masks of a window, if there is recurrent dropout."""
+        if not (self.training and self.recurrent_dropout):
+            return None
+        return Masks(self.recurrent_dropout, next(self.parameters()))
 
     @property
     @abstractmethod
@@ -69,6 +80,8 @@ class Recurrent(nn.Module):
     Inputs are [T, B, X], [B, T, X] with `batch_first`, [T, X] for one sequence, or a `PackedSequence`. Integers in the
     same shapes without X stand for one-hot inputs, whose products are looked up. A state is a pair (h, c), each
     [L, B, S]; its first H numbers are those of an LSTM. Gradients flow through a state unless it is detached.
+
+    Under `torch.autocast` the large products are computed in its type; normalisation, gates and states keep theirs.
     """
 
     def __init__(self, cells: Sequence[Cell], batch_first: bool = False, dropout: float = 0.0) -> None:
@@ -191,14 +204,15 @@ def _run_layer(
     watch: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, State]:
     """One layer on inputs [steps × sequences, …]: its outputs in this order, and the last state of each."""
-    step = cell.begin(watch)
+    step, projected = cell.begin(watch), cell.project(inputs)
     outputs, ended = [], []
-    for given in cell.project(inputs).split(list(batch_sizes)):
-        if len(given) < len(state[0]):
-            ended.append(tuple(part[len(given) :] for part in state))
-            state = tuple(part[: len(given)] for part in state)
-        state = step(given, state)
-        outputs.append(state[0])
+    with torch.autocast(inputs.device.type, enabled=False):  # weights that are converted are converted by now
+        for given in projected.to(state[0].dtype).split(list(batch_sizes)):
+            if len(given) < len(state[0]):
+                ended.append(tuple(part[len(given) :] for part in state))
+                state = tuple(part[: len(given)] for part in state)
+            state = step(given, state)
+            outputs.append(state[0])
     ended.append(state)
     return torch.cat(outputs), tuple(torch.cat(parts) for parts in zip(*reversed(ended), strict=True))
 
@@ -234,12 +248,14 @@ class CellUpdate(nn.Module):
         self.norm = GateNorm(size) if layer_norm else nn.Identity()
         self.cell_norm = nn.LayerNorm(size, eps=EPSILON) if layer_norm else nn.Identity()
 
-    def forward(self, gates: Tensor, c: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    def forward(self, gates: Tensor, c: Tensor, masks: Masks | None = None) -> tuple[Tensor, Tensor]:
         """The next output and cell, [B, n] each, from gates [B, 4, n] and the cell before.
 
-        The candidate is thinned by recurrent dropout (Semeniuta et al., "Recurrent Dropout without Memory Loss", 2016).
+        Recurrent dropout thins the candidate.
         """
         enter, keep, leave, candidate = self.norm(gates).unbind(1)
-        candidate = F.dropout(candidate.tanh(), dropout) if dropout else candidate.tanh()
+        candidate = candidate.tanh()
+        if masks:
+            candidate = candidate * masks.draw(*candidate.shape)
         c = torch.addcmul((keep + FORGET_BIAS).sigmoid() * c, enter.sigmoid(), candidate)
         return leave.sigmoid() * self.cell_norm(c).tanh(), c

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM, HyperLSTMCell
 from models.sequences.lstm import LSTM, LSTMCell
+from models.sequences.masks import Masks
 from models.sequences.recurrent import EPSILON, CellUpdate, GateNorm, Recurrent
 
 X, H, N, Z, T, B = 5, 7, 6, 3, 9, 4
@@ -281,6 +282,43 @@ def test_recurrent_dropout_thins_the_candidate_anew_at_each_step() -> None:
     torch.testing.assert_close(c[c != 0], plain[c != 0] / 0.9)
 
 
+def test_masks_of_recurrent_dropout_are_those_of_the_seed() -> None:
+    network, inputs = LSTM(X, H, recurrent_dropout=0.5), torch.randn(T, B, X)
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        output: Tensor = network(inputs)[0]
+        return output
+
+    first, then = run(0), network(inputs)[0]
+    torch.testing.assert_close(run(0), first)
+    torch.testing.assert_close(network(inputs)[0], then)
+    assert not torch.allclose(first, then)
+    assert not torch.allclose(first, run(1))
+
+
+def test_masks_keep_the_expectation() -> None:
+    mask = Masks(0.3, torch.zeros(())).draw(333, 999)
+    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7], rel=1e-4)
+    assert mask.mean().item() == pytest.approx(1, abs=0.006)  # five standard deviations
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_autocast_computes_products_in_its_type_and_all_else_in_that_of_the_weights(name: str) -> None:
+    network = make(name).float()
+    inputs, weights = torch.randn(T, B, X), torch.randn(T, B, H)
+    found = {}
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs, state = network(inputs)
+        assert {outputs.dtype, state[0].dtype, state[1].dtype} == {torch.float32}
+        found[enabled] = outputs, *torch.autograd.grad((outputs * weights).sum(), list(network.parameters()))
+    for exact, rounded in zip(found[False], found[True], strict=True):
+        assert rounded.dtype == torch.float32
+        distance = (rounded - exact).norm() / exact.norm()
+        assert 0 < distance < 0.03
+
+
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
@@ -300,6 +338,11 @@ def test_a_state_of_another_shape_is_refused() -> None:
     wide = torch.zeros(1, 3, H)
     with pytest.raises(ValueError, match=r"the state's h must have the shape \(1, 3, 13\), not \(1, 3, 7\)"):
         HyperLSTM(X, H, hyper_size=N)(torch.zeros(2, 3, X), (wide, wide))
+
+
+def test_a_recurrent_dropout_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than 1, not 1"):
+        LSTM(X, H, recurrent_dropout=1)
 
 
 def test_an_lstm_has_no_scaling_vectors() -> None:
