@@ -27,7 +27,7 @@ LEAD = 500
 """Symbols before each part, other than the first, that are read to reach its state. More do not change the result."""
 
 EVALUATED_WINDOW = 100
-VALIDATED = 100_000
+VALIDATED = 25_000
 """Symbols of the validation split that a quick look reads."""
 
 
