@@ -12,6 +12,7 @@ import typer
 
 from models.device import choose_device
 from models.sequences.network import HyperLSTMSize, LSTMSize
+from training.data.strokes import DRAWINGS, load_own_drawings
 from training.data.text import TEXTS, load_text
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.options import (
@@ -27,8 +28,9 @@ from training.options import (
     check_length,
 )
 from training.progress import be_quiet, warn
+from training.sequences.drawings import DrawingsProblem
 from training.sequences.problem import SequenceProblem
-from training.sequences.recipe import SEQUENCE_RECIPES, Precision, SequenceRecipe, own_text
+from training.sequences.recipe import SEQUENCE_RECIPES, Precision, SequenceRecipe, own_drawings, own_text
 from training.sequences.session import SequenceSession, train_sequences
 from training.sequences.text import TextProblem
 
@@ -90,8 +92,7 @@ def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> N
         as_json: JSONOption = False,
     ) -> None:
         varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
-        load = lambda place: TextProblem(TEXTS[recipe.dataset](data), place)  # noqa: E731
-        _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json)
+        _train(varied, lambda place: _load_problem(recipe.dataset, data, place), out, device, precision, seed, updates, minutes, resume, quiet, as_json)
 
     app.command(recipe.name, help=description, rich_help_panel="Recipes for sequences")(command)
 
@@ -123,8 +124,77 @@ def text_command(
     """
     recipe = replace(own_text(), dataset=file.name)
     varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
-    load = lambda place: TextProblem(load_text(file), place)  # noqa: E731
-    _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json, shlex.quote(str(file)))
+    _train(
+        varied,
+        lambda place: TextProblem(load_text(file), place),
+        out,
+        device,
+        precision,
+        seed,
+        updates,
+        minutes,
+        resume,
+        quiet,
+        as_json,
+        shlex.quote(str(file)),
+    )
+
+
+def drawings_command(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Text file with a drawing on each line: a JSON list of points [Δx, Δy, pen lifted after this point].",
+            metavar="FILE",
+        ),
+    ],
+    out: OutOption,
+    cell: CellOption = None,
+    hidden: HiddenOption = None,
+    layers: LayersOption = None,
+    hyper: HyperOption = None,
+    embedding: EmbeddingOption = None,
+    norm: NormOption = None,
+    modes: ModesOption = None,
+    latent: LatentOption = None,
+    batch: BatchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    seed: SeedOption = None,
+    updates: UpdatesOption = None,
+    minutes: MinutesOption = None,
+    resume: ResumeOption = False,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Train networks that draw with a pen, on drawings of your own.
+
+    A tenth of the drawings is held out to watch the training, and another tenth to test.
+    """
+    with explain_errors():
+        drawings = load_own_drawings(file)
+    recipe = replace(own_drawings(), dataset=drawings.name)
+    varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
+    _train(
+        varied,
+        lambda place: DrawingsProblem(drawings, place),
+        out,
+        device,
+        precision,
+        seed,
+        updates,
+        minutes,
+        resume,
+        quiet,
+        as_json,
+        shlex.quote(str(file)),
+    )
+
+
+def _load_problem(dataset: str, data: Path, device: torch.device) -> SequenceProblem:
+    if dataset in TEXTS:
+        return TextProblem(TEXTS[dataset](data), device)
+    return DrawingsProblem(DRAWINGS[dataset](data), device)
 
 
 def _vary(
@@ -215,3 +285,4 @@ def add_sequence_commands(app: typer.Typer) -> None:
     for make in SEQUENCE_RECIPES:
         _add_recipe(make(), inspect.getdoc(make) or "", app)
     app.command("text", rich_help_panel="Your own data")(text_command)
+    app.command("drawings", rich_help_panel="Your own data")(drawings_command)

@@ -31,11 +31,16 @@ from models.checkpoint_files import (
 )
 from models.schema import STRICT
 from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
+from models.sequences.strokes import StrokesSpec
 from models.sequences.text import TextSpec
 from models.stored_tensors import Storage
 
 MEASURED = ("calibration.json", "metrics.json", "README.md", "figures")
 """Files that belong to one version of the weights."""
+
+
+SequenceInput = Annotated[TextSpec | StrokesSpec, Field(discriminator="kind")]
+"""What a sequence consists of."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,7 +63,7 @@ class SequenceConfig:
 
     kind: Literal["sequence"]
     sampler: SequenceSamplerConfig
-    input: TextSpec
+    input: SequenceInput
     training: SequenceTraining
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each weight file, by name; `save_sequence_checkpoint` fills it in."""
@@ -68,7 +73,7 @@ class SequenceConfig:
         target, spec = self.sampler.target, self.input
         if (target.input_size, target.num_outputs) != (spec.num_inputs, spec.num_outputs):
             raise ValueError(
-                f"the {spec.kind} has {spec.num_inputs} inputs and {spec.num_outputs} outputs, but the target "
+                f"{spec.kind} has {spec.num_inputs} inputs and {spec.num_outputs} outputs, but the target "
                 f"{target.input_size} and {target.num_outputs}"
             )
         check_file_names(self.files)

@@ -118,7 +118,7 @@ class SequenceSampler(nn.Module):
         own = {_to_name(key): stack.index_select(0, modes) for key, stack in self.modes.items()}
         for key, gains in self.gains.items():
             name = _to_name(key)
-            gain = 1 + torch.einsum("sc,sc...->s...", z, gains.index_select(0, modes))
+            gain = 1 + torch.einsum("sc,sc...->s...", z.to(gains), gains.index_select(0, modes))
             own[name] = own[name] * (gain[..., None] if name.endswith("scale_weight") else gain[:, None])
         return own
 

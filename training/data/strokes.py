@@ -6,7 +6,7 @@ Shapes: P points of a drawing, T steps, B drawings of a batch.
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -224,3 +224,7 @@ def _sort_batches(lengths: list[int], batch_size: int, generator: torch.Generato
     turns = torch.randperm(len(batches), generator=generator).tolist() if generator else range(len(batches))
     for turn in turns:
         yield batches[turn]
+
+
+DRAWINGS: dict[str, Callable[[Path], Drawings]] = {"kanji": load_kanji, "omniglot": load_omniglot}
+"""Published drawings by name; each is given the folder that holds the datasets' files or receives them."""

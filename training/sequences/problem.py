@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.sequences.checkpoint import SequenceInput
 from models.sequences.sampler import SequenceSampler
-from models.sequences.text import TextSpec
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,21 @@ class Batch:
     """What comes next: [T, S·B, …]."""
     carries: bool
     """Whether the sequences go on from those of the step before."""
+    mask: Tensor | None = None
+    """Which steps count, bool [T, S·B], if sequences end within the batch."""
+    last: Tensor | None = None
+    """Which steps end a sequence, bool [T, S·B], if any do."""
+
+    @property
+    def num_symbols(self) -> int:
+        """Symbols or points that the networks learn from."""
+        return self.targets.numel() if self.mask is None else int(self.mask.sum())
 
 
 class SequenceProblem(ABC):
     """A kind of sequences."""
 
-    spec: TextSpec
+    spec: SequenceInput
     licence: str | None
     """Licence of the data, and whom it names, if that obliges those who pass weights on."""
     unit: str

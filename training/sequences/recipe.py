@@ -87,4 +87,39 @@ def own_text() -> SequenceRecipe:
     )
 
 
-SEQUENCE_RECIPES: Sequence[Callable[[], SequenceRecipe]] = (ptb_hyperlstm, ptb_lstm, shakespeare_hyperlstm)
+def kanji_hyperlstm() -> SequenceRecipe:
+    """HyperLSTM on the pen strokes of kanji."""
+    return _draw("kanji-hyperlstm", "kanji", updates=4_000)
+
+
+def omniglot_hyperlstm() -> SequenceRecipe:
+    """HyperLSTM on the pen strokes of 50 alphabets."""
+    return _draw("omniglot-hyperlstm", "omniglot", updates=6_000)
+
+
+def own_drawings() -> SequenceRecipe:
+    """HyperLSTM on drawings of your own."""
+    return _draw("drawings", "", updates=2_000)
+
+
+def _draw(name: str, dataset: str, updates: int) -> SequenceRecipe:
+    """As the paper draws: without layer normalisation, which hurts here."""
+    return SequenceRecipe(
+        name,
+        dataset,
+        HyperLSTMSize(256, hyper_size=32, embedding_size=4, layer_norm=False),
+        updates,
+        batch=64,
+        gradient_norm_limit=5.0,
+        dropout=Dropout(recurrent=0.05, output=0.05),
+    )
+
+
+SEQUENCE_RECIPES: Sequence[Callable[[], SequenceRecipe]] = (
+    ptb_hyperlstm,
+    ptb_lstm,
+    shakespeare_hyperlstm,
+    kanji_hyperlstm,
+    omniglot_hyperlstm,
+)
+"""Recipes on published data, each of which is a command."""

@@ -39,6 +39,8 @@ class SequenceRun:
         self.device = device
         self.precision = precision
         self.steps = 0
+        self.symbols = 0
+        """Symbols or points that this process has learned from."""
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
         target = SequenceTarget(recipe.size, problem.spec.num_inputs, problem.spec.num_outputs)
         config = SequenceSamplerConfig(target, recipe.modes, recipe.latent_size)
@@ -78,6 +80,7 @@ class SequenceRun:
         self._optimizer.step()
         self._state = state[0].detach(), state[1].detach()
         self.steps += 1
+        self.symbols += batch.num_symbols
         return StepReport({"loss": loss.detach()}, {"gradient norm": norm})
 
     def validate(self) -> dict[str, float]:

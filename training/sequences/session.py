@@ -56,20 +56,19 @@ def train_sequences(session: SequenceSession, problem: SequenceProblem) -> bool:
     check_output(session.out, session.resume)
     make_output(session.out)
     run = _begin(session, problem)
-    started, before = time.perf_counter(), run.steps
+    started = time.perf_counter()
     complete = run_steps(run, session.recipe.name, session.out / STATE_FILE, session.out / LOGS)
     seconds = time.perf_counter() - started
     sampler = _export(session, run).sampler
     if not complete:
         return False
-    symbols = (run.steps - before) * session.recipe.batch * session.recipe.window
     metrics = {
         **problem.measure(sampler, sampler.draw_latents(run.seed, range(session.recipe.modes))),
         "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
         "parameters of a network": sum(map(math.prod, sampler.config.target.parameter_shapes.values())),
         "precision": run.precision,
         "seconds of the last command": round(seconds),
-        "symbols per second": round(symbols / seconds),
+        "symbols per second": round(run.symbols / seconds),
     }
     write_file(session.out / "metrics.json", dump_json(metrics))
     (session.out / STATE_FILE).unlink()

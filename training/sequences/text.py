@@ -23,7 +23,7 @@ PHASE_STREAM = 21
 STREAMS = 64
 """Parts of a long text that are evaluated side by side."""
 
-LEAD = 500
+LEAD = 250
 """Symbols before each part, other than the first, that are read to reach its state. More do not change the result."""
 
 EVALUATED_WINDOW = 100
