@@ -3,14 +3,13 @@
 Shapes: B sequences, n inputs, X numbers of an input, H units.
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.sequences.deferred import DeferredWeight
-from models.sequences.recurrent import GATES, Cell, CellUpdate, Recurrent, State, init_orthogonal
+from models.sequences.products import Inputs, Product, choose_dtype, prepare_inputs
+from models.sequences.recurrent import Cell, Recurrent, init_orthogonal
+from models.sequences.update import GATES, CellUpdate, Update, by_gate
+from models.sequences.window import Saved, State, Steps, Watch
 
 
 class LSTMCell(Cell):
@@ -30,21 +29,35 @@ class LSTMCell(Cell):
     def state_sizes(self) -> tuple[int, ...]:
         return self.hidden_size, self.hidden_size
 
-    def project(self, inputs: Tensor) -> Tensor:
-        """[n, 4H], biases included."""
-        return project(inputs, self.weight_x) + self.bias
+    def begin(self, one_hot: bool, watch: Watch | None = None) -> "LSTMSteps":  # noqa: ARG002  # no scales
+        return LSTMSteps(
+            prepare_inputs(self.weight_x, self.bias, one_hot),
+            Product(self.weight_h, choose_dtype(self.weight_h)),
+            self.update.begin(self.begin_masks()),
+        )
 
-    def begin(self, watch: Callable[[Tensor], None] | None = None) -> Callable[[Tensor, State], State]:  # noqa: ARG002  # no scales
-        weight = DeferredWeight(self.weight_h)
-        masks = self.begin_masks()
 
-        def step(given: Tensor, state: State) -> State:
-            h, c = state
-            gates = (given + weight.multiply(h)).unflatten(1, (len(GATES), -1))
-            h, c = self.update(gates, c, masks)
-            return h, c
+class LSTMSteps(Steps):
+    """Steps of an LSTM."""
 
-        return step
+    def __init__(self, inputs: Inputs, recurrent: Product, update: Update) -> None:
+        super().__init__(inputs, recurrent, update)
+        self._recurrent, self._update = recurrent, update
+
+    def forward(self, given: Tensor, state: State) -> tuple[State, Saved]:
+        h, c = state
+        h = h.to(self._recurrent.dtype)
+        gates = c.new_empty(len(GATES), *c.shape)
+        torch.add(by_gate(given), by_gate(self._recurrent.forward(h)), out=gates)
+        output, c, saved = self._update.forward(gates, c)
+        return (output, c), (h, *saved)
+
+    def backward(self, saved: Saved, gradients: State, given_gradient: Tensor) -> State:
+        h, *rest = saved
+        gates, c_gradient = self._update.backward(rest, *gradients)
+        for into, gate in zip(by_gate(given_gradient), gates, strict=True):
+            into.copy_(gate)
+        return self._recurrent.backward(h, given_gradient), c_gradient
 
 
 class LSTM(Recurrent):
@@ -75,8 +88,3 @@ class LSTM(Recurrent):
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         cells = [LSTMCell(size, hidden_size, layer_norm, recurrent_dropout) for size in sizes]
         super().__init__(cells, batch_first, dropout)
-
-
-def project(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Products of inputs and a weight [O, X], [n, O]; integers are one-hot inputs, whose products are looked up."""
-    return inputs @ weight.mT if inputs.is_floating_point() else F.embedding(inputs, weight.mT)

@@ -4,7 +4,7 @@ Shapes: T steps, B sequences, X numbers of an input, H units, S numbers of a sta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,19 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from models.sequences.masks import Masks
-
-GATES = ("input", "forget", "output", "candidate")
-"""The gates of a cell, in the order of its weights."""
-
-EPSILON = 1e-3
-"""Added to variances by layer normalisation, as in the authors' code. Pre-activations begin with a variance of about
-5·10⁻⁶, so this keeps first steps small; PyTorch's 10⁻⁵ would not."""
-
-FORGET_BIAS = 1.0
-"""Added to the forget gate, after its normalisation, which would take it away again."""
-
-State = tuple[Tensor, ...]
-"""What a cell carries from step to step, each [B, …]. The first is its output."""
+from models.sequences.update import GATES
+from models.sequences.window import State, Steps, Watch, run_window
 
 
 class Cell(nn.Module, ABC):
@@ -51,15 +40,12 @@ class Cell(nn.Module, ABC):
         """Widths of the parts of the state: outputs and cells in turn."""
 
     @abstractmethod
-    def project(self, inputs: Tensor) -> Tensor:
-        """What inputs add to the gates, computed for many steps at once: [n, …] for [n, X] or int64 [n]."""
-
-    @abstractmethod
-    def begin(self, watch: Callable[[Tensor], None] | None = None) -> Callable[[Tensor, State], State]:
-        """Begins a window, and returns the function that makes a step.
+    def begin(self, one_hot: bool, watch: Watch | None = None) -> Steps:
+        """Prepares the weights for the steps of a window.
 
         Args:
-            watch: is called with the scaling vectors of each step, if the cell has them.
+            one_hot: whether inputs are integers, which stand for one-hot inputs.
+            watch: sees the scaling vectors of each step, if the cell has them.
         """
 
 
@@ -71,7 +57,8 @@ class Trace:
     """[T, B, H]."""
     state: tuple[Tensor, Tensor]
     scales: Tensor
-    """Factors of the rows of W_h and W_x of the four gates in each layer: [L, T, B, 2, 4, H]."""
+    """Factors of the rows of W_h and W_x of the four gates in each layer: [L, T, B, 2, 4, H]. No gradients flow back
+    through them."""
 
 
 class Recurrent(nn.Module):
@@ -154,7 +141,7 @@ class Recurrent(nn.Module):
         inputs: Tensor,
         batch_sizes: Sequence[int],
         state: tuple[Tensor, Tensor] | None,
-        watchers: Sequence[Callable[[Tensor], None]] | None = None,
+        watchers: Sequence[Watch] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """All layers on inputs [steps × sequences, …], whose number of sequences never grows from step to step."""
         self._check(inputs, batch_sizes, state)
@@ -165,7 +152,8 @@ class Recurrent(nn.Module):
                 inputs = F.dropout(inputs, self.dropout, self.training)
             first = _open(cell, state, number, batch_sizes[0])
             watch = watchers[number] if watchers else None
-            inputs, last = _run_layer(cell, inputs, batch_sizes, first, watch)
+            steps = cell.begin(not inputs.is_floating_point(), watch)
+            inputs, last = run_window(steps, inputs, batch_sizes, first)
             lasts.append(last)
         return inputs, tuple(torch.stack([torch.cat(last[part::2], -1) for last in lasts]) for part in (0, 1))  # type: ignore[return-value]
 
@@ -196,66 +184,11 @@ def _open(cell: Cell, state: tuple[Tensor, Tensor] | None, number: int, batch: i
     return tuple(part for pair in zip(outputs, cells, strict=True) for part in pair)
 
 
-def _run_layer(
-    cell: Cell,
-    inputs: Tensor,
-    batch_sizes: Sequence[int],
-    state: State,
-    watch: Callable[[Tensor], None] | None,
-) -> tuple[Tensor, State]:
-    """One layer on inputs [steps × sequences, …]: its outputs in this order, and the last state of each."""
-    step, projected = cell.begin(watch), cell.project(inputs)
-    outputs, ended = [], []
-    with torch.autocast(inputs.device.type, enabled=False):  # weights that are converted are converted by now
-        for given in projected.to(state[0].dtype).split(list(batch_sizes)):
-            if len(given) < len(state[0]):
-                ended.append(tuple(part[len(given) :] for part in state))
-                state = tuple(part[: len(given)] for part in state)
-            state = step(given, state)
-            outputs.append(state[0])
-    ended.append(state)
-    return torch.cat(outputs), tuple(torch.cat(parts) for parts in zip(*reversed(ended), strict=True))
-
-
 def _select(state: tuple[Tensor, Tensor], order: Tensor | None) -> tuple[Tensor, Tensor]:
     return state if order is None else (state[0].index_select(1, order), state[1].index_select(1, order))
-
-
-class GateNorm(nn.Module):
-    """Layer normalisation of each gate by itself (Ba et al., 2016), [B, 4, n], with gains and shifts."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(len(GATES), size))
-        self.shift = nn.Parameter(torch.zeros(len(GATES), size))
-
-    def forward(self, gates: Tensor) -> Tensor:
-        normalized = F.layer_norm(gates, gates.shape[-1:], eps=EPSILON)
-        return torch.addcmul(self.shift, self.gain, normalized)
 
 
 def init_orthogonal(weight: Tensor, gates: int = len(GATES)) -> None:
     """Makes the rows of each gate of a weight [gates × n, m] orthogonal by themselves."""
     for part in weight.data.chunk(gates):
         nn.init.orthogonal_(part)
-
-
-class CellUpdate(nn.Module):
-    """What every cell does with its gates. The carried cell is not normalised; what the output reads of it is."""
-
-    def __init__(self, size: int, layer_norm: bool) -> None:
-        super().__init__()
-        self.norm = GateNorm(size) if layer_norm else nn.Identity()
-        self.cell_norm = nn.LayerNorm(size, eps=EPSILON) if layer_norm else nn.Identity()
-
-    def forward(self, gates: Tensor, c: Tensor, masks: Masks | None = None) -> tuple[Tensor, Tensor]:
-        """The next output and cell, [B, n] each, from gates [B, 4, n] and the cell before.
-
-        Recurrent dropout thins the candidate.
-        """
-        enter, keep, leave, candidate = self.norm(gates).unbind(1)
-        candidate = candidate.tanh()
-        if masks:
-            candidate = candidate * masks.draw(*candidate.shape)
-        c = torch.addcmul((keep + FORGET_BIAS).sigmoid() * c, enter.sigmoid(), candidate)
-        return leave.sigmoid() * self.cell_norm(c).tanh(), c

@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM, HyperLSTMCell
 from models.sequences.lstm import LSTM, LSTMCell
 from models.sequences.masks import Masks
-from models.sequences.recurrent import EPSILON, CellUpdate, GateNorm, Recurrent
+from models.sequences.recurrent import Recurrent
+from models.sequences.update import EPSILON, CellUpdate, GateNorm
 
 X, H, N, Z, T, B = 5, 7, 6, 3, 9, 4
 
