@@ -4,6 +4,7 @@ import inspect
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,7 +93,8 @@ def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> N
         as_json: JSONOption = False,
     ) -> None:
         varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
-        _train(varied, lambda place: _load_problem(recipe.dataset, data, place), out, device, precision, seed, updates, minutes, resume, quiet, as_json)
+        load = partial(_load_problem, recipe.dataset, data)
+        _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json)
 
     app.command(recipe.name, help=description, rich_help_panel="Recipes for sequences")(command)
 

@@ -3,7 +3,7 @@
 Shapes: T steps, B sequences, X numbers of an input, H units, K outputs, S networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from models.schema import STRICT, Shape, Size
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM
 from models.sequences.lstm import LSTM
-from models.sequences.recurrent import Cell, Recurrent, State
+from models.sequences.recurrent import Cell, Recurrent
+from models.sequences.window import State, Watch
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 MOST_LAYERS = 16
@@ -166,23 +167,28 @@ class SequenceNetwork(nn.Module):
             tuple(self.output.weight.new_zeros(sequences, size) for size in cell.state_sizes) for cell in self.cells
         ]
 
-    def begin(self, watchers: list[Callable[[Tensor], None]] | None = None) -> Step:
-        """Prepares weights once, and returns the function that makes a step.
+    def begin(self, one_hot: bool, watchers: Sequence[Watch | None] | None = None) -> Step:
+        """Prepares weights once, and returns the function that makes a step, without gradients.
 
         Args:
-            watchers: one for each layer; each is called with the scaling vectors of each step, [B, 2, 4, H].
+            one_hot: whether inputs are integers, which stand for one-hot inputs.
+            watchers: one for each layer, or None; it is called with the scaling vectors of each step, [B, 2, 4, H].
         """
-        cells = self.cells
-        steps = [cell.begin(watchers[number] if watchers else None) for number, cell in enumerate(cells)]
+        watchers = watchers or [None] * len(self.cells)
+        layers = [
+            cell.begin(one_hot and not number, watch)
+            for number, (cell, watch) in enumerate(zip(self.cells, watchers, strict=True))
+        ]
 
         def step(inputs: Tensor, states: LayerStates) -> tuple[Tensor, LayerStates]:
             after = []
-            for cell, advance, state in zip(cells, steps, states, strict=True):
-                after.append(advance(cell.project(inputs), state))
-                inputs = after[-1][0]
+            for steps, state in zip(layers, states, strict=True):
+                state, _ = steps.forward(steps.inputs.forward(inputs), state)
+                after.append(state)
+                inputs = state[0]
             return self.output(inputs), after
 
-        return step
+        return torch.no_grad()(step)
 
     @property
     def cells(self) -> list[Cell]:

@@ -26,6 +26,7 @@ VALIDATED_DRAWINGS = 300
 class DrawingsProblem(SequenceProblem):
     """Drawings, in batches of like length. A network sees them in its own order, stretched a little."""
 
+    spec: StrokesSpec
     unit = "nats per point"
 
     def __init__(self, drawings: Drawings, device: torch.device) -> None:
@@ -35,7 +36,7 @@ class DrawingsProblem(SequenceProblem):
         self._device = device
         self._list_batches = lru_cache(maxsize=1)(self._make_batches)
 
-    def make_batch(self, seed: int, step: int, networks: int, sequences: int, window: int) -> Batch:
+    def make_batch(self, seed: int, step: int, networks: int, sequences: int, window: int) -> Batch:  # noqa: ARG002  # drawings are read whole
         rows = networks * sequences
         epoch, number = divmod(step, -(-len(self.drawings.train) // rows))
         batch = self._list_batches(seed, epoch, rows)[number]

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.noise import uniform
 from models.sequences.sampler import SequenceSampler
 from models.sequences.scores import SymbolScores, join_scores, score_symbols
+from models.sequences.text import TextSpec
 from training.data.text import Text
 from training.progress import track
 from training.sequences.problem import Batch, SequenceProblem
@@ -34,6 +35,7 @@ VALIDATED = 25_000
 class TextProblem(SequenceProblem):
     """A text, which each network reads in streams that never end: after the last symbol comes the first."""
 
+    spec: TextSpec
     unit = "bits per character"
 
     def __init__(self, text: Text, device: torch.device) -> None:

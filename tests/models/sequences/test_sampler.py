@@ -36,7 +36,7 @@ def test_steps_give_what_one_pass_gives() -> None:
     expected, _ = sampler(SYMBOLS.repeat(1, 3), latents)
     network = sampler.assemble(latents)
     seen: list[Tensor] = []
-    step, states = network.begin([seen.append, lambda _: None]), network.open(3 * B)
+    step, states = network.begin(True, [seen.append, None]), network.open(3 * B)
     outputs: list[Tensor] = []
     with torch.no_grad():
         for symbols in SYMBOLS.repeat(1, 3):
@@ -52,12 +52,12 @@ def test_sequences_may_join_and_leave_between_steps() -> None:
     first, second = (sampler.assemble(latents[rows]) for rows in ([0], [0, 2]))
     states = first.open(1)
     with torch.no_grad():
-        _, states = first.begin()(SYMBOLS[0, :1], states)
+        _, states = first.begin(True)(SYMBOLS[0, :1], states)
         joined: LayerStates = [
             tuple(torch.cat([old, new]) for old, new in zip(*layers, strict=True))
             for layers in zip(states, second.open(1), strict=True)
         ]
-        outputs, _ = second.begin()(torch.stack([SYMBOLS[1, 0], SYMBOLS[0, 1]]), joined)
+        outputs, _ = second.begin(True)(torch.stack([SYMBOLS[1, 0], SYMBOLS[0, 1]]), joined)
     alone, _ = sampler(SYMBOLS[:2, :1], latents[:1])
     other, _ = sampler(SYMBOLS[:1, 1:], latents[2:])
     torch.testing.assert_close(outputs, torch.stack([alone[1, 0], other[0, 0]]))
