@@ -6,9 +6,9 @@ Shapes: B sequences, n inputs, X numbers of an input, H units.
 import torch
 from torch import Tensor, nn
 
-from models.sequences.products import Inputs, Product, choose_dtype, prepare_inputs
+from models.sequences.products import GATES, Inputs, Product, choose_dtype, prepare_inputs
 from models.sequences.recurrent import Cell, Recurrent, init_orthogonal
-from models.sequences.update import GATES, CellUpdate, Update, by_gate
+from models.sequences.update import CellUpdate, Update, add_by_gate
 from models.sequences.window import Saved, State, Steps, Watch
 
 
@@ -31,7 +31,7 @@ class LSTMCell(Cell):
 
     def begin(self, one_hot: bool, watch: Watch | None = None) -> "LSTMSteps":  # noqa: ARG002  # no scales
         return LSTMSteps(
-            prepare_inputs(self.weight_x, self.bias, one_hot),
+            prepare_inputs([self.weight_x], [self.bias], one_hot),
             Product(self.weight_h, choose_dtype(self.weight_h)),
             self.update.begin(self.begin_masks()),
         )
@@ -46,18 +46,16 @@ class LSTMSteps(Steps):
 
     def forward(self, given: Tensor, state: State) -> tuple[State, Saved]:
         h, c = state
-        h = h.to(self._recurrent.dtype)
-        gates = c.new_empty(len(GATES), *c.shape)
-        torch.add(by_gate(given), by_gate(self._recurrent.forward(h)), out=gates)
+        gates = self.inputs.forward(given).unbind()
+        add_by_gate(gates, self._recurrent.forward(h))
         output, c, saved = self._update.forward(gates, c)
         return (output, c), (h, *saved)
 
-    def backward(self, saved: Saved, gradients: State, given_gradient: Tensor) -> State:
-        h, *rest = saved
-        gates, c_gradient = self._update.backward(rest, *gradients)
-        for into, gate in zip(by_gate(given_gradient), gates, strict=True):
-            into.copy_(gate)
-        return self._recurrent.backward(h, given_gradient), c_gradient
+    def backward(self, given: Tensor, saved: Saved, gradients: State) -> State:
+        h, *saved = saved
+        gates, c_gradient = self._update.backward(saved, *gradients)
+        self.inputs.backward(given, [gates])
+        return self._recurrent.backward(h, gates), c_gradient
 
 
 class LSTM(Recurrent):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from models.sequences.masks import Masks
-from models.sequences.update import GATES
+from models.sequences.products import GATES
 from models.sequences.window import State, Steps, Watch, run_window
 
 

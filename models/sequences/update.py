@@ -7,16 +7,13 @@ Shapes: B sequences, n units of a cell.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.sequences.masks import Masks
+from models.sequences.products import GATES
 from models.sequences.window import Saved
-
-GATES = ("input", "forget", "output", "candidate")
-"""The gates of a cell, in the order of its weights."""
 
 EPSILON = 1e-3
 """Added to variances by layer normalisation, as in the authors' code. Pre-activations begin with a variance of about
@@ -69,51 +66,43 @@ class Update:
             shift[GATES.index("forget")] += FORGET_BIAS
             self._norms = [*zip(gain, shift, strict=True), (cell[0], cell[1])]
 
-    def forward(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Saved]:
+    def forward(self, gates: Sequence[Tensor], c: Tensor) -> tuple[Tensor, Tensor, Saved]:
         """Output and cell of a step, [B, n] each, and what `backward` needs.
 
         Args:
-            gates: contiguous [4, B, n], which may be changed.
+            gates: four times contiguous [B, n], which may be changed.
             c: the cell before, [B, n].
         """
         moments: list[Tensor] = []
         if self.weights:
-            active = torch.empty_like(gates)
-            for k in range(3):
-                torch.sigmoid(self._normalize(gates[k], k, moments), out=active[k])
-            torch.tanh(self._normalize(gates[3], 3, moments), out=active[3])
+            active = [self._normalize(gate, k, moments) for k, gate in enumerate(gates)]
         else:
-            gates[GATES.index("forget")] += FORGET_BIAS
-            gates[:3].sigmoid_()
-            gates[3].tanh_()
-            active = gates
-        enter, keep, leave, candidate = active
+            active = list(gates)
+            active[GATES.index("forget")].add_(FORGET_BIAS)
+        enter, keep, leave = (gate.sigmoid_() for gate in active[:3])
+        candidate = active[3].tanh_()
         mask = self._masks.draw(*c.shape) if self._masks else None
         new = torch.addcmul(keep * c, enter, candidate if mask is None else candidate * mask)
         read = (self._normalize(new, 4, moments) if self.weights else new).tanh()
-        return leave * read, new, (gates, active, c, new, read, mask, *moments)
+        return leave * read, new, (*gates, *active, c, new, read, mask, *moments)
 
-    def backward(self, saved: Sequence[Any], h_gradient: Tensor, c_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    def backward(self, saved: Saved, h_gradient: Tensor, c_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients of the four gates, [B, n] each, and of the cell before, from those of the output and the cell."""
-        gates, active, c, new, read, mask, *moments = saved
-        enter, keep, leave, candidate = active
+        gates, (enter, keep, leave, candidate, c, new, read, mask, *moments) = saved[:4], saved[4:]
         learned: list[Tensor] = []
         of_read = aten.tanh_backward(h_gradient * leave, read)
         if self.weights:
             of_read = self._normalize_back(of_read, new, 4, moments, learned)
         c_gradient = of_read.add_(c_gradient)
-        inner = torch.empty_like(active)
-        torch.mul(c_gradient, candidate, out=inner[0])
-        torch.mul(c_gradient, c, out=inner[1])
-        torch.mul(h_gradient, read, out=inner[2])
-        torch.mul(c_gradient, enter, out=inner[3])
-        if mask is not None:
-            inner[::3].mul_(mask)
-        aten.sigmoid_backward.grad_input(inner[:3], active[:3], grad_input=inner[:3])
-        aten.tanh_backward.grad_input(inner[3], candidate, grad_input=inner[3])
-        found = list(inner)
+        of_taken = c_gradient if mask is None else c_gradient * mask
+        found = [
+            aten.sigmoid_backward(of_taken * candidate, enter),
+            aten.sigmoid_backward(c_gradient * c, keep),
+            aten.sigmoid_backward(h_gradient * read, leave),
+            aten.tanh_backward(of_taken * enter, candidate),
+        ]
         if self.weights:
-            found = [self._normalize_back(inner[k], gates[k], k, moments, learned) for k in range(4)]
+            found = [self._normalize_back(own, gates[k], k, moments, learned) for k, own in enumerate(found)]
             self._gradients.append(tuple(learned))
         return found, c_gradient * keep
 
@@ -143,6 +132,12 @@ class Update:
         return found
 
 
-def by_gate(rows: Tensor) -> Tensor:
-    """A view of rows [B, 4n] as [4, B, n]."""
-    return rows.unflatten(1, (len(GATES), -1)).transpose(0, 1)
+def split_by_gate(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Rows [B, 4n] as four times [B, n] in a type."""
+    return rows.to(dtype).chunk(len(GATES), 1)
+
+
+def add_by_gate(gates: Sequence[Tensor], rows: Tensor) -> None:
+    """Adds rows [B, 4n] to gates, [B, n] each."""
+    for gate, part in zip(gates, rows.chunk(len(GATES), 1), strict=True):
+        gate += part

@@ -19,7 +19,7 @@ from models.sequences.products import ROWS, Inputs
 State = tuple[Tensor, ...]
 """What a cell carries from step to step, each [B, …]. The first is its output."""
 
-Saved = tuple[Any, ...]
+Saved = Sequence[Any]
 """Tensors of a step that the way back needs, or None in the place of one; equally many of each step of a window."""
 
 Watch = Callable[[Tensor], None]
@@ -33,7 +33,7 @@ class Part(Protocol):
     def weights(self) -> tuple[Tensor, ...]:
         """As automatic differentiation made them of a cell's parameters."""
 
-    def gradients(self) -> tuple[Tensor, ...]:
+    def gradients(self) -> tuple[Tensor | None, ...]:
         """Of the weights, summed over the steps that went back since this was asked."""
 
 
@@ -49,19 +49,13 @@ class Steps(ABC):
         """The state after a step, and what `backward` needs.
 
         Args:
-            given: products of the inputs, [B, O].
+            given: what the inputs prepared for the step, [B, …].
             state: the one before.
         """
 
     @abstractmethod
-    def backward(self, saved: Saved, gradients: State, given_gradient: Tensor) -> State:
-        """Gradients of the state before a step, from those of the state after it.
-
-        Args:
-            saved: what `forward` found needed.
-            gradients: of each part of the state.
-            given_gradient: where that of `given` is written.
-        """
+    def backward(self, given: Tensor, saved: Saved, gradients: State) -> State:
+        """Gradients of the state before a step, from those of the state after it; all others are put aside."""
 
 
 def run_window(steps: Steps, inputs: Tensor, batch_sizes: Sequence[int], state: State) -> tuple[Tensor, State]:
@@ -87,14 +81,14 @@ def _run(
     """As `run_window`, without gradients. What each step needs to go back is added to `saved`."""
     outputs, ended = [], []
     for rows, piece in _cut(batch_sizes):
-        for given in steps.inputs.forward(inputs[rows]).split(piece):
+        for given in steps.inputs.prepare(inputs[rows]).split(piece):
             if len(given) < len(state[0]):
                 ended.append(tuple(part[len(given) :] for part in state))
                 state = tuple(part[: len(given)] for part in state)
-            state, own = steps.forward(given, state)
+            state, needed = steps.forward(given, state)
             outputs.append(state[0])
             if saved is not None:
-                saved.append(own)
+                saved.append((given, *needed))
     ended.append(state)
     return torch.cat(outputs), tuple(torch.cat(parts) for parts in zip(*reversed(ended), strict=True))
 
@@ -111,9 +105,11 @@ class _Window(Function):
         return outputs, *last
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # as PyTorch declares none
+    @once_differentiable
     def backward(ctx: Any, output_gradients: Tensor, *state: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, *kept = ctx.saved_tensors
+        inputs, *saved = ctx.saved_tensors
+        each = len(saved) // len(ctx.batch_sizes)
+        kept = [saved[start : start + each] for start in range(0, len(saved), each)]
         with torch.autocast(inputs.device.type, enabled=False):
             input_gradient, state = _run_back(ctx.steps, inputs, ctx.batch_sizes, kept, output_gradients, state)
             weights = chain.from_iterable(part.gradients() for part in ctx.steps.parts)
@@ -124,29 +120,30 @@ def _run_back(
     steps: Steps,
     inputs: Tensor,
     batch_sizes: Sequence[int],
-    kept: list[Tensor | None],
+    kept: Sequence[Saved],
     output_gradients: Tensor,
     last: State,
 ) -> tuple[Tensor | None, State]:
     """Gradients of the inputs, if they have any, and of the first state, from those of the outputs and the last."""
-    each = len(kept) // len(batch_sizes)
-    found = []
+    found: list[Tensor | None] = []
     state = tuple(part[:0] for part in last)
+    before = iter(reversed(kept))
     for rows, piece in reversed(_cut(batch_sizes)):
-        given = output_gradients.new_empty(sum(piece), steps.inputs.size)
-        for own, output in reversed([*zip(given.split(piece), output_gradients[rows].split(piece), strict=True)]):
-            if len(state[0]) < len(own):
-                state = tuple(torch.cat([a, b[len(a) : len(own)]]) for a, b in zip(state, last, strict=True))
-            state = steps.backward(tuple(kept[-each:]), (state[0] + output, *state[1:]), own)
-            del kept[-each:]
-        found.append(steps.inputs.backward(inputs[rows], given))
-    return None if found[0] is None else torch.cat(found[::-1]), state
+        for output in reversed(output_gradients[rows].split(piece)):
+            if len(state[0]) < len(output):
+                state = tuple(torch.cat([a, b[len(a) : len(output)]]) for a, b in zip(state, last, strict=True))
+            given, *saved = next(before)
+            state = steps.backward(given, saved, (state[0] + output, *state[1:]))
+        found.append(steps.inputs.finish(inputs[rows]))
+    gradients = [gradient for gradient in reversed(found) if gradient is not None]
+    return torch.cat(gradients) if gradients else None, state
 
 
 def _cut(batch_sizes: Sequence[int]) -> list[tuple[slice, list[int]]]:
     """Pieces of a window, with about as many inputs as are best multiplied at once: their rows and batch sizes."""
     pieces: list[tuple[slice, list[int]]] = []
-    start, piece = 0, []
+    start = 0
+    piece: list[int] = []
     for size in batch_sizes:
         if piece and sum(piece) + size > ROWS:
             pieces.append((slice(start, start := start + sum(piece)), piece))
