@@ -18,6 +18,7 @@ from benchmarks.evaluator import LARGE_CASES, SHARE, measure_evaluator
 from benchmarks.memory import measure_large_memory, measure_memory
 from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
+from benchmarks.sequences import measure_sequences
 from benchmarks.serving import measure_backbone, measure_download, measure_service
 from benchmarks.training_step import measure_training
 from models.checkpoint import load_checkpoint
@@ -42,6 +43,7 @@ class Part(StrEnum):
     RESIDUAL = "residual"
     SAMPLER = "sampler"
     TRAINING = "training"
+    SEQUENCES = "sequences"
     MEMORY = "memory"
     WEIGHTS = "weights"
     SERVICE = "service"
@@ -84,6 +86,7 @@ def main(
         Part.RESIDUAL: lambda: measure_residual(chosen),
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
+        Part.SEQUENCES: lambda: measure_sequences(chosen),
         Part.MEMORY: lambda: chain(measure_memory(MODEL), measure_large_memory()),
         Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),

@@ -29,6 +29,8 @@ class Ratio:
     networks: int = 1
     """That were evaluated."""
     inputs: int = 1
+    characters: int | None = None
+    """That were read or written in this time."""
 
     @property
     def name(self) -> str:
@@ -48,11 +50,15 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def print_table(ratios: Sequence[Ratio]) -> str:
     """As Markdown."""
-    rows = [
-        f"| {r.part} | {r.case} | {r.ratio:.2f} | {r.of} | {f'{1000 * r.seconds:.1f} ms' if r.seconds else ''} |"
-        for r in ratios
-    ]
+    rows = [f"| {r.part} | {r.case} | {r.ratio:.2f} | {r.of} | {_print_time(r)} |" for r in ratios]
     return "\n".join(["| | | ratio | of | ours took |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+def _print_time(ratio: Ratio) -> str:
+    if not ratio.seconds:
+        return ""
+    pace = f", {ratio.characters / ratio.seconds:,.0f} characters a second" if ratio.characters else ""
+    return f"{1000 * ratio.seconds:.1f} ms{pace}"
 
 
 def collect(ratios: Sequence[Ratio], device: torch.device) -> dict[str, Any]:

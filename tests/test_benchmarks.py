@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import sequences
 from benchmarks.evaluator import count_operations
 from benchmarks.load import Ask, apply_load
 from benchmarks.plain import forward_loop, forward_vmap
-from benchmarks.report import Ratio, draw_growth, find_regressions
+from benchmarks.report import Ratio, draw_growth, find_regressions, print_table
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
 from tests.conftest import SMALL_TARGET, draw_weights
@@ -43,6 +44,37 @@ def test_both_training_steps_have_the_same_losses() -> None:
         ours, theirs = (run.step().losses for run in runs)
         for name, loss in ours.items():
             assert float(loss) == pytest.approx(float(theirs[name]), rel=1e-4)
+
+
+def test_operations_of_a_step_are_two_for_each_product() -> None:
+    networks = sequences.make_networks(7, 5, 3, torch.device("cpu"))
+    for kind, network in networks.items():
+        used = ("weight_h", "hyper_weight_h", "hyper_weight", "embedding_weight", "scale_weight")
+        products = sum(own.numel() for name, own in network.named_parameters() if name.endswith(used))
+        assert sequences.count_step_operations(kind, 7, 5, 3) == 2 * products
+
+
+def test_sequences_are_compared_with_all_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequences, "SIZES", ((7, 5, 3),))
+    monkeypatch.setattr(sequences, "STEPS", 2)
+    ratios = list(sequences.measure_sequences(torch.device("cpu")))
+    assert len({ratio.name for ratio in ratios}) == len(ratios)
+    assert all(ratio.ratio > 0 for ratio in ratios)
+    training = {(ratio.part, ratio.of) for ratio in ratios if ratio.part.startswith("training of HyperLSTM")}
+    assert training == {
+        ("training of HyperLSTM", "rate of matrix products"),
+        ("training of HyperLSTM", "times as fast as torch.nn.LSTM"),
+        ("training of HyperLSTM", "times as fast as a plain loop"),
+        ("training of HyperLSTM", "of the time of our LSTM"),
+        ("training of HyperLSTM in bfloat16", "rate of matrix products"),
+        ("training of HyperLSTM in bfloat16", "times as fast as torch.nn.LSTM in bfloat16"),
+        ("training of HyperLSTM in bfloat16", "of the time of our LSTM"),
+    }
+    assert {ratio.case for ratio in ratios if ratio.part == "writing of LSTM"} == {
+        "7 units, 1 texts",
+        "7 units, 64 texts",
+    }
+    assert "characters a second |" in print_table(ratios)
 
 
 def test_what_got_worse_is_found() -> None:

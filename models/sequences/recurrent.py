@@ -4,7 +4,7 @@ Shapes: T steps, B sequences, X numbers of an input, H units, S numbers of a sta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,10 @@ class Trace:
     scales: Tensor
     """Factors of the rows of W_h and W_x of the four gates in each layer: [L, T, B, 2, 4, H]. No gradients flow back
     through them."""
+
+
+Advance = Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]]
+"""A step of all layers, as `Recurrent.begin` describes it."""
 
 
 class Recurrent(nn.Module):
@@ -124,6 +128,42 @@ class Recurrent(nn.Module):
         scales = torch.stack([torch.stack(own) for own in seen])
         return Trace(output.view(*steps.shape[:2], self.hidden_size), last, scales)
 
+    def begin(self, one_hot: bool, watchers: Sequence[Watch] | None = None) -> "Advance":
+        """Prepares the weights once for many steps without gradients, one call for each, as when text is written.
+
+        The weights are those of now, in the type of `torch.autocast` if it is on now. Inputs are not checked.
+
+        Args:
+            one_hot: whether inputs are integers, which stand for one-hot inputs.
+            watchers: see the scaling vectors of each step, one for each layer.
+
+        Returns:
+            A function of the inputs [B, X], or int64 [B], and the state, which gives the output [B, H] and the next
+            state. Without a state it begins with zeros.
+        """
+        with torch.no_grad():
+            layers = [
+                (cell, cell.begin(one_hot and not number, watchers[number] if watchers else None))
+                for number, cell in enumerate(self._cells)
+            ]
+
+        @torch.no_grad()
+        def advance(inputs: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            lasts = []
+            with torch.autocast(inputs.device.type, enabled=False):
+                for number, (cell, steps) in enumerate(layers):
+                    first = _open(cell, state, number, len(inputs))
+                    last, _ = steps.forward(steps.inputs.prepare(inputs), first)
+                    inputs = last[0]
+                    lasts.append(last)
+            return inputs, _close(lasts)
+
+        return advance
+
+    @property
+    def _cells(self) -> list[Cell]:
+        return [cell for cell in self.layers if isinstance(cell, Cell)]
+
     def _is_single(self, inputs: Tensor) -> bool:
         return inputs.dim() == (2 if inputs.is_floating_point() else 1)
 
@@ -146,8 +186,7 @@ class Recurrent(nn.Module):
         """All layers on inputs [steps × sequences, …], whose number of sequences never grows from step to step."""
         self._check(inputs, batch_sizes, state)
         lasts = []
-        for number, cell in enumerate(self.layers):
-            assert isinstance(cell, Cell)
+        for number, cell in enumerate(self._cells):
             if number:
                 inputs = F.dropout(inputs, self.dropout, self.training)
             first = _open(cell, state, number, batch_sizes[0])
@@ -155,7 +194,7 @@ class Recurrent(nn.Module):
             steps = cell.begin(not inputs.is_floating_point(), watch)
             inputs, last = run_window(steps, inputs, batch_sizes, first)
             lasts.append(last)
-        return inputs, tuple(torch.stack([torch.cat(last[part::2], -1) for last in lasts]) for part in (0, 1))  # type: ignore[return-value]
+        return inputs, _close(lasts)
 
     def _check(self, inputs: Tensor, batch_sizes: Sequence[int], state: tuple[Tensor, Tensor] | None) -> None:
         if not batch_sizes:
@@ -167,9 +206,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"one-hot inputs must be int64, not {inputs.dtype}")
         elif inputs.numel() and not 0 <= int(inputs.min()) <= int(inputs.max()) < self.input_size:
             raise ValueError(f"one-hot inputs must be from 0 to {self.input_size - 1}")
-        cell = self.layers[0]
-        assert isinstance(cell, Cell)
-        expected = self.num_layers, batch_sizes[0], sum(cell.state_sizes[::2])
+        expected = self.num_layers, batch_sizes[0], sum(self._cells[0].state_sizes[::2])
         for name, part in zip(("h", "c"), state or (), strict=False):
             if tuple(part.shape) != expected:
                 raise ValueError(f"the state's {name} must have the shape {expected}, not {tuple(part.shape)}")
@@ -182,6 +219,12 @@ def _open(cell: Cell, state: tuple[Tensor, Tensor] | None, number: int, batch: i
         return tuple(like.new_zeros(batch, size) for size in cell.state_sizes)
     outputs, cells = (part[number].split(list(cell.state_sizes[::2]), -1) for part in state)
     return tuple(part for pair in zip(outputs, cells, strict=True) for part in pair)
+
+
+def _close(lasts: Sequence[State]) -> tuple[Tensor, Tensor]:
+    """The states of all layers as a pair."""
+    h, c = (torch.stack([torch.cat(last[part::2], -1) for last in lasts]) for part in (0, 1))
+    return h, c
 
 
 def _select(state: tuple[Tensor, Tensor], order: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -11,33 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM, HyperLSTMCell
 from models.sequences.lstm import LSTM, LSTMCell
-from models.sequences.masks import Masks
 from models.sequences.recurrent import Recurrent
-from models.sequences.update import EPSILON, CellUpdate, GateNorm
-
-X, H, N, Z, T, B = 5, 7, 6, 3, 9, 4
-
-MAKERS: dict[str, Callable[..., Recurrent]] = {
-    "lstm": lambda **more: LSTM(X, H, layer_norm=False, **more),
-    "ln-lstm": lambda **more: LSTM(X, H, layer_norm=True, **more),
-    "hyper": lambda **more: HyperLSTM(X, H, hyper_size=N, embedding_size=Z, layer_norm=False, **more),
-    "ln-hyper": lambda **more: HyperLSTM(X, H, hyper_size=N, embedding_size=Z, layer_norm=True, **more),
-}
-
-
-@pytest.fixture(params=MAKERS)
-def network(request: pytest.FixtureRequest) -> Recurrent:
-    return make(request.param)
-
-
-def make(name: str, **more: object) -> Recurrent:
-    """A network whose parameters are all random, so that none can be left out unnoticed."""
-    torch.manual_seed(0)
-    found = MAKERS[name](**more).double()
-    with torch.no_grad():
-        for parameter in found.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return found
+from tests.models.sequences.networks import MAKERS, B, H, N, T, X, Z, make
 
 
 def count(network: Recurrent, symbols: int) -> int:
@@ -60,73 +35,6 @@ def test_parameters_are_as_many_as_the_paper_counts(made: Callable[[], Recurrent
         assert count(made(), 50) == parameters
 
 
-def normalize(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + EPSILON).sqrt() * gain + shift
-
-
-def advance(pre: list[Tensor], c: Tensor, update: CellUpdate) -> tuple[Tensor, Tensor]:
-    norm, cell_norm = update.norm, update.cell_norm
-    if isinstance(norm, GateNorm):
-        pre = [normalize(p, norm.gain[k], norm.shift[k]) for k, p in enumerate(pre)]
-    i, f, o, g = pre
-    c = (f + 1).sigmoid() * c + i.sigmoid() * g.tanh()
-    read = normalize(c, cell_norm.weight, cell_norm.bias) if isinstance(cell_norm, nn.LayerNorm) else c
-    return o.sigmoid() * read.tanh(), c
-
-
-def step_naively(cell: LSTMCell | HyperLSTMCell, x: Tensor, state: list[Tensor]) -> list[Tensor]:
-    """One step, written as the paper's equations are."""
-    h, c = state[:2]
-    if isinstance(cell, LSTMCell):
-        w_x, w_h, b = cell.weight_x.chunk(4), cell.weight_h.chunk(4), cell.bias.chunk(4)
-        pre = [x @ w_x[k].T + h @ w_h[k].T + b[k] for k in range(4)]
-        return list(advance(pre, c, cell.update))
-    seen = torch.cat([h, x], -1)
-    whole = torch.cat([cell.hyper_weight_h, cell.hyper_weight_x], 1)
-    pre = list((seen @ whole.T + state[2] @ cell.hyper_weight.T + cell.hyper_bias).chunk(4, -1))
-    hyper_h, hyper_c = advance(pre, state[3], cell.hyper_update)
-    pre = []
-    for k in range(4):
-        z_h = hyper_h @ cell.embedding_weight[0, k].T + cell.embedding_bias[0, k]
-        z_x = hyper_h @ cell.embedding_weight[1, k].T + cell.embedding_bias[1, k]
-        z_b = hyper_h @ cell.embedding_weight[2, k].T
-        d_h, d_x, d_b = (z @ cell.scale_weight[j, k].T for j, z in enumerate((z_h, z_x, z_b)))
-        by_h, by_x = h @ cell.weight_h.chunk(4)[k].T, x @ cell.weight_x.chunk(4)[k].T
-        pre.append(d_h * by_h + d_x * by_x + d_b + cell.bias[k])
-    return [*advance(pre, c, cell.update), hyper_h, hyper_c]
-
-
-def run_naively(network: Recurrent, inputs: Tensor) -> Tensor:
-    for cell in network.layers:
-        assert isinstance(cell, LSTMCell | HyperLSTMCell)
-        state = [inputs.new_zeros(inputs.shape[1], size) for size in cell.state_sizes]
-        outputs = []
-        for x in inputs:
-            state = step_naively(cell, x, state)
-            outputs.append(state[0])
-        inputs = torch.stack(outputs)
-    return inputs
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_outputs_and_gradients_are_those_of_the_equations(name: str) -> None:
-    network = make(name, num_layers=2)
-    inputs, weights = torch.randn(T, B, X, dtype=torch.float64), torch.randn(T, B, H, dtype=torch.float64)
-    found, expected = network(inputs)[0], run_naively(network, inputs)
-    torch.testing.assert_close(found, expected)
-    gradients = [
-        torch.autograd.grad((outputs * weights).sum(), list(network.parameters())) for outputs in (found, expected)
-    ]
-    torch.testing.assert_close(gradients[0], gradients[1])
-
-
-def test_the_gradient_of_the_input_and_the_state_is_that_of_differences(network: Recurrent) -> None:
-    inputs = torch.randn(3, 2, X, dtype=torch.float64, requires_grad=True)
-    size = network(inputs)[1][0].shape[-1]
-    state = [torch.randn(1, 2, size, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    assert torch.autograd.gradcheck(lambda x, h, c: network(x, (h, c))[0], (inputs, *state))
-
-
 def test_one_hot_inputs_are_looked_up(network: Recurrent) -> None:
     symbols = torch.randint(X, (T, B))
     torch.testing.assert_close(network(symbols)[0], network(F.one_hot(symbols, X).double())[0])
@@ -139,6 +47,10 @@ def test_a_state_carried_over_windows_gives_what_one_long_pass_gives(network: Re
     second, state = network(inputs[4:], state)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(state, last)
+    found, expected = (
+        torch.autograd.grad(own.sum(), list(network.parameters()), retain_graph=True) for own in (second, whole[4:])
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_networks_that_share_all_but_their_generators_run_together() -> None:
@@ -269,55 +181,6 @@ class TestPorts:
     def test_scales_come_from_the_same_step(self) -> None:
         trace = make("ln-hyper").trace(torch.randn(1, 2, X).double())
         assert not torch.allclose(trace.scales[0, 0, 0], trace.scales[0, 0, 1])  # though both begin with zeros
-
-
-def test_recurrent_dropout_thins_the_candidate_anew_at_each_step() -> None:
-    network = LSTM(X, 2000, recurrent_dropout=0.1)
-    inputs = torch.randn(1, X).expand(3, X)[:, None].contiguous()
-    _, (_, c) = network(inputs[:1])
-    share = (c == 0).double().mean().item()
-    assert share == pytest.approx(0.1, abs=0.03)
-    _, (_, second) = network(inputs[:2])
-    assert (second == 0).double().mean().item() == pytest.approx(0.01, abs=0.01)
-    _, (_, plain) = network.eval()(inputs[:1])
-    torch.testing.assert_close(c[c != 0], plain[c != 0] / 0.9)
-
-
-def test_masks_of_recurrent_dropout_are_those_of_the_seed() -> None:
-    network, inputs = LSTM(X, H, recurrent_dropout=0.5), torch.randn(T, B, X)
-
-    def run(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        output: Tensor = network(inputs)[0]
-        return output
-
-    first, then = run(0), network(inputs)[0]
-    torch.testing.assert_close(run(0), first)
-    torch.testing.assert_close(network(inputs)[0], then)
-    assert not torch.allclose(first, then)
-    assert not torch.allclose(first, run(1))
-
-
-def test_masks_keep_the_expectation() -> None:
-    mask = Masks(0.3, torch.zeros(())).draw(333, 999)
-    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7], rel=1e-4)
-    assert mask.mean().item() == pytest.approx(1, abs=0.006)  # five standard deviations
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_autocast_computes_products_in_its_type_and_all_else_in_that_of_the_weights(name: str) -> None:
-    network = make(name).float()
-    inputs, weights = torch.randn(T, B, X), torch.randn(T, B, H)
-    found = {}
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            outputs, state = network(inputs)
-        assert {outputs.dtype, state[0].dtype, state[1].dtype} == {torch.float32}
-        found[enabled] = outputs, *torch.autograd.grad((outputs * weights).sum(), list(network.parameters()))
-    for exact, rounded in zip(found[False], found[True], strict=True):
-        assert rounded.dtype == torch.float32
-        distance = (rounded - exact).norm() / exact.norm()
-        assert 0 < distance < 0.03
 
 
 @pytest.mark.parametrize(
