@@ -183,7 +183,7 @@ class SequenceNetwork(nn.Module):
         def step(inputs: Tensor, states: LayerStates) -> tuple[Tensor, LayerStates]:
             after = []
             for steps, state in zip(layers, states, strict=True):
-                state, _ = steps.forward(steps.inputs.forward(inputs), state)
+                state, _ = steps.forward(steps.inputs.prepare(inputs), state)
                 after.append(state)
                 inputs = state[0]
             return self.output(inputs), after
