@@ -106,6 +106,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         },
         "sequences": {"data", "denormals", "progress", "runs"},
         "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
+        "translation": {"data", "denormals", "progress", "runs", "tensors"},
         "options": {"data", "recipes"},
         "endings": {"data", "imports", "progress", "runs"},
         "backbone_command": {"backbones", "endings", "options", "progress"},
@@ -123,6 +124,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs", "studies"},
         "sequence_command": {"data", "endings", "options", "progress", "sequences"},
         "import_command": {"endings", "imports", "options", "progress", "report", "runs"},
+        "translate_command": {"endings", "options", "progress", "translation"},
         "__main__": {
             "backbone_command",
             "endings",
@@ -137,6 +139,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "sequence_command",
             "studies",
             "table_command",
+            "translate_command",
         },
     },
 }
@@ -233,7 +236,7 @@ def test_no_grab_bags(package: str) -> None:
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
         ("service", "", ["serve"]),
-        ("training", "", ["train", "backbones"]),
+        ("training", "", ["train", "backbones", "translation"]),
     ],
 )
 def test_packages_need_only_what_their_extras_install(package: str, folder: str, extras: list[str]) -> None:

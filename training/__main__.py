@@ -41,6 +41,7 @@ from training.runs.session import Session, train
 from training.sequence_command import add_sequence_commands
 from training.studies.ablation import ablate
 from training.table_command import divisions_command, table_command, vectors_command
+from training.translate_command import translate_command, translate_text_command
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -127,6 +128,8 @@ app.command("table", rich_help_panel="Your own data")(table_command)
 app.command("vectors", rich_help_panel="Your own data")(vectors_command)
 app.command("import", rich_help_panel="Your own data")(import_command)
 app.command("backbone", rich_help_panel="Your own data")(backbone_command)
+app.command("translate", rich_help_panel="Your own data")(translate_command)
+app.command("translate-text", rich_help_panel="Your own data")(translate_text_command)
 
 
 @app.command("calibrate", rich_help_panel="Checkpoints")

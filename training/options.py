@@ -62,14 +62,20 @@ DeviceOption = Annotated[
 ]
 
 
-def check_length(steps: int | None, minutes: float | None, resume: bool) -> None:
+def check_length(steps: int | None, minutes: float | None, resume: bool, name: str = "--steps") -> None:
     """Checks the options that say how long a training is.
+
+    Args:
+        steps: number of steps, if it was given.
+        minutes: length in minutes, if it was given.
+        resume: whether a training is continued.
+        name: the option of the steps.
 
     Raises:
         typer.BadParameter: if they contradict each other.
     """
     if steps is not None and minutes is not None:
-        raise typer.BadParameter("use --steps or --minutes, not both")
+        raise typer.BadParameter(f"use {name} or --minutes, not both")
     if resume and minutes is not None:
         raise typer.BadParameter(
             "a resumed training keeps its planned steps, so --minutes cannot be used with --resume"

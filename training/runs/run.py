@@ -131,7 +131,7 @@ class TrainingRun(ABC):
 
     def save(self, path: Path) -> None:
         """Writes everything that `load` needs, atomically."""
-        save_state(path, self._identity(), self.steps, self._modules, self._optimizers)
+        save_state(path, self._modules, self._optimizers, self._identity(), {"steps": str(self.steps)})
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote.
@@ -139,7 +139,8 @@ class TrainingRun(ABC):
         Raises:
             TrainingError: if the file cannot be read or belongs to another run.
         """
-        self.steps, _ = load_state(path, self._identity(), self._modules, self._optimizers)
+        counters, _ = load_state(path, self._modules, self._optimizers, self._identity())
+        self.steps = int(counters["steps"])
 
     def _keep_good(self) -> None:
         """Copies the parameters if it is time to; called when they are known to be good, before they change."""

@@ -20,20 +20,20 @@ class TrainingError(Exception):
 
 def save_state(
     path: Path,
-    identity: Mapping[str, Any],
-    steps: int,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
+    identity: Mapping[str, Any],
+    counters: Mapping[str, str],
     more: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes everything that `load_state` needs, atomically.
 
     Args:
         path: path of the file.
-        identity: what the run depends on, as plain data.
-        steps: steps that are made.
         modules: modules by name.
         optimizers: optimizers by name.
+        identity: what the run depends on, as plain data.
+        counters: how far the run is, and what it has measured.
         more: more tensors by name.
     """
     tensors = {
@@ -44,16 +44,16 @@ def save_state(
             tensors |= {f"{prefix}.{index}.{name}": tensor for name, tensor in state.items()}
     tensors |= {f"more.{name}": tensor for name, tensor in (more or {}).items()}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, serialize_tensors(tensors, {"run": json.dumps(identity), "steps": str(steps)}))
+    write_file(path, serialize_tensors(tensors, {"run": json.dumps(identity), **counters}))
 
 
 def load_state(
     path: Path,
-    identity: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
-) -> tuple[int, dict[str, Tensor]]:
-    """Restores modules and optimizers, and returns the steps that were made and the other tensors.
+    identity: Mapping[str, Any],
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Restores modules and optimizers, and returns the counters and the other tensors.
 
     Raises:
         TrainingError: if the file cannot be read or belongs to another run.
@@ -64,7 +64,7 @@ def load_state(
             f"{path} holds the state of another run, with {', '.join(differing)}. Repeat its command, or choose "
             "another --out."
         )
-    tensors, metadata = read_tensors(path)
+    tensors, counters = read_tensors(path)
     for prefix, module in modules.items():
         module.load_state_dict(select_below(prefix, tensors))
     for prefix, optimizer in optimizers.items():
@@ -73,7 +73,7 @@ def load_state(
             index, key = name.split(".")
             states.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    return int(metadata["steps"]), select_below("more", tensors)
+    return counters, select_below("more", tensors)
 
 
 def read_identity(path: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class SequenceRun:
     def save(self, path: Path) -> None:
         """Writes everything that `load` needs, atomically."""
         carried = {"h": self._state[0], "c": self._state[1]} if self._state else {}
-        save_state(path, self.identity, self.steps, self._modules, self._optimizers, carried)
+        save_state(path, self._modules, self._optimizers, self.identity, {"steps": str(self.steps)}, carried)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote.
@@ -99,7 +99,8 @@ class SequenceRun:
         Raises:
             TrainingError: if the file cannot be read or belongs to another run.
         """
-        self.steps, carried = load_state(path, self.identity, self._modules, self._optimizers)
+        counters, carried = load_state(path, self._modules, self._optimizers, self.identity)
+        self.steps = int(counters["steps"])
         if carried:
             self._state = carried["h"].to(self.device), carried["c"].to(self.device)
 
