@@ -11,13 +11,16 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from models.checkpoint_files import dump_json, write_file
 from models.device import choose_device
+from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.network import HyperLSTMSize, LSTMSize
 from training.data.strokes import DRAWINGS, load_own_drawings
-from training.data.text import TEXTS, load_text
+from training.data.text import TEXTS, load_text, load_training_text
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.options import (
     DATA_FOLDER,
+    CheckpointArgument,
     DataOption,
     DeviceOption,
     JSONOption,
@@ -26,10 +29,12 @@ from training.options import (
     QuietOption,
     ResumeOption,
     SeedOption,
+    TrainingDataOption,
     check_length,
 )
 from training.progress import be_quiet, warn
 from training.sequences.drawings import DrawingsProblem
+from training.sequences.foreign import compare_with_foreign_texts, describe_foreign
 from training.sequences.problem import SequenceProblem
 from training.sequences.recipe import SEQUENCE_RECIPES, Precision, SequenceRecipe, own_drawings, own_text
 from training.sequences.session import SequenceSession, train_sequences
@@ -282,9 +287,44 @@ def _train(
     conclude(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}", out / "metrics.json", as_json)
 
 
+def foreign_command(
+    checkpoint: CheckpointArgument,
+    data: TrainingDataOption = DATA_FOLDER,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="A foreign text to compare with, as NAME=FILE. Can be repeated.", metavar="NAME=FILE"),
+    ] = None,
+    networks: Annotated[
+        int | None, typer.Option(min=1, max=1_000, help="Size of the ensemble.", show_default="the number of modes")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the networks.")] = 0,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Measure how well a text model tells foreign passages of 100 characters from those of its own test split.
+
+    Shuffled versions of the test split are foreign texts, too. Writes `foreign.json`.
+    """
+    named = {}
+    for each in text or ():
+        name, sign, file = each.partition("=")
+        if not (name and sign and file):
+            raise typer.BadParameter(f"{each!r} is not NAME=FILE")
+        named[name] = Path(file)
+    out = checkpoint / "foreign.json"
+    with explain_errors(), be_quiet(quiet):
+        loaded = load_sequence_checkpoint(checkpoint, choose_device(device))
+        size = networks or loaded.config.sampler.modes
+        report = compare_with_foreign_texts(loaded, load_training_text(loaded.config, data), named, seed, size)
+        write_file(out, dump_json(report))
+    conclude(describe_foreign(report), out, as_json)
+
+
 def add_sequence_commands(app: typer.Typer) -> None:
     """Adds all commands of this file."""
     for make in SEQUENCE_RECIPES:
         _add_recipe(make(), inspect.getdoc(make) or "", app)
+    app.command("foreign-text", rich_help_panel="Checkpoints")(foreign_command)
     app.command("text", rich_help_panel="Your own data")(text_command)
     app.command("drawings", rich_help_panel="Your own data")(drawings_command)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.sequences.checkpoint import SequenceConfig
 from models.sequences.text import OTHER, TextSpec
 from training.data.dataset import DatasetError
 from training.data.published import Publication, PublishedFile
@@ -104,6 +105,29 @@ def load_text(path: Path) -> Text:
     numbers = _encode(spec, text)
     held = int(len(numbers) * HELD_OUT)
     return Text(spec, *numbers.split([len(numbers) - 3 * held, held, held, held]))
+
+
+def load_training_text(config: SequenceConfig, data: Path) -> Text:
+    """The text that a model was trained on.
+
+    Args:
+        config: the model's.
+        data: the user's own file, or the folder that holds the datasets' files or receives them.
+
+    Raises:
+        DatasetError: if the model is not one for text, or if the text cannot be read or is not what it was.
+    """
+    name = config.training.dataset
+    if not isinstance(config.input, TextSpec):
+        raise DatasetError(f"the model is not one for text, but for {config.input.kind}")
+    if name in TEXTS:
+        return TEXTS[name](data)
+    if data.is_dir() or not data.exists():
+        raise DatasetError(f"the model was trained on your own text, {name}; pass the file with --data")
+    text = load_text(data)
+    if text.spec != config.input:
+        raise DatasetError(f"{data} is not the text that the model was trained on, {name}: it has other characters")
+    return text
 
 
 def _encode(spec: TextSpec, text: str) -> Tensor:

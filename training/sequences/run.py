@@ -126,7 +126,8 @@ class SequenceRun:
     def _schedule(self) -> float:
         """Factor of the learning rate at this step: a linear rise, and then half a cosine down."""
         final = self.recipe.final_learning_rate_fraction
-        rise = min(1.0, (self.steps + 1) / self.recipe.warmup_updates)
+        warmup = min(self.recipe.warmup_updates, 1 + self.planned_steps // 10)
+        rise = min(1.0, (self.steps + 1) / warmup)
         return rise * (final + (1 - final) * (1 + math.cos(math.pi * self.steps / self.planned_steps)) / 2)
 
 

@@ -19,6 +19,7 @@ from training.denormals import flush_denormals
 from training.runs.loop import run_steps
 from training.runs.output import LOGS, STATE_FILE, check_output, choose_first, count_steps, make_output
 from training.runs.state import read_identity
+from training.sequences.card import save_sequence_card
 from training.sequences.problem import SequenceProblem
 from training.sequences.recipe import Precision, SequenceRecipe
 from training.sequences.run import SequenceRun, choose_precision
@@ -59,10 +60,12 @@ def train_sequences(session: SequenceSession, problem: SequenceProblem) -> bool:
     started = time.perf_counter()
     complete = run_steps(run, session.recipe.name, session.out / STATE_FILE, session.out / LOGS)
     seconds = time.perf_counter() - started
-    sampler = _export(session, run).sampler
+    checkpoint = _export(session, run)
     if not complete:
+        save_sequence_card(session.out, checkpoint.config, None)
         return False
-    metrics = {
+    sampler = checkpoint.sampler
+    metrics: dict[str, float | str] = {
         **problem.measure(sampler, sampler.draw_latents(run.seed, range(session.recipe.modes))),
         "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
         "parameters of a network": sum(map(math.prod, sampler.config.target.parameter_shapes.values())),
@@ -71,6 +74,7 @@ def train_sequences(session: SequenceSession, problem: SequenceProblem) -> bool:
         "symbols per second": round(run.symbols / seconds),
     }
     write_file(session.out / "metrics.json", dump_json(metrics))
+    save_sequence_card(session.out, checkpoint.config, metrics)
     (session.out / STATE_FILE).unlink()
     return True
 

@@ -127,6 +127,9 @@ class TestTraining:
         assert checkpoint.metrics == metrics
         assert checkpoint.config.training.command == "hyperdraw-train text --out DIR --updates 120"
         assert not (tmp_path / "model" / "training" / "state.safetensors").exists()
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert "2 HyperLSTMs that share their large matrices, and networks around each of them" in card
+        assert "| test bits per character | " in card
 
     def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         self, problem: TextProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
