@@ -23,9 +23,9 @@ def penalize(length: int, alpha: float) -> float:
 def search(network: Translator, sources: Texts, width: int, alpha: float) -> list[list[int]]:
     """Translations with the largest log-probability / penalty that a beam finds. The penalty of coverage is left out.
 
-    The K most probable beginnings of each length go on, and all of them are also ended. The search for a sentence
-    stops when no continuation can be better than what was found. It is exact if K is as large as the number of
-    beginnings.
+    Of all continuations of K beginnings, those ends are taken that are among the K most probable, and the K most
+    probable others go on. At the longest length, all end. The search for a sentence stops when K ends were taken, or
+    when nothing better can follow. It is exact if K is as large as the number of all continuations.
 
     Args:
         network: the network, in evaluation mode.
@@ -42,24 +42,31 @@ def search(network: Translator, sources: Texts, width: int, alpha: float) -> lis
     state = tuple(part[0][:, None].expand(-1, width, -1) for part in (h, c))
     alive = torch.arange(count, device=h.device)  # sentences whose search goes on; all rows are theirs
     scores = h.new_full((count, width), -torch.inf)
-    scores[:, 0] = 0  # all hypotheses are still equal
+    scores[:, 0] = 0  # all beginnings are still equal
     beginnings = alive.new_empty(count, width, 0)
     symbols = alive.new_full((count, width), END)
+    ends = alive.new_zeros(count)
     best_scores = h.new_full((count,), -torch.inf)
     best: list[list[int]] = [[] for _ in range(count)]
     for length in range(1, longest + 1):
         logs, state = network.advance(symbols, (state[0], state[1]), memory)
-        ended, which = ((scores + logs[:, :, END]) / penalize(length, alpha)).max(1)
-        for row in (ended > best_scores[alive]).nonzero()[:, 0].tolist():
-            best[int(alive[row])] = beginnings[row, which[row]].tolist()
-        best_scores[alive] = best_scores[alive].maximum(ended)
-        logs[:, :, END] = -torch.inf
-        scores, chosen = (scores[:, :, None] + logs).flatten(1).topk(width)
+        if length == longest:
+            logs[:, :, END + 1 :] = -torch.inf
+        most, chosen = (scores[:, :, None] + logs).flatten(1).topk(2 * width)
         parents, symbols = chosen // logs.shape[2], chosen % logs.shape[2]
-        going = scores[:, 0] / penalize(longest, alpha) > best_scores[alive]  # as further symbols add at most 0
-        if not going.any():
+        ended = (symbols == END) & most.isfinite()
+        taken = most[:, :width].masked_fill(~ended[:, :width], -torch.inf)
+        found, place = (taken / penalize(length, alpha)).max(1)
+        for row in (found > best_scores[alive]).nonzero()[:, 0].tolist():
+            best[int(alive[row])] = beginnings[row, parents[row, place[row]]].tolist()
+        best_scores[alive] = best_scores[alive].maximum(found)
+        ends[alive] += ended[:, :width].sum(1)
+        others = ended.int().argsort(dim=1, stable=True)[:, :width]  # at most K of 2K ended
+        scores, parents, symbols = (part.gather(1, others) for part in (most, parents, symbols))
+        possible = scores[:, 0] / penalize(longest, alpha) > best_scores[alive]  # further symbols add at most 0
+        rows = (possible & (ends[alive] < width)).nonzero()[:, 0]
+        if len(rows) == 0 or length == longest:
             break
-        rows = going.nonzero()[:, 0]
         if len(rows) < len(alive):
             alive, scores, symbols, parents = (part[rows] for part in (alive, scores, symbols, parents))
             memory = memory.select(rows)

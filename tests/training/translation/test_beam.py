@@ -16,7 +16,8 @@ SYMBOLS, LONGEST = 4, 4
 LONG = 3.0
 """A penalty that prefers long translations."""
 
-BEGINNINGS = (SYMBOLS - 1) ** (LONGEST - 1)
+ALL = SYMBOLS * (SYMBOLS - 1) ** (LONGEST - 1)
+"""Number of continuations of all beginnings."""
 SOURCES = [[2, 3, 4, 5], [6, 2], [3, 3, 3, 6, 5, 4], [2], [6, 6]]
 
 
@@ -43,27 +44,27 @@ def score(network: Translator, source: list[int], translations: list[list[int]],
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, LONG])
 @pytest.mark.parametrize("cell", CellKind)
-def test_a_beam_that_holds_all_beginnings_is_exact(cell: CellKind, alpha: float) -> None:
+def test_a_beam_that_holds_all_continuations_is_exact(cell: CellKind, alpha: float) -> None:
     found = set()
     for seed in range(3):
         network = make_small(seed, cell)
         expected = [search_exhaustively(network, source, alpha) for source in SOURCES]
-        assert search(network, collate(SOURCES, CPU), BEGINNINGS, alpha) == expected
+        assert search(network, collate(SOURCES, CPU), ALL, alpha) == expected
         found |= {len(symbols) for symbols in expected}
     assert len(found) > 1
 
 
-def test_wider_beams_find_better_translations() -> None:
-    """On average; a beam of one is not enough."""
-    means = []
-    for width in (1, 3, BEGINNINGS):
-        found: list[float] = []
+def test_a_narrow_beam_finds_nothing_better() -> None:
+    """And sometimes something worse."""
+    found: dict[int, list[float]] = {1: [], 3: [], ALL: []}
+    for width, scores in found.items():
         for seed in range(4):
             network = make_small(seed)
             for source, translation in zip(SOURCES, search(network, collate(SOURCES, CPU), width, LONG), strict=True):
-                found.append(float(score(network, source, [translation], LONG)))
-        means.append(sum(found) / len(found))
-    assert means[0] < means[1] <= means[2]
+                scores.append(float(score(network, source, [translation], LONG)))
+    for width in (1, 3):
+        assert all(ours <= best + 1e-9 for ours, best in zip(found[width], found[ALL], strict=True))
+    assert sum(found[1]) < sum(found[ALL]) - 0.1
 
 
 def test_sentences_are_searched_apart() -> None:
@@ -73,20 +74,27 @@ def test_sentences_are_searched_apart() -> None:
 
 
 def test_a_beam_of_one_takes_the_most_probable_symbol() -> None:
-    """Until some end of what it passed is better than what it can still reach."""
     network = make_small(1)
     for source in SOURCES:
-        beginning: list[int] = []
-        passed = []
-        for _ in range(LONGEST):
-            passed.append(beginning)
-            batch = Batch(collate([source], CPU), collate([[*beginning, 2]], CPU))
+        greedy: list[int] = []
+        while len(greedy) < LONGEST - 1:
+            batch = Batch(collate([source], CPU), collate([greedy], CPU))
             with torch.no_grad():
-                logits = network(batch)[len(beginning)]
-            logits[END] = -torch.inf
-            beginning = [*beginning, int(logits.argmax())]
-        best = passed[int(score(network, source, passed, 0.6).argmax())]
-        assert search(network, collate([source], CPU), 1, 0.6) == [best]
+                symbol = int(network(batch)[-1].argmax())
+            if symbol == END:
+                break
+            greedy.append(symbol)
+        assert search(network, collate([source], CPU), 1, 0.6) == [greedy]
+
+
+def test_an_improbable_end_is_not_taken_early() -> None:
+    """Else a short translation would win that the penalty does not make worse than a long one of likely symbols."""
+    network = make_small(0)
+    with torch.no_grad():
+        network.readout.weight.zero_()
+        network.readout.bias.copy_(torch.tensor([-1.0, -9, 0, 0]))  # the end, an unknown symbol, two others
+    assert [len(found) for found in search(network, collate(SOURCES, CPU), 2, 0.0)] == [LONGEST - 1] * len(SOURCES)
+    assert search(network, collate(SOURCES, CPU), ALL, 0.0) == [[]] * len(SOURCES)
 
 
 def test_the_penalty_is_that_of_wu_et_al() -> None:
