@@ -127,10 +127,14 @@ class Scaling:
         return found
 
     def scale(self, embeddings: Tensor, kinds: int = 3) -> Iterator[Tensor]:
-        """Factors for W_h, for W_x, and biases, or the first kinds of these, [kinds, B, H], of each gate in turn."""
+        """Factors for W_h, for W_x, and biases, or the first kinds of these, [kinds, B, H], of each gate in turn.
+
+        Those of a gate are in the place of those of the one before, which stays in the cache.
+        """
         rows = kinds * self._networks
+        made = embeddings.new_empty(rows, embeddings.shape[2], self._scale.shape[-1])
         for own, scale in zip(embeddings[:, :rows], self._scale[:, :rows], strict=True):
-            yield torch.bmm(own, scale).view(kinds, -1, scale.shape[-1])
+            yield torch.bmm(own, scale, out=made).view(kinds, -1, scale.shape[-1])
 
     def scale_back(self, gate: int, embeddings: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of a gate's embeddings, [3·S, Y, b], from that of its factors and biases, [3, B, H]."""
@@ -171,7 +175,7 @@ class HyperLSTMSteps(Steps):
 
     def forward(self, given: Tensor, state: State) -> tuple[State, Saved]:
         h, c, hyper_h, hyper_c = state
-        gates, hyper_gates = (self.inputs.forward(given, group).unbind() for group in (0, 1))
+        gates, hyper_gates = (list(self.inputs.forward(given, group)) for group in (0, 1))
         from_h, hyper_from_h = self._both.forward(h).tensor_split([len(GATES) * c.shape[1]], 1)
         for part in (hyper_from_h, self._small.forward(hyper_h)):
             add_by_gate(hyper_gates, part)
@@ -182,7 +186,7 @@ class HyperLSTMSteps(Steps):
             by_h, by_x, bias = made
             torch.addcmul(bias, by_x, gate, out=gate).addcmul_(by_h, own)
             if self._watch:
-                scales.append(made[:2])
+                scales.append(made[:2].clone())
         if self._watch:
             self._watch(torch.stack(scales).permute(2, 1, 0, 3))
         output, c, saved = self._update.forward(gates, c)
@@ -193,21 +197,26 @@ class HyperLSTMSteps(Steps):
         h_gradient, c_gradient, hyper_h_gradient, hyper_c_gradient = gradients
         half = len(rest) // 2
         gates, c_gradient = self._update.backward(rest[:half], h_gradient, c_gradient)
-        of_made = c_gradient.new_empty(3, *c_gradient.shape)
-        of_h, of_x, of_embeddings = [], [], []
+        of_both, of_small = self._both.place(h), self._small.place(hyper_h)
+        of_h, of_hyper_h = of_both.tensor_split([len(GATES) * c_gradient.shape[1]], 1)
+        of_made, of_embeddings = c_gradient.new_empty(3, *c_gradient.shape), []
         parts = split_by_gate(from_h, c_gradient.dtype), self.inputs.forward(given), self._scaling.scale(embeddings, 2)
-        for k, (gate, own, from_x, (by_h, by_x)) in enumerate(zip(gates, *parts, strict=True)):
+        into = of_h.chunk(len(GATES), 1)
+        for k, (gate, into_h, own, from_x, (by_h, by_x)) in enumerate(zip(gates, into, *parts, strict=True)):
             torch.mul(gate, own, out=of_made[0])
             torch.mul(gate, from_x, out=of_made[1])
             of_made[2].copy_(gate)
             of_embeddings.append(self._scaling.scale_back(k, embeddings[k], of_made))
-            of_h.append(by_h.mul_(gate))
-            of_x.append(by_x.mul_(gate))
+            into_h.copy_(by_h.mul_(gate))
+            self.inputs.backward(given, k, by_x.mul_(gate))
         hyper_h_gradient = hyper_h_gradient + self._scaling.embed_back(hyper_output, of_embeddings)
         hyper_gates, hyper_c_gradient = self._hyper_update.backward(rest[half:], hyper_h_gradient, hyper_c_gradient)
-        self.inputs.backward(given, [of_x, hyper_gates])
-        h_gradient = self._both.backward(h, [*of_h, *hyper_gates])
-        return h_gradient, c_gradient, self._small.backward(hyper_h, hyper_gates), hyper_c_gradient
+        both = of_hyper_h.chunk(len(GATES), 1), of_small.chunk(len(GATES), 1)
+        for k, (gate, *places) in enumerate(zip(hyper_gates, *both, strict=True)):
+            self.inputs.backward(given, k, gate, group=1)
+            for place in places:
+                place.copy_(gate)
+        return self._both.backward(of_both), c_gradient, self._small.backward(of_small), hyper_c_gradient
 
 
 class HyperLSTM(Recurrent):

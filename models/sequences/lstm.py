@@ -46,7 +46,7 @@ class LSTMSteps(Steps):
 
     def forward(self, given: Tensor, state: State) -> tuple[State, Saved]:
         h, c = state
-        gates = self.inputs.forward(given).unbind()
+        gates = list(self.inputs.forward(given))
         add_by_gate(gates, self._recurrent.forward(h))
         output, c, saved = self._update.forward(gates, c)
         return (output, c), (h, *saved)
@@ -54,8 +54,11 @@ class LSTMSteps(Steps):
     def backward(self, given: Tensor, saved: Saved, gradients: State) -> State:
         h, *saved = saved
         gates, c_gradient = self._update.backward(saved, *gradients)
-        self.inputs.backward(given, [gates])
-        return self._recurrent.backward(h, gates), c_gradient
+        made = self._recurrent.place(h)
+        for k, (gate, into) in enumerate(zip(gates, made.chunk(len(GATES), 1), strict=True)):
+            self.inputs.backward(given, k, gate)
+            into.copy_(gate)
+        return self._recurrent.backward(made), c_gradient
 
 
 class LSTM(Recurrent):

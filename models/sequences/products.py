@@ -7,8 +7,7 @@ Shapes: n inputs of X numbers, B inputs of a step, U units with four gates each,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -41,8 +40,8 @@ class Product:
         """[B, O] from [B, I]."""
         return inputs.to(self.dtype) @ self._weight.mT
 
-    def backward(self, inputs: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradient of inputs [B, I], in the type of the products, from those of the columns that they made."""
+    def place(self, inputs: Tensor) -> Tensor:
+        """Where the gradient of what inputs [B, I] made has to be written before it goes back, [B, O]."""
         start, end = self._waiting, self._waiting + len(inputs)
         if end > len(self._inputs):
             self._multiply()
@@ -51,11 +50,12 @@ class Product:
             rows = max(end, ROWS)
             self._inputs, self._made = (own.new_empty(rows, own.shape[1]) for own in (self._inputs, self._made))
         self._inputs[start:end].copy_(inputs)
-        made: Tensor = self._made[start:end]
-        for into, gradient in zip(made.split([own.shape[1] for own in gradients], 1), gradients, strict=True):
-            into.copy_(gradient)
         self._waiting = end
-        return made @ self._weight
+        return self._made[start:end]
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """The gradient of the inputs, [B, I], in the type of the products, from that of what they made."""
+        return gradient @ self._weight
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         """Of the weight, summed over what went back."""
@@ -85,12 +85,12 @@ class Inputs(ABC):
         """What is given to steps, [n, …], for inputs [n, …]."""
 
     @abstractmethod
-    def forward(self, given: Tensor, group: int = 0) -> Tensor:
-        """Products of a step for a group, [4, B, U]."""
+    def forward(self, given: Tensor, group: int = 0) -> Iterator[Tensor]:
+        """Products of a step for each gate of a group in turn, contiguous [B, U]."""
 
     @abstractmethod
-    def backward(self, given: Tensor, gradients: Sequence[Sequence[Tensor]]) -> None:
-        """Puts aside the gradients of a step's products, four times [B, U] for each group."""
+    def backward(self, given: Tensor, gate: int, gradient: Tensor, group: int = 0) -> None:
+        """Takes the gradient of a gate's products, [B, U]. Groups, and the gates of each, come in their order."""
 
     @abstractmethod
     def finish(self, inputs: Tensor) -> Tensor | None:
@@ -115,13 +115,12 @@ class Lookup(Inputs):
     def prepare(self, inputs: Tensor) -> Tensor:
         return inputs
 
-    def forward(self, given: Tensor, group: int = 0) -> Tensor:
-        return self._tables[group].index_select(1, given)
+    def forward(self, given: Tensor, group: int = 0) -> Iterator[Tensor]:
+        return (table.index_select(0, given) for table in self._tables[group])
 
-    def backward(self, given: Tensor, gradients: Sequence[Sequence[Tensor]]) -> None:
+    def backward(self, given: Tensor, gate: int, gradient: Tensor, group: int = 0) -> None:
         self._gradients = self._gradients or [torch.zeros_like(table) for table in self._tables]
-        for into, gradient in zip(chain(*self._gradients), chain(*gradients), strict=True):
-            into.index_add_(0, given, gradient)
+        self._gradients[group][gate].index_add_(0, given, gradient)
 
     def finish(self, inputs: Tensor) -> None:
         """None: integers have no gradient."""
@@ -145,18 +144,21 @@ class Projection(Inputs):
     def prepare(self, inputs: Tensor) -> Tensor:
         return self._product.forward(inputs) + self._bias
 
-    def forward(self, given: Tensor, group: int = 0) -> Tensor:
-        own: Tensor = given.split(self._sizes, 1)[group].unflatten(1, (len(GATES), -1)).transpose(0, 1)
-        return own.clone(memory_format=torch.contiguous_format)
+    def forward(self, given: Tensor, group: int = 0) -> Iterator[Tensor]:
+        parts = given.split(self._sizes, 1)[group].chunk(len(GATES), 1)
+        return (part.clone(memory_format=torch.contiguous_format) for part in parts)
 
-    def backward(self, given: Tensor, gradients: Sequence[Sequence[Tensor]]) -> None:  # noqa: ARG002  # they are linear
-        self._gradients.append(torch.cat([*chain(*gradients)], dim=1))
+    def backward(self, given: Tensor, gate: int, gradient: Tensor, group: int = 0) -> None:  # noqa: ARG002  # in order
+        self._gradients.append(gradient.to(self._product.dtype, copy=True))
 
     def finish(self, inputs: Tensor) -> Tensor:
-        gradient = torch.cat(self._gradients[::-1])
+        each = len(GATES) * len(self._sizes)
+        steps = [self._gradients[start : start + each] for start in range(0, len(self._gradients), each)]
         self._gradients.clear()
-        self._bias_gradients.append(gradient.sum(0))
-        return self._product.backward(inputs, [gradient]).to(inputs.dtype)
+        gradient = self._product.place(inputs)
+        torch.cat([torch.cat(own, 1) for own in reversed(steps)], out=gradient)
+        self._bias_gradients.append(gradient.sum(0, dtype=self._bias.dtype))
+        return self._product.backward(gradient).to(inputs.dtype)
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         bias, self._bias_gradients = torch.stack(self._bias_gradients).sum(0), []
