@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 
 from models.device import choose_device
 from service.admission import Admission
-from service.api import explorations, health, models, page, predictions, weights
+from service.api import explorations, health, models, page, predictions, sequences, weights
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    for routes in (page, health, models, predictions, explorations, weights, open_inference):
+    for routes in (page, health, models, predictions, explorations, weights, sequences, open_inference):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app

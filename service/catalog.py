@@ -12,22 +12,19 @@ from typing import Any
 from models.checkpoint_files import CheckpointError
 from models.foreign_files import Stamp, is_settled
 from models.model import Model
+from models.sequences.checkpoint import is_sequence_checkpoint
+from models.sequences.model import SequenceModel
 from models.tasks.probabilities import NotFiniteError
 from service.checkpoint_files import explain_refusal, list_checkpoints, may_load_later, stamp_checkpoint
-from service.engine.engine import Engine
-from service.engine.ensembles import count_kept
+from service.engine.engine import Engine, ServedModel
 from service.errors import CLOSING, ServiceError
 from service.names import check_name, escape
+from service.sizes import check_size
 
 logger = logging.getLogger(__name__)
 
 MODEL_BYTES = 4 * 2**30
 """Most memory for all models together, in bytes."""
-
-MOST_MULTIPLICATIONS = 5 * 10**10
-"""Most multiplications of one network for one input, which is the shortest possible step."""
-
-BYTES_PER_NUMBER = 4
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
 """First and longest time before files are retried after a temporary error. The time doubles with each attempt."""
@@ -85,7 +82,7 @@ class Catalog:
         self._engine = engine
         self._default = default
         self._max_bytes = max_bytes
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, ServedModel] = {}
         self._attempts: dict[str, _Attempt] = {}
         """The last attempt for each existing name."""
         self._lock = threading.Lock()
@@ -106,17 +103,50 @@ class Catalog:
             reasons = "; ".join(self.refused.values()) or "it contains no checkpoint"
             raise ConfigurationError(f"there is nothing to serve in {directory}: {reasons}")
         if default is None:
-            self._default = next(iter(self._models))  # also when other models come later
+            first = next(iter(self._models.values()))
+            self._default = next(iter(self.predictors), first).name  # also when other models come later
+            self._models = self._sort(self._models)
         elif default in self.refused:
             logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._models)))
         elif default not in self._models:
             names = ", ".join(self._models)
             raise ConfigurationError(f"there is no model {default!r} to be the default; there are {names}")
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
+    @property
+    def predictors(self) -> list[Model]:
+        """The models that predict inputs, not sequences."""
+        return [model for model in self if isinstance(model, Model)]
+
     def resolve(self, name: str, version: str | None = None) -> Model:
+        """Finds a model that predicts inputs, as `find` does.
+
+        Raises:
+            ServiceError: 404 for an unknown model or version, 422 for a model of sequences, 503 if the checkpoint was
+                refused.
+        """
+        if isinstance(model := self.find(name, version), Model):
+            return model
+        message = f"{name} is a model of sequences."
+        hint = f"It answers POST /v1/models/{name}/generate and /v1/models/{name}/score."
+        raise ServiceError(422, "wrong_kind", message, hint)
+
+    def resolve_sequences(self, name: str, version: str | None = None) -> SequenceModel:
+        """Finds a model of sequences, as `find` does.
+
+        Raises:
+            ServiceError: 404 for an unknown model or version, 422 for a model of another kind, 503 if the checkpoint
+                was refused.
+        """
+        if isinstance(model := self.find(name, version), SequenceModel):
+            return model
+        others = ", ".join(model.name for model in self if isinstance(model, SequenceModel))
+        hint = f"The models of sequences are {others}." if others else "No model of sequences is served."
+        raise ServiceError(422, "wrong_kind", f"{name} is not a model of sequences.", hint)
+
+    def find(self, name: str, version: str | None = None) -> ServedModel:
         """Finds a model by name, at a given version or at the served one.
 
         Raises:
@@ -131,7 +161,7 @@ class Catalog:
             raise ServiceError(404, "unknown_version", f"Version {str(version)[:100]!r} is not served.", hint)
         return model
 
-    def reload(self, name: str) -> tuple[Model, bool]:
+    def reload(self, name: str) -> tuple[ServedModel, bool]:
         """Loads a model from its files, even a new one.
 
         Returns:
@@ -143,7 +173,7 @@ class Catalog:
         """
         return self.request_reload(name).result()
 
-    def request_reload(self, name: str) -> "Future[tuple[Model, bool]]":
+    def request_reload(self, name: str) -> "Future[tuple[ServedModel, bool]]":
         """Starts `reload` without waiting for it. The future cannot be cancelled.
 
         Requests for the same model share a load that has not begun. A model that is being loaded is thus loaded once
@@ -226,7 +256,7 @@ class Catalog:
                 self._load_start = None
             time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that requests have half of the time
 
-    def _load_again(self, name: str) -> tuple[Model, bool]:
+    def _load_again(self, name: str) -> tuple[ServedModel, bool]:
         try:
             path = self._list().get(name)
         except OSError as error:
@@ -311,28 +341,16 @@ class Catalog:
     def _load(self, name: str, path: Path) -> None:
         if (reason := check_name(name)) is not None:
             raise CheckpointError(path, f"its name {reason}")
-        model = self._engine.load(path, self._max_bytes)
+        load = self._engine.load_sequences if is_sequence_checkpoint(path) else self._engine.load
+        model: ServedModel = load(path, self._max_bytes)
         served = self._models.get(name)
         if served is not None and _describe(served) == _describe(model):
             return
-        self._check_size(path, model)
+        others = [other for other in self if other.name != model.name]
+        check_size(path, model, others, self._engine.device, self._max_bytes)
         self._engine.warm_up(model)
         self._replace(name, model)
         logger.info("serving %s at version %s", name, model.version)
-
-    def _check_size(self, path: Path, model: Model) -> None:
-        """Checks that a model can run beside the others, before that is tried."""
-        target = model.target
-        if (number := target.num_multiplications) > MOST_MULTIPLICATIONS:
-            reason = f"a network needs {number:.1e} multiplications per input, more than {MOST_MULTIPLICATIONS:.0e}"
-            raise CheckpointError(path, reason)
-        if (work := 2 * BYTES_PER_NUMBER * target.count_numbers(self._engine.device)) > self._max_bytes:
-            reason = f"a network needs {work / 2**20:.0f} MiB per input"
-            raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
-        others = sum(count_bytes(other) for other in self if other.name != model.name)
-        if others + (own := count_bytes(model)) > self._max_bytes:
-            reason = f"it needs {own / 2**20:.0f} MiB beside {others / 2**20:.0f} MiB of other models"
-            raise CheckpointError(path, f"{reason}, more than the {self._max_bytes / 2**20:.0f} MiB allowed")
 
     def _refuse(self, name: str, reason: str | None) -> None:
         self._reasons.pop(name, None)
@@ -340,24 +358,21 @@ class Catalog:
             self._reasons[name] = reason
         self.refused = {escape(name): reason for name, reason in self._reasons.items()}
 
-    def _replace(self, name: str, model: Model | None) -> None:
-        models = {**self._models, name: model}
-        names = sorted(models, key=lambda name: (name != self._default, name))
+    def _replace(self, name: str, model: ServedModel | None) -> None:
+        models = {other.name: other for other in self if other.name != name}
         old = self._models.get(name)
-        self._models = {name: known for name in names if (known := models[name]) is not None}
-        if old is not None:
+        self._models = self._sort(models if model is None else {**models, name: model})
+        if isinstance(old, Model):
             self._engine.unload(old)
 
+    def _sort(self, models: dict[str, ServedModel]) -> dict[str, ServedModel]:
+        """Models by name, the default first."""
+        return {name: models[name] for name in sorted(models, key=lambda name: (name != self._default, name))}
 
-def _describe(model: Model) -> tuple[object, ...]:
+
+def _describe(model: ServedModel) -> tuple[object, ...]:
     """All that clients see of a model. Its version stands for every prediction, but not for the rest."""
-    return model.version, model.metrics, model.examples
-
-
-def count_bytes(model: Model) -> int:
-    """Memory of a served model, in bytes: its sampler, and the kept networks of two ensembles, the current one and the
-    next."""
-    return model.nbytes + 2 * count_kept(model) * model.target.num_weights * BYTES_PER_NUMBER
+    return model.version, model.metrics, model.examples if isinstance(model, Model) else ()
 
 
 def _say_closing() -> ServiceError:

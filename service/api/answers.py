@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from models.inputs.pixels import encode_image
 from models.model import Model
 from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
 from models.predictions.path import PathKind
+from models.sequences.model import SequenceModel
 from models.tasks.classification import Classification
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
@@ -37,12 +39,17 @@ from service.api.schemas import (
     RegressionAnswer,
     RequestLimits,
     SamplerDescription,
+    SequenceModelDescription,
+    SequenceModelSummary,
+    SequenceTargetDescription,
+    SequenceTask,
     TargetDescription,
     UncertaintyAnswer,
     WalkAnswer,
 )
 from service.catalog import Catalog
 from service.engine.batches import Answer
+from service.engine.engine import ServedModel
 from service.settings import Settings
 
 
@@ -51,22 +58,22 @@ def list_models(catalog: Catalog, settings: Settings) -> ModelsAnswer:
     return ModelsAnswer(
         default=next(iter(catalog)).name,
         limits=RequestLimits(**settings.model_dump(include=set(RequestLimits.model_fields))),
-        models=[summarize_model(model) for model in catalog],
+        models=[
+            summarize_sequence_model(model) if isinstance(model, SequenceModel) else summarize_model(model)
+            for model in catalog
+        ],
         refused=[RefusedModel(name=name, reason=reason) for name, reason in catalog.refused.items()],
     )
 
 
 def summarize_model(model: Model) -> ModelSummary:
     """Summary of a model: what a client must know to send inputs and read answers."""
-    num_networks = model.num_networks
-    sampler = SamplerDescription(
-        fresh_draws=num_networks is None,
-        num_networks=num_networks,
-        ensemble_size=model.default_size,
-        is_distribution=num_networks != 1,
-    )
     return ModelSummary(
-        **identify(model).model_dump(), sampler=sampler, input=model.input, backbone=model.backbone, task=model.task
+        **identify(model).model_dump(),
+        sampler=describe_sampler(model),
+        input=model.input,
+        backbone=model.backbone,
+        task=model.task,
     )
 
 
@@ -86,6 +93,39 @@ def describe_model(model: Model) -> ModelDescription:
         examples=[
             ExampleDescription(media_type=example.media_type, **asdict(example.entry)) for example in model.examples
         ],
+    )
+
+
+def describe_sampler(model: ServedModel) -> SamplerDescription:
+    """What a model's ensembles are drawn from."""
+    return SamplerDescription(
+        fresh_draws=model.num_networks is None,
+        num_networks=model.num_networks,
+        ensemble_size=model.default_size,
+        is_distribution=model.num_networks != 1,
+    )
+
+
+def summarize_sequence_model(model: SequenceModel) -> SequenceModelSummary:
+    """Summary of a model of sequences."""
+    task = SequenceTask(names=["next character" if model.text else "next point"])
+    return SequenceModelSummary(
+        **identify(model).model_dump(), sampler=describe_sampler(model), input=model.input, task=task
+    )
+
+
+def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
+    """Full description of a model of sequences."""
+    shapes = model.target.parameter_shapes
+    return SequenceModelDescription(
+        **dict(summarize_sequence_model(model)),
+        target=SequenceTargetDescription(
+            num_weights=sum(map(math.prod, shapes.values())),
+            size=model.target.size,
+            parameters={name: list(shape) for name, shape in shapes.items()},
+        ),
+        training=asdict(model.training),
+        metrics=dict(model.metrics) if model.metrics else None,
     )
 
 
@@ -275,7 +315,7 @@ def _answer_numbers(
     ]
 
 
-def identify(model: Model) -> ModelIdentity:
+def identify(model: ServedModel) -> ModelIdentity:
     """Name, version and method of a model."""
     return ModelIdentity(name=model.name, version=model.version, method=model.method)
 

@@ -17,6 +17,7 @@ from models.inputs.pixels import ImageError
 from models.model import Model
 from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
+from service.engine.engine import ServedModel
 from service.errors import CLOSING, ServiceError
 from service.operation.middleware import Exchange
 from service.parts import Parts
@@ -81,16 +82,7 @@ class Asking:
         Raises:
             ServiceError: 422 if there are fewer.
         """
-        model, allowed = self.model, self.parts.settings.max_ensemble_size
-        if asked is None:
-            return min(model.default_size, allowed)
-        check_count("ensemble_size", asked, allowed)
-        if asked > (limit := model.largest_ensemble):
-            message = f"{model.name} has only {limit} networks; {asked} were requested."
-            if limit == 1:
-                message = f"{model.name} is a single network, not a distribution; {asked} networks were requested."
-            raise ServiceError(422, "invalid_parameter", message, f"ensemble_size may be at most {limit}.")
-        return asked
+        return choose_size(self.model, asked, self.parts.settings.max_ensemble_size)
 
     def check_members(self, count: int) -> None:
         """Checks that members 0 … count−1 exist.
@@ -98,10 +90,7 @@ class Asking:
         Raises:
             ServiceError: 422 if not.
         """
-        if count > (limit := self.model.largest_ensemble):
-            message = f"{self.model.name} has no member {count - 1}."
-            hint = "It is a single network: member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
-            raise ServiceError(422, "invalid_parameter", message, hint)
+        check_members(self.model, count)
 
     def check_rates(self, false_alarm_rate: float | None, coverage: float | None) -> None:
         """Checks that the requested rates were calibrated.
@@ -200,21 +189,29 @@ class Asking:
 
     async def _wait_for(self, future: Future[Result]) -> Result:
         """Waits for a result. After the deadline, or if the client leaves, the work is dropped."""
-        result = asyncio.wrap_future(future)
-        leaving = asyncio.create_task(_wait_for_leaving(self.request))
-        try:
-            awaited: list[asyncio.Future[Any]] = [result, leaving]
-            await asyncio.wait(awaited, timeout=self.deadline.remaining, return_when=asyncio.FIRST_COMPLETED)
-            if future.cancelled():
-                raise ServiceError(503, **CLOSING.model_dump())
-            if result.done():
-                return result.result()
-            if leaving.done():
-                raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
-            raise self.deadline.exceeded
-        finally:
-            result.cancel()
-            leaving.cancel()
+        return await wait_for(asyncio.wrap_future(future), self.request, self.deadline)
+
+
+async def wait_for(result: asyncio.Future[Result], request: Request, deadline: Deadline) -> Result:
+    """Waits for a result for a request that has been read completely, and cancels it if it is not wanted any more.
+
+    Raises:
+        ServiceError: 499 if the client leaves, 503 if the service is shutting down, 504 after the deadline.
+    """
+    leaving = asyncio.create_task(_wait_for_leaving(request))
+    try:
+        awaited: list[asyncio.Future[Any]] = [result, leaving]
+        await asyncio.wait(awaited, timeout=deadline.remaining, return_when=asyncio.FIRST_COMPLETED)
+        if result.cancelled():
+            raise ServiceError(503, **CLOSING.model_dump())
+        if result.done():
+            return result.result()
+        if leaving.done():
+            raise ServiceError(499, "client_left", "The client closed the connection.", "Nobody reads this.")
+        raise deadline.exceeded
+    finally:
+        result.cancel()
+        leaving.cancel()
 
 
 @contextmanager
@@ -240,6 +237,35 @@ def find_exchange(request: Request) -> Exchange:
     """The exchange that accounts for a request."""
     exchange: Exchange = request.scope["hyperdraw.exchange"]
     return exchange
+
+
+def choose_size(model: ServedModel, asked: int | None, allowed: int) -> int:
+    """The requested number of networks, or the default.
+
+    Raises:
+        ServiceError: 422 if there are fewer, or more than allowed are requested.
+    """
+    if asked is None:
+        return min(model.default_size, allowed)
+    check_count("ensemble_size", asked, allowed)
+    if asked > (limit := model.largest_ensemble):
+        message = f"{model.name} has only {limit} networks; {asked} were requested."
+        if limit == 1:
+            message = f"{model.name} is a single network, not a distribution; {asked} networks were requested."
+        raise ServiceError(422, "invalid_parameter", message, f"ensemble_size may be at most {limit}.")
+    return asked
+
+
+def check_members(model: ServedModel, count: int) -> None:
+    """Checks that members 0 … count−1 exist.
+
+    Raises:
+        ServiceError: 422 if not.
+    """
+    if count > (limit := model.largest_ensemble):
+        message = f"{model.name} has no member {count - 1}."
+        hint = "It is a single network: member 0." if limit == 1 else f"Its members are 0 to {limit - 1}."
+        raise ServiceError(422, "invalid_parameter", message, hint)
 
 
 def check_count(name: str, value: int, limit: int) -> None:

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 from models.model import Model
+from models.sequences.model import SequenceModel
 from service.api.asking import Asking
-from service.engine.engine import Engine
+from service.engine.engine import Engine, ServedModel
 from service.errors import ErrorResponse, ServiceError
 from service.operation.access import check_keys, require
 from service.parts import Parts, find_parts
@@ -35,6 +36,21 @@ async def _resolve_model(model: str, parts: PartsDependency, _: Annotated[None, 
 
 
 ModelDependency = Annotated[Model, Depends(_resolve_model)]
+
+
+async def _find_model(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> ServedModel:
+    return parts.catalog.find(model)
+
+
+ServedModelDependency = Annotated[ServedModel, Depends(_find_model)]
+"""A model of any kind."""
+
+
+async def _resolve_sequences(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> SequenceModel:
+    return parts.catalog.resolve_sequences(model)
+
+
+SequenceModelDependency = Annotated[SequenceModel, Depends(_resolve_sequences)]
 
 
 async def _ask(

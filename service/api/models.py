@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Response
 
 from models.examples import MEDIA_TYPES
-from service.api.answers import describe_model, identify, list_models
-from service.api.dependencies import ANY_KEY, ModelDependency, PartsDependency, describe_errors
+from models.sequences.model import SequenceModel
+from service.api.answers import describe_model, describe_sequence_model, identify, list_models
+from service.api.dependencies import ANY_KEY, PartsDependency, ServedModelDependency, describe_errors
 from service.api.downloads import BINARY_SCHEMA
-from service.api.schemas import ModelDescription, ModelsAnswer, ReloadAnswer
+from service.api.schemas import ModelDescription, ModelsAnswer, ReloadAnswer, SequenceModelDescription
 from service.api.weights_file import is_named
 from service.errors import ServiceError
 from service.operation.access import require
@@ -25,9 +26,9 @@ async def get_models(parts: PartsDependency) -> ModelsAnswer:
 
 
 @router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
-async def get_model(model: ModelDependency) -> ModelDescription:
+async def get_model(model: ServedModelDependency) -> ModelDescription | SequenceModelDescription:
     """Describe a model: input, classes, target network, training, thresholds, measurements and examples."""
-    return describe_model(model)
+    return describe_sequence_model(model) if isinstance(model, SequenceModel) else describe_model(model)
 
 
 @router.get(
@@ -38,12 +39,15 @@ async def get_model(model: ModelDependency) -> ModelDescription:
     dependencies=[ANY_KEY],
 )
 async def get_example(
-    model: ModelDependency, file: str, if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None
+    model: ServedModelDependency,
+    file: str,
+    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Download an example input of a model, which the model's description lists."""
-    example = next((example for example in model.examples if example.entry.file == file), None)
+    examples = () if isinstance(model, SequenceModel) else model.examples
+    example = next((example for example in examples if example.entry.file == file), None)
     if example is None:
-        names = ", ".join(example.entry.file for example in model.examples)
+        names = ", ".join(example.entry.file for example in examples)
         hint = f"Its examples are {names}." if names else "It has no examples."
         raise ServiceError(404, "unknown_example", f"{model.name} has no example {file[:100]!r}.", hint)
     etag = f'"{hashlib.sha256(example.content).hexdigest()[:32]}"'

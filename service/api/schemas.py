@@ -9,6 +9,8 @@ from models.backbones.backbone import BackboneSpec
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
 from models.predictions.path import PathKind
+from models.sequences.checkpoint import SequenceInput
+from models.sequences.network import CellSize
 from models.tasks.classification import Classification
 from models.tasks.quantity import Axis, Quantity
 from models.tasks.regression import EACH_NUMBER, Regression
@@ -295,6 +297,36 @@ class ModelDescription(ModelSummary):
     examples: list[ExampleDescription] = Field(description="Example inputs that the checkpoint contains, in order.")
 
 
+class SequenceTask(BaseModel):
+    """What a model of sequences does: it says what comes next, writes on, and scores."""
+
+    kind: Literal["sequence"] = "sequence"
+    names: list[str] = Field(description="What it predicts at each step.")
+
+
+class SequenceModelSummary(ModelIdentity):
+    """A model of sequences, which `generate` and `score` ask."""
+
+    sampler: SamplerDescription
+    input: SequenceInput
+    backbone: None = None
+    task: SequenceTask
+
+
+class SequenceTargetDescription(BaseModel):
+    num_weights: int
+    size: CellSize = Field(description="Sizes of the recurrent network.")
+    parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by state_dict key.")
+
+
+class SequenceModelDescription(SequenceModelSummary):
+    target: SequenceTargetDescription
+    training: dict[str, Any]
+    calibration: None = None
+    metrics: dict[str, Any] | None = Field(description="Measurements from the model card.")
+    examples: list[ExampleDescription] = []
+
+
 class RefusedModel(BaseModel):
     name: str
     reason: str
@@ -312,7 +344,9 @@ class RequestLimits(BaseModel):
 class ModelsAnswer(BaseModel):
     default: str
     limits: RequestLimits
-    models: list[ModelSummary] = Field(description="Served models, the default first.")
+    models: list[ModelSummary | SequenceModelSummary] = Field(
+        description="Served models, the default first. Those of sequences have a task of kind `sequence`."
+    )
     refused: list[RefusedModel] = Field(description="Checkpoints that could not be loaded.")
 
 

@@ -90,11 +90,8 @@ async def _read_rows(asking: Asking, most: int) -> Tensor:
     spec = asking.model.input
     names = list_names(spec.column_names)
     hint = f'Send application/json {{"inputs": [[{names}], …]}}, or each row as an object with these names.'
-    content_type = _read_content_type(asking.request)
-    if content_type not in ("application/json", ""):
-        message = f"The body has type {content_type!r}, but this model takes rows as JSON."
-        raise ServiceError(415, "unsupported_media_type", message, hint)
-    body = await _read_plain_body(asking)
+    _check_json(asking.request, "this model takes rows", hint)
+    body = await _read_plain_body(asking.request, asking.parts.settings, asking.deadline)
 
     def parse() -> Tensor:
         most_values = 2 * most * len(spec.column_names) + OTHER_VALUES
@@ -109,7 +106,7 @@ async def _read_rows(asking: Asking, most: int) -> Tensor:
 async def _read_files(asking: Asking, most: int) -> dict[str, bytes]:
     """Reads encoded files in order, by their names in messages."""
     content_type = _read_content_type(asking.request)
-    body = await _read_plain_body(asking)
+    body = await _read_plain_body(asking.request, asking.parts.settings, asking.deadline)
     if content_type == "multipart/form-data":
         files = await _do(body, partial(_parse_multipart, asking.request.headers["content-type"], body, most))
     elif content_type == "application/json":
@@ -184,11 +181,40 @@ def read_encoding(request: Request) -> str:
     return request.headers.get("content-encoding", "identity").strip().lower()
 
 
-async def _read_plain_body(asking: Asking) -> bytes:
-    if (encoding := read_encoding(asking.request)) != "identity":
+async def read_json(
+    request: Request, settings: Settings, deadline: Deadline, schema: type[Body], what: str, hint: str
+) -> Body:
+    """Reads a body of JSON by a schema.
+
+    Args:
+        request: the request.
+        settings: the service's limits.
+        deadline: the request's deadline.
+        schema: the body's schema.
+        what: what takes such a body, in a message.
+        hint: advice for the client.
+
+    Raises:
+        ServiceError: 408 for a slow body, 413 for a large one, 415 for another type, 422 for JSON that is invalid or does
+            not match the schema, 504 after the deadline.
+    """
+    _check_json(request, what, hint)
+    body = await _read_plain_body(request, settings, deadline)
+    return await _do(body, lambda: validate_json(body, schema, hint, len(body), len(body)))
+
+
+def _check_json(request: Request, what: str, hint: str) -> None:
+    content_type = _read_content_type(request)
+    if content_type not in ("application/json", ""):
+        message = f"The body has type {content_type!r}, but {what} as JSON."
+        raise ServiceError(415, "unsupported_media_type", message, hint)
+
+
+async def _read_plain_body(request: Request, settings: Settings, deadline: Deadline) -> bytes:
+    if (encoding := read_encoding(request)) != "identity":
         message = f"The body has Content-Encoding {encoding!r}, which is not supported."
         raise ServiceError(415, "unsupported_encoding", message, "Send it uncompressed.")
-    return await read_body(asking.request, asking.parts.settings, asking.deadline)
+    return await read_body(request, settings, deadline)
 
 
 async def _read_limited(request: Request, limit: int) -> bytes:

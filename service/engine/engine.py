@@ -19,9 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
+from models.checkpoint_files import CheckpointError
 from models.device import works
 from models.examples import load_examples
 from models.model import Model
+from models.sequences.checkpoint import load_sequence_checkpoint
+from models.sequences.live import LiveSequence
+from models.sequences.model import SequenceModel
+from models.sequences.text import TextSpec
 from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
 from service.engine.batches import Answer, Batch, PredictionRequest
@@ -29,6 +34,7 @@ from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
 from service.engine.jobs import Computation, do_at_once
 from service.engine.observer import GuardedObserver, Observer
 from service.engine.scheduler import STEP_SECONDS, Scheduler, Step
+from service.engine.streams import Stream, StreamLimits, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +47,16 @@ STALL_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 """Seconds that the engine waits for a step when it is closed."""
 
+WARM_UP_ELEMENTS = 3
+"""Elements that a model for sequences writes before it is served."""
+
 NUMBERS_PER_COPY = 2**23
 """Number of weights that are copied to a device at a time."""
 
 Result = TypeVar("Result")
+
+ServedModel = Model | SequenceModel
+"""A model of any kind."""
 
 
 def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None]:
@@ -78,6 +90,7 @@ class Engine:
         queue_cost: int = QUEUE_COST,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        stream_limits: StreamLimits = StreamLimits(),  # noqa: B008  # it is frozen
     ) -> None:
         self.device = device
         self.admission = Admission(queue_cost)
@@ -92,6 +105,7 @@ class Engine:
             check_device=self._check_device,
             clock=clock,
         )
+        self.streams = Streams(self._scheduler.live, self._observer, lambda: self._scheduler.others_wait, stream_limits)
         self._changed = threading.Condition()
         """The lock on the scheduler's queues, which also announces new work."""
         self._closing = False
@@ -147,6 +161,31 @@ class Engine:
         self._reserve(model, cost, client, computation.future)
         return self._add(computation)
 
+    def write(self, model: SequenceModel, sequence: LiveSequence, client: str = "", *, patient: bool = False) -> Stream:
+        """Goes on with a sequence until it ends. Cancelling the stream's future ends the work.
+
+        Args:
+            model: the model that opened the sequence.
+            sequence: the sequence.
+            client: name of the client, for its share of what may be live.
+            patient: whether the sequence pauses while its consumer is slow.
+
+        Raises:
+            OverloadedError: if too many sequences are live.
+        """
+        stream = self._prepare_stream(model, sequence, patient)
+        with self._counting_refusals(model):
+            self.streams.open(stream, client)
+        return self._begin_stream(stream)
+
+    def _prepare_stream(self, model: SequenceModel, sequence: LiveSequence, patient: bool = False) -> Stream:
+        stream = Stream(model, sequence, patient, resume=lambda: self._call(lambda: self.streams.join(stream)))
+        return stream
+
+    def _begin_stream(self, stream: Stream) -> Stream:
+        self._submit(stream.future, lambda: self._scheduler.add(do_at_once(lambda: self.streams.join(stream))))
+        return stream
+
     def check_room(self, model: Model, cost: int, client: str = "") -> None:
         """Checks that the queue has room for a client's inputs × networks. An empty queue has room for any request.
 
@@ -168,7 +207,7 @@ class Engine:
         return reservation
 
     @contextmanager
-    def _counting_refusals(self, model: Model) -> Iterator[None]:
+    def _counting_refusals(self, model: ServedModel) -> Iterator[None]:
         try:
             yield
         except OverloadedError:
@@ -197,16 +236,30 @@ class Engine:
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
         return Model(checkpoint, examples)
 
+    def load_sequences(self, directory: Path, most_bytes: int | None = None) -> SequenceModel:
+        """Loads a checkpoint for sequences, as `load` does others."""
+        checkpoint = load_sequence_checkpoint(directory, most_bytes=most_bytes)
+        if not isinstance(checkpoint.config.input, TextSpec):
+            raise CheckpointError(
+                directory / "config.json", f"models of {checkpoint.config.input.kind} cannot be served yet"
+            )
+        self._add(Computation(_move(checkpoint.sampler, self.device))).result()
+        return SequenceModel(checkpoint)
+
     def unload(self, model: Model) -> None:
         """Frees what is kept for a model that is no longer served. Requests that still wait for it are answered."""
         self._call(lambda: self._ensembles.forget(model)).result()
 
-    def warm_up(self, model: Model) -> None:
+    def warm_up(self, model: ServedModel) -> None:
         """Runs a real forward pass, so that the first request finds everything in place. It ignores the queue's limit.
 
         Raises:
             NotFiniteError: if the model's networks give outputs that are not finite.
         """
+        if isinstance(model, SequenceModel):
+            sequence = model.open(0, range(model.default_size), [], more=WARM_UP_ELEMENTS, changes=True)
+            self._begin_stream(self._prepare_stream(model, sequence)).future.result()
+            return
         inputs = torch.zeros(1, *model.input.shape, dtype=model.input.dtype)
         request = PredictionRequest(model, inputs, seed=0, size=model.default_size, key=(model.version, 0))
         self._submit(request.future, lambda: self._scheduler.wait(request))

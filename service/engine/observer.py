@@ -39,6 +39,9 @@ class Observer:
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
+    def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
+        """Called when a consumer gets elements of a sequence, now and `last` before that, if not for the first time."""
+
     def refuse(self, model: str) -> None:
         """Called when a request was refused because the queue was full."""
 
@@ -62,6 +65,9 @@ class GuardedObserver(Observer):
 
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
+
+    def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
+        self._tell("hand_over", partial(self._observer.hand_over, model, elements, last, origin))
 
     def refuse(self, model: str) -> None:
         self._tell("refuse", partial(self._observer.refuse, model))

@@ -55,7 +55,7 @@ Step = Callable[[], None]
 
 
 class Scheduler(Generic[QueuedRequest]):
-    """Decides what the device does next. Computations, new batches, short batches and large ones take turns."""
+    """Decides what the device does next. Computations, new batches, short batches, large ones and live jobs take turns."""
 
     def __init__(
         self,
@@ -84,12 +84,15 @@ class Scheduler(Generic[QueuedRequest]):
         self._short: deque[Job] = deque()
         self._large: deque[Job] = deque()
         """Batches that have begun. Short ones get every other step, however many large ones there are."""
+        self.live: deque[Job] = deque()
+        """Jobs that more work may join while they run. Only steps of other jobs may change it."""
         self._turns: deque[Callable[[], Step | None]] = deque(
             [
                 partial(self._take, self._computations),
                 self._take_waiting,
                 partial(self._take, self._short),
                 partial(self._take, self._large),
+                partial(self._take, self.live),
             ]
         )
 
@@ -108,6 +111,11 @@ class Scheduler(Generic[QueuedRequest]):
             if (step := self._turns[0]()) is not None:
                 return step
         return None if self._idle.finished else partial(self._advance, self._idle, None)
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether other work waits, while a job has its turn."""
+        return any((self._computations, self._waiting, self._short, self._large, self.live))
 
     def find_budget(self, model: Model | None) -> int:
         """Inputs × networks of a step that takes about `STEP_SECONDS`."""

@@ -159,7 +159,9 @@ async def get_ready(parts: PartsDependency) -> ServerReady:
 @router.get("/models/stats", responses=_describe_errors(401), dependencies=[ANY_KEY])
 async def get_all_statistics(parts: PartsDependency) -> StatisticsAnswer:
     """Show statistics of all models."""
-    return StatisticsAnswer(model_stats=[_report(model, parts.statistics.find(model)) for model in parts.catalog])
+    return StatisticsAnswer(
+        model_stats=[_report(model, parts.statistics.find(model)) for model in parts.catalog.predictors]
+    )
 
 
 @router.post(
@@ -174,7 +176,9 @@ async def get_index(request: Request, parts: PartsDependency) -> list[Repository
     body = await read_body(request, parts.settings, set_deadline(request, None, parts))
     hint = 'Send nothing, or {"ready": true} to list only models that are ready.'
     asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
-    ready = [RepositoryModel(name=model.name, version=model.version, state="READY") for model in parts.catalog]
+    ready = [
+        RepositoryModel(name=model.name, version=model.version, state="READY") for model in parts.catalog.predictors
+    ]
     refused = [
         RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in parts.catalog.refused.items()
     ]

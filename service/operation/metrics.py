@@ -238,7 +238,7 @@ class _State:
         rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default false-alarm rate.", labels=["model"])
         for model in list(self._catalog):
             models.add_metric([model.name, model.version, model.method], 1)
-            if model.calibration:
+            if isinstance(model, Model) and model.calibration:
                 rates.add_metric([model.name], model.calibration.default_rate)
         yield from (models, rates)
 

@@ -22,10 +22,11 @@ from models.checkpoint_files import CheckpointError
 from models.device import DeviceError, is_out_of_memory
 from models.model import Model
 from service.app import create_app
-from service.catalog import Catalog, ConfigurationError, count_bytes
+from service.catalog import Catalog, ConfigurationError
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.settings import Settings
+from service.sizes import count_bytes
 from tests.checkpoints import renew
 from tests.waiting import PATIENCE
 
