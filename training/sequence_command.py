@@ -33,10 +33,12 @@ from training.options import (
     check_length,
 )
 from training.progress import be_quiet, warn
+from training.sequences.changes import describe_changes, draw_changes, study_changes
 from training.sequences.drawings import DrawingsProblem
 from training.sequences.foreign import compare_with_foreign_texts, describe_foreign
 from training.sequences.problem import SequenceProblem
 from training.sequences.recipe import SEQUENCE_RECIPES, Precision, SequenceRecipe, own_drawings, own_text
+from training.sequences.samples import render_samples
 from training.sequences.session import SequenceSession, train_sequences
 from training.sequences.text import TextProblem
 
@@ -321,10 +323,49 @@ def foreign_command(
     conclude(describe_foreign(report), out, as_json)
 
 
+def changes_command(
+    checkpoint: CheckpointArgument,
+    data: TrainingDataOption = DATA_FOLDER,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the network.")] = 0,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Measure at which characters the weights of a text model change, and draw a passage as the paper does.
+
+    Writes `changes.json` and `figures/changes.svg`.
+    """
+    out = checkpoint / "changes.json"
+    with explain_errors(), be_quiet(quiet):
+        loaded = load_sequence_checkpoint(checkpoint, choose_device(device))
+        text = load_training_text(loaded.config, data)
+        report = study_changes(loaded, text, seed)
+        (checkpoint / "figures").mkdir(exist_ok=True)
+        write_file(checkpoint / "figures" / "changes.svg", draw_changes(loaded, text, seed).encode())
+        write_file(out, dump_json(report))
+    conclude(describe_changes(report), out, as_json)
+
+
+def samples_command(
+    checkpoint: CheckpointArgument,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the network and the drawings.")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw a figure of what a model for drawings makes up at four temperatures, `figures/samples.svg`."""
+    out = checkpoint / "figures" / "samples.svg"
+    with explain_errors():
+        content = render_samples(load_sequence_checkpoint(checkpoint, choose_device(device)), seed)
+        out.parent.mkdir(exist_ok=True)
+        write_file(out, content.encode())
+    typer.echo(f"Wrote {out}.")
+
+
 def add_sequence_commands(app: typer.Typer) -> None:
     """Adds all commands of this file."""
     for make in SEQUENCE_RECIPES:
         _add_recipe(make(), inspect.getdoc(make) or "", app)
     app.command("foreign-text", rich_help_panel="Checkpoints")(foreign_command)
+    app.command("weight-changes", rich_help_panel="Checkpoints")(changes_command)
+    app.command("drawing-samples", rich_help_panel="Checkpoints")(samples_command)
     app.command("text", rich_help_panel="Your own data")(text_command)
     app.command("drawings", rich_help_panel="Your own data")(drawings_command)

@@ -3,12 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.sequences.checkpoint import load_sequence_checkpoint
+from models.sequences.checkpoint import (
+    SequenceConfig,
+    SequenceTraining,
+    load_sequence_checkpoint,
+    save_sequence_checkpoint,
+)
 from models.sequences.network import HyperLSTMSize, SequenceTarget
 from models.sequences.sampler import SequenceSamplerConfig
 from models.sequences.strokes import StrokesSpec
@@ -18,6 +24,7 @@ from training.data.strokes import Drawings
 from training.sequences.drawings import DrawingsProblem, score_drawings
 from training.sequences.recipe import own_drawings
 from training.sequences.run import SequenceRun
+from training.sequences.samples import sample_drawings
 
 SPEC = StrokesSpec(2.0, 64, mixtures=3)
 
@@ -92,3 +99,18 @@ def test_own_drawings_are_learned_by_a_command(tmp_path: Path) -> None:
     assert isinstance(config.input, StrokesSpec)
     assert config.training.dataset.startswith("zigzags.jsonl@")
     assert "draws with a pen: one HyperLSTM of 16 units, scaled by 6" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_samples_are_drawn_at_four_temperatures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    target = SequenceTarget(HYPER, SPEC.num_inputs, SPEC.num_outputs)
+    sampler = SequenceSamplerConfig(target).build()
+    training = SequenceTraining("none", "none", "none", updates=0, planned_updates=1, seed=0)
+    save_sequence_checkpoint(tmp_path, SequenceConfig("sequence", sampler.config, SPEC, training), sampler, "float32")
+    checkpoint = load_sequence_checkpoint(tmp_path)
+    alone, several = (sample_drawings(checkpoint, 5, count, 0.7) for count in (1, 3))
+    torch.testing.assert_close(alone[0], several[0])
+    assert all(1 <= len(drawing) <= SPEC.max_points for drawing in several)
+    assert CliRunner().invoke(app, ["drawing-samples", str(tmp_path)]).exit_code == 0
+    figure = ElementTree.fromstring((tmp_path / "figures" / "samples.svg").read_text())
+    assert len(figure.findall("{http://www.w3.org/2000/svg}svg")) == 4 * 12
