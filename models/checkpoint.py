@@ -22,6 +22,7 @@ from models.checkpoint_files import (
     MAX_JSON_BYTES,
     CheckpointError,
     build_empty,
+    check_digest,
     check_file_names,
     count_bytes,
     drop,
@@ -56,12 +57,6 @@ from models.schema import STRICT, Shape
 from models.stored_tensors import Storage
 from models.targets.target import TargetNetwork
 from models.tasks.task import Task
-
-CONVERTED_LINE_ENDS = (
-    "its line endings were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "
-    "check out again"
-)
-"""The reason given for a file whose digest would match with its original line endings."""
 
 DENSITY_FILE = "density.safetensors"
 """The density of the training's prepared inputs, if flags look at it. It belongs to the calibration."""
@@ -236,7 +231,7 @@ def load_checkpoint(
     if with_measurements and os.path.lexists(path):
         calibration_bytes = read_bounded(path, MAX_JSON_BYTES)
         calibration = parse_json(path, calibration_bytes, Calibration)
-        _check_digest(path, calibration, config_bytes)
+        check_digest(path, calibration.checkpoint, config_bytes)
         try:
             check_calibration(calibration, config.task, look_through(config.input, backbone), sampler.num_networks)
         except ValueError as error:
@@ -259,11 +254,6 @@ def load_checkpoint(
     )
 
 
-def digest_config(directory: Path) -> str:
-    """SHA-256 of a checkpoint's config.json, which a calibration names."""
-    return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
-
-
 def _load_backbone(directory: Path, config: CheckpointConfig, most_bytes: int) -> Backbone | None:
     if config.backbone is None:
         return None
@@ -272,15 +262,6 @@ def _load_backbone(directory: Path, config: CheckpointConfig, most_bytes: int) -
         return load_backbone(config.backbone.find_file(directory), config.input, config.backbone, most_bytes)
     except BackboneError as error:
         raise CheckpointError(error.path, error.reason) from error.__cause__
-
-
-def _check_digest(path: Path, calibration: Calibration, config: bytes) -> None:
-    """Checks that a calibration belongs to a config.json."""
-    if calibration.checkpoint == hashlib.sha256(config).hexdigest():
-        return
-    if calibration.checkpoint == hashlib.sha256(config.replace(b"\r\n", b"\n")).hexdigest():
-        raise CheckpointError(path.parent / "config.json", CONVERTED_LINE_ENDS)
-    raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
 
 
 def _read_density(path: Path, digest: str, config: CheckpointConfig, anchor: Anchor | None) -> FeatureDensity:

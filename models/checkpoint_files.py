@@ -19,6 +19,12 @@ from models.files import replace_file
 from models.foreign_files import read_file
 from models.stored_tensors import Storage, bound_bytes, decode_tensors, encode_tensors, split_shards
 
+CONVERTED_LINE_ENDS = (
+    "its line endings were converted to CRLF, as git does where core.autocrlf is set; set that to false, and clone or "
+    "check out again"
+)
+"""The reason given for a file whose digest would match with its original line endings."""
+
 SAMPLER_FILE = "model.safetensors"
 """The weight file. Large weights are split into model-00001-of-00003.safetensors and so on."""
 
@@ -54,6 +60,11 @@ def check_file_names(names: Iterable[str]) -> None:
 def name_checkpoint(directory: Path) -> str:
     """The name of a checkpoint: that of its directory, or of the link to it."""
     return Path(os.path.abspath(directory)).name  # noqa: PTH100 (Path.resolve would follow the link)
+
+
+def digest_config(directory: Path) -> str:
+    """SHA-256 of a checkpoint's config.json, which a calibration names."""
+    return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
 
 
 def dump_json(value: Any) -> bytes:
@@ -105,6 +116,24 @@ def build_empty(path: Path, build: Callable[[], Built], most_bytes: int | None) 
 def count_bytes(module: nn.Module) -> int:
     """Size of a module's weights, in bytes."""
     return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def check_digest(path: Path, digest: str, config: bytes) -> None:
+    """Checks that a file of measurements belongs to a config.json.
+
+    Args:
+        path: path of the file.
+        digest: the SHA-256 that it names.
+        config: the content of the config.json beside it.
+
+    Raises:
+        CheckpointError: if the digest is another one's.
+    """
+    if digest == hashlib.sha256(config).hexdigest():
+        return
+    if digest == hashlib.sha256(config.replace(b"\r\n", b"\n")).hexdigest():
+        raise CheckpointError(path.parent / "config.json", CONVERTED_LINE_ENDS)
+    raise CheckpointError(path, "was measured for a different checkpoint, not for the config.json beside it")
 
 
 def drop_old_weights(directory: Path, files: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from models.device import choose_device
 from models.predictions.perturbation import Norm
+from models.sequences.checkpoint import is_sequence_checkpoint
 from training.backbone_command import backbone_command
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
@@ -38,6 +39,11 @@ from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
 from training.runs.session import Session, train
+from training.sequence_checks import (
+    add_sequence_checks,
+    calibrate_sequence_directory,
+    evaluate_sequence_directory,
+)
 from training.sequence_command import add_sequence_commands
 from training.studies.ablation import ablate
 from training.table_command import divisions_command, table_command, vectors_command
@@ -143,7 +149,8 @@ def calibrate_command(
     """Measure a checkpoint's thresholds again on the calibration split. Run `evaluate` afterwards."""
     file = checkpoint / "calibration.json"
     with explain_errors(), be_quiet(quiet):
-        calibrate_directory(checkpoint, data, choose_device(device))
+        calibrate = calibrate_sequence_directory if is_sequence_checkpoint(checkpoint) else calibrate_directory
+        calibrate(checkpoint, data, choose_device(device))
     conclude(
         f"Wrote {file} and removed the old metrics. Measure them again: hyperdraw-train evaluate {checkpoint}",
         file,
@@ -163,7 +170,10 @@ def evaluate_command(
     """Measure a checkpoint on its test set, and write its `metrics.json` and model card."""
     file = checkpoint / "metrics.json"
     with explain_errors(), be_quiet(quiet):
-        evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
+        if is_sequence_checkpoint(checkpoint):
+            evaluate_sequence_directory(checkpoint, data, choose_device(device))
+        else:
+            evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
     conclude(f"Wrote {file} and {checkpoint / 'README.md'}.", file, as_json)
 
 
@@ -280,6 +290,7 @@ def ablate_command(
     conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
 
 
+add_sequence_checks(app)
 add_sequence_commands(app)
 for _make_recipe in RECIPES:
     _add_recipe(_make_recipe(), inspect.getdoc(_make_recipe) or "")

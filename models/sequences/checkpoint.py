@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from models.checkpoint_files import (
     MAX_JSON_BYTES,
     build_empty,
+    check_digest,
     check_file_names,
     drop,
     drop_old_weights,
@@ -30,6 +31,7 @@ from models.checkpoint_files import (
     write_weights,
 )
 from models.schema import STRICT
+from models.sequences.calibration import PassageCalibration
 from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
 from models.sequences.strokes import StrokesSpec
 from models.sequences.text import TextSpec
@@ -86,9 +88,10 @@ class SequenceCheckpoint:
     name: str
     """Name of its directory."""
     version: str
-    """SHA-256 over config.json, in hexadecimal."""
+    """SHA-256 over config.json and calibration.json, in hexadecimal."""
     config: SequenceConfig
     sampler: SequenceSampler
+    calibration: PassageCalibration | None
     metrics: Mapping[str, Any] | None
 
 
@@ -123,6 +126,12 @@ def save_sequence_checkpoint(
     drop_old_weights(directory, files)
 
 
+def save_passage_calibration(directory: Path, calibration: PassageCalibration) -> None:
+    """Writes calibration.json, and drops metrics and card, which belong to another version."""
+    drop(directory, "metrics.json", "README.md")
+    write_file(directory / "calibration.json", dump_json(calibration))
+
+
 def load_sequence_checkpoint(
     directory: Path, device: torch.device | str = "cpu", *, most_bytes: int | None = None
 ) -> SequenceCheckpoint:
@@ -141,13 +150,19 @@ def load_sequence_checkpoint(
     config: SequenceConfig = parse_json(path, content, SequenceConfig)
     sampler = build_empty(path, config.sampler.build, most_bytes)
     sampler.load_state_dict(read_weights(directory, config.files, sampler.state_dict()), assign=True)
+    calibration_bytes, calibration, path = b"", None, directory / "calibration.json"
+    if os.path.lexists(path):
+        calibration_bytes = read_bounded(path, MAX_JSON_BYTES)
+        calibration = parse_json(path, calibration_bytes, PassageCalibration)
+        check_digest(path, calibration.checkpoint, content)
     metrics, path = None, directory / "metrics.json"
     if os.path.lexists(path):
         metrics = parse_json(path, read_bounded(path, MAX_JSON_BYTES), dict[str, Any])
     return SequenceCheckpoint(
         name=name_checkpoint(directory),
-        version=hashlib.sha256(content).hexdigest(),
+        version=hashlib.sha256(content + calibration_bytes).hexdigest(),
         config=config,
         sampler=sampler.to(device).eval().requires_grad_(False),
+        calibration=calibration,
         metrics=metrics,
     )

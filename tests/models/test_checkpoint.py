@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import digest_config, load_checkpoint, save_calibration, save_checkpoint
-from models.checkpoint_files import CheckpointError, dump_json, write_file
+from models.checkpoint import load_checkpoint, save_calibration, save_checkpoint
+from models.checkpoint_files import CheckpointError, digest_config, dump_json, write_file
 from models.predictions.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGAN

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from models.sequences.checkpoint import SequenceConfig
 from models.sequences.drawing import read_drawing
 from models.sequences.strokes import LARGEST_SCALE, LEAST_SCALE, StrokesSpec
 from training.data.dataset import DatasetError
@@ -228,3 +229,24 @@ def _sort_batches(lengths: list[int], batch_size: int, generator: torch.Generato
 
 DRAWINGS: dict[str, Callable[[Path], Drawings]] = {"kanji": load_kanji, "omniglot": load_omniglot}
 """Published drawings by name; each is given the folder that holds the datasets' files or receives them."""
+
+
+def load_training_drawings(config: SequenceConfig, data: Path) -> Drawings:
+    """The drawings that a model was trained on.
+
+    Args:
+        config: the model's.
+        data: the user's own file, or the folder that holds the datasets' files or receives them.
+
+    Raises:
+        DatasetError: if the drawings cannot be read or are not what they were.
+    """
+    name = config.training.dataset
+    if name in DRAWINGS:
+        return DRAWINGS[name](data)
+    if data.is_dir() or not data.exists():
+        raise DatasetError(f"the model was trained on your own drawings, {name}; pass the file with --data")
+    drawings = load_own_drawings(data)
+    if drawings.name.rpartition("@")[2] != name.rpartition("@")[2]:
+        raise DatasetError(f"{data} does not hold the drawings that the model was trained on, {name}")
+    return drawings

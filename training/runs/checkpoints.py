@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoint import DENSITY_FILE, Checkpoint, digest_config, load_checkpoint, save_calibration
-from models.checkpoint_files import CheckpointError
+from models.checkpoint import DENSITY_FILE, Checkpoint, load_checkpoint, save_calibration
+from models.checkpoint_files import CheckpointError, digest_config
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec

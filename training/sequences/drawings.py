@@ -5,10 +5,12 @@ Shapes: T points, S networks, B drawings.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.sequences.checkpoint import SequenceCheckpoint
 from models.sequences.sampler import SequenceSampler
 from models.sequences.strokes import StrokesSpec, average_surprisal
 from training.data import strokes
@@ -57,8 +59,11 @@ class DrawingsProblem(SequenceProblem):
         some = self.drawings.validation[:VALIDATED_DRAWINGS]
         return {self.unit: _average(score_drawings(sampler, latents, self.spec, some, "validating")[0], some)}
 
-    def measure(self, sampler: SequenceSampler, latents: Tensor) -> Mapping[str, float]:
-        metrics = {}
+    def calibrate(self, directory: Path, checkpoint: SequenceCheckpoint) -> bool:  # noqa: ARG002  # there are no flags
+        return False
+
+    def measure(self, checkpoint: SequenceCheckpoint, latents: Tensor) -> Mapping[str, float]:
+        metrics, sampler = dict[str, float](), checkpoint.sampler
         for name, split in (("validation", self.drawings.validation), ("test", self.drawings.test)):
             together, alone = score_drawings(sampler, latents, self.spec, split, f"evaluating the {name} split")
             metrics[f"{name} nats per point"] = _average(together, split)

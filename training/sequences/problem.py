@@ -6,10 +6,11 @@ Shapes: T steps, S networks, B sequences of each, X numbers of an input, K outpu
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
-from models.sequences.checkpoint import SequenceInput
+from models.sequences.checkpoint import SequenceCheckpoint, SequenceInput
 from models.sequences.sampler import SequenceSampler
 
 
@@ -64,5 +65,14 @@ class SequenceProblem(ABC):
         """A quick look at the validation split."""
 
     @abstractmethod
-    def measure(self, sampler: SequenceSampler, latents: Tensor) -> Mapping[str, float]:
-        """Metrics on all of the validation and test splits."""
+    def measure(self, checkpoint: SequenceCheckpoint, latents: Tensor) -> Mapping[str, float]:
+        """Metrics on all of the validation and test splits, by networks of these latents."""
+
+    @abstractmethod
+    def calibrate(self, directory: Path, checkpoint: SequenceCheckpoint) -> bool:
+        """Calibrates the flags that a checkpoint can raise, and writes them; returns whether it can raise any.
+
+        Args:
+            directory: the checkpoint's directory.
+            checkpoint: what was read from there.
+        """

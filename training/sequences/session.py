@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,19 +65,42 @@ def train_sequences(session: SequenceSession, problem: SequenceProblem) -> bool:
     if not complete:
         save_sequence_card(session.out, checkpoint.config, None)
         return False
-    sampler = checkpoint.sampler
-    metrics: dict[str, float | str] = {
-        **problem.measure(sampler, sampler.draw_latents(run.seed, range(session.recipe.modes))),
-        "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
-        "parameters of a network": sum(map(math.prod, sampler.config.target.parameter_shapes.values())),
+    problem.calibrate(session.out, checkpoint)
+    trained: dict[str, float | str] = {
         "precision": run.precision,
         "seconds of the last command": round(seconds),
         "symbols per second": round(run.symbols / seconds),
     }
-    write_file(session.out / "metrics.json", dump_json(metrics))
-    save_sequence_card(session.out, checkpoint.config, metrics)
+    evaluate_sequences(session.out, problem, session.device, trained)
     (session.out / STATE_FILE).unlink()
     return True
+
+
+@flush_denormals()
+def evaluate_sequences(
+    directory: Path, problem: SequenceProblem, device: torch.device, trained: Mapping[str, float | str] | None = None
+) -> None:
+    """Measures a checkpoint on the validation and test splits, and writes its metrics and card.
+
+    Args:
+        directory: the checkpoint's directory.
+        problem: what it was trained on.
+        device: where to compute.
+        trained: what is known of its training; if not given, what its metrics say of it is kept.
+    """
+    checkpoint = load_sequence_checkpoint(directory, device)
+    sampler, config = checkpoint.sampler, checkpoint.config
+    if trained is None:
+        kept = "precision", "seconds of the last command", "symbols per second"
+        trained = {name: value for name, value in (checkpoint.metrics or {}).items() if name in kept}
+    metrics: dict[str, float | str] = {
+        **problem.measure(checkpoint, sampler.draw_latents(config.training.seed, range(config.sampler.modes))),
+        "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
+        "parameters of a network": sum(map(math.prod, config.sampler.target.parameter_shapes.values())),
+        **trained,
+    }
+    write_file(directory / "metrics.json", dump_json(metrics))
+    save_sequence_card(directory, config, metrics)
 
 
 def _begin(session: SequenceSession, problem: SequenceProblem) -> SequenceRun:

@@ -5,17 +5,20 @@ Shapes: T steps, S networks, B streams of each, P symbols, V known symbols.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.noise import uniform
+from models.sequences.checkpoint import SequenceCheckpoint, save_passage_calibration
 from models.sequences.sampler import SequenceSampler
 from models.sequences.scores import SymbolScores, join_scores, score_symbols
 from models.sequences.text import TextSpec
 from training.data.text import Text
 from training.progress import track
+from training.sequences.calibration import calibrate_passages, measure_false_alarms
 from training.sequences.problem import Batch, SequenceProblem
 
 PHASE_STREAM = 21
@@ -60,8 +63,8 @@ class TextProblem(SequenceProblem):
         scores = score_text(sampler, latents, self.spec.start_number, self.text.validation[:VALIDATED], "validating")
         return {self.unit: scores.surprisal.mean().item() / math.log(2)}
 
-    def measure(self, sampler: SequenceSampler, latents: Tensor) -> Mapping[str, float]:
-        metrics = {}
+    def measure(self, checkpoint: SequenceCheckpoint, latents: Tensor) -> Mapping[str, float]:
+        metrics, sampler = dict[str, float](), checkpoint.sampler
         for name, split in (("validation", self.text.validation), ("test", self.text.test)):
             scores = score_text(sampler, latents, self.spec.start_number, split, f"evaluating the {name} split")
             metrics[f"{name} bits per character"] = scores.surprisal.mean().item() / math.log(2)
@@ -70,7 +73,15 @@ class TextProblem(SequenceProblem):
                 metrics[f"{name} bits per character, one network"] = alone
                 metrics[f"{name} entropy, bits"] = scores.entropy.mean().item() / math.log(2)
                 metrics[f"{name} disagreement, bits"] = scores.disagreement.mean().item() / math.log(2)
+        if checkpoint.calibration is not None:
+            budget = f"{checkpoint.calibration.default_rate:.0%}"
+            flagged = measure_false_alarms(checkpoint, checkpoint.calibration, self.text)
+            metrics[f"share of test passages flagged as foreign, budget {budget}"] = flagged
         return metrics
+
+    def calibrate(self, directory: Path, checkpoint: SequenceCheckpoint) -> bool:
+        save_passage_calibration(directory, calibrate_passages(directory, checkpoint, self.text))
+        return True
 
 
 @torch.no_grad()

@@ -4,14 +4,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.sequences.checkpoint import save_sequence_checkpoint
+from models.checkpoint_files import CheckpointError
+from models.sequences.checkpoint import load_sequence_checkpoint, save_sequence_checkpoint
+from models.sequences.scores import SymbolScores
 from tests.sequences import HYPER, SPEC, describe, make_sampler
 from training.__main__ import app
 from training.data.text import load_text
+from training.sequences.calibration import measure_false_alarms
 from training.sequences.foreign import measure_passages, score_passages, shuffle_letters, shuffle_words
 
 
@@ -71,3 +75,60 @@ def test_a_text_needs_a_name_and_a_file(tmp_path: Path, text: str) -> None:
     done = CliRunner().invoke(app, ["foreign-text", str(tmp_path), "--text", text])
     assert done.exit_code == 2
     assert "is not NAME=FILE" in done.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, and a calibrated model that never learned from it."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    draw = np.random.default_rng(0)
+    (folder / "own.txt").write_text("".join(draw.choice(["abc d\n", "dad cab\n", "ab\n"], 8_000)) + "\N{SNOWMAN}")
+    sampler = make_sampler(HYPER, 2, 1).float()
+    save_sequence_checkpoint(folder / "model", describe(sampler), sampler, "float32")
+    options = ["--data", str(folder / "own.txt"), "--quiet"]
+    done = CliRunner().invoke(app, ["calibrate", str(folder / "model"), *options])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+class TestCalibration:
+    def test_thresholds_are_exceeded_as_often_as_they_may_be(self, folder: Path) -> None:
+        checkpoint = load_sequence_checkpoint(folder / "model")
+        calibration, text = checkpoint.calibration, load_text(folder / "own.txt")
+        assert calibration is not None
+        assert [size.ensemble_size for size in calibration.sizes] == [1, 2]
+        assert calibration.sizes[0].score == "surprisal"
+        assert calibration.n == len(text.calibration) // 100
+        assert list(calibration.sizes[1].thresholds) == sorted(calibration.sizes[1].thresholds, reverse=True)
+        # 23 passages: with a budget of 5 %, more than 5 alarms have a probability of .1 %
+        assert measure_false_alarms(checkpoint, calibration, text) <= 5 / 23
+
+    def test_evaluation_states_the_measured_rate(self, folder: Path) -> None:
+        done = CliRunner().invoke(
+            app, ["evaluate", str(folder / "model"), "--data", str(folder / "own.txt"), "--quiet", "--json"]
+        )
+        assert done.exit_code == 0, done.output
+        metrics = json.loads(done.stdout)
+        assert 0 <= metrics["share of test passages flagged as foreign, budget 5%"] <= 5 / 23
+        assert load_sequence_checkpoint(folder / "model").metrics == metrics
+
+    def test_surprising_passages_are_flagged(self, folder: Path) -> None:
+        calibration = load_sequence_checkpoint(folder / "model").calibration
+        assert calibration is not None
+        usual = torch.full((250,), calibration.sizes[1].thresholds[-1] - 0.1, dtype=torch.float64)
+        usual[100:200] += 1
+        scores = SymbolScores(usual, usual.expand(2, -1), usual, usual)
+        judged = calibration.judge(scores, 0.2)
+        assert judged is not None
+        assert judged.flagged.tolist() == [False, True]
+        assert judged.rate == 0.2
+        assert calibration.judge(SymbolScores(usual, usual.expand(3, -1), usual, usual)) is None
+        with pytest.raises(ValueError, match=r"a false-alarm rate of 0\.0001 was not calibrated"):
+            calibration.judge(scores, 0.0001)
+
+    def test_a_calibration_of_other_weights_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        sampler = make_sampler(HYPER, 2, 2).float()
+        save_sequence_checkpoint(tmp_path, describe(sampler), sampler, "float32")
+        (tmp_path / "calibration.json").write_bytes((folder / "model" / "calibration.json").read_bytes())
+        with pytest.raises(CheckpointError, match="was measured for a different checkpoint"):
+            load_sequence_checkpoint(tmp_path)
