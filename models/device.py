@@ -1,6 +1,12 @@
 """The device to compute on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+SMALL_WORK = 2**26
+"""Multiplications that one thread does as fast as several, which would wait for one another."""
 
 
 class DeviceError(Exception):
@@ -21,6 +27,24 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(f"this machine has no device {name!r}: {error}") from error
     return device
+
+
+@contextmanager
+def limit_threads(multiplications: int) -> Iterator[None]:
+    """Lets one thread of the CPU do all of a computation that is small.
+
+    Several threads wait for one another after each operation. Where other processes compute, too, that takes a hundred
+    times as long as the operation.
+    """
+    threads = torch.get_num_threads()
+    if multiplications > SMALL_WORK or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def works(device: torch.device) -> bool:

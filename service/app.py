@@ -22,6 +22,7 @@ from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
+from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
 from service.open_inference import routes as open_inference
 from service.operation.access import KeyFile
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
     metrics = ServiceMetrics(traces.add_stage if traces else None)
-    engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics)
+    limits = StreamLimits(settings.max_live_networks, settings.max_live_symbols)
+    engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics, stream_limits=limits)
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from service.catalog import MODEL_BYTES, ConfigurationError
 from service.engine.engine import QUEUE_COST
 from service.engine.ensembles import Policy
+from service.engine.streams import MOST_LIVE_ELEMENTS, MOST_LIVE_NETWORKS
 
 Broken = Literal["keep", "close"]
 """What happens to the keys while their file cannot be used."""
@@ -175,6 +176,16 @@ class Settings(BaseSettings):
     max_queue: Count = Field(
         default=QUEUE_COST,
         description="Most inputs × networks that may wait. Excess requests get 429 with Retry-After.",
+    )
+    max_live_networks: Count = Field(
+        default=MOST_LIVE_NETWORKS,
+        description="Most sequences × networks that a model writes or scores at a time. Excess requests get 429 with "
+        "Retry-After.",
+    )
+    max_live_symbols: Count = Field(
+        default=MOST_LIVE_ELEMENTS,
+        description="Most characters × networks that are still to be written or scored. Excess requests get 429 with "
+        "Retry-After.",
     )
     request_timeout: Seconds = Field(
         default=60.0, description="Most seconds for a prediction. A request may ask for fewer."

@@ -1,8 +1,16 @@
 """Small models for sequences."""
 
+from pathlib import Path
+
 import torch
 
-from models.sequences.checkpoint import SequenceConfig, SequenceTraining
+from models.sequences.checkpoint import (
+    SequenceCheckpoint,
+    SequenceConfig,
+    SequenceTraining,
+    save_sequence_checkpoint,
+)
+from models.sequences.model import SequenceModel
 from models.sequences.network import HyperLSTMSize, LSTMSize, SequenceTarget
 from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
 from models.sequences.text import TextSpec
@@ -27,3 +35,15 @@ def describe(sampler: SequenceSampler) -> SequenceConfig:
     """The config.json of a sampler that was never trained."""
     training = SequenceTraining("none", "none", "none", updates=0, planned_updates=1, seed=0)
     return SequenceConfig("sequence", sampler.config, SPEC, training)
+
+
+def save_writer(directory: Path, modes: int = 3, latent_size: int = 0, size: HyperLSTMSize | LSTMSize = HYPER) -> None:
+    """Saves a model that writes text, not trained."""
+    sampler = make_sampler(size, modes, latent_size).float()
+    save_sequence_checkpoint(directory, describe(sampler), sampler, "float32")
+
+
+def make_model(modes: int = 3, latent_size: int = 0, size: HyperLSTMSize | LSTMSize = HYPER) -> SequenceModel:
+    """A model that writes text, in double precision."""
+    sampler = make_sampler(size, modes, latent_size).requires_grad_(False)
+    return SequenceModel(SequenceCheckpoint("writer", "0" * 64, describe(sampler), sampler, None, None))

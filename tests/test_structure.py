@@ -40,7 +40,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "predictions": {"inputs", "noise", "samplers", "schema", "targets", "tasks"},
         "stored_tensors": set(),
         "checkpoint_files": {"files", "foreign_files", "stored_tensors"},
-        "sequences": {"checkpoint_files", "inputs", "noise", "schema", "stored_tensors", "tasks"},
+        "sequences": {"checkpoint_files", "device", "inputs", "noise", "schema", "stored_tensors", "tasks"},
         "checkpoint": {
             "backbones",
             "checkpoint_files",

@@ -6,6 +6,7 @@ element, and the next is given or drawn. So all sequences share steps, wherever 
 Shapes: S networks of a sequence, R rows of a step (a row for each network of each sequence), H units.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.device import limit_threads
 from models.sequences.hyper_lstm import HyperLSTMCell
 from models.sequences.network import LayerStates, SequenceNetwork, Step
 from models.sequences.sampler import SequenceSampler
@@ -70,8 +72,8 @@ class LiveSequence:
     """Number of elements so far."""
     fresh: list[Element] = field(default_factory=list)
     """Reported elements that nobody has taken yet."""
-    written: list[Any] = field(default_factory=list)
-    """Elements that were drawn, as far as stop strings need them."""
+    written: str = ""
+    """The end of what was drawn, as far as stop strings need it."""
     ended: FinishReason | None = None
     cut: int = 0
     """Number of last elements that belong to a stop string."""
@@ -85,21 +87,22 @@ class LiveSequence:
     def finished(self) -> bool:
         return self.ended is not None or self.error is not None
 
-    def take(self, element: Element) -> None:
-        """Takes the next element."""
+    def take(self, element: Element) -> bool:
+        """Takes the next element. Returns whether it is the last, or the first to report."""
         position = self.position
         self.position = position + 1
         self.last = element.value
         if position >= self.first:
             self.fresh.append(element)
         if self.stops is not None and position >= len(self.given):
-            self.written.append(element.value)
+            self.written = self.stops.append(self.written, element.value)
             if cut := self.stops.find(self.written):
                 self.cut, self.ended = cut, "stop"
-            elif len(self.written) > 2 * self.stops.longest:
-                del self.written[: -self.stops.longest]
-        if self.position == self.length and self.ended is None:
+                return True
+        if self.position == self.length:
             self.ended = "length"
+            return True
+        return position == self.first
 
     def draw_noise(self, script: TextScript) -> Any:
         """The random numbers for the next element."""
@@ -117,6 +120,7 @@ class LiveSequences:
         self._sampler = sampler
         self._script = script
         self._device = next(sampler.parameters()).device
+        self._num_weights = sum(math.prod(shape) for shape in sampler.config.target.parameter_shapes.values())
         self._sequences: list[LiveSequence] = []
         self._networks: tuple[Network, ...] = ()
         """The networks of a step. Each has equally many rows, one after the other."""
@@ -147,13 +151,15 @@ class LiveSequences:
         networks, rows, total = _lay_out([sequence.networks for sequence in sequences])
         self._prepare(networks, any(sequence.changes for sequence in sequences))
         self._states = self._collect(sequences, old, rows, total)
+        for sequence in sequences:
+            sequence._state = None
         self._sequences, self._rows = list(sequences), rows
         self._counts = np.array([len(sequence.networks) for sequence in sequences])
         self._inputs = np.full(total, self._script.start, dtype=self._script.dtype)
         self._writer = self._script.prepare([sequence.sampling for sequence in sequences], self._counts)
 
-    def advance(self) -> None:
-        """Goes on by one element with every sequence."""
+    def advance(self) -> bool:
+        """Goes on by one element with every sequence. Returns whether one has ended, or reports its first element."""
         start = time.perf_counter()
         script, sequences = self._script, self._sequences
         assert self._step is not None
@@ -161,7 +167,8 @@ class LiveSequences:
         last = [script.start if sequence.last is None else sequence.last for sequence in sequences]
         self._inputs[self._rows] = np.repeat(np.array(last, dtype=script.dtype), self._counts, axis=0)
         inputs = torch.from_numpy(self._inputs).to(self._device)
-        outputs, states = self._step(inputs, self._states[: len(self._states) - (self._watch is not None)])
+        with limit_threads(len(self._inputs) * self._num_weights):
+            outputs, states = self._step(inputs, self._states[: len(self._states) - (self._watch is not None)])
         logits = outputs.cpu().numpy()[self._rows].astype(np.float64)
         changes: list[list[float]] | None = None
         if self._watch is not None:
@@ -176,14 +183,17 @@ class LiveSequences:
         given = [s.given[s.position] if s.position < len(s.given) else -1 for s in sequences]
         noise = [s.draw_noise(script) if known == -1 else 0.5 for s, known in zip(sequences, given, strict=True)]
         values, measures = self._writer.write(logits, np.array(given), np.array(noise))
+        notable = False
         for i, (sequence, value, said) in enumerate(zip(sequences, values.tolist(), measures.tolist(), strict=True)):
             if sequence.finished:
+                notable = True
                 continue
             moves = None
             if sequence.changes and changes is not None:
                 moves = changes[i] if sequence.position else [0.0] * len(GATES)
-            sequence.take(Element(value, said, moves))
+            notable |= sequence.take(Element(value, said, moves))
         self.seconds_per_row += 0.05 * ((time.perf_counter() - start) / len(self._rows) - self.seconds_per_row)
+        return notable
 
     def _split_rows(self) -> "dict[LiveSequence, Integers]":
         parts = np.split(self._rows, self._counts.cumsum()[:-1]) if self._sequences else []
@@ -230,7 +240,6 @@ class LiveSequences:
                 found = old[sequence]
             else:
                 pool.append(self._adapt(sequence._state) if sequence._state else self._open(count))
-                sequence._state = None
                 found = np.arange(size, size + count)
                 size += count
             sources[rows[start : start + count]] = found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from models.noise import MEMBER_LIMIT
+from models.sequences.calibration import PassageCalibration
 from models.sequences.checkpoint import SequenceCheckpoint, SequenceInput, SequenceTraining
 from models.sequences.live import LiveSequence, LiveSequences
 from models.sequences.network import HyperLSTMSize, SequenceTarget
@@ -53,6 +54,10 @@ class SequenceModel:
     @property
     def training(self) -> SequenceTraining:
         return self.checkpoint.config.training
+
+    @property
+    def calibration(self) -> PassageCalibration | None:
+        return self.checkpoint.calibration
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
@@ -127,7 +132,12 @@ class SequenceModel:
             stops: strings that end it, once they are drawn.
             first: position of the first element to report.
             changes: whether to report how much weights change, if they do.
+
+        Raises:
+            ValueError: if it has no elements.
         """
+        if not len(given) + more:
+            raise ValueError("a sequence must have at least one element")
         return LiveSequence(
             networks=[tuple(latent) for latent in self.checkpoint.sampler.draw_latents(seed, members).tolist()],
             given=given,

@@ -7,7 +7,7 @@ Shapes: n sequences, R networks of all sequences together, V symbols.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,25 +41,26 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Stops:
-    """Strings that end a text."""
+    """Strings that end a text, at least one."""
 
     symbols: tuple[str, ...]
     """The symbols that the model knows."""
     strings: tuple[str, ...]
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        """Length of the longest string; 0 if there is none."""
-        return max(map(len, self.strings), default=0)
+        """Length of the longest string."""
+        return max(map(len, self.strings))
 
-    def find(self, written: Sequence[int]) -> int:
-        """Length of the longest string with which a text ends; 0 if there is none.
+    def append(self, written: str, number: int) -> str:
+        """The end of a text after another symbol, as long as the longest string."""
+        return (written + self.symbols[number])[-self.longest :]
 
-        Args:
-            written: numbers of the last symbols, at least `longest` of them if there are so many.
-        """
-        end = "".join([self.symbols[number] for number in written[-self.longest :]])
-        return max((len(string) for string in self.strings if end.endswith(string)), default=0)
+    def find(self, written: str) -> int:
+        """Length of the longest string with which a text ends; 0 if there is none."""
+        if not written.endswith(self.strings):
+            return 0
+        return max(len(string) for string in self.strings if written.endswith(string))
 
 
 class TextScript:

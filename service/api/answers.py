@@ -125,6 +125,7 @@ def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
             parameters={name: list(shape) for name, shape in shapes.items()},
         ),
         training=asdict(model.training),
+        calibration=asdict(model.calibration) if model.calibration else None,
         metrics=dict(model.metrics) if model.metrics else None,
     )
 

@@ -322,7 +322,7 @@ class SequenceTargetDescription(BaseModel):
 class SequenceModelDescription(SequenceModelSummary):
     target: SequenceTargetDescription
     training: dict[str, Any]
-    calibration: None = None
+    calibration: dict[str, Any] | None = Field(description="Thresholds for foreign passages, and their measurement.")
     metrics: dict[str, Any] | None = Field(description="Measurements from the model card.")
     examples: list[ExampleDescription] = []
 

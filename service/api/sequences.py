@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 
-from models.sequences.live import Element
 from models.sequences.model import SequenceModel
 from models.sequences.text import TextSpec
 from models.sequences.writing import Sampling
@@ -28,10 +26,9 @@ from service.api.dependencies import PartsDependency, SequenceModelDependency, T
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
 from service.api.streams import (
     EventStream,
+    Record,
     SymbolWriter,
-    collect,
     follow,
-    sum_measure,
     write_error,
     write_event,
 )
@@ -41,9 +38,6 @@ from service.engine.streams import Stream
 from service.errors import ServiceError
 from service.operation.access import require
 from service.parts import Parts
-
-FEW_SYMBOLS = 500
-"""Most characters whose answer is written at once, because handing it to a thread would take longer."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +77,6 @@ class Writing:
             return seed, [asked.member]
         return seed, list(range(choose_size(self.model, asked.ensemble_size, self.parts.settings.max_ensemble_size)))
 
-    def find_unknown(self, text: str) -> list[str]:
-        """Characters of a text that the model reads as its symbol for all others."""
-        return self.spec.find_unknown(text)
-
     def encode(self, text: str) -> list[int]:
         """Numbers of a text's characters.
 
@@ -95,6 +85,18 @@ class Writing:
         """
         with explain_inputs():
             return self.spec.encode(text)
+
+    async def record(self, stream: Stream, text: str | None = None) -> Record:
+        """All that a stream brings.
+
+        Raises:
+            ServiceError: 499 if the client leaves, 500 for outputs that are not finite, 503 if the service is shutting
+                down, 504 after the deadline.
+        """
+        record = Record()
+        filling = asyncio.ensure_future(record.fill(stream, find_writer(self.spec), text))
+        await wait_for(filling, self.request, self.deadline)
+        return record
 
     @property
     def client(self) -> str:
@@ -157,17 +159,14 @@ async def generate(writing: WritingDependency) -> Response:
         "seed": seed,
         "members": members,
         "prompt_tokens": len(given),
-        "unknown": writing.find_unknown(asked.prompt),
+        "unknown": writing.spec.find_unknown(asked.prompt),
     }
     if asked.stream:
         limit = None if writing.timeout is None else Deadline(writing.timeout, writing.deadline.start)
         return EventStream(stream, _write_events(stream, head, find_writer(writing.spec), limit))
-    elements = await wait_for(asyncio.ensure_future(collect(stream)), writing.request, writing.deadline)
-    head |= {
-        "text": writing.spec.decode([element.value for element in elements]),
-        "finish_reason": stream.future.result(),
-    }
-    return await _answer(head, elements, find_writer(writing.spec))
+    record = await writing.record(stream)
+    text = writing.spec.decode(record.values)
+    return record.answer(head | {"text": text, "finish_reason": stream.future.result()})
 
 
 async def _write_events(
@@ -177,7 +176,7 @@ async def _write_events(
     number = 0
     try:
         async for elements in follow(stream, limit):
-            if not elements and not stream.future.done():
+            if not elements:
                 yield ": still here\n\n"
                 continue
             events = [
@@ -211,9 +210,9 @@ async def score(writing: WritingDependency) -> Response:
     seed, members = writing.choose_networks(asked)
     sequence = model.open(seed, members, writing.encode(asked.text), changes=asked.changes)
     stream = writing.parts.engine.write(model, sequence, writing.client)
-    elements = await wait_for(asyncio.ensure_future(collect(stream)), writing.request, writing.deadline)
-    bits, entropy, disagreement = (sum_measure(elements, index) for index in (1, 2, 3))
-    count, unknown = len(elements), writing.find_unknown(asked.text)
+    record = await writing.record(stream, asked.text)
+    _, bits, entropy, disagreement = record.totals
+    count = len(record.values)
     head = {
         "model": model.name,
         "version": model.version,
@@ -224,26 +223,6 @@ async def score(writing: WritingDependency) -> Response:
         "bits_per_character": bits / count,
         "entropy": entropy / count,
         "disagreement": disagreement / count,
-        "unknown": unknown,
+        "unknown": writing.spec.find_unknown(asked.text),
     }
-    return await _answer(head, elements, find_writer(writing.spec), asked.text, frozenset(unknown))
-
-
-async def _answer(
-    head: dict[str, Any],
-    elements: list[Element],
-    writer: SymbolWriter,
-    text: str | None = None,
-    unknown: frozenset[str] = frozenset(),
-) -> Response:
-    """The answer about a text's elements. With the text, characters are shown as they are there."""
-
-    def encode() -> str:
-        tokens = []
-        for i, element in enumerate(elements):
-            flag = ',"unknown":true' if text and text[i] in unknown else ""
-            tokens.append(f"{{{writer.write(element, text and text[i])}{flag}}}")
-        return f'{json.dumps(head)[:-1]}, "tokens": [{",".join(tokens)}]}}'
-
-    content = encode() if len(elements) <= FEW_SYMBOLS else await to_thread.run_sync(encode)
-    return Response(content, media_type="application/json")
+    return record.answer(head)

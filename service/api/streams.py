@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from models.sequences.live import Element
@@ -40,32 +41,28 @@ async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncItera
     held: list[Element] = []
     try:
         while True:
+            if deadline is not None and not deadline.remaining:
+                raise deadline.exceeded
             ended = stream.future.done()
             held += stream.take()
             if ended:
                 _check(stream)
-                yield held[: len(held) - sequence.cut]
+                if shown := held[: len(held) - sequence.cut]:
+                    yield shown
                 return
             if len(held) > keep:
-                shown = len(held) - keep
-                yield held[:shown]
-                del held[:shown]
+                count = len(held) - keep
+                shown, held = held[:count], held[count:]
+                yield shown
             left = QUIET_SECONDS if deadline is None else min(QUIET_SECONDS, deadline.remaining)
             try:
                 async with asyncio.timeout(left):
                     await news.wait()
             except TimeoutError:
-                if deadline is not None and not deadline.remaining:
-                    raise deadline.exceeded from None
                 yield []
             news.clear()
     finally:
         stream.future.cancel()
-
-
-async def collect(stream: Stream) -> list[Element]:
-    """All that a stream brings. Raises as `follow`."""
-    return [element async for elements in follow(stream) for element in elements]
 
 
 def _check(stream: Stream) -> None:
@@ -83,24 +80,52 @@ class SymbolWriter:
     """Writes elements of texts as JSON."""
 
     def __init__(self, spec: TextSpec) -> None:
-        self._texts = [json.dumps(symbol) for symbol in spec.symbols]
+        self._texts = {symbol: json.dumps(symbol) for symbol in spec.symbols}
+        self._symbols = spec.symbols
 
     def write(self, element: Element, text: str | None = None) -> str:
-        """The fields of an element, without braces; with another text than its symbol's if one is given."""
+        """The fields of an element, without braces.
+
+        Args:
+            element: the element.
+            text: the character that was read, if it is given; it may be one that the model does not know.
+        """
         probability, bits, entropy, disagreement = element.measures
-        shown = self._texts[element.value] if text is None else json.dumps(text)
+        shown = self._texts.get(text or self._symbols[element.value])
         fields = (
-            f'"text":{shown},"probability":{probability:.6g},"bits":{bits:.6g},"entropy":{entropy:.6g},'
-            f'"disagreement":{disagreement:.6g}'
+            f'"text":{shown or json.dumps(text)},"probability":{probability:.6g},"bits":{bits:.6g},'
+            f'"entropy":{entropy:.6g},"disagreement":{disagreement:.6g}'
         )
-        if element.changes is None:
-            return fields
-        return f'{fields},"changes":[{",".join([f"{change:.6g}" for change in element.changes])}]'
+        if element.changes is not None:
+            fields += f',"changes":[{",".join([f"{change:.6g}" for change in element.changes])}]'
+        return fields if shown else f'{fields},"unknown":true'
 
 
-def sum_measure(elements: Sequence[Element], index: int) -> float:
-    """Sum of one of the measures over elements."""
-    return math.fsum(element.measures[index] for element in elements)
+@dataclass
+class Record:
+    """All elements of a text, as an answer has them."""
+
+    values: list[int] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    """The JSON of each element. It takes less memory than the element."""
+    totals: list[float] = field(default_factory=lambda: [0.0] * 4)
+    """Sums of the measures."""
+
+    async def fill(self, stream: Stream, writer: SymbolWriter, text: str | None = None) -> None:
+        """Takes all that a stream brings. With a text, it is shown instead of the symbols. Raises as `follow`."""
+        async for elements in follow(stream):
+            for element in elements:
+                shown = None if text is None else text[len(self.values)]
+                self.values.append(element.value)
+                self.tokens.append(f"{{{writer.write(element, shown)}}}")
+                for index, measure in enumerate(element.measures):
+                    self.totals[index] += measure
+
+    def answer(self, head: dict[str, Any]) -> Response:
+        """The answer, of other fields and the elements."""
+        return Response(
+            f'{json.dumps(head)[:-1]}, "tokens": [{",".join(self.tokens)}]}}', media_type="application/json"
+        )
 
 
 class EventStream(StreamingResponse):

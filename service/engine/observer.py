@@ -42,6 +42,9 @@ class Observer:
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         """Called when a consumer gets elements of a sequence, now and `last` before that, if not for the first time."""
 
+    def finish(self, model: str, origin: RequestOrigin) -> None:
+        """Called when a sequence has ended and its consumer has got all of it."""
+
     def refuse(self, model: str) -> None:
         """Called when a request was refused because the queue was full."""
 
@@ -68,6 +71,9 @@ class GuardedObserver(Observer):
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         self._tell("hand_over", partial(self._observer.hand_over, model, elements, last, origin))
+
+    def finish(self, model: str, origin: RequestOrigin) -> None:
+        self._tell("finish", partial(self._observer.finish, model, origin))
 
     def refuse(self, model: str) -> None:
         self._tell("refuse", partial(self._observer.refuse, model))

@@ -34,6 +34,9 @@ MOST_HELD = 512
 MOST_LIVE_NETWORKS = 1_024
 """Most live sequences × networks of a model."""
 
+MOST_LIVE_ELEMENTS = 1_000_000
+"""Most elements × networks that are not yet handed over."""
+
 
 @dataclass(frozen=True)
 class StreamLimits:
@@ -41,7 +44,7 @@ class StreamLimits:
 
     networks: int = MOST_LIVE_NETWORKS
     """Most live sequences × networks of a model."""
-    elements: int = 2_000_000
+    elements: int = MOST_LIVE_ELEMENTS
     """Most elements × networks that are not yet handed over."""
 
 
@@ -184,13 +187,12 @@ class LiveStreams(Job):
         start = handed = time.perf_counter()
         self._arrange()
         while self._running:
-            self._live.advance()
-            now = time.perf_counter()
-            if any(stream.sequence.finished for stream in self._running) or now - handed >= HAND_SECONDS:
+            notable, now = self._live.advance(), time.perf_counter()
+            if now - handed >= HAND_SECONDS:
                 self._hand_over(self._streams)
                 handed = now
-            else:
-                self._hand_over([stream for stream in self._running if stream.handed is None])
+            elif notable:
+                self._hand_over([each for each in self._running if each.handed is None or each.sequence.finished])
             if now - start >= (SHORT_TURN_SECONDS if self._others_wait() else TURN_SECONDS):
                 break
         self._hand_over(self._streams)
@@ -233,6 +235,7 @@ class LiveStreams(Job):
                 stream.handed = time.perf_counter()
             if sequence.finished:
                 settle(stream.future, sequence.error or sequence.ended or "length")
+                self._observer.finish(self.streams_of.name, stream.origin)
             leaving |= paused or stream.future.done()
             if paused:
                 self._streams = [each for each in self._streams if each is not stream]

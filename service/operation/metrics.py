@@ -24,9 +24,10 @@ from service.engine.engine import Engine
 from service.engine.observer import Observer, RequestOrigin
 from service.operation.access import KeyFile
 
-Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise"]
+Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise", "sequence"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SYMBOL_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 COSTS = tuple(4**power for power in range(10))
 REQUESTS = tuple(2**power for power in range(8))
 UNCERTAINTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
@@ -69,7 +70,7 @@ class ServiceMetrics(Observer):
             "Time of a stage. queue: from a request's submission to its first step; decode: decoding its images; "
             "backbone: running the pretrained network on some of its images; sampling: drawing a block of networks; "
             "forward: evaluating a block on a step's inputs, on CUDA including the rest of sampling; serialise: "
-            "writing its answer.",
+            "writing its answer; sequence: from a request's submission to the end of its sequence.",
             ["stage", "model"],
             buckets=SECONDS,
             registry=registry,
@@ -103,6 +104,23 @@ class ServiceMetrics(Observer):
             for name, quantity in task.quantities.items()
             if quantity.monitored
         }
+        self._symbols = Counter(
+            "hyperdraw_symbols", "Characters of texts written or scored.", ["model"], registry=registry
+        )
+        self._first_symbol_seconds = Histogram(
+            "hyperdraw_first_symbol_seconds",
+            "Time from a request's submission to the first character of its answer.",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._symbol_seconds = Histogram(
+            "hyperdraw_symbol_seconds",
+            "Time from one character of an answer to the next, as the mean of those that are sent together.",
+            ["model"],
+            buckets=SYMBOL_SECONDS,
+            registry=registry,
+        )
         self._weights_bytes = Counter(
             "hyperdraw_weights_sent_bytes", "Bytes of sampled weights sent.", ["model"], registry=registry
         )
@@ -134,6 +152,17 @@ class ServiceMetrics(Observer):
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._step_cost.observe(cost)
         self._end_stage("forward", model, start, [origin.context for origin in origins])
+
+    def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
+        self._symbols.labels(model).inc(elements)
+        now = time.perf_counter()
+        if last is None:
+            self._first_symbol_seconds.labels(model).observe(now - origin.time)
+        else:
+            self._symbol_seconds.labels(model).observe((now - last) / elements)
+
+    def finish(self, model: str, origin: RequestOrigin) -> None:
+        self._end_stage("sequence", model, origin.time, [origin.context])
 
     def refuse(self, model: str) -> None:
         self._refused.labels(model).inc()
@@ -219,6 +248,14 @@ class _State:
             ),
             "hyperdraw_waiting_cost": ("Cost of the requests that wait.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Waiting cost above which requests are refused.", engine.admission.limit),
+            "hyperdraw_waiting_symbols": (
+                "Characters × networks of live sequences that are still to come.",
+                engine.streams.admission.amount,
+            ),
+            "hyperdraw_waiting_symbols_limit": (
+                "Waiting characters × networks above which requests are refused.",
+                engine.streams.admission.limit,
+            ),
             "hyperdraw_waiting_pixels": ("Pixels that wait to be decoded.", self._pixels.amount),
             "hyperdraw_waiting_pixels_limit": ("Waiting pixels above which requests are refused.", self._pixels.limit),
             "hyperdraw_held_bytes": ("Bytes of request bodies in memory.", self._bodies.amount),
@@ -240,7 +277,10 @@ class _State:
             models.add_metric([model.name, model.version, model.method], 1)
             if isinstance(model, Model) and model.calibration:
                 rates.add_metric([model.name], model.calibration.default_rate)
-        yield from (models, rates)
+        live = GaugeMetricFamily("hyperdraw_live_networks", "Live sequences × networks.", labels=["model"])
+        for name, count in engine.streams.count().items():
+            live.add_metric([name], count)
+        yield from (models, rates, live)
 
 
 def _observe(histogram: Histogram, values: torch.Tensor) -> None:
