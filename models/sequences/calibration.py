@@ -7,7 +7,7 @@ Shapes: n passages of W symbols, P symbols of a text.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import FailFast, Field
@@ -15,14 +15,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.schema import STRICT, Finite
-from models.sequences.scores import SymbolScores
 
 PassageScore = Literal["surprisal", "disagreement"]
 
-SCORES: Mapping[PassageScore, Callable[[SymbolScores], Tensor]] = {
-    "surprisal": lambda scores: scores.surprisal,
-    "disagreement": lambda scores: scores.disagreement,
-}
+SCORES: tuple[PassageScore, ...] = "surprisal", "disagreement"
 """Scores of symbols, of which a passage has the mean, in nats."""
 
 DEFAULT_RATE = 0.05
@@ -68,14 +64,17 @@ class PassageCalibration:
         """Thresholds for ensembles of a size, if that was calibrated."""
         return next((size for size in self.sizes if size.ensemble_size == ensemble_size), None)
 
-    def judge(self, scores: SymbolScores, rate: float | None = None) -> "PassageJudgement | None":
+    def judge(
+        self, scores: Mapping[PassageScore, Tensor], ensemble_size: int, rate: float | None = None
+    ) -> "PassageJudgement | None":
         """Judges the whole passages of a text.
 
         A passage within a text is read after what is before it, which makes usual text less surprising. So the first
         is judged as it was calibrated, and alarms at later ones are rarer.
 
         Args:
-            scores: scores of all symbols of the text, [P].
+            scores: scores of all symbols of the text by name, [P] each, in nats.
+            ensemble_size: number of networks behind the scores.
             rate: the budget of false alarms, if not the default.
 
         Returns:
@@ -87,11 +86,11 @@ class PassageCalibration:
         rate = self.default_rate if rate is None else rate
         if not self.rates[0] <= rate <= self.rates[-1]:
             raise ValueError(f"a false-alarm rate of {rate:g} was not calibrated")
-        size = self.find(len(scores.member_surprisal))
+        size = self.find(ensemble_size)
         if size is None:
             return None
         index = max(k for k, known in enumerate(self.rates) if known <= rate)
-        values, threshold = measure_passages(scores, size.score, self.passage), size.thresholds[index]
+        values, threshold = average_passages(scores[size.score], self.passage), size.thresholds[index]
         return PassageJudgement(size.score, values, threshold, values > threshold, self.rates[index])
 
 
@@ -109,14 +108,12 @@ class PassageJudgement:
     """Budget of false alarms that the threshold was calibrated for."""
 
 
-def measure_passages(scores: SymbolScores, score: PassageScore, passage: int) -> Tensor:
-    """Means of a score over the whole passages of a text, [n], in nats.
+def average_passages(values: Tensor, passage: int) -> Tensor:
+    """Means over the whole passages of a text, [n], of values of its symbols, [P].
 
     Args:
-        scores: scores of its symbols, [P].
-        score: which score.
+        values: values of the text's symbols.
         passage: symbols of a passage, W.
     """
-    values = SCORES[score](scores)
     count = len(values) // passage
     return values[: count * passage].view(count, passage).mean(1)

@@ -16,7 +16,7 @@ from models.sequences.calibration import (
     PassageCalibration,
     PassageScore,
     SizeThresholds,
-    measure_passages,
+    average_passages,
 )
 from models.sequences.checkpoint import SequenceCheckpoint
 from models.sequences.scores import SymbolScores
@@ -67,7 +67,7 @@ def measure_false_alarms(checkpoint: SequenceCheckpoint, calibration: PassageCal
     """Share of the test split's passages that the largest calibrated ensemble flags by default."""
     size = calibration.sizes[-1].ensemble_size
     (parts,) = _score_by_seeds(checkpoint, text.spec, text.test, [size])
-    judged = [calibration.judge(part) for part in parts]
+    judged = [calibration.judge(_list_scores(part), size) for part in parts]
     return torch.cat([each.flagged for each in judged if each]).double().mean().item()
 
 
@@ -102,4 +102,8 @@ def _choose_score(checkpoint: SequenceCheckpoint, text: Text, size: int) -> Pass
 
 
 def _measure(parts: list[SymbolScores], score: PassageScore) -> Tensor:
-    return torch.cat([measure_passages(part, score, PASSAGE) for part in parts])
+    return torch.cat([average_passages(_list_scores(part)[score], PASSAGE) for part in parts])
+
+
+def _list_scores(scores: SymbolScores) -> dict[PassageScore, Tensor]:
+    return {"surprisal": scores.surprisal, "disagreement": scores.disagreement}

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from models.checkpoint_files import CheckpointError
 from models.sequences.checkpoint import load_sequence_checkpoint, save_sequence_checkpoint
-from models.sequences.scores import SymbolScores
 from tests.sequences import HYPER, SPEC, describe, make_sampler
 from training.__main__ import app
 from training.data.text import load_text
@@ -117,14 +116,13 @@ class TestCalibration:
         assert calibration is not None
         usual = torch.full((250,), calibration.sizes[1].thresholds[-1] - 0.1, dtype=torch.float64)
         usual[100:200] += 1
-        scores = SymbolScores(usual, usual.expand(2, -1), usual, usual)
-        judged = calibration.judge(scores, 0.2)
+        judged = calibration.judge({"surprisal": usual, "disagreement": usual}, 2, 0.2)
         assert judged is not None
         assert judged.flagged.tolist() == [False, True]
         assert judged.rate == 0.2
-        assert calibration.judge(SymbolScores(usual, usual.expand(3, -1), usual, usual)) is None
+        assert calibration.judge({"surprisal": usual, "disagreement": usual}, 3) is None
         with pytest.raises(ValueError, match=r"a false-alarm rate of 0\.0001 was not calibrated"):
-            calibration.judge(scores, 0.0001)
+            calibration.judge({"surprisal": usual, "disagreement": usual}, 2, 0.0001)
 
     def test_a_calibration_of_other_weights_is_refused(self, folder: Path, tmp_path: Path) -> None:
         sampler = make_sampler(HYPER, 2, 2).float()
