@@ -19,8 +19,8 @@ from torch import Tensor
 from models.device import limit_threads
 from models.sequences.hyper_lstm import HyperLSTMCell
 from models.sequences.network import LayerStates, SequenceNetwork, Step
+from models.sequences.products import GATES
 from models.sequences.sampler import SequenceSampler
-from models.sequences.update import GATES
 from models.sequences.writing import Integers, Sampling, Stops, TextScript, TextWriter
 from models.tasks.probabilities import NotFiniteError
 

@@ -148,5 +148,5 @@ class TextWriter:
             before = weights[i, order].cumsum() - weights[i, order]
             weights[i, order[before >= share * weights[i].sum()]] = 0
         cumulative = weights.cumsum(1)
-        drawn: Any = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(1)
+        drawn: Integers = (cumulative <= noise[:, None] * cumulative[:, -1:]).sum(1)
         return np.where(self._cold, logarithms.argmax(1), drawn) if self._any_cold else drawn

@@ -109,12 +109,16 @@ class SymbolAnswer(BaseModel):
 
 
 class ScoredSymbolAnswer(SymbolAnswer):
+    """A character of a text that was scored."""
+
     unknown: Literal[True] | None = Field(
         None, description="Whether the model does not know the character, and read its symbol for all others."
     )
 
 
 class SequenceIdentity(BaseModel):
+    """The networks that answered."""
+
     model: str
     version: str = Field(description="SHA-256 of the checkpoint.")
     seed: int = Field(description="The same seed, version and parameters give the same answer.")
@@ -122,6 +126,8 @@ class SequenceIdentity(BaseModel):
 
 
 class GenerateAnswer(SequenceIdentity):
+    """A text that was written."""
+
     prompt_tokens: int = Field(description="Number of the prompt's characters.")
     unknown: list[str] = Field(description="Characters of the prompt that the model does not know.")
     text: str
@@ -132,6 +138,8 @@ class GenerateAnswer(SequenceIdentity):
 
 
 class ScoreAnswer(SequenceIdentity):
+    """A text that was scored."""
+
     tokens: list[ScoredSymbolAnswer]
     symbols: int = Field(description="Number of characters.")
     bits: float = Field(description="Surprisal of the whole text.")

@@ -195,8 +195,8 @@ async def read_json(
         hint: advice for the client.
 
     Raises:
-        ServiceError: 408 for a slow body, 413 for a large one, 415 for another type, 422 for JSON that is invalid or does
-            not match the schema, 504 after the deadline.
+        ServiceError: 408 for a slow body, 413 for a large one, 415 for another type, 422 for JSON that is invalid or
+            does not match the schema, 504 after the deadline.
     """
     _check_json(request, what, hint)
     body = await _read_plain_body(request, settings, deadline)

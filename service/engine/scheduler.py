@@ -55,7 +55,7 @@ Step = Callable[[], None]
 
 
 class Scheduler(Generic[QueuedRequest]):
-    """Decides what the device does next. Computations, new batches, short batches, large ones and live jobs take turns."""
+    """Decides what the device does next. Computations, new batches, short and large ones, and live jobs take turns."""
 
     def __init__(
         self,

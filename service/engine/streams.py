@@ -1,4 +1,4 @@
-"""Streams: sequences that a model writes or reads, all of its live ones together, and the way of each to its consumer."""
+"""Streams: sequences that a model goes on with, all live ones together, and the way of each to its consumer."""
 
 import logging
 import threading

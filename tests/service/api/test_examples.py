@@ -9,6 +9,7 @@ import torch
 
 from models.checkpoint import load_checkpoint
 from models.examples import FOLDER, save_examples
+from models.model import Model
 from service.app import create_app
 from service.catalog import Catalog
 from service.engine.engine import Engine
@@ -74,6 +75,7 @@ def test_examples_are_reloaded_though_the_version_stays(store: Path, engine: Eng
     assert before.examples == ()
     save_examples(store / "digits", [make_example()])
     loaded, changed = catalog.reload("digits")
+    assert isinstance(loaded, Model)
     assert not changed
     assert loaded.version == before.version
     assert loaded.examples == catalog.resolve("digits").examples == (make_example(),)
