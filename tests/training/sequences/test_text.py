@@ -49,7 +49,7 @@ def problem(file: Path) -> TextProblem:
 def make_recipe(modes: int = 2, latent_size: int = 1, **more: object) -> SequenceRecipe:
     size = HyperLSTMSize(24, hyper_size=8, embedding_size=4)
     small = replace(own_text(), dataset="count.txt", size=size, modes=modes, latent_size=latent_size)
-    return replace(small, batch=16, window=20, learning_rate=1e-2, warmup_updates=10, **more)  # type: ignore[arg-type]
+    return replace(small, batch=16, window=12, learning_rate=1e-2, warmup_updates=10, **more)  # type: ignore[arg-type]
 
 
 def make_session(out: Path, updates: int | None = 150, **more: object) -> SequenceSession:
@@ -121,7 +121,7 @@ class TestTraining:
     def test_what_is_certain_is_learned(self, problem: TextProblem, tmp_path: Path) -> None:
         assert train_sequences(make_session(tmp_path / "model", updates=120), problem)
         metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
-        assert metrics["test bits per character"] < 0.3
+        assert metrics["test bits per character"] < 0.5  # characters alone have 2.9
         assert metrics["test bits per character"] <= metrics["test bits per character, one network"]
         checkpoint = load_sequence_checkpoint(tmp_path / "model")
         assert checkpoint.metrics == metrics
@@ -163,7 +163,7 @@ class TestTraining:
         losses = {}
         precisions: tuple[Precision, ...] = ("float32", "bfloat16")
         for precision in precisions:
-            run = SequenceRun(make_recipe(), problem, 0, 60, CPU, precision)
+            run = SequenceRun(make_recipe(), problem, 0, 40, CPU, precision)
             while not run.finished:
                 losses[precision] = float(run.step().losses["loss"])
         assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.2)
