@@ -64,6 +64,17 @@ class PassageCalibration:
         """Thresholds for ensembles of a size, if that was calibrated."""
         return next((size for size in self.sizes if size.ensemble_size == ensemble_size), None)
 
+    def find_rate(self, rate: float | None) -> int:
+        """Index of the largest calibrated rate that does not exceed this one, or the default.
+
+        Raises:
+            ValueError: if the rate is outside the calibrated range.
+        """
+        rate = self.default_rate if rate is None else rate
+        if not self.rates[0] <= rate <= self.rates[-1]:
+            raise ValueError(f"a false-alarm rate of {rate:g} was not calibrated")
+        return max(index for index, known in enumerate(self.rates) if known <= rate)
+
     def judge(
         self, scores: Mapping[PassageScore, Tensor], ensemble_size: int, rate: float | None = None
     ) -> "PassageJudgement | None":
@@ -83,13 +94,9 @@ class PassageCalibration:
         Raises:
             ValueError: if the rate is outside the calibrated range.
         """
-        rate = self.default_rate if rate is None else rate
-        if not self.rates[0] <= rate <= self.rates[-1]:
-            raise ValueError(f"a false-alarm rate of {rate:g} was not calibrated")
-        size = self.find(ensemble_size)
+        index, size = self.find_rate(rate), self.find(ensemble_size)
         if size is None:
             return None
-        index = max(k for k, known in enumerate(self.rates) if known <= rate)
         values, threshold = average_passages(scores[size.score], self.passage), size.thresholds[index]
         return PassageJudgement(size.score, values, threshold, values > threshold, self.rates[index])
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
+from models.sequences.calibration import PassageScore
 
 MOST_SYMBOLS = 20_000
 """Most characters of a prompt, or of a text to be scored."""
@@ -86,6 +87,12 @@ class ScoreBody(SequenceParameters):
     """The body of a request to score a text."""
 
     text: str = Field(min_length=1, max_length=MOST_SYMBOLS, description="The text.")
+    false_alarm_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of usual passages that may be flagged as foreign; by default the calibration's.",
+    )
 
 
 class SymbolAnswer(BaseModel):
@@ -137,6 +144,24 @@ class GenerateAnswer(SequenceIdentity):
     tokens: list[SymbolAnswer]
 
 
+class PassageAnswer(BaseModel):
+    """A passage of a text, judged by its networks."""
+
+    start: int = Field(description="Position of its first character.")
+    value: float = Field(description="Mean of the score over its characters, in bits.")
+    foreign: bool = Field(description="Whether the value exceeds the threshold.")
+
+
+class ForeignAnswer(BaseModel):
+    """Which passages of a text are unlike the text that the model was trained on."""
+
+    score: PassageScore
+    threshold: float = Field(description="In bits.")
+    false_alarm_rate: float = Field(description="Share of usual passages that may be flagged.")
+    passage: int = Field(description="Characters of a passage. What is left at the end is not judged.")
+    passages: list[PassageAnswer]
+
+
 class ScoreAnswer(SequenceIdentity):
     """A text that was scored."""
 
@@ -147,3 +172,6 @@ class ScoreAnswer(SequenceIdentity):
     entropy: float = Field(description="Mean entropy of a character, in bits.")
     disagreement: float = Field(description="Mean disagreement on a character, in bits.")
     unknown: list[str] = Field(description="Characters of the text that the model does not know.")
+    foreign: ForeignAnswer | None = Field(
+        None, description="Foreign passages, if the model is calibrated for ensembles of this size."
+    )

@@ -23,6 +23,7 @@ from service.api.asking import (
     wait_for,
 )
 from service.api.dependencies import PartsDependency, SequenceModelDependency, TimeoutHeader, describe_errors
+from service.api.passages import check_rate, judge_passages
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
 from service.api.streams import (
     EventStream,
@@ -207,11 +208,12 @@ async def score(writing: WritingDependency) -> Response:
     model, settings = writing.model, writing.parts.settings
     hint = 'Send application/json {"text": "…"}; see /docs for more.'
     asked = await read_json(writing.request, settings, writing.deadline, ScoreBody, "this route takes a text", hint)
+    check_rate(model, asked.false_alarm_rate)
     seed, members = writing.choose_networks(asked)
     sequence = model.open(seed, members, writing.encode(asked.text), changes=asked.changes)
     stream = writing.parts.engine.write(model, sequence, writing.client)
     record = await writing.record(stream, asked.text)
-    _, bits, entropy, disagreement = record.totals
+    _, bits, entropy, disagreement = map(sum, record.measures)
     count = len(record.values)
     head = {
         "model": model.name,
@@ -225,4 +227,6 @@ async def score(writing: WritingDependency) -> Response:
         "disagreement": disagreement / count,
         "unknown": writing.spec.find_unknown(asked.text),
     }
+    if foreign := judge_passages(model, record, len(members), asked.false_alarm_rate):
+        head["foreign"] = foreign.model_dump()
     return record.answer(head)

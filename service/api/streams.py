@@ -108,8 +108,8 @@ class Record:
     values: list[int] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     """The JSON of each element. It takes less memory than the element."""
-    totals: list[float] = field(default_factory=lambda: [0.0] * 4)
-    """Sums of the measures."""
+    measures: tuple[list[float], ...] = field(default_factory=lambda: ([], [], [], []))
+    """Probability, bits, entropy and disagreement of each element."""
 
     async def fill(self, stream: Stream, writer: SymbolWriter, text: str | None = None) -> None:
         """Takes all that a stream brings. With a text, it is shown instead of the symbols. Raises as `follow`."""
@@ -118,8 +118,8 @@ class Record:
                 shown = None if text is None else text[len(self.values)]
                 self.values.append(element.value)
                 self.tokens.append(f"{{{writer.write(element, shown)}}}")
-                for index, measure in enumerate(element.measures):
-                    self.totals[index] += measure
+                for all_of_one, measure in zip(self.measures, element.measures, strict=True):
+                    all_of_one.append(measure)
 
     def answer(self, head: dict[str, Any]) -> Response:
         """The answer, of other fields and the elements."""

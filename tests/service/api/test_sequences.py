@@ -16,7 +16,9 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.sequences.checkpoint import load_sequence_checkpoint
+from models.checkpoint_files import digest_config
+from models.sequences.calibration import PassageCalibration, SizeThresholds
+from models.sequences.checkpoint import load_sequence_checkpoint, save_passage_calibration
 from service.api.sequence_schemas import GenerateAnswer, ScoreAnswer
 from service.app import create_app
 from service.settings import Settings
@@ -36,6 +38,10 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_writer(directory / "writer")
     save_writer(directory / "lstm", modes=1, size=LSTM)
     save_curve(directory / "curve")
+    save_writer(directory / "calibrated")
+    sizes = (SizeThresholds(2, "surprisal", (2.0, 0.0)),)
+    digest = digest_config(directory / "calibrated")
+    save_passage_calibration(directory / "calibrated", PassageCalibration(digest, 100, 50, (0.05, 0.2), sizes))
     return directory
 
 
@@ -165,6 +171,41 @@ class TestScoring:
         assert answer["tokens"][0]["changes"] == [0, 0, 0, 0]
 
 
+class TestForeignPassages:
+    """The model `calibrated` is so for ensembles of two networks alone."""
+
+    def test_passages_above_the_threshold_are_foreign(self, client: httpx.Client) -> None:
+        text = "abba cad\n" * 30
+        answer = post(client, "/v1/models/calibrated/score", {"text": text, "seed": 4, "ensemble_size": 2})
+        ScoreAnswer.model_validate(answer, strict=True)
+        foreign, bits = answer["foreign"], [token["bits"] for token in answer["tokens"]]
+        assert foreign["passage"] == 100
+        assert foreign["score"] == "surprisal"
+        assert foreign["false_alarm_rate"] == 0.05
+        for start, passage in zip((0, 100), foreign["passages"], strict=True):
+            assert passage["start"] == start
+            assert passage["value"] == pytest.approx(sum(bits[start : start + 100]) / 100, rel=1e-4)
+            assert passage["foreign"] == (passage["value"] > foreign["threshold"])
+        strict = {"text": text, "seed": 4, "ensemble_size": 2, "false_alarm_rate": 0.2}
+        other = post(client, "/v1/models/calibrated/score", strict)["foreign"]
+        assert other["threshold"] == 0
+        assert all(passage["foreign"] for passage in other["passages"])
+
+    def test_short_texts_have_no_passage(self, client: httpx.Client) -> None:
+        answer = post(client, "/v1/models/calibrated/score", {"text": "abba", "ensemble_size": 2})
+        assert answer["foreign"]["passages"] == []
+
+    def test_other_ensembles_are_not_judged(self, client: httpx.Client) -> None:
+        assert "foreign" not in post(client, "/v1/models/calibrated/score", {"text": "abba", "member": 1, "seed": 1})
+        assert "foreign" not in post(client, SCORE, {"text": "abba"})
+
+    def test_rates_that_were_not_calibrated_are_refused(self, client: httpx.Client) -> None:
+        for path, message in ((SCORE, "writer has no calibration."), ("/v1/models/calibrated/score", "not calibrated")):
+            response = client.post(path, json={"text": "abba", "false_alarm_rate": 0.001})
+            assert response.status_code == 422
+            assert message in response.json()["error"]["message"]
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("body", "message"),
@@ -229,14 +270,14 @@ class TestRefusals:
         for path in ("generate", "score"):
             error = client.post(f"/v1/models/curve/{path}", json={"text": "a"}).json()["error"]
             assert error["code"] == "wrong_kind"
-            assert error["hint"] == "The models of sequences are lstm, writer."
+            assert error["hint"] == "The models of sequences are calibrated, lstm, writer."
 
 
 def test_lists(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
     assert listed["default"] == "curve"  # which predicts
-    assert [model["name"] for model in listed["models"]] == ["curve", "lstm", "writer"]
-    writer = listed["models"][2]
+    assert [model["name"] for model in listed["models"]] == ["curve", "calibrated", "lstm", "writer"]
+    writer = listed["models"][3]
     assert writer["task"] == {"kind": "sequence", "names": ["next character"]}
     assert writer["input"]["kind"] == "text"
     assert writer["input"]["symbols"] == list(SPEC.symbols)
