@@ -50,9 +50,7 @@ export const predict = async (model, images, options, signal) => {
 
 /** Predictions of rows of values, in order or by name. */
 export const predictRows = async (model, inputs, options, signal) => {
-  const headers = { "Content-Type": "application/json" };
-  const body = JSON.stringify({ inputs });
-  const answer = await fetchJson(predictUrl(model, options), { method: "POST", headers, body, signal });
+  const answer = await fetchJson(predictUrl(model, options), { ...asJson(JSON.stringify({ inputs })), signal });
   return keepSeed(answer, answer.ensemble, options.seed);
 };
 
@@ -64,6 +62,37 @@ export const attack = async (model, image, options, signal) => {
 export const walk = async (model, image, options, signal) => {
   const answer = await fetchJson(walkUrl(model, options), { method: "POST", body: upload([image]), signal });
   return keepSeed(answer, answer, options.seed);
+};
+
+/** Yields what the service sends while it writes text: first which networks write, then characters, then why it ends. */
+export async function* generate(model, question, signal) {
+  const response = await reach(generateUrl(model), { ...asJson(writeQuestion({ ...question, stream: true })), signal });
+  if (!response.ok) await readJson(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ; ) {
+    const { value, done } = await unlessBroken(reader.read());
+    if (done) throw new ApiError("The text broke off.", "The server may have been stopped. Try again.");
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    const events = blocks.filter((block) => block.startsWith("data: ")).map((block) => block.slice("data: ".length));
+    const sent = events.filter((event) => event !== "[DONE]").map(parse);
+    yield sent.filter((event) => !event.error);
+    const failed = sent.find((event) => event.error)?.error;
+    if (failed) throw new ApiError(failed.message, failed.hint, { code: failed.code });
+    if (events.at(-1) === "[DONE]") return;
+  }
+}
+
+/** How surprising each character of a text is. */
+export const score = async (model, question, signal) => {
+  const answer = await fetchJson(scoreUrl(model), { ...asJson(writeQuestion(question)), signal });
+  return keepSeed(answer, answer, question.seed);
+};
+
+/** The body of a question about text. Its seed is text, empty for a fresh one, so that no digit is lost. */
+export const writeQuestion = ({ seed, ...rest }) => {
+  const body = JSON.stringify(rest);
+  return seed === "" ? body : `${body.slice(0, -1)},"seed":${seed}}`;
 };
 
 /** Weights of the first networks of a seed, a safetensors file. */
@@ -85,10 +114,16 @@ export const weightsUrl = (model, seed, member) => withQuery(model, "weights", {
 
 export const networksUrl = (model, seed, count) => withQuery(model, "weights", { seed, count, dtype: "float16" });
 
+export const generateUrl = (model) => `${modelUrl(model)}/generate`;
+
+export const scoreUrl = (model) => `${modelUrl(model)}/score`;
+
 const withQuery = (model, route, parameters) => {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== undefined);
   return `${modelUrl(model)}/${route}?${new URLSearchParams(given)}`;
 };
+
+const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body });
 
 const upload = (images) => {
   const body = new FormData();

@@ -9,10 +9,12 @@ import { createPad } from "./pad.js";
 import { hideFile, openImage, showFile } from "./pixels.js";
 import { createResults } from "./results.js";
 import { createRow } from "./row.js";
+import { createScore } from "./score.js";
 import { createSettings } from "./settings.js";
 import { createTabs } from "./tabs.js";
 import { createVary } from "./vary.js";
 import { createWeights } from "./weights.js";
+import { createWrite } from "./write.js";
 
 const PAUSE = 350; // milliseconds without a change before a prediction is asked for
 const LIVE_PAUSE = 60; // between two questions while a slider moves, so that some are answered on the way
@@ -30,11 +32,14 @@ let liveSince = 0; // when the last question was asked that a slider's move brou
 
 const pad = createPad(element("pad-canvas"), { onStart: startDrawing, onEnd: askSoon });
 const examples = createExamples(element("offers"), useFile);
-const settings = createSettings(askSoon);
-const studio = { ask, askLive, askSoon, describe, work, showSent, others };
+const settings = createSettings(() => views[tabs.current()].ask && askSoon());
+const studio = { ask, askLive, askSoon, cancel, describe, work, showSent, others, read, setSeed: settings.setSeed };
 const results = createResults(element("answer"));
 const flags = createFlags();
-/** Each can `reset(model)`, and `ask(question, signal)`, which shows what the service answers. */
+/**
+ * Each can `reset(model)`, and `ask(question, signal)`, which shows what the service answers. One without `ask` waits
+ * for its own button.
+ */
 const views = {
   answer: { reset: resetAnswer, ask: askAnswer },
   vary: createVary(studio),
@@ -42,6 +47,8 @@ const views = {
   weights: createWeights(studio),
   curve: createCurve(),
   row: createRow(studio),
+  write: createWrite(studio),
+  score: createScore(studio),
 };
 const tabs = createTabs(document.querySelector(".tabs"), ask);
 
@@ -69,7 +76,7 @@ function ask() {
     const model = currentModel();
     const image = isOfImages(model) ? await pad.toFile(model.input) : null;
     try {
-      await views[tabs.current()].ask({ model, image, ...settings.read() }, signal);
+      await views[tabs.current()].ask?.({ image, ...read() }, signal);
     } catch (error) {
       if (!error.isOfImage || !candidate) throw error;
       showPad(candidate.before);
@@ -78,6 +85,11 @@ function ask() {
     }
     if (image) keepCandidate();
   });
+}
+
+/** What all questions have in common. */
+function read() {
+  return { model: currentModel(), ...settings.read() };
 }
 
 async function askAnswer({ model, image, ...options }, signal) {
@@ -94,7 +106,7 @@ function resetAnswer(model) {
   flags.reset();
 }
 
-/** Run one task at a time: the newest aborts the one before it. */
+/** Run one task at a time: the newest aborts the one before it. A task can say that its answer begins to arrive. */
 async function work(task) {
   cancel();
   const controller = new AbortController();
@@ -104,8 +116,14 @@ async function work(task) {
   const slow = { message: "The server is taking a while.", hint: "Still waiting for an answer." };
   const waiting = setTimeout(() => showAlert(slow), PATIENCE);
   controller.signal.addEventListener("abort", () => clearTimeout(waiting));
+  const arrive = () => {
+    clearTimeout(waiting);
+    if (running !== controller) return;
+    hideAlert();
+    setBusy(false);
+  };
   try {
-    await task(controller.signal);
+    await task(controller.signal, arrive);
     if (running === controller) hideAlert();
   } catch (error) {
     if (running === controller) fail(error);
@@ -146,8 +164,8 @@ function showError(error) {
 async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
-  models = answer.models.filter((model) => isOfImages(model) || isOfRows(model));
-  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images or of rows; see /docs for others.");
+  models = answer.models.filter((model) => isOfImages(model) || isOfRows(model) || isOfText(model));
+  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images, rows or text; see /docs for others.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;
@@ -157,6 +175,8 @@ async function loadModels(signal) {
 const isOfImages = ({ input, task }) => input.kind === "image" && task.kind === "classification";
 
 const isOfRows = ({ input }) => input.kind === "vector" || input.kind === "table";
+
+const isOfText = ({ input }) => input.kind === "text";
 
 /** One number in, one number out. */
 const isOfNumbers = ({ input, task }) =>
@@ -175,14 +195,20 @@ function chooseModel() {
     ? "Draw a digit here, or drop or paste an image"
     : "Draw, drop, paste or photograph an image";
   element("image").hidden = element("sent").hidden = !isOfImages(model);
-  document.body.classList.toggle("single", model.sampler.num_networks === 1);
+  const single = model.sampler.num_networks === 1;
+  document.body.classList.toggle("single", single);
+  element("seed-field").hidden = single && !isOfText(model); // a single network draws text, too
   reset();
   tabs.offer(kindOf(model), model.backbone ? ["attack"] : []); // which needs a gradient
 }
 
-const kindOf = (model) => (isOfImages(model) ? "image" : isOfNumbers(model) ? "number" : "row");
+const kindOf = (model) => {
+  if (isOfImages(model)) return "image";
+  if (isOfText(model)) return "text";
+  return isOfNumbers(model) ? "number" : "row";
+};
 
-const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"] };
+const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"] };
 
 function reset() {
   const model = currentModel();

@@ -1,6 +1,7 @@
 /** The settings of all questions: how many networks, of which seed. What is not valid is said, and not used. */
 
 const MOST = 1000; // networks
+const MOST_OF_SEQUENCES = 64;
 const SEEDS = 2n ** 63n;
 
 const element = (id) => document.getElementById(id);
@@ -58,11 +59,12 @@ export const createSettings = (onChange) => {
     /** In effect: { size, seed }; a seed is text, empty for fresh networks. */
     read,
     /** Offers as many networks as a model has, and as many as it was evaluated with until another number is chosen. */
-    offer: ({ sampler: { num_networks: held, ensemble_size: evaluated } }) => {
+    offer: ({ sampler: { num_networks: held, ensemble_size: evaluated }, task }) => {
+      const limit = task.kind === "sequence" ? MOST_OF_SEQUENCES : MOST;
       usual = evaluated;
-      most = Math.min(MOST, held ?? MOST);
+      most = Math.min(limit, held ?? limit);
       size.max = slider.max = most;
-      element("size-limit").textContent = held ? `of ${held} available` : `up to ${MOST}`;
+      element("size-limit").textContent = held ? `of ${held} available` : `up to ${limit}`;
       size.value = read().size;
       checkSize();
     },

@@ -1,0 +1,78 @@
+/** The view in which any text is coloured by how surprising it is, or by how much the networks disagree on it. */
+
+import { score, scoreUrl, writeQuestion } from "./api.js";
+import { createCall, quote, shellQuote } from "./call.js";
+import { plural } from "./numbers.js";
+import { createPassage } from "./passage.js";
+
+const element = (id) => document.getElementById(id);
+const say = (id, text) => (element(id).textContent = text);
+const chosen = () => document.querySelector("[name=colour]:checked").value;
+
+export const createScore = (studio) => {
+  const root = element("score-passage");
+  const passage = createPassage(root, element("score-readout"), {
+    description: "The text, coloured. Use the arrow keys to move between characters.",
+  });
+  const call = createCall("score");
+  const ownSeed = String(Math.floor(Math.random() * 2 ** 53)); // one for all texts, so that only the text changes
+  let shown = null; // the name and version of the model that scores
+
+  const clear = () => {
+    passage.cut(0);
+    call.clear();
+    say("score-label", "–");
+    say("score-detail", "");
+    say("score-note", "");
+    showColour();
+  };
+
+  const showColour = () => {
+    const colour = document.body.classList.contains("single") ? "bits" : chosen();
+    root.dataset.colour = element("score-ramp").dataset.colour = colour;
+    element("score-ramp").hidden = !passage.length();
+    say("score-most", `${passage.most(colour).toFixed(colour === "bits" ? 1 : 3)} bits`);
+  };
+
+  element("text").addEventListener("input", studio.askSoon);
+  document.querySelectorAll("[name=colour]").forEach((input) => input.addEventListener("change", showColour));
+
+  return {
+    reset: ({ name, version }) => {
+      if (shown === name + version) return;
+      shown = name + version;
+      clear();
+    },
+
+    ask: async ({ model, size, seed }, signal) => {
+      const question = { text: element("text").value, ensemble_size: size, seed: seed || ownSeed };
+      if (!question.text) return clear();
+      const answer = await score(model.name, question, signal);
+      passage.cut(0);
+      answer.tokens.forEach(passage.append);
+      say("score-label", answer.bits_per_character.toFixed(2));
+      const detail = `bits per character: ${answer.bits.toFixed(1)} in ${plural(answer.symbols, "character")}, by ${plural(answer.members.length, "network")}`;
+      say("score-detail", detail);
+      say("score-note", describe(answer));
+      say("summary", `${answer.bits_per_character.toFixed(2)} ${detail}`);
+      showColour();
+      const url = location.origin + scoreUrl(model.name);
+      call.show(
+        `curl --json ${shellQuote(writeQuestion(question))} \\\n${shellQuote(url)}`,
+        [
+          "import httpx",
+          "",
+          `answer = httpx.post(${quote(url)}, content=${quote(writeQuestion(question))}, headers={"Content-Type": "application/json"}).json()`,
+          'print(answer["bits_per_character"])',
+        ].join("\n"),
+      );
+    },
+  };
+};
+
+const describe = ({ entropy, disagreement, members, unknown }) => {
+  const parts = [`The entropy is ${entropy.toFixed(2)} bits per character on average`];
+  if (members.length > 1) parts.push(`, of which ${disagreement.toFixed(3)} are disagreement`);
+  const strange = unknown.map((symbol) => `${symbol} (U+${symbol.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")})`);
+  return `${parts.join("")}.${strange.length ? ` Unknown to the model: ${strange.join(", ")}.` : ""}`;
+};
