@@ -179,12 +179,16 @@ class Engine:
         return self._begin_stream(stream)
 
     def _prepare_stream(self, model: SequenceModel, sequence: LiveSequence, patient: bool = False) -> Stream:
-        stream = Stream(model, sequence, patient, resume=lambda: self._call(lambda: self.streams.join(stream)))
+        stream = Stream(model, sequence, patient, resume=lambda: self._begin_stream(stream))
         return stream
 
     def _begin_stream(self, stream: Stream) -> Stream:
-        self._submit(stream.future, lambda: self._scheduler.add(do_at_once(lambda: self.streams.join(stream))))
+        self._submit(stream.future, lambda: self._join(stream))
         return stream
+
+    def _join(self, stream: Stream) -> None:
+        if self.streams.join(stream):
+            self._scheduler.add(do_at_once(self.streams.admit))
 
     def check_room(self, model: Model, cost: int, client: str = "") -> None:
         """Checks that the queue has room for a client's inputs × networks. An empty queue has room for any request.

@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -103,7 +104,9 @@ class Stream:
 class Streams:
     """The streams of an engine. Those of a model go on together."""
 
-    def __init__(self, live: deque[Job], observer: Observer, others_wait: Callable[[], bool], limits: StreamLimits):
+    def __init__(
+        self, live: deque[Job], observer: Observer, others_wait: Callable[[], bool], limits: StreamLimits
+    ) -> None:
         """Begins without any.
 
         Args:
@@ -114,12 +117,16 @@ class Streams:
         """
         self.admission = Admission(limits.elements)
         """The limit on elements × networks that are not yet handed over."""
+        self.observer = observer
+        self.others_wait = others_wait
         self._live = live
-        self._observer = observer
-        self._others_wait = others_wait
         self._most_networks = limits.networks
         self._networks: WeakKeyDictionary[SequenceModel, Admission] = WeakKeyDictionary()
         """The limits on live sequences × networks of each model."""
+        self._lock = threading.Lock()
+        self._joining: list[Stream] = []
+        self._turn: LiveStreams | None = None
+        """The job that has its turn, which is not among the scheduler's."""
 
     def open(self, stream: Stream, client: str) -> None:
         """Reserves room for a stream until its future is done.
@@ -140,13 +147,37 @@ class Streams:
         stream.future.add_done_callback(lambda _: elements.release())
         stream.reservation = elements
 
-    def join(self, stream: Stream) -> None:
-        """Lets a sequence go on. Only a step of another job may call this."""
-        job = next((job for job in self._live if isinstance(job, LiveStreams) and job.streams_of is stream.model), None)
-        if job is None:
-            job = LiveStreams(stream.model, self._observer, self._others_wait)
-            self._live.append(job)
-        job.add(stream)
+    def join(self, stream: Stream) -> bool:
+        """Lets a sequence go on from the next step, or go on again. Returns whether `admit` must be called for that."""
+        with self._lock:
+            self._joining.append(stream)
+            return len(self._joining) == 1
+
+    @property
+    def joining(self) -> bool:
+        """Whether sequences wait to go on."""
+        return bool(self._joining)
+
+    def admit(self) -> None:
+        """Gives all sequences that join to the jobs of their models. Only a step may call this."""
+        with self._lock:
+            joining, self._joining = self._joining, []
+        for stream in joining:
+            jobs = [*self._live, *([self._turn] if self._turn else [])]
+            job = next((job for job in jobs if isinstance(job, LiveStreams) and job.writer is stream.model), None)
+            if job is None:
+                job = LiveStreams(stream.model, self)
+                self._live.append(job)
+            job.add(stream)
+
+    @contextmanager
+    def turn_of(self, job: "LiveStreams") -> Iterator[None]:
+        """The turn of a job."""
+        self._turn = job
+        try:
+            yield
+        finally:
+            self._turn = None
 
     def count(self) -> dict[str, int]:
         """Numbers of live sequences × networks by the model's name."""
@@ -159,18 +190,11 @@ class Streams:
 class LiveStreams(Job):
     """The live sequences of a model. A turn makes several steps."""
 
-    def __init__(self, model: SequenceModel, observer: Observer, others_wait: Callable[[], bool]) -> None:
-        """Begins without any.
-
-        Args:
-            model: their model.
-            observer: is told what was written.
-            others_wait: whether other work waits for the device.
-        """
-        self.streams_of = model
+    def __init__(self, model: SequenceModel, owner: Streams) -> None:
+        """Begins without any."""
+        self.writer = model
         self._live = model.live
-        self._observer = observer
-        self._others_wait = others_wait
+        self._owner = owner
         self._streams: list[Stream] = []
         self._most: int | None = None
         """Most sequences of a step, after one ran out of memory."""
@@ -184,29 +208,36 @@ class LiveStreams(Job):
         return all(stream.future.done() for stream in self._streams)
 
     def step(self, budget: int) -> int:  # a turn is measured in seconds
+        with self._owner.turn_of(self):
+            self._take_turn()
+        return 0
+
+    def _take_turn(self) -> None:
         start = handed = time.perf_counter()
         self._arrange()
         while self._running:
+            if self._owner.joining:
+                self._owner.admit()
+                self._arrange()
             notable, now = self._live.advance(), time.perf_counter()
             if now - handed >= HAND_SECONDS:
                 self._hand_over(self._streams)
                 handed = now
             elif notable:
                 self._hand_over([each for each in self._running if each.handed is None or each.sequence.finished])
-            if now - start >= (SHORT_TURN_SECONDS if self._others_wait() else TURN_SECONDS):
+            if now - start >= (SHORT_TURN_SECONDS if self._owner.others_wait() else TURN_SECONDS):
                 break
         self._hand_over(self._streams)
-        return 0
 
     def relieve(self) -> bool:
         running = len(self._running)
         self._most = running // 2
         if self._most:
-            logger.warning("a step of %s ran out of memory; %d sequences wait", self.streams_of.name, running // 2)
+            logger.warning("a step of %s ran out of memory; %d sequences wait", self.writer.name, running // 2)
         return self._most > 0
 
     def fail(self, error: Exception) -> None:
-        logger.error("the live sequences of %s failed", self.streams_of.name, exc_info=error)
+        logger.error("the live sequences of %s failed", self.writer.name, exc_info=error)
         self._live.arrange([])
         for stream in self._streams:
             settle(stream.future, error)
@@ -231,11 +262,11 @@ class LiveStreams(Job):
             count = len(sequence.fresh)
             paused = stream.hand_over()
             if count:
-                self._observer.hand_over(self.streams_of.name, count, stream.handed, stream.origin)
+                self._owner.observer.hand_over(self.writer.name, count, stream.handed, stream.origin)
                 stream.handed = time.perf_counter()
             if sequence.finished:
                 settle(stream.future, sequence.error or sequence.ended or "length")
-                self._observer.finish(self.streams_of.name, stream.origin)
+                self._owner.observer.finish(self.writer.name, stream.origin)
             leaving |= paused or stream.future.done()
             if paused:
                 self._streams = [each for each in self._streams if each is not stream]
