@@ -38,6 +38,7 @@ from service.settings import Settings, read_settings
 from tests import ROOT
 from tests.conftest import make_session, serve
 from tests.pictures import EXAMPLES
+from tests.sequences import save_writer
 from training.__main__ import app as training_app
 from training.recipes.toys import toy_cubic
 from training.runs.session import train
@@ -138,6 +139,7 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / "mnist-hyperdraw").symlink_to(ROOT / "checkpoints" / "mnist-hyperdraw")
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
+    save_writer(path / "checkpoints" / "sums")
     return create_app(Settings(checkpoints=path / "checkpoints", default_model="mnist-hyperdraw"))
 
 
