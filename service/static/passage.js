@@ -22,6 +22,7 @@ export const createPassage = (root, readoutRoot, { description, choose = null, s
   const readout = createReadout(readoutRoot, choose?.label, squares);
   const cells = []; // spans, each with its `symbol` and `index`
   let lit = null;
+  let pointer = null; // where it was last
   let most = {};
 
   const scaleTo = (name, value) => {
@@ -68,7 +69,12 @@ export const createPassage = (root, readoutRoot, { description, choose = null, s
   const act = () => lit && choose?.act(lit.index);
 
   root.setAttribute("aria-label", description);
-  root.addEventListener("pointerover", ({ target }) => target.symbol && light(target));
+  root.addEventListener("pointermove", ({ target, screenX, screenY }) => {
+    const at = `${screenX} ${screenY}`;
+    if (at === pointer) return; // the text has moved, by scrolling
+    pointer = at;
+    if (target.symbol && target !== lit) light(target);
+  });
   root.addEventListener("click", ({ target, pointerType }) => {
     if (!target.symbol || !getSelection().isCollapsed) return;
     light(target);
@@ -163,7 +169,7 @@ const createReadout = (root, label, squares) => {
 };
 
 const describe = (symbol) => {
-  if (!symbol) return "Point at a character for its numbers.";
+  if (!symbol) return "Point at a character, or tap it, for its numbers.";
   if (symbol.bits === undefined) return "of the prompt";
   const { probability, bits, entropy, disagreement, unknown } = symbol;
   const numbers = `${percent(probability)} · ${bits.toFixed(2)} bits · entropy ${entropy.toFixed(2)} · disagreement ${disagreement.toFixed(3)}`;

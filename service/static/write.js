@@ -91,6 +91,7 @@ export const createWrite = (studio) => {
       cancelAnimationFrame(frame);
       if (running === signal) {
         setRunning(null);
+        end.keep();
         say(describe(text, seed, state));
       }
     }
@@ -107,8 +108,7 @@ export const createWrite = (studio) => {
 
   const showSettings = () => {
     for (const id of ["temperature", "length"]) {
-      const value = Number(element(id).value);
-      element(id).labels[0].lastElementChild.value = id === "length" ? plural(value, "character") : value.toFixed(2);
+      element(id).labels[0].lastElementChild.value = Number(element(id).value).toFixed(id === "length" ? 0 : 2);
     }
   };
 
