@@ -15,8 +15,8 @@ const NAMES = { " ": "space", "\n": "line end", "\t": "tab" };
 /**
  * A text in an element, with a readout of the character at which one points.
  *
- * A symbol is { text, probability, bits, entropy, disagreement, changes, unknown }, of which a prompt has only the
- * text. `choose`, if there is one, is { label, act }, and `act` gets the index of the character that was chosen.
+ * A symbol is { text, probability, bits, entropy, disagreement, changes, unknown, foreign }, of which a prompt has
+ * only the text. `choose`, if there is one, is { label, act }, and `act` gets the index of the character that was chosen.
  */
 export const createPassage = (root, readoutRoot, { description, choose = null, squares = false }) => {
   const readout = createReadout(readoutRoot, choose?.label, squares);
@@ -100,10 +100,10 @@ export const createPassage = (root, readoutRoot, { description, choose = null, s
   };
 };
 
-const classOf = ({ text, bits, changes, unknown }) =>
-  ["cell", bits === undefined && "given", changes && "changed", unknown && "unknown", text === " " && "space", text === "\n" && "end"]
-    .filter(Boolean)
-    .join(" ");
+const classOf = ({ text, bits, changes, unknown, foreign }) => {
+  const is = { given: bits === undefined, changed: changes, unknown, foreign, space: text === " ", end: text === "\n" };
+  return ["cell", ...Object.keys(is).filter((name) => is[name])].join(" ");
+};
 
 const quantities = (symbol) => [
   ...MEASURES.filter((name) => symbol[name] !== undefined).map((name) => [name, symbol[name]]),

@@ -2,7 +2,7 @@
 
 import { score, scoreUrl, writeQuestion } from "./api.js";
 import { createCall, quote, shellQuote } from "./call.js";
-import { plural } from "./numbers.js";
+import { percent, plural } from "./numbers.js";
 import { createPassage } from "./passage.js";
 
 const element = (id) => document.getElementById(id);
@@ -49,7 +49,8 @@ export const createScore = (studio) => {
       if (!question.text) return clear();
       const answer = await score(model.name, question, signal);
       passage.cut(0);
-      answer.tokens.forEach(passage.append);
+      const foreign = findForeign(answer);
+      answer.tokens.forEach((token, index) => passage.append({ ...token, foreign: foreign.has(index) }));
       say("score-label", answer.bits_per_character.toFixed(2));
       const detail = `bits per character: ${answer.bits.toFixed(1)} in ${plural(answer.symbols, "character")}, by ${plural(answer.members.length, "network")}`;
       say("score-detail", detail);
@@ -70,9 +71,25 @@ export const createScore = (studio) => {
   };
 };
 
-const describe = ({ entropy, disagreement, members, unknown }) => {
-  const parts = [`The entropy is ${entropy.toFixed(2)} bits per character on average`];
-  if (members.length > 1) parts.push(`, of which ${disagreement.toFixed(3)} are disagreement`);
-  const strange = unknown.map((symbol) => `${symbol} (U+${symbol.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")})`);
-  return `${parts.join("")}.${strange.length ? ` Unknown to the model: ${strange.join(", ")}.` : ""}`;
+/** Indices of the characters that lie in a foreign passage. */
+const findForeign = ({ foreign }) => {
+  const found = (foreign?.passages ?? []).filter((passage) => passage.foreign);
+  return new Set(found.flatMap(({ start }) => Array.from({ length: foreign.passage }, (_, i) => start + i)));
 };
+
+const describe = ({ entropy, disagreement, members, unknown, foreign }) => {
+  const parts = members.length > 1 ? `, of which ${disagreement.toFixed(3)} are disagreement` : "";
+  const sentences = [`The entropy is ${entropy.toFixed(2)} bits per character on average${parts}.`];
+  if (foreign?.passages.length) sentences.push(describeForeign(foreign));
+  if (foreign && !foreign.passages.length) sentences.push(`From ${foreign.passage} characters on, passages can be judged as foreign.`);
+  if (unknown.length) sentences.push(`Unknown to the model: ${unknown.map(nameSymbol).join(", ")}.`);
+  return sentences.join(" ");
+};
+
+const describeForeign = ({ passages, passage, score: name, threshold, false_alarm_rate: rate }) => {
+  const count = passages.filter(({ foreign }) => foreign).length;
+  const limit = `a mean ${name} above ${threshold.toFixed(3)} bits, which ${percent(rate)} of usual passages have`;
+  return `Foreign: ${count} of ${plural(passages.length, "passage")} of ${passage} characters, by ${limit}.`;
+};
+
+const nameSymbol = (symbol) => `${symbol} (U+${symbol.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")})`;

@@ -15,6 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from models.checkpoint_files import digest_config
+from models.sequences.calibration import PassageCalibration, SizeThresholds
+from models.sequences.checkpoint import save_passage_calibration
 from service.app import create_app
 from service.settings import Settings
 from tests.browser import open_browser, set_screen
@@ -41,6 +44,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """A service with three HyperLSTMs and an LSTM, whose parameters are random."""
     directory = tmp_path_factory.mktemp("writing")
     save_writer(directory / "plays")
+    sizes = (SizeThresholds(3, "surprisal", (0.0,)),)
+    calibration = PassageCalibration(digest_config(directory / "plays"), 100, 50, (0.05,), sizes)
+    save_passage_calibration(directory / "plays", calibration)
     save_writer(directory / "still", modes=1, size=LSTM)
     return create_app(Settings(checkpoints=directory, default_model="plays"))
 
@@ -220,6 +226,16 @@ def test_a_text_is_coloured(page: Page) -> None:
     compile(page.run("document.getElementById('score-python').textContent"), "page", "exec")
 
 
+def test_foreign_passages_are_marked(page: Page) -> None:
+    page.find("#tab-score").click()
+    page.find("#text").send_keys("abcd " * 30)
+    wait_until(lambda: "150 characters" in page.text("#score-detail"))
+    page.settle()
+    assert "Foreign: 1 of 1 passage of 100 characters, by a mean surprisal above 0.000 bits" in page.text("#score-note")
+    marked = "[...document.querySelectorAll('#score-passage .foreign')].map((cell) => cell.index)"
+    assert page.run(marked) == list(range(100))
+
+
 def test_weights_that_do_not_change_have_no_squares(page: Page) -> None:
     Select(page.find("#model")).select_by_value("still")
     page.settle()
@@ -278,7 +294,8 @@ def test_two_thousand_characters_cost_little(page: Page) -> None:
                 const start = performance.now();
                 for (let k = 0; k < 10; k++) {
                     const text = (i * 10 + k) % 300 ? "a" : "\\n";
-                    passage.append({ text, probability: 1, bits: 0, entropy: 0, disagreement: 0, changes: [1, 1, 1, 1] });
+                    const measures = { probability: 1, bits: 0, entropy: 0, disagreement: 0 };
+                    passage.append({ text, ...measures, changes: [1, 1, 1, 1] });
                 }
                 root.lastElementChild.scrollIntoView({ block: "nearest" });
                 times.push(performance.now() - start);
