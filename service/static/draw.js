@@ -18,7 +18,7 @@ export const createPlayer = (root, { scale, sheets = 1 }) => {
   const strip = sheets === 1 ? createCanvas("Changes of the weights of the input, forget and output gates and the candidate", "strip") : null;
   const play = Object.assign(document.createElement("button"), { type: "button", textContent: "Play" });
   const position = Object.assign(document.createElement("input"), { type: "range", min: 0, max: 0, step: "any", value: 0, ariaLabel: "Time" });
-  const save = Object.assign(document.createElement("button"), { type: "button", textContent: "Save as SVG", disabled: true });
+  const save = Object.assign(document.createElement("button"), { type: "button", textContent: "Save SVG", disabled: true });
   const group = document.createElement("div");
   group.className = "sheets";
   group.append(...canvases);

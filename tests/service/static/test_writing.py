@@ -249,7 +249,27 @@ def test_weights_that_do_not_change_have_no_squares(page: Page) -> None:
     assert not page.find(".switch").is_displayed()
 
 
-def test_a_refusal_is_shown_and_tried_again(page: Page, app: FastAPI) -> None:
+def test_a_full_queue_is_said_and_tried_again(page: Page, app: FastAPI) -> None:
+    write(page, "ab")
+    before = read(page)
+    admission = app.state.engine.streams.admission
+    others = admission.reserve("another client", 10 * admission.limit)
+    page.find("#write-on").click()
+    wait_until(lambda: page.find("#alert-body").is_displayed())
+    assert page.text("#alert-message") == "The request queue is full."
+    assert page.text("#alert-hint").startswith("Try again in ")
+    assert read(page) == before
+    assert page.text("#write-start") == "Write"
+    others.release()
+    page.find("#retry").click()
+    wait_until(lambda: len(symbols(page)) == 102)
+    finish(page)
+    assert read(page).startswith(before)
+    assert not page.find("#alert-body").is_displayed()
+    assert len(page.errors()) == 1  # the browser's own, of status 429
+
+
+def test_a_text_that_is_refused_is_not_tried_again(page: Page) -> None:
     page.find("#tab-score").click()
     page.settle()
     page.run(f"document.getElementById('text').value = 'a'.repeat({20_001})")
