@@ -2,17 +2,11 @@
 
 import dataclasses
 import io
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TextIO
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -23,12 +17,25 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.text import Text
 
 from hyperdraw.answers import Classification, Prediction
-from hyperdraw.asking import SEED_LIMIT
 from hyperdraw.client import TIMEOUT, Client
-from hyperdraw.errors import HyperdrawError
+from hyperdraw.commands import (
+    LOCAL,
+    JSONOption,
+    KeyOption,
+    ModelOption,
+    SeedOption,
+    TimeoutOption,
+    UrlOption,
+    abandon_output,
+    is_stdout,
+    make_console,
+    open_client,
+    open_stream,
+    show_error,
+    show_json,
+)
 from hyperdraw.runs import predict_to_file
 from hyperdraw.sources import Source, find_inputs
 from hyperdraw.tables import check_format
@@ -52,8 +59,8 @@ class CommandLine(typer.Typer):
         try:
             return super().__call__(*arguments, **options)
         except OSError as error:  # only of the output, because commands explain all others
-            _abandon_output()
-            _show_error(f"The output cannot be written: {error.strerror or error}")
+            abandon_output()
+            show_error(f"The output cannot be written: {error.strerror or error}")
             sys.exit(1)
 
 
@@ -68,20 +75,6 @@ app = CommandLine(
         "`hyperdraw predict FOLDER --out answers.csv`"
     ),
 )
-
-UrlOption = Annotated[str, typer.Option(envvar="HYPERDRAW_URL", help="Address of the service.")]
-KeyOption = Annotated[
-    str | None, typer.Option(envvar="HYPERDRAW_API_KEY", help="API key, if the service requires one.")
-]
-TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that the command may take, retries included.")]
-ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the service's default")]
-SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of the networks.", show_default="a fresh one")
-]
-JSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-LOCAL = "http://127.0.0.1:8000"
-_WIDEST = 1_000_000
-"""Columns of an output that is not a terminal."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -160,10 +153,10 @@ def predict_command(
         "false_alarm_rate": false_alarm_rate,
         "coverage": coverage,
     }
-    with _open_client(url, api_key, timeout) as client:
+    with open_client(url, api_key, timeout) as client:
         sources: list[tuple[str, Source]] = [(text, _read_row(text)) for text in numbers or []]
         for path in paths or []:
-            sources += [("-", _open_stream(sys.stdin))] if path == "-" else find_inputs(path)
+            sources += [("-", open_stream(sys.stdin))] if path == "-" else find_inputs(path)
         if out is not None:
             _write_predictions(client, out, sources, asked, as_json)
             return
@@ -174,9 +167,9 @@ def predict_command(
         content = {"inputs": names, **dataclasses.asdict(answer)}
         if isinstance(answer, Classification):
             content |= {"labels": answer.labels, "class_indices": answer.class_indices}
-        _show_json(content)
+        show_json(content)
         return
-    console = _make_console()
+    console = make_console()
     parts: list[Prediction] = list(answer)
     for name, part in zip(names, parts, strict=True):
         show_prediction(console, name, part)
@@ -201,12 +194,12 @@ def _write_predictions(
             **asked,
         )
     if as_json:
-        _show_json(dataclasses.asdict(run))
+        show_json(dataclasses.asdict(run))
     else:
         answers = "1 answer" if run.answered == 1 else f"{run.answered} answers"
         typer.echo(printable(f"Wrote {out}: {answers} of {run.model} at version {run.version}, seed {run.seed}."))
     if run.refused:
-        _show_error(f"{run.refused} of {len(sources)} inputs have no answer; the column error in {out} says why.")
+        show_error(f"{run.refused} of {len(sources)} inputs have no answer; the column error in {out} says why.")
         raise typer.Exit(1)
 
 
@@ -234,14 +227,14 @@ def sample_command(
 ) -> None:
     """Download sampled networks as a file that PyTorch loads without hyperdraw."""
     columns, console = (BarColumn(), DownloadColumn(), TransferSpeedColumn()), Console(stderr=True)
-    mixed = out == "-" or _is_stdout(out)
+    mixed = out == "-" or is_stdout(out)
     with (
-        _open_client(url, api_key, timeout) as client,
+        open_client(url, api_key, timeout) as client,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=None)
         file = client.download(
-            _open_stream(sys.stdout) if out == "-" else out,
+            open_stream(sys.stdout) if out == "-" else out,
             model,
             seed=seed,
             member=member,
@@ -250,7 +243,7 @@ def sample_command(
             progress=lambda arrived, size: progress.update(bar, completed=arrived, total=size),
         )
     if as_json:
-        _show_json(dataclasses.asdict(file), err=mixed)
+        show_json(dataclasses.asdict(file), err=mixed)
         return
     first, last = file.members[0], file.members[-1]
     networks = f"member {first}" if first == last else f"members {first} to {last}"
@@ -264,12 +257,12 @@ def models_command(
     url: UrlOption = LOCAL, api_key: KeyOption = None, timeout: TimeoutOption = TIMEOUT, as_json: JSONOption = False
 ) -> None:
     """List the models of the service."""
-    with _open_client(url, api_key, timeout) as client:
+    with open_client(url, api_key, timeout) as client:
         answer = client.models()
     if as_json:
-        _show_json(dataclasses.asdict(answer))
+        show_json(dataclasses.asdict(answer))
     else:
-        show_models(_make_console(), answer)
+        show_models(make_console(), answer)
 
 
 @app.command("reload")
@@ -281,68 +274,13 @@ def reload_command(
     as_json: JSONOption = False,
 ) -> None:
     """Make the service load a model's checkpoint again and replace the one that it serves."""
-    with _open_client(url, api_key, timeout) as client:
+    with open_client(url, api_key, timeout) as client:
         answer = client.reload(model)
     if as_json:
-        _show_json(dataclasses.asdict(answer))
+        show_json(dataclasses.asdict(answer))
         return
     state = "is now" if answer.changed else "is still"
     typer.echo(printable(f"{answer.model.name} {state} at version {answer.model.version}."))
-
-
-@contextmanager
-def _open_client(url: str, api_key: str | None, timeout: float) -> Iterator[Client]:
-    """A client. Failures that a user can fix end the command with only their message."""
-    try:
-        with Client(url, api_key=api_key, timeout=timeout) as client:
-            yield client
-    except ValueError as error:  # arguments that are wrong for any service
-        raise typer.BadParameter(str(error)) from error
-    except BrokenPipeError as error:  # nobody reads the output any longer
-        _abandon_output()
-        raise typer.Exit(1) from error
-    except (HyperdrawError, OSError) as error:
-        _show_error(str(error))
-        raise typer.Exit(1) from error
-
-
-def _open_stream(stream: TextIO | None) -> BinaryIO:
-    """The stream that - stands for."""
-    if stream is None:
-        raise typer.BadParameter("the stream that - stands for is closed")
-    return stream.buffer
-
-
-def _is_stdout(path: str) -> bool:
-    """Whether a file is the standard output, so that messages would mix with it."""
-    with suppress(OSError, AttributeError):  # a closed standard output is None
-        return os.path.samestat(Path(path).stat(), os.fstat(sys.stdout.fileno()))
-    return False
-
-
-def _show_error(text: str) -> None:
-    Console(stderr=True).print(Text(printable(f"Error: {text}"), "red"), soft_wrap=True)
-
-
-def _show_json(content: Any, err: bool = False) -> None:
-    typer.echo(json.dumps(content, default=_simplify), err=err)
-
-
-def _simplify(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return str(value) if isinstance(value, Path) else list(value)  # a range
-
-
-def _make_console() -> Console:
-    """Standard output. Unless it is a terminal, lines are never broken."""
-    return Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else _WIDEST)
-
-
-def _abandon_output() -> None:
-    """Drops what could not be written, so that the end of the process does not try again."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read_row(text: str) -> list[float]:
