@@ -33,15 +33,19 @@ from hyperdraw.errors import (
     ServiceError,
     Unauthorized,
 )
+from hyperdraw.text_streams import AsyncTextStream, TextStream
+from hyperdraw.texts import Foreign, Passage, Score, Symbol
 
 __all__ = [
     "AsyncClient",
+    "AsyncTextStream",
     "Classification",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
     "Download",
     "Flag",
+    "Foreign",
     "HyperdrawError",
     "InvalidAnswer",
     "InvalidRequest",
@@ -51,12 +55,16 @@ __all__ = [
     "ModelSummary",
     "NotFound",
     "Overloaded",
+    "Passage",
     "Prediction",
     "Regression",
     "Reload",
     "RequestLimits",
     "Sample",
+    "Score",
     "ServiceError",
+    "Symbol",
+    "TextStream",
     "Unauthorized",
     "Uncertainty",
 ]

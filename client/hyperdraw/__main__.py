@@ -41,6 +41,7 @@ from hyperdraw.sources import Source, find_inputs
 from hyperdraw.tables import check_format
 from hyperdraw.tensors import DType
 from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
+from hyperdraw.text_commands import score_command, write_command
 
 
 class CommandLine(typer.Typer):
@@ -70,7 +71,7 @@ app = CommandLine(
     add_completion=False,
     rich_markup_mode="markdown",
     help=(
-        "Ask a hyperdraw service for predictions with their uncertainty, and for sampled networks.\n\n"
+        "Ask a hyperdraw service for predictions with their uncertainty, for texts, and for sampled networks.\n\n"
         "A first try, while `hyperdraw-serve` runs: `hyperdraw predict IMAGE`, and then\n"
         "`hyperdraw predict FOLDER --out answers.csv`"
     ),
@@ -250,6 +251,10 @@ def sample_command(
     place = "standard output" if out == "-" else out
     text = f"Wrote {place}: {networks} of seed {file.seed}, {file.model} at version {file.version}."
     typer.echo(printable(text), err=mixed)
+
+
+app.command("write")(write_command)
+app.command("score")(score_command)
 
 
 @app.command("models")

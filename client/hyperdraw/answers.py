@@ -272,23 +272,23 @@ def read_model_list(content: bytes) -> ModelList:
     """Reads the list of models from the service's JSON."""
     with explain_answers():
         answer = json.loads(content)
-        models = tuple(_read(ModelSummary, model) for model in answer["models"])
+        models = tuple(read_fields(ModelSummary, model) for model in answer["models"])
         refused = {each["name"]: each["reason"] for each in answer["refused"]}
-        limits = _read(RequestLimits, answer["limits"]) if "limits" in answer else None
+        limits = read_fields(RequestLimits, answer["limits"]) if "limits" in answer else None
         return ModelList(answer["default"], models, refused, limits)
 
 
 def read_model(content: bytes) -> ModelDescription:
     """Reads a description from the service's JSON."""
     with explain_answers():
-        return _read(ModelDescription, json.loads(content))
+        return read_fields(ModelDescription, json.loads(content))
 
 
 def read_reload(content: bytes) -> Reload:
     """Reads the result of a reload from the service's JSON."""
     with explain_answers():
         answer = json.loads(content)
-        return Reload(_read(ModelIdentity, answer["model"]), answer["changed"])
+        return Reload(read_fields(ModelIdentity, answer["model"]), answer["changed"])
 
 
 def read_prediction(file: TensorFile) -> Prediction:
@@ -298,13 +298,13 @@ def read_prediction(file: TensorFile) -> Prediction:
         metadata = file.metadata
         ensemble, task = json.loads(metadata["ensemble"]), json.loads(metadata["task"])
         flags = {
-            flag: _read(
+            flag: read_fields(
                 Flag, details | {"flagged": arrays[f"flags.{flag}.flagged"], "scores": arrays[f"flags.{flag}.score"]}
             )
             for flag, details in json.loads(metadata["flags"]).items()
         }
         content = arrays | {
-            "model": _read(ModelIdentity, json.loads(metadata["model"])),
+            "model": read_fields(ModelIdentity, json.loads(metadata["model"])),
             "seed": ensemble["seed"],
             "ensemble_size": ensemble["size"],
             "flags": flags,
@@ -313,14 +313,14 @@ def read_prediction(file: TensorFile) -> Prediction:
         content["coverage"] = float(metadata["coverage"]) if "coverage" in metadata else None
         if task["kind"] == "regression":
             ends = {f"interval_{end}": arrays.get(f"interval.{end}") for end in ("lower", "upper")}
-            return _read(Regression, content | ends | {"names": tuple(task["names"])})
+            return read_fields(Regression, content | ends | {"names": tuple(task["names"])})
         content |= {
             "classes": tuple(task["classes"]),
             "temperature": ensemble.get("temperature"),
             "prediction_sets": arrays.get("prediction_set"),
-            "uncertainty": _read(Uncertainty, arrays),
+            "uncertainty": read_fields(Uncertainty, arrays),
         }
-        return _read(Classification, content)
+        return read_fields(Classification, content)
 
 
 def join_predictions(parts: Sequence[Prediction]) -> Prediction:
@@ -339,7 +339,7 @@ def read_sample(weights: dict[str, Array], metadata: Mapping[str, str]) -> Sampl
         return Sample(weights, metadata["checkpoint"], metadata["version"], seed, members, metadata)
 
 
-def _read(kind: type[Known], content: Mapping[str, Any]) -> Known:
+def read_fields(kind: type[Known], content: Mapping[str, Any]) -> Known:
     """A dataclass from the values of its fields. Other values, which a later service may add, are left out. An earlier
     service may lack those of fields with a default."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # it is a dataclass

@@ -2,7 +2,8 @@
 
 import functools
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,9 +13,11 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, predictions
+from hyperdraw import calls, predictions, texts
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
+from hyperdraw.text_streams import AsyncTextStream, TextStream
+from hyperdraw.texts import Symbol, TextEvents, TextHead
 from hyperdraw.transfer import Connection
 
 P = ParamSpec("P")
@@ -45,6 +48,32 @@ def _awaited(
     return method
 
 
+def _streamed(
+    call: Callable[Concatenate[Connection, P], TextEvents],
+) -> Callable[Concatenate["Client", P], TextStream]:
+    """A call for a text as a method that waits for its beginning."""
+
+    @functools.wraps(call)
+    def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> TextStream:
+        events = call(client, *args, **kwargs)
+        return TextStream(events, client._follow(events))
+
+    return method
+
+
+def _streamed_asynchronously(
+    call: Callable[Concatenate[Connection, P], TextEvents],
+) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, AsyncTextStream]]:
+    """A call for a text as a coroutine that awaits its beginning."""
+
+    @functools.wraps(call)
+    async def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncTextStream:
+        events = call(client, *args, **kwargs)
+        return await AsyncTextStream.open(events, client._follow(events))
+
+    return method
+
+
 class Client(Connection):
     """A client of a hyperdraw service, and a context manager that closes its connections. Threads may share it.
 
@@ -59,8 +88,8 @@ class Client(Connection):
         Args:
             base_url: address of the service, such as http://127.0.0.1:8000.
             api_key: key, if the service requires one.
-            timeout: seconds that a call may take, retries included, unless the call says otherwise. For downloads,
-                seconds that may pass without anything arriving.
+            timeout: seconds that a call may take, retries included, unless the call says otherwise. For downloads and
+                texts, seconds that may pass without anything arriving.
             retries: how often a request is sent again if the service could not be reached or is too busy. The pause
                 before is what the service asks for; without that it doubles from a tenth of a second.
 
@@ -96,6 +125,8 @@ class Client(Connection):
     sample_tensors = _blocking(calls.sample_tensors)
     download = _blocking(calls.download)
     reload = _blocking(calls.reload)
+    generate = _streamed(texts.generate)
+    score = _blocking(texts.score)
 
     def _carry_out(self, call: Attempts[T], stopped: threading.Event) -> T:
         """Carries out a call, unless it is stopped between two attempts."""
@@ -113,6 +144,16 @@ class Client(Connection):
                 if stopped.is_set():
                     raise _Stopped
             return outcome.result
+
+    def _follow(self, events: TextEvents) -> Generator[TextHead | Symbol]:
+        """Carries out a call for a text, and yields what arrives. Closing it closes the connection."""
+        for step in events.attempts():
+            time.sleep(step.pause)
+            with step.attempt(), self._http.stream(**step.next_request()) as response:
+                step.start(response)
+                for content in response.iter_raw():
+                    step.receive(content)
+                    yield from events.take()
 
     def _carry_out_together(self, together: Together) -> None:
         """Carries out calls in threads. An interrupt does not wait for them; each ends with its request."""
@@ -192,6 +233,8 @@ class AsyncClient(Connection):
     sample_tensors = _awaited(calls.sample_tensors)
     download = _awaited(calls.download)
     reload = _awaited(calls.reload)
+    generate = _streamed_asynchronously(texts.generate)
+    score = _awaited(texts.score)
 
     async def _carry_out(self, call: Attempts[T]) -> T:
         http = await self._open()
@@ -207,6 +250,18 @@ class AsyncClient(Connection):
                         async for content in response.aiter_raw():
                             step.receive(content)
             return outcome.result
+
+    async def _follow(self, events: TextEvents) -> AsyncGenerator[TextHead | Symbol]:
+        http = await self._open()
+        for step in events.attempts():
+            await anyio.sleep(step.pause)
+            with step.attempt():
+                async with http.stream(**step.next_request()) as response:
+                    step.start(response)
+                    async for content in response.aiter_raw():
+                        step.receive(content)
+                        for known in events.take():
+                            yield known
 
     async def _carry_out_together(self, together: Together) -> None:
         failures: list[Exception] = []

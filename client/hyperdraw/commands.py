@@ -68,6 +68,11 @@ def show_error(text: str) -> None:
     Console(stderr=True).print(Text(printable(f"Error: {text}"), "red"), soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Says something that does not end the command, on standard error."""
+    Console(stderr=True).print(Text(printable(f"Warning: {text}"), "yellow"), soft_wrap=True)
+
+
 def show_json(content: Any, err: bool = False) -> None:
     """Prints one JSON document, on standard output or on standard error."""
     typer.echo(json.dumps(content, default=_simplify), err=err)

@@ -80,7 +80,7 @@ def show_models(console: Console, models: ModelList) -> None:
         networks = "fresh draws" if sampler["fresh_draws"] else f"{sampler['num_networks']}"
         shape = [model.input[key] for key in ("channels", "height", "width")] if "height" in model.input else []
         names = model.input.get("names") or [column["name"] for column in model.input.get("columns", ())]
-        given = " × ".join(map(str, shape)) or ", ".join(names)
+        given = " × ".join(map(str, shape)) or ", ".join(names) or model.input["kind"]
         asked = f"{len(task['classes'])} classes" if "classes" in task else ", ".join(task["names"])
         cells = model.name, model.method, networks, given, asked, model.version[:12]
         table.add_row(*(Text(printable(cell)) for cell in cells))

@@ -38,7 +38,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 86400.0
 """Most seconds that the service accepts as X-Request-Timeout, and that an attempt may be silent."""
-_CHECK_SERVICE = "Check the address, and whether the service has the client's version."
+CHECK_SERVICE = "Check the address, and whether the service has the client's version."
 
 
 class Sink(Protocol):
@@ -120,6 +120,7 @@ class Transfer:
         progress: Progress | None = None,
         *,
         restarting: bool = False,
+        live: bool = False,
         retries: int | None = None,
     ) -> None:
         """Prepares the first attempt.
@@ -131,6 +132,8 @@ class Transfer:
             limit: time that all attempts may take.
             progress: told about the bytes that arrive.
             restarting: whether the limit restarts whenever something arrives.
+            live: whether the answer is used while it arrives. No attempt then follows one whose answer has begun, and
+                once it has, the limit is for the time without anything new.
             retries: attempts after the first; by default those of the client.
         """
         self.headers = httpx.Headers()
@@ -145,6 +148,7 @@ class Transfer:
         self._retries = client.retries if retries is None else retries
         self._progress = progress
         self._restarting = restarting
+        self._live = live
         self._failures = 0
         self._received = self._furthest = 0
         self._size: int | None = None
@@ -180,8 +184,9 @@ class Transfer:
 
     def next_request(self) -> dict[str, Any]:
         """The arguments of `httpx.Client.stream` for the next attempt."""
-        left = min(max(self._limit.left, 0.001), _LONGEST_TIMEOUT)
-        headers = {} if self._restarting else {"X-Request-Timeout": f"{left:.3f}"}
+        seconds = self._limit.seconds if self._live else self._limit.left
+        left = min(max(seconds, 0.001), _LONGEST_TIMEOUT)
+        headers = {} if self._restarting or self._live else {"X-Request-Timeout": f"{left:.3f}"}
         if self._request.content is not None:
             headers["Content-Type"] = self._request.content_type
         if self._resumable:
@@ -210,7 +215,7 @@ class Transfer:
                 raise InvalidAnswer(message, "A proxy in between may cause this.")
         elif response.status_code == 200:
             if missing := [name for name in self._request.expected if name not in response.headers]:
-                raise InvalidAnswer(f"The answer lacks the header {missing[0]}.", _CHECK_SERVICE)
+                raise InvalidAnswer(f"The answer lacks the header {missing[0]}.", CHECK_SERVICE)
             self.headers = response.headers
             length = response.headers.get("Content-Length", "")
             self._received, self._size = 0, int(length) if length.isdecimal() else None
@@ -226,7 +231,7 @@ class Transfer:
         Raises:
             DeadlineExceeded: if they come too late.
         """
-        if self._limit.left < 0:
+        if self._limit.left < 0 and not self._live:  # whoever uses a live answer may take time over it
             raise self._give_up()
         if self._refusal is not None:
             self._refusal += content
@@ -267,7 +272,7 @@ class Transfer:
             return pause
         if isinstance(failure, HyperdrawError):
             raise failure
-        if isinstance(failure, httpx.TimeoutException) and not in_time:
+        if isinstance(failure, httpx.TimeoutException) and (self._in_use or not in_time):
             raise self._give_up() from failure
         raise self._explain_failure(failure) from failure
 
@@ -275,7 +280,14 @@ class Transfer:
     def _resumable(self) -> bool:
         return self._received > 0 and "ETag" in self.headers
 
+    @property
+    def _in_use(self) -> bool:
+        """Whether a part of the answer may already have been used."""
+        return self._live and self._status == 200
+
     def _may_repeat(self, failure: httpx.TransportError | HyperdrawError) -> bool:
+        if self._in_use:
+            return False
         if isinstance(failure, HyperdrawError):
             return isinstance(failure, Overloaded) or (self._gateway_failed and self._request.repeatable)
         if isinstance(failure, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
@@ -285,7 +297,8 @@ class Transfer:
         return self._request.repeatable or isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout)
 
     def _give_up(self) -> DeadlineExceeded:
-        message = f"{self._peer} did not answer within {self._limit.seconds:g} s."
+        silence = "sent nothing for" if self._in_use else "did not answer within"
+        message = f"{self._peer} {silence} {self._limit.seconds:g} s."
         return DeadlineExceeded(message, "Ask for less, try later, or allow a longer timeout.")
 
     @property
@@ -297,6 +310,9 @@ class Transfer:
     def _explain_failure(self, failure: httpx.TransportError) -> ConnectionFailed:
         """What callers see of a connection that failed or broke."""
         reason = str(failure) or type(failure).__name__
+        if self._in_use:
+            hint = "Ask again. With the same seed, the answer begins in the same way."
+            return ConnectionFailed(f"The answer of {self._peer} broke off: {reason}.", hint)
         proxy = self._route.proxy
         tls = _find_tls_error(failure)
         if isinstance(tls, ssl.SSLCertVerificationError):

@@ -8,10 +8,14 @@ from typing import Any
 import httpx
 import hyperdraw
 import pytest
+from fastapi import FastAPI
 
 from models.checkpoint import CheckpointConfig, Training, save_checkpoint
+from models.checkpoint_files import digest_config
 from models.inputs.vector import VectorSpec
 from models.samplers.deep_ensemble import DeepEnsembleConfig
+from models.sequences.calibration import PassageCalibration, SizeThresholds
+from models.sequences.checkpoint import save_passage_calibration
 from models.targets.layers import Activation, Linear
 from models.targets.target import TargetNetwork
 from models.tasks.regression import Regression
@@ -20,6 +24,7 @@ from service.settings import Settings
 from tests.checkpoints import save_table
 from tests.client.gateway import Ask, Environment
 from tests.conftest import serve
+from tests.sequences import LSTM, save_writer
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
@@ -81,4 +86,24 @@ def line_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     save_checkpoint(directory / "line", config, sampler, "float32")
     save_table(directory / "people")
     with serve(create_app(Settings(checkpoints=directory, default_model="line"))) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def text_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """Two random models of text: `hyper`, two networks with a threshold for foreign passages, and `lstm`, whose weights
+    do not change. The default is a model of a table."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+    save_table(directory / "people")
+    save_writer(directory / "lstm", modes=1, size=LSTM)
+    save_writer(directory / "hyper", modes=2)
+    sizes = (SizeThresholds(2, "surprisal", (2.0, 0.0)),)
+    digest = digest_config(directory / "hyper")
+    save_passage_calibration(directory / "hyper", PassageCalibration(digest, 10, 50, (0.05, 0.2), sizes))
+    return create_app(Settings(checkpoints=directory))
+
+
+@pytest.fixture(scope="session")
+def text_address(text_app: FastAPI) -> Iterator[str]:
+    with serve(text_app) as address:
         yield address

@@ -43,16 +43,19 @@ def find_header(head: str, name: str) -> str | None:
     return match[1] if match else None
 
 
+Step = bytes | int | None
+
+
 class Gateway(socketserver.ThreadingTCPServer):
     """Stands before the service, gives the answers of a script first, and then the service's own.
 
     Bytes are sent as they are; of a number, that many bytes of the body of the service's answer arrive before the
-    connection is cut; None keeps silent.
+    connection is cut; None keeps silent. Of several, one follows the other.
     """
 
     daemon_threads = True
 
-    def __init__(self, service: httpx.Client, *script: bytes | int | None) -> None:
+    def __init__(self, service: httpx.Client, *script: Step | tuple[Step, ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Passage)
         self.service = service
         self.script = list(script)
@@ -81,14 +84,18 @@ class _Passage(socketserver.StreamRequestHandler):
         self.server.requests.append(head.decode())
         length = find_header(head.decode(), "content-length")
         body = self.rfile.read(int(length or 0))
-        step = self.server.script.pop(0) if self.server.script else sys.maxsize
+        steps = self.server.script.pop(0) if self.server.script else sys.maxsize
+        for step in steps if isinstance(steps, tuple) else (steps,):
+            self.carry_out(step, head.decode(), body)
+
+    def carry_out(self, step: Step, head: str, body: bytes) -> None:
         if step is None:
             self.server.closed.wait(20)
         elif isinstance(step, bytes):
             self.wfile.write(step)
         else:
-            method, path, _ = head.decode().split(" ", 2)
-            lines = [line.split(": ", 1) for line in head.decode().split("\r\n")[1:-2]]
+            method, path, _ = head.split(" ", 2)
+            lines = [line.split(": ", 1) for line in head.split("\r\n")[1:-2]]
             answer = self.server.service.request(method, path, headers=dict(lines), content=body)
             kept = [f"{name}: {value}" for name, value in answer.headers.items() if name != "connection"]
             self.wfile.write(
@@ -98,7 +105,7 @@ class _Passage(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def stand_before(service: httpx.Client, *script: bytes | int | None) -> Iterator[Gateway]:
+def stand_before(service: httpx.Client, *script: Step | tuple[Step, ...]) -> Iterator[Gateway]:
     with Gateway(service, *script) as gateway:
         thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
