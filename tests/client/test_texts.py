@@ -256,24 +256,24 @@ def test_scores_are_those_of_the_service(ask: Ask, text_address: str, service: h
 
 
 def test_long_texts_are_scored_in_parts(ask: Ask, text_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "ab cé\n" * 20 + "x"
+    text = "ab cé\n" * 10 + "x"
     whole = ask(text_address, "score", "hyper", text, seed=7)
-    monkeypatch.setattr(texts, "MOST_CHARACTERS", 50)
-    monkeypatch.setattr(texts, "CONTEXT", 20)
+    monkeypatch.setattr(texts, "MOST_CHARACTERS", 30)
+    monkeypatch.setattr(texts, "CONTEXT", 10)
     score = ask(text_address, "score", "hyper", text, seed=7)
     assert "".join(token.text for token in score.tokens) == text
     assert (score.version, score.seed, score.members) == (whole.version, 7, [0, 1])
     assert score.unknown == ["é", "x"]
-    third = ask(text_address, "score", "hyper", text[40:90], seed=7)
-    assert list_bits(score)[:30] == pytest.approx(list_bits(whole)[:30], rel=1e-4)
-    assert list_bits(score)[60:90] == pytest.approx(list_bits(third)[20:], rel=1e-4)
+    third = ask(text_address, "score", "hyper", text[30:60], seed=7)
+    assert list_bits(score)[:20] == pytest.approx(list_bits(whole)[:20], rel=1e-4)
+    assert list_bits(score)[40:60] == pytest.approx(list_bits(third)[10:], rel=1e-4)
     for name, mean in (("bits", score.bits_per_character), ("entropy", score.entropy)):
         assert mean == pytest.approx(sum(getattr(token, name) for token in score.tokens) / len(text))
-    assert score.bits == pytest.approx(whole.bits, rel=0.01)
+    assert score.bits == pytest.approx(whole.bits, rel=0.02)
     assert score.foreign.threshold == whole.foreign.threshold
-    assert [passage.start for passage in score.foreign.passages] == list(range(0, 120, 10))
-    assert [passage.value for passage in score.foreign.passages[6:9]] == pytest.approx(
-        [passage.value for passage in third.foreign.passages[2:]], rel=1e-4
+    assert [passage.start for passage in score.foreign.passages] == list(range(0, 60, 10))
+    assert [passage.value for passage in score.foreign.passages[4:6]] == pytest.approx(
+        [passage.value for passage in third.foreign.passages[1:]], rel=1e-4
     )
     other = dataclasses.replace(third, version="other")
     with pytest.raises(hyperdraw.NotFound, match="at another version: other"):
