@@ -139,11 +139,8 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     (path / "checkpoints").mkdir()
     (path / "checkpoints" / "mnist-hyperdraw").symlink_to(ROOT / "checkpoints" / "mnist-hyperdraw")
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
-<<<<<<< HEAD
     save_writer(path / "checkpoints" / "sums")
-=======
     save_writer(path / "checkpoints" / "shakespeare")
->>>>>>> e0333bb (Explain how the client writes and scores text)
     return create_app(Settings(checkpoints=path / "checkpoints", default_model="mnist-hyperdraw"))
 
 
