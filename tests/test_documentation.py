@@ -301,6 +301,8 @@ def send(command: str, workspace: Workspace) -> None:
                 out = Path(next(arguments))
             case "-w":
                 next(arguments)
+            case "--no-buffer":
+                pass
             case _:
                 assert not argument.startswith("-"), argument
                 url = argument
