@@ -56,6 +56,10 @@ def labels(client: httpx.Client) -> dict[str, set[str]]:
     found["hyperdraw_refused_requests_total"] |= {"model"}
     found["hyperdraw_relative_deviation_bucket"] |= {"model", "le"}
     found["hyperdraw_weights_sent_bytes_total"] |= {"model"}
+    found["hyperdraw_symbols_total"] |= {"model"}
+    found["hyperdraw_live_networks"] |= {"model"}
+    for name in ("hyperdraw_first_symbol_seconds_bucket", "hyperdraw_symbol_seconds_bucket"):
+        found[name] |= {"model", "le"}
     return found
 
 
