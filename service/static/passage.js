@@ -7,7 +7,7 @@
 import { percent } from "./numbers.js";
 
 const GATES = ["input", "forget", "output", "candidate"]; // in the order of the service's answer
-const MEASURES = ["bits", "disagreement"];
+const MEASURES = { bits: 8, disagreement: Infinity }; // from which on colours are full, lest outliers take them all
 const LEAST = 1e-9; // of a maximum, which divides
 
 const NAMES = { " ": "space", "\n": "line end", "\t": "tab" };
@@ -96,7 +96,9 @@ export const createPassage = (root, readoutRoot, { description, choose = null, s
     cut,
     length: () => cells.length,
     text: () => cells.map(({ symbol }) => symbol.text).join(""),
+    /** The measure whose colour is full, and whether it stands for larger ones, too. */
     most: (name) => most[name] ?? 0,
+    isFull: (name) => most[name] === MEASURES[name],
   };
 };
 
@@ -106,7 +108,7 @@ const classOf = ({ text, bits, changes, unknown, foreign }) => {
 };
 
 const quantities = (symbol) => [
-  ...MEASURES.filter((name) => symbol[name] !== undefined).map((name) => [name, symbol[name]]),
+  ...Object.entries(MEASURES).filter(([name]) => symbol[name] !== undefined).map(([name, full]) => [name, Math.min(full, symbol[name])]),
   ...(symbol.changes ?? []).map((change, gate) => [`gate-${gate}`, change]),
 ];
 

@@ -31,7 +31,8 @@ export const createScore = (studio) => {
     const colour = document.body.classList.contains("single") ? "bits" : chosen();
     root.dataset.colour = element("score-ramp").dataset.colour = colour;
     element("score-ramp").hidden = !passage.length();
-    say("score-most", `${passage.most(colour).toFixed(colour === "bits" ? 1 : 3)} bits`);
+    const [most, isFull] = [passage.most(colour), passage.isFull(colour)];
+    say("score-most", `${most.toFixed(colour === "bits" ? 1 : 3)} bits${isFull ? " or more" : ""}`);
   };
 
   element("text").addEventListener("input", studio.askSoon);

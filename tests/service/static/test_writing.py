@@ -215,7 +215,7 @@ def test_a_text_is_coloured(page: Page) -> None:
     assert float(page.text("#score-label")) == pytest.approx(sum(bits) / 8, abs=0.006)
     colours = f"{cells}.map((cell) => getComputedStyle(cell).backgroundColor)"
     opacities = [float(re.search(r"([\d.]+)\)$", colour)[1]) for colour in page.run(colours)]  # type: ignore[index]  # None fails
-    assert opacities == pytest.approx([0.6 * value / max(bits) for value in bits], abs=0.01)
+    assert opacities == pytest.approx([0.6 * min(1, value / min(8, max(bits))) for value in bits], abs=0.01)
     before = page.run(colours)
     page.find("[name=colour][value=disagreement]").click()
     assert page.run(colours) != before
