@@ -1,7 +1,7 @@
 /** The view in which any text is coloured by how surprising it is, or by how much the networks disagree on it. */
 
 import { score, scoreUrl, writeQuestion } from "./api.js";
-import { createCall, quote, shellQuote } from "./call.js";
+import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { percent, plural } from "./numbers.js";
 import { createPassage } from "./passage.js";
 
@@ -61,12 +61,7 @@ export const createScore = (studio) => {
       const url = location.origin + scoreUrl(model.name);
       call.show(
         `curl --json ${shellQuote(writeQuestion(question))} \\\n${shellQuote(url)}`,
-        [
-          "import httpx",
-          "",
-          `answer = httpx.post(${quote(url)}, content=${quote(writeQuestion(question))}, headers={"Content-Type": "application/json"}).json()`,
-          'print(answer["bits_per_character"])',
-        ].join("\n"),
+        pythonClient("score", "score", [quote(model.name), quote(question.text)], { ensemble_size: size, seed: question.seed }),
       );
     },
   };

@@ -1,7 +1,7 @@
 /** The view in which a model writes text, character by character, and people branch where they like. */
 
 import { generate, generateUrl, writeQuestion } from "./api.js";
-import { createCall, quote, shellQuote } from "./call.js";
+import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { plural } from "./numbers.js";
 import { createPassage } from "./passage.js";
 
@@ -148,19 +148,11 @@ const showCall = (call, model, question) => {
   const url = location.origin + generateUrl(model);
   call.show(
     `curl -N --json ${shellQuote(writeQuestion({ ...question, stream: true }))} \\\n${shellQuote(url)}`,
-    [
-      "import httpx",
-      "",
-      "answer = httpx.post(",
-      `    ${quote(url)},`,
-      `    content=${quote(writeQuestion(question))},`,
-      '    headers={"Content-Type": "application/json"},',
-      "    timeout=60,",
-      ").json()",
-      'print(answer["text"])',
-    ].join("\n"),
+    `${pythonClient("text", "generate", [quote(model), quote(question.prompt)], toPython(question))}\n    print(text.read())`,
   );
 };
+
+const toPython = ({ prompt, changes, ...named }) => ({ ...named, changes: changes ? "True" : "" });
 
 /** Keeps the end of a growing element in view, until one scrolls away from it. */
 const followEnd = (root) => {

@@ -1,7 +1,9 @@
 """The page's views of models of text, in a real browser against the real service."""
 
+import io
 import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
@@ -88,6 +90,13 @@ def read(page: Page, cells: str = CELLS) -> str:
     return text
 
 
+def run_python(page: Page, view: str) -> str:
+    """What the call of a view prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(page.run(f"document.getElementById('{view}-python').textContent"), {})
+    return printed.getvalue()
+
+
 def symbols(page: Page) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = page.run(f"{CELLS}.map((cell) => cell.symbol)")
     return found
@@ -113,7 +122,7 @@ def test_a_line_is_written_over_squares(page: Page) -> None:
             assert (opacity or [1.0]) == [pytest.approx(expected, abs=0.01)]
     assert "gradient" not in page.run(f"getComputedStyle({CELLS}[0]).backgroundImage")
     assert page.run(f"{CELLS}.filter((cell) => cell.symbol.text === '\\n').length > 0")
-    compile(page.run("document.getElementById('write-python').textContent"), "page", "exec")
+    assert run_python(page, "write") == read(page)[4:] + "\n"
 
 
 def test_pointing_and_keys_show_the_numbers(page: Page) -> None:
@@ -223,7 +232,7 @@ def test_a_text_is_coloured(page: Page) -> None:
     assert page.text("#score-most") == f"{max(doubts):.3f} bits"
     ActionChains(page.browser).move_to_element(page.find("#score-passage .unknown")).perform()
     assert "unknown to the model" in page.text("#score-readout")
-    compile(page.run("document.getElementById('score-python').textContent"), "page", "exec")
+    run_python(page, "score")
 
 
 def test_foreign_passages_are_marked(page: Page) -> None:
