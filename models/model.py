@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.backbones.backbone import NO_GRADIENT, BackboneSpec
 from models.checkpoint import Checkpoint, Training
+from models.checkpoint_files import count_bytes
 from models.examples import Example
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT
@@ -84,8 +85,7 @@ class Model:
     def nbytes(self) -> int:
         """Size of the sampler, the backbone and the density in memory, in bytes."""
         parts = self.checkpoint.backbone, self.checkpoint.density
-        sampler: int = sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
-        return sampler + sum(part.nbytes for part in parts if part is not None)
+        return count_bytes(self.checkpoint.sampler) + sum(part.nbytes for part in parts if part is not None)
 
     @property
     def backbone(self) -> BackboneSpec | None:

@@ -53,7 +53,17 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "tasks",
         },
         "examples": {"checkpoint_files", "foreign_files", "inputs", "schema"},
-        "model": {"backbones", "checkpoint", "examples", "inputs", "noise", "predictions", "targets", "tasks"},
+        "model": {
+            "backbones",
+            "checkpoint",
+            "checkpoint_files",
+            "examples",
+            "inputs",
+            "noise",
+            "predictions",
+            "targets",
+            "tasks",
+        },
     },
     "service": {
         "names": set(),

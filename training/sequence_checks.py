@@ -21,7 +21,7 @@ from training.sequences.drawings import DrawingsProblem
 from training.sequences.foreign import compare_with_foreign_texts, describe_foreign
 from training.sequences.problem import SequenceProblem
 from training.sequences.samples import render_samples
-from training.sequences.session import evaluate_sequences
+from training.sequences.session import calibrate_sequences, evaluate_sequences
 from training.sequences.text import TextProblem
 
 
@@ -31,8 +31,8 @@ def calibrate_sequence_directory(directory: Path, data: Path, device: torch.devi
     Raises:
         DatasetError: if the data is missing or not what it was, or if the model can raise no flags.
     """
-    checkpoint = load_sequence_checkpoint(directory, device)
-    if not _load_again(checkpoint.config, data, device).calibrate(directory, checkpoint):
+    config = load_sequence_checkpoint(directory, device).config
+    if not calibrate_sequences(directory, _load_again(config, data, device), device):
         raise DatasetError("models that draw raise no flags, so there is nothing to calibrate")
 
 

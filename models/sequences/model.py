@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from models.checkpoint_files import count_bytes
 from models.noise import MEMBER_LIMIT
 from models.sequences.calibration import PassageCalibration
 from models.sequences.checkpoint import SequenceCheckpoint, SequenceInput, SequenceTraining
@@ -66,7 +67,7 @@ class SequenceModel:
     @cached_property
     def nbytes(self) -> int:
         """Size of the sampler in memory, in bytes."""
-        return sum(tensor.nbytes for tensor in self.checkpoint.sampler.state_dict().values())
+        return count_bytes(self.checkpoint.sampler)
 
     def count_live_bytes(self, networks: int) -> int:
         """Memory of the networks of live sequences, in bytes, besides the sampler.

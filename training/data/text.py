@@ -86,14 +86,7 @@ def load_text(path: Path) -> Text:
     Raises:
         DatasetError: if the file cannot be read, is not UTF-8, or is too short or too long.
     """
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise DatasetError(f"{path} has {size} bytes; at most {MOST_BYTES} are read")
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text in UTF-8: byte {error.start} cannot be read") from error
+    text = read_text(path)
     if len(text) < LEAST_SYMBOLS:
         raise DatasetError(f"{path} has {len(text)} characters; at least {LEAST_SYMBOLS} are needed")
     counts = Counter(text)
@@ -128,6 +121,22 @@ def load_training_text(config: SequenceConfig, data: Path) -> Text:
     if text.spec != config.input:
         raise DatasetError(f"{data} is not the text that the model was trained on, {name}: it has other characters")
     return text
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8.
+
+    Raises:
+        DatasetError: if the file cannot be read, is not UTF-8, or is too long.
+    """
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise DatasetError(f"{path} has {size} bytes; at most {MOST_BYTES} are read")
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not text in UTF-8: byte {error.start} cannot be read") from error
 
 
 def _encode(spec: TextSpec, text: str) -> Tensor:

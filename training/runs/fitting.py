@@ -1,6 +1,5 @@
 """Fitting: a run that descends the gradient of a sum of objectives through the sampled networks."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from models.targets.target import Weights
 from training.objectives.objectives import adversarial_loss, discriminator_loss, moment_distance
 from training.runs.loop import StepReport
 from training.runs.run import TrainingRun
+from training.runs.schedule import find_rate_factor
 from training.runs.state import TrainingError
 
 PRIOR_STREAM = 2
@@ -74,8 +74,11 @@ class FittingRun(TrainingRun):
             raise TrainingError(f"the loss is {loss.item()} at step {self.steps}")
 
         optimizer = self._optimizers["optimizer"]
+        factor = find_rate_factor(
+            self.steps, self.planned_steps, recipe.warmup_steps, recipe.final_learning_rate_fraction
+        )
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self._schedule()
+            group["lr"] = group["initial_lr"] * factor
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.sampler.parameters(), recipe.gradient_norm_limit)
@@ -121,9 +124,3 @@ class FittingRun(TrainingRun):
         loss.backward()
         optimizer.step()
         return loss
-
-    def _schedule(self) -> float:
-        """Factor of the learning rates at this step: a linear rise, and then half a cosine down."""
-        final = self.recipe.final_learning_rate_fraction
-        cosine = final + (1 - final) * (1 + math.cos(math.pi * self.progress)) / 2
-        return cosine * min(1.0, (self.steps + 1) / self.recipe.warmup_steps)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.sequences.calibration import average_passages
 from models.sequences.checkpoint import SequenceCheckpoint
 from models.sequences.sampler import SequenceSampler
 from models.sequences.scores import SymbolScores, join_scores, score_symbols
 from models.sequences.text import TextSpec
 from training.data.dataset import DatasetError
-from training.data.text import Text
+from training.data.text import Text, read_text
 from training.evaluation.measures import measure_auroc
 from training.progress import track
 
@@ -129,7 +130,7 @@ def measure_passages(scores: SymbolScores) -> dict[str, Tensor]:
         "entropy": scores.entropy,
         "disagreement": scores.disagreement,
     }
-    return {name: values.unflatten(0, (-1, PASSAGE)).mean(1) / math.log(2) for name, values in by_symbol.items()}
+    return {name: average_passages(values, PASSAGE) / math.log(2) for name, values in by_symbol.items()}
 
 
 def shuffle_words(text: str) -> str:
@@ -152,10 +153,7 @@ def _shuffle(items: list[str], draw: np.random.Generator) -> list[str]:
 
 def _read(path: Path, spec: TextSpec) -> str:
     """A text of which the model knows each character, if it has no symbol for others."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    text = read_text(path)
     if not spec.has_other:
         known = set(spec.symbols)
         text = "".join(symbol for symbol in text if symbol in known)

@@ -65,22 +65,18 @@ def ptb_lstm() -> SequenceRecipe:
 
 def shakespeare_hyperlstm() -> SequenceRecipe:
     """HyperLSTMs on Shakespeare's plays, for a quick start: eight modes."""
-    return SequenceRecipe(
-        "shakespeare-hyperlstm",
-        "tiny-shakespeare",
-        HyperLSTMSize(256, hyper_size=32, embedding_size=4),
-        updates=2_000,
-        modes=8,
-        latent_size=4,
-        dropout=Dropout(input=0.1, recurrent=0.2, output=0.3),
-    )
+    return _write("shakespeare-hyperlstm", "tiny-shakespeare")
 
 
 def own_text() -> SequenceRecipe:
     """HyperLSTMs on a text of your own."""
+    return _write("text", "")
+
+
+def _write(name: str, dataset: str) -> SequenceRecipe:
     return SequenceRecipe(
-        "text",
-        "",
+        name,
+        dataset,
         HyperLSTMSize(256, hyper_size=32, embedding_size=4),
         updates=2_000,
         modes=8,

@@ -1,6 +1,5 @@
 """A training run on sequences."""
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from models.sequences.network import SequenceTarget
 from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
 from training.runs.loop import StepReport
+from training.runs.noise import fork_noise
+from training.runs.schedule import find_rate_factor
 from training.runs.state import TrainingError, load_state, save_state
 from training.sequences.problem import SequenceProblem
 from training.sequences.recipe import Precision, SequenceRecipe
@@ -64,11 +65,8 @@ class SequenceRun:
         batch = self.problem.make_batch(
             self.seed, self.steps, len(latents), recipe.batch // len(latents), recipe.window
         )
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed((self.seed << 32) + self.steps & (1 << 64) - 1)
-            with self._autocast():
-                outputs, state = sampler(batch.inputs, latents, self._state if batch.carries else None)
+        with fork_noise((self.seed << 32) + self.steps & (1 << 64) - 1, self.device), self._autocast():
+            outputs, state = sampler(batch.inputs, latents, self._state if batch.carries else None)
         loss = self.problem.measure_loss(outputs.float(), batch)
         self._optimizer.zero_grad()
         loss.backward()
@@ -124,11 +122,9 @@ class SequenceRun:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _schedule(self) -> float:
-        """Factor of the learning rate at this step: a linear rise, and then half a cosine down."""
-        final = self.recipe.final_learning_rate_fraction
+        """Factor of the learning rate at this step. Short trainings rise in a tenth of their steps."""
         warmup = min(self.recipe.warmup_updates, 1 + self.planned_steps // 10)
-        rise = min(1.0, (self.steps + 1) / warmup)
-        return rise * (final + (1 - final) * (1 + math.cos(math.pi * self.steps / self.planned_steps)) / 2)
+        return find_rate_factor(self.steps, self.planned_steps, warmup, self.recipe.final_learning_rate_fraction)
 
 
 def choose_precision(device: torch.device) -> Precision:

@@ -71,28 +71,41 @@ def train_sequences(session: SequenceSession, problem: SequenceProblem) -> bool:
         "seconds of the last command": round(seconds),
         "symbols per second": round(run.symbols / seconds),
     }
-    evaluate_sequences(session.out, problem, session.device, trained)
+    _measure(session.out, problem, session.device, trained)
     (session.out / STATE_FILE).unlink()
     return True
 
 
 @flush_denormals()
-def evaluate_sequences(
-    directory: Path, problem: SequenceProblem, device: torch.device, trained: Mapping[str, float | str] | None = None
-) -> None:
+def calibrate_sequences(directory: Path, problem: SequenceProblem, device: torch.device) -> bool:
+    """Calibrates a checkpoint's flags again; returns whether it can raise any."""
+    return problem.calibrate(directory, load_sequence_checkpoint(directory, device))
+
+
+@flush_denormals()
+def evaluate_sequences(directory: Path, problem: SequenceProblem, device: torch.device) -> None:
     """Measures a checkpoint on the validation and test splits, and writes its metrics and card.
+
+    What its metrics say of its training is kept.
+    """
+    kept = "precision", "seconds of the last command", "symbols per second"
+    metrics = load_sequence_checkpoint(directory, device).metrics or {}
+    _measure(directory, problem, device, {name: value for name, value in metrics.items() if name in kept})
+
+
+def _measure(
+    directory: Path, problem: SequenceProblem, device: torch.device, trained: Mapping[str, float | str]
+) -> None:
+    """Writes metrics and card of a checkpoint.
 
     Args:
         directory: the checkpoint's directory.
         problem: what it was trained on.
         device: where to compute.
-        trained: what is known of its training; if not given, what its metrics say of it is kept.
+        trained: what is known of its training.
     """
     checkpoint = load_sequence_checkpoint(directory, device)
     sampler, config = checkpoint.sampler, checkpoint.config
-    if trained is None:
-        kept = "precision", "seconds of the last command", "symbols per second"
-        trained = {name: value for name, value in (checkpoint.metrics or {}).items() if name in kept}
     metrics: dict[str, float | str] = {
         **problem.measure(checkpoint, sampler.draw_latents(config.training.seed, range(config.sampler.modes))),
         "parameters": sum(parameter.numel() for parameter in sampler.parameters()),

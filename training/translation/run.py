@@ -4,8 +4,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.runs.noise import fork_noise
 from training.runs.state import TrainingError, load_state, save_state
 from training.translation.batches import sort_batches, stream_batches
 from training.translation.network import Batch, Translator, TranslatorConfig, collate
@@ -95,7 +95,8 @@ class TranslationRun:
         batch = self._collate([self._pairs[index] for index in next(self._batches)])
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.rate * _schedule(self.updates, self.settings.updates)
-        with self._seed_noise():
+        number = int(np.random.SeedSequence((self.settings.seed, self.updates)).generate_state(1)[0])
+        with fork_noise(number, self.device):
             logits = self.network.train()(batch)
         loss = F.cross_entropy(logits, _flatten(batch), label_smoothing=self.settings.label_smoothing)
         value = float(loss.detach())
@@ -164,17 +165,6 @@ class TranslationRun:
     def _collate(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:
         sources, targets = zip(*pairs, strict=True)
         return Batch(collate(list(sources), self.device), collate(list(targets), self.device))
-
-    @contextmanager
-    def _seed_noise(self) -> Iterator[None]:
-        """Makes the noise of an update a function of the seed and of its number."""
-        on_gpu = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
-            number = int(np.random.SeedSequence((self.settings.seed, self.updates)).generate_state(1)[0])
-            torch.default_generator.manual_seed(number)
-            if on_gpu:
-                torch.cuda.manual_seed(number)
-            yield
 
 
 def _measure_lengths(pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[int, int]]:
