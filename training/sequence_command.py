@@ -70,6 +70,11 @@ PrecisionOption = Annotated[
     Precision | None, typer.Option(help="Precision of products.", show_default="what is fastest on the device")
 ]
 
+Load = Callable[[torch.device], SequenceProblem]
+"""Makes a problem on a device."""
+
+Posed = tuple[SequenceRecipe, Load]
+
 
 def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> None:
     def command(
@@ -100,98 +105,61 @@ def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> N
     app.command(recipe.name, help=description, rich_help_panel="Recipes for sequences")(command)
 
 
-def text_command(
-    file: Annotated[Path, typer.Argument(help="Text file in UTF-8.", metavar="FILE")],
-    out: OutOption,
-    cell: CellOption = None,
-    hidden: HiddenOption = None,
-    layers: LayersOption = None,
-    hyper: HyperOption = None,
-    embedding: EmbeddingOption = None,
-    norm: NormOption = None,
-    modes: ModesOption = None,
-    latent: LatentOption = None,
-    batch: BatchOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = None,
-    seed: SeedOption = None,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    resume: ResumeOption = False,
-    quiet: QuietOption = False,
-    as_json: JSONOption = False,
-) -> None:
+def _add_own(name: str, file_help: str, pose: Callable[[Path], Posed], app: typer.Typer) -> None:
+    """Adds a command for a user's own file.
+
+    Args:
+        name: name of the command.
+        file_help: what the file must be.
+        pose: makes the recipe, and what makes the problem, of a file; its docstring describes the command.
+        app: where to add it.
+    """
+
+    def command(
+        file: Annotated[Path, typer.Argument(help=file_help, metavar="FILE")],
+        out: OutOption,
+        cell: CellOption = None,
+        hidden: HiddenOption = None,
+        layers: LayersOption = None,
+        hyper: HyperOption = None,
+        embedding: EmbeddingOption = None,
+        norm: NormOption = None,
+        modes: ModesOption = None,
+        latent: LatentOption = None,
+        batch: BatchOption = None,
+        device: DeviceOption = "auto",
+        precision: PrecisionOption = None,
+        seed: SeedOption = None,
+        updates: UpdatesOption = None,
+        minutes: MinutesOption = None,
+        resume: ResumeOption = False,
+        quiet: QuietOption = False,
+        as_json: JSONOption = False,
+    ) -> None:
+        with explain_errors():
+            recipe, load = pose(file)
+        varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
+        argument = shlex.quote(str(file))
+        _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json, argument)
+
+    app.command(name, help=inspect.getdoc(pose), rich_help_panel="Your own data")(command)
+
+
+def _pose_text(file: Path) -> Posed:
     """Train networks that predict and write text, on a text of your own: at least 10,000 characters.
 
     The last 15 % of the text are held out: to watch the training, to calibrate flags, and to test.
     """
-    recipe = replace(own_text(), dataset=file.name)
-    varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
-    _train(
-        varied,
-        lambda place: TextProblem(load_text(file), place),
-        out,
-        device,
-        precision,
-        seed,
-        updates,
-        minutes,
-        resume,
-        quiet,
-        as_json,
-        shlex.quote(str(file)),
-    )
+    return replace(own_text(), dataset=file.name), lambda place: TextProblem(load_text(file), place)
 
 
-def drawings_command(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Text file with a drawing on each line: a JSON list of points [Δx, Δy, pen lifted after this point].",
-            metavar="FILE",
-        ),
-    ],
-    out: OutOption,
-    cell: CellOption = None,
-    hidden: HiddenOption = None,
-    layers: LayersOption = None,
-    hyper: HyperOption = None,
-    embedding: EmbeddingOption = None,
-    norm: NormOption = None,
-    modes: ModesOption = None,
-    latent: LatentOption = None,
-    batch: BatchOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = None,
-    seed: SeedOption = None,
-    updates: UpdatesOption = None,
-    minutes: MinutesOption = None,
-    resume: ResumeOption = False,
-    quiet: QuietOption = False,
-    as_json: JSONOption = False,
-) -> None:
+def _pose_drawings(file: Path) -> Posed:
     """Train networks that draw with a pen, on drawings of your own.
 
     A tenth of the drawings is held out to watch the training, and another tenth to test.
     """
-    with explain_errors():
-        drawings = load_own_drawings(file)
-    recipe = replace(own_drawings(), dataset=drawings.name)
-    varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
-    _train(
-        varied,
-        lambda place: DrawingsProblem(drawings, place),
-        out,
-        device,
-        precision,
-        seed,
-        updates,
-        minutes,
-        resume,
-        quiet,
-        as_json,
-        shlex.quote(str(file)),
-    )
+    drawings = load_own_drawings(file)
+    return replace(own_drawings(), dataset=drawings.name), lambda place: DrawingsProblem(drawings, place)
 
 
 def _load_problem(dataset: str, data: Path, device: torch.device) -> SequenceProblem:
@@ -261,7 +229,7 @@ def _vary(
 
 def _train(
     recipe: SequenceRecipe,
-    load: Callable[[torch.device], SequenceProblem],
+    load: Load,
     out: Path,
     device: str,
     precision: Precision | None,
@@ -288,5 +256,6 @@ def add_sequence_commands(app: typer.Typer) -> None:
     """Adds all commands of this file."""
     for make in SEQUENCE_RECIPES:
         _add_recipe(make(), inspect.getdoc(make) or "", app)
-    app.command("text", rich_help_panel="Your own data")(text_command)
-    app.command("drawings", rich_help_panel="Your own data")(drawings_command)
+    _add_own("text", "Text file in UTF-8.", _pose_text, app)
+    points = "a JSON list of points [Δx, Δy, pen lifted after this point]"
+    _add_own("drawings", f"Text file with a drawing on each line: {points}.", _pose_drawings, app)
