@@ -1,6 +1,7 @@
 """Errors that clients see, all in one JSON shape: {"error": {"code", "message", "hint"}}.
 
-Under /v2, the shape is the Open Inference Protocol's: {"error": "<message> <hint>"}.
+Under /v2, the shape is the Open Inference Protocol's: {"error": "<message> <hint>"}. At /v1/completions it is OpenAI's:
+{"error": {"message", "type", "param", "code"}}.
 """
 
 import asyncio
@@ -39,13 +40,36 @@ class InferenceErrorResponse(BaseModel):
     error: str = Field(description="What was wrong, and what would be right.")
 
 
+class CompletionErrorDetail(BaseModel):
+    message: str = Field(description="What was wrong, and what would be right.")
+    type: str
+    param: str | None = Field(description="The parameter that was wrong, if one was.")
+    code: str
+
+
+class CompletionErrorResponse(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: CompletionErrorDetail
+
+
 class ServiceError(Exception):
     """An error answer."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, code, message, hint, headers)  # all arguments, so that it can be copied
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str,
+        headers: dict[str, str] | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(status, code, message, hint, headers, param)  # all arguments, so that it can be copied
         self.status = status
         self.headers = headers
+        self.param = param
+        """The parameter that was wrong, if it is known."""
         self.detail = ErrorDetail(code=code, message=message, hint=hint)
 
     def __str__(self) -> str:
@@ -71,17 +95,41 @@ MOST_PROBLEMS = 5
 """Most problems with a request's parameters that are reported at once."""
 
 
-def respond(scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's names of kinds of errors, by the status."""
+
+
+def shape_error(path: str, status: int, detail: ErrorDetail, param: str | None = None) -> tuple[int, BaseModel]:
+    """The status and the body of an error, in the shape for a path.
+
+    Args:
+        path: the request's path.
+        status: the status in this service's own shape.
+        detail: the error.
+        param: the parameter that was wrong, if it is known.
+    """
+    foreign_status = 400 if status == 422 else status
+    message = f"{detail.message.removesuffix('.')}. {detail.hint}"
+    if f"{path}/".startswith("/v2/"):
+        return foreign_status, InferenceErrorResponse(error=message)
+    if path == "/v1/completions":
+        kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        answer = CompletionErrorDetail(message=message, type=kind, param=param, code=detail.code)
+        return foreign_status, CompletionErrorResponse(error=answer)
+    return status, ErrorResponse(error=detail)
+
+
+def respond(
+    scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None, param: str | None = None
+) -> JSONResponse:
     """An answer with an error, in the shape for its path."""
-    if not f"{scope['path']}/".startswith("/v2/"):
-        return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
-    answer = InferenceErrorResponse(error=f"{detail.message.removesuffix('.')}. {detail.hint}")
-    return JSONResponse(answer.model_dump(), 400 if status == 422 else status, headers)
+    status, answer = shape_error(scope["path"], status, detail, param)
+    return JSONResponse(answer.model_dump(), status, headers)
 
 
 async def _answer_service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return respond(request.scope, error.status, error.detail, error.headers)
+    return respond(request.scope, error.status, error.detail, error.headers, error.param)
 
 
 async def _answer_overloaded(request: Request, error: Exception) -> JSONResponse:

@@ -297,8 +297,9 @@ def validate_json(
         return schema.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100] or "the body"
-        raise ServiceError(422, "invalid_json", f"{where}: {first['msg']}.", hint) from error
+        where = ".".join(map(str, first["loc"]))[:100]
+        message = f"{where or 'the body'}: {first['msg']}."
+        raise ServiceError(422, "invalid_json", message, hint, param=where or None) from error
 
 
 def describe_upload() -> dict[str, Any]:
