@@ -17,12 +17,13 @@ MOST_STOPS, MOST_STOP_SYMBOLS = 16, 100
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_SYMBOLS)]
 
 
-def _list(value: Any) -> Any:
+def list_text(value: Any) -> Any:
+    """One string as a list, and anything else as it is."""
     return [value] if isinstance(value, str) else value
 
 
-class SequenceParameters(BaseModel):
-    """What every request to a model of sequences may say."""
+class NetworkParameters(BaseModel):
+    """Which networks of a model of sequences are asked."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,26 +43,27 @@ class SequenceParameters(BaseModel):
         description="Number of networks that answer together: members 0 to this number − 1 of the seed; by default one "
         "of each mode of the model, up to 8.",
     )
+
+    @model_validator(mode="after")
+    def _check_networks(self) -> "NetworkParameters":
+        if self.member is not None and self.ensemble_size is not None:
+            raise ValueError("member and ensemble_size exclude each other")
+        return self
+
+
+class SequenceParameters(NetworkParameters):
+    """What every request to one model of sequences may say."""
+
     changes: bool = Field(
         False,
         description="Whether to return how much the weights of the input, forget and output gates and of the candidate "
         "changed at each step.",
     )
 
-    @model_validator(mode="after")
-    def _check_networks(self) -> "SequenceParameters":
-        if self.member is not None and self.ensemble_size is not None:
-            raise ValueError("member and ensemble_size exclude each other")
-        return self
 
+class SamplingParameters(BaseModel):
+    """How text is written."""
 
-class GenerateBody(SequenceParameters):
-    """The body of a request to write text."""
-
-    prompt: str = Field(
-        "", max_length=MOST_SYMBOLS, description="The text to go on with; by default none: a new text begins."
-    )
-    max_tokens: int = Field(200, ge=1, le=MOST_TOKENS, description="Most characters to write.")
     temperature: float = Field(
         1.0,
         ge=0,
@@ -78,9 +80,18 @@ class GenerateBody(SequenceParameters):
         description="Draws from the most probable characters that together have at least this probability.",
     )
     stop: Annotated[
-        list[Stop], Field(max_length=MOST_STOPS), BeforeValidator(_list, json_schema_input_type=Stop | list[Stop])
+        list[Stop], Field(max_length=MOST_STOPS), BeforeValidator(list_text, json_schema_input_type=Stop | list[Stop])
     ] = Field([], description="Strings that end the text. It is returned without them.")
-    stream: bool = Field(False, description="Whether to send each character as a server-sent event, as it is written.")
+    stream: bool = Field(False, description="Whether to send the text in server-sent events, as it is written.")
+
+
+class GenerateBody(SequenceParameters, SamplingParameters):
+    """The body of a request to write text."""
+
+    prompt: str = Field(
+        "", max_length=MOST_SYMBOLS, description="The text to go on with; by default none: a new text begins."
+    )
+    max_tokens: int = Field(200, ge=1, le=MOST_TOKENS, description="Most characters to write.")
 
 
 class ScoreBody(SequenceParameters):

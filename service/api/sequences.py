@@ -1,46 +1,24 @@
 """Routes of models of sequences: writing on, and scoring."""
 
-import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from models.sequences.model import SequenceModel
-from models.sequences.text import TextSpec
 from models.sequences.writing import Sampling
-from service.api.asking import (
-    Deadline,
-    check_members,
-    choose_size,
-    explain_inputs,
-    find_exchange,
-    set_deadline,
-    wait_for,
-)
+from service.api.asking import Deadline, set_deadline
 from service.api.dependencies import PartsDependency, SequenceModelDependency, TimeoutHeader, describe_errors
 from service.api.passages import check_rate, judge_passages
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
-from service.api.streams import (
-    EventStream,
-    Record,
-    SymbolWriter,
-    follow,
-    write_error,
-    write_event,
-)
+from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, follow, write_event
 from service.api.uploads import read_json
-from service.engine.ensembles import choose_seed
+from service.api.writing import Writing, open_writing
 from service.engine.streams import Stream
 from service.errors import ServiceError
 from service.operation.access import require
-from service.parts import Parts
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(
     prefix="/v1/models/{model}",
@@ -52,69 +30,32 @@ router = APIRouter(
 find_writer = lru_cache(maxsize=16)(SymbolWriter)
 
 
-@dataclass(frozen=True)
-class Writing:
-    """A request to a model for text."""
-
-    request: Request
-    parts: Parts
-    model: SequenceModel
-    spec: TextSpec
-    timeout: float | None
-    deadline: Deadline
-
-    def choose_networks(self, asked: SequenceParameters) -> tuple[int, list[int]]:
-        """The seed and the members that answer.
-
-        Raises:
-            ServiceError: 422 if they do not exist, or their weights cannot change as requested.
-        """
-        if asked.changes and not self.model.changes_weights:
-            message = f"The weights of {self.model.name}, an LSTM, do not change."
-            raise ServiceError(422, "invalid_parameter", message, "Leave out changes.")
-        seed = choose_seed() if asked.seed is None else asked.seed
-        if asked.member is not None:
-            check_members(self.model, asked.member + 1)
-            return seed, [asked.member]
-        return seed, list(range(choose_size(self.model, asked.ensemble_size, self.parts.settings.max_ensemble_size)))
-
-    def encode(self, text: str) -> list[int]:
-        """Numbers of a text's characters.
-
-        Raises:
-            ServiceError: 422 if the model cannot read one.
-        """
-        with explain_inputs():
-            return self.spec.encode(text)
-
-    async def record(self, stream: Stream, text: str | None = None) -> Record:
-        """All that a stream brings.
-
-        Raises:
-            ServiceError: 499 if the client leaves, 500 for outputs that are not finite, 503 if the service is shutting
-                down, 504 after the deadline.
-        """
-        record = Record()
-        filling = asyncio.ensure_future(record.fill(stream, find_writer(self.spec), text))
-        await wait_for(filling, self.request, self.deadline)
-        return record
-
-    @property
-    def client(self) -> str:
-        """Name of the client, for its share of what may be live."""
-        return find_exchange(self.request).client
-
-
 async def _prepare(
     request: Request, parts: PartsDependency, model: SequenceModelDependency, timeout: TimeoutHeader = None
 ) -> Writing:
-    if model.text is None:
-        message = f"{model.name} is a model of {model.input.kind}, not of text."
-        raise ServiceError(422, "wrong_kind", message, "Ask a model of text.")
-    return Writing(request, parts, model, model.text, timeout, set_deadline(request, timeout, parts))
+    return open_writing(request, parts, model, timeout, set_deadline(request, timeout, parts))
 
 
 WritingDependency = Annotated[Writing, Depends(_prepare)]
+
+
+def _choose_networks(writing: Writing, asked: SequenceParameters) -> tuple[int, list[int]]:
+    """The seed and the members that answer.
+
+    Raises:
+        ServiceError: 422 if they do not exist, or their weights cannot change as requested.
+    """
+    if asked.changes and not writing.model.changes_weights:
+        message = f"The weights of {writing.model.name}, an LSTM, do not change."
+        raise ServiceError(422, "invalid_parameter", message, "Leave out changes.")
+    return writing.choose_networks(asked)
+
+
+async def _record(writing: Writing, stream: Stream, text: str | None = None) -> Record:
+    """All that a stream brings. With a text, it is shown instead of the symbols. Raises as `Writing.wait_for`."""
+    record = Record()
+    await writing.wait_for(record.fill(stream, find_writer(writing.spec), text))
+    return record
 
 
 def _describe_body(schema: Any, **example: Any) -> dict[str, Any]:
@@ -141,7 +82,7 @@ async def generate(writing: WritingDependency) -> Response:
     asked = await read_json(
         writing.request, settings, writing.deadline, GenerateBody, "this route takes a prompt and parameters", hint
     )
-    seed, members = writing.choose_networks(asked)
+    seed, members = _choose_networks(writing, asked)
     given = writing.encode(asked.prompt)
     sequence = model.open(
         seed,
@@ -163,35 +104,28 @@ async def generate(writing: WritingDependency) -> Response:
         "unknown": writing.spec.find_unknown(asked.prompt),
     }
     if asked.stream:
-        limit = None if writing.timeout is None else Deadline(writing.timeout, writing.deadline.start)
-        return EventStream(stream, _write_events(stream, head, find_writer(writing.spec), limit))
-    record = await writing.record(stream)
+        events = _write_events(stream, head, find_writer(writing.spec), writing.stream_deadline)
+        return EventStream(writing.request.url.path, [stream], events)
+    record = await _record(writing, stream)
     text = writing.spec.decode(record.values)
     return record.answer(head | {"text": text, "finish_reason": stream.future.result()})
 
 
 async def _write_events(
     stream: Stream, head: dict[str, Any], writer: SymbolWriter, limit: Deadline | None
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     yield write_event(json.dumps(head))
     number = 0
-    try:
-        async for elements in follow(stream, limit):
-            if not elements:
-                yield ": still here\n\n"
-                continue
+    async with aclosing(follow(stream, limit)) as pieces:
+        async for elements in pieces:
             events = [
                 write_event(f'{{"index":{index},{writer.write(element)}}}')
                 for index, element in enumerate(elements, number)
             ]
             number += len(elements)
-            yield "".join(events)
-        yield write_event(json.dumps({"finish_reason": stream.future.result(), "completion_tokens": number}))
-        yield write_event("[DONE]")
-    except Exception as error:
-        if not isinstance(error, ServiceError):
-            logger.exception("a stream of %s failed", stream.model.name)
-        yield write_error(error)
+            yield "".join(events) or STILL_HERE
+    yield write_event(json.dumps({"finish_reason": stream.future.result(), "completion_tokens": number}))
+    yield write_event("[DONE]")
 
 
 @router.post(
@@ -209,10 +143,10 @@ async def score(writing: WritingDependency) -> Response:
     hint = 'Send application/json {"text": "…"}; see /docs for more.'
     asked = await read_json(writing.request, settings, writing.deadline, ScoreBody, "this route takes a text", hint)
     check_rate(model, asked.false_alarm_rate)
-    seed, members = writing.choose_networks(asked)
+    seed, members = _choose_networks(writing, asked)
     sequence = model.open(seed, members, writing.encode(asked.text), changes=asked.changes)
     stream = writing.parts.engine.write(model, sequence, writing.client)
-    record = await writing.record(stream, asked.text)
+    record = await _record(writing, stream, asked.text)
     _, bits, entropy, disagreement = map(sum, record.measures)
     count = len(record.values)
     head = {

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,15 @@ from models.sequences.text import TextSpec
 from models.tasks.probabilities import NotFiniteError
 from service.api.asking import Deadline
 from service.engine.streams import Stream
-from service.errors import CLOSING, ErrorDetail, ErrorResponse, ServiceError
+from service.errors import CLOSING, ErrorDetail, ServiceError, shape_error
+
+logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 15.0
 """Seconds without anything new, after which a stream gets a comment, so that proxies keep the connection."""
 
 
-async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncIterator[list[Element]]:
+async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncGenerator[list[Element]]:
     """Yields what a stream brings, without the end that may belong to a stop string, until its sequence has ended.
 
     After `QUIET_SECONDS` without anything new it yields nothing. When it ends, so does the stream's work.
@@ -63,6 +66,34 @@ async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncItera
             news.clear()
     finally:
         stream.future.cancel()
+
+
+async def follow_all(
+    streams: Sequence[Stream], deadline: Deadline | None = None
+) -> AsyncGenerator[tuple[int, list[Element] | None]]:
+    """Follows several streams at once.
+
+    Yields the number of a stream with what `follow` yields for it, or with None when its sequence has ended.
+
+    Raises:
+        ServiceError: as `follow`, as soon as one fails. The work of all then ends.
+    """
+    sources = [follow(stream, deadline) for stream in streams]
+    coming = {asyncio.ensure_future(anext(source, None)): number for number, source in enumerate(sources)}
+    try:
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                elements, number = task.result(), coming.pop(task)
+                if elements is not None:
+                    coming[asyncio.ensure_future(anext(sources[number], None))] = number
+                yield number, elements
+    finally:
+        for stream in streams:
+            stream.future.cancel()
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
 
 
 def _check(stream: Stream) -> None:
@@ -129,18 +160,32 @@ class Record:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events from a stream, whose work ends with the response."""
+    """Server-sent events from streams, whose work ends with the response. An error ends it with an event."""
 
-    def __init__(self, stream: Stream, events: AsyncIterator[str]) -> None:
+    def __init__(self, path: str, streams: Sequence[Stream], events: AsyncGenerator[str]) -> None:
+        """Prepares the response.
+
+        Args:
+            path: the request's path, which decides the shape of an error.
+            streams: the streams.
+            events: the events.
+        """
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._stream = stream
+        self._events = _explain_errors(path, streams, events)
+        super().__init__(self._events, media_type="text/event-stream", headers=headers)
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._stream.future.cancel()
+            for stream in self._streams:
+                stream.future.cancel()
+            await self._events.aclose()
+
+
+STILL_HERE = ": still here\n\n"
+"""A comment among server-sent events."""
 
 
 def write_event(content: str) -> str:
@@ -148,9 +193,19 @@ def write_event(content: str) -> str:
     return f"data: {content}\n\n"
 
 
-def write_error(error: Exception) -> str:
-    """The event of an error, which ends a stream."""
-    detail = ErrorDetail(code="internal_error", message="The service failed.", hint="See the server's log for details.")
-    if isinstance(error, ServiceError):
-        detail = error.detail
-    return write_event(ErrorResponse(error=detail).model_dump_json())
+async def _explain_errors(path: str, streams: Sequence[Stream], events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """Events, and if something fails, one that says so."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except Exception as error:
+        status, param = 500, None
+        detail = ErrorDetail(
+            code="internal_error", message="The service failed.", hint="See the server's log for details."
+        )
+        if isinstance(error, ServiceError):
+            status, param, detail = error.status, error.param, error.detail
+        else:
+            logger.exception("a stream of %s failed", streams[0].model.name)
+        yield write_event(shape_error(path, status, detail, param)[1].model_dump_json())
