@@ -48,6 +48,8 @@ class Element(NamedTuple):
     """The script's measures."""
     changes: list[float] | None
     """How much the weights of each gate changed, if asked for."""
+    likely: list[tuple[int, float]] | None = None
+    """For text, the most probable symbols and the logarithms of their probabilities in nats, if asked for."""
 
 
 @dataclass(eq=False)
@@ -66,6 +68,8 @@ class LiveSequence:
     """Position of the first element to report."""
     changes: bool = False
     """Whether to report how much weights change."""
+    likely: int = 0
+    """Number of the most probable symbols to report with each element."""
     last: Any = None
     """The element that the networks see next; None for what comes before the first."""
     position: int = 0
@@ -191,7 +195,8 @@ class LiveSequences:
             moves = None
             if sequence.changes and changes is not None:
                 moves = changes[i] if sequence.position else [0.0] * len(GATES)
-            notable |= sequence.take(Element(value, said, moves))
+            likely = self._writer.rank(i, sequence.likely) if sequence.likely else None
+            notable |= sequence.take(Element(value, said, moves, likely))
         self.seconds_per_row += 0.05 * ((time.perf_counter() - start) / len(self._rows) - self.seconds_per_row)
         return notable
 

@@ -121,6 +121,7 @@ class SequenceModel:
         stops: Sequence[str] = (),
         first: int = 0,
         changes: bool = False,
+        likely: int = 0,
     ) -> LiveSequence:
         """A sequence at its beginning.
 
@@ -133,6 +134,7 @@ class SequenceModel:
             stops: strings that end it, once they are drawn.
             first: position of the first element to report.
             changes: whether to report how much weights change, if they do.
+            likely: number of the most probable symbols to report with each of a text.
 
         Raises:
             ValueError: if it has no elements.
@@ -147,6 +149,7 @@ class SequenceModel:
             stops=Stops(self.input.symbols, tuple(stops)) if stops and isinstance(self.input, TextSpec) else None,
             first=first,
             changes=changes and self.changes_weights,
+            likely=likely,
         )
 
     @cached_property

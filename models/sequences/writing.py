@@ -95,6 +95,8 @@ class TextWriter:
         self._counts = counts
         self._offsets = counts.cumsum() - counts
         self._alone = bool((counts == 1).all())
+        self._logarithms: Floats = np.empty((0, 0))
+        """Those of the probabilities of the next symbols, [n, V]."""
         heat = np.array([sampling.temperature for sampling in samplings])
         self._cold = heat == 0
         self._any_cold = bool(self._cold.any())
@@ -119,7 +121,7 @@ class TextWriter:
         probabilities = powers / sums
         below -= np.log(sums)  # logarithms of the probabilities
         mean = probabilities if self._alone else np.add.reduceat(probabilities, self._offsets) / self._counts[:, None]
-        logarithms = np.log(np.maximum(mean, LEAST_PROBABILITY))
+        logarithms = self._logarithms = np.log(np.maximum(mean, LEAST_PROBABILITY))
         rows = np.arange(len(given))
         symbols = given if (given >= 0).all() else np.where(given >= 0, given, self._draw(logarithms, noise))
         entropy = -(mean * logarithms).sum(1)
@@ -132,6 +134,17 @@ class TextWriter:
             disagreement = np.maximum(entropy - np.add.reduceat(own, self._offsets) / self._counts, 0.0)
         measures = np.stack([-chosen, entropy, disagreement], axis=1) / np.log(2)
         return symbols, np.concatenate([mean[rows, symbols, None], measures], axis=1)
+
+    def rank(self, number: int, most: int) -> list[tuple[int, float]]:
+        """The most probable of the symbols that a sequence could have had last, with logarithms of their probabilities.
+
+        Args:
+            number: number of the sequence.
+            most: most symbols.
+        """
+        said = self._logarithms[number]
+        order = (-said).argsort(kind="stable")[:most]
+        return list(zip(order.tolist(), said[order].tolist(), strict=True))
 
     def _draw(self, logarithms: Floats, noise: Floats) -> Integers:
         """Numbers of symbols, by the inverse of their cumulative distribution."""
