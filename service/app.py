@@ -25,6 +25,7 @@ from service.engine.ensembles import Freshness
 from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
 from service.open_inference import routes as open_inference
+from service.openai import routes as openai
 from service.operation.access import KeyFile
 from service.operation.gate import Gate
 from service.operation.headers import SecurityHeaders
@@ -106,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    for routes in (page, health, models, predictions, explorations, weights, sequences, open_inference):
+    for routes in (page, health, models, predictions, explorations, weights, sequences, open_inference, openai):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app

@@ -79,6 +79,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "parts": {"catalog", "decoding", "engine", "operation", "settings"},
         "api": {"catalog", "engine", "errors", "names", "operation", "parts", "settings"},
         "open_inference": {"api", "engine", "errors", "operation", "settings"},
+        "openai": {"api", "engine", "errors", "operation"},
         "app": {
             "admission",
             "api",
@@ -87,6 +88,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "engine",
             "errors",
             "open_inference",
+            "openai",
             "operation",
             "parts",
             "settings",

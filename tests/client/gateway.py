@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -83,10 +83,12 @@ class _Passage(socketserver.StreamRequestHandler):
             head += line
         self.server.requests.append(head.decode())
         length = find_header(head.decode(), "content-length")
-        body = self.rfile.read(int(length or 0))
+        self.answer(head.decode(), self.rfile.read(int(length or 0)))
+
+    def answer(self, head: str, body: bytes) -> None:
         steps = self.server.script.pop(0) if self.server.script else sys.maxsize
         for step in steps if isinstance(steps, tuple) else (steps,):
-            self.carry_out(step, head.decode(), body)
+            self.carry_out(step, head, body)
 
     def carry_out(self, step: Step, head: str, body: bytes) -> None:
         if step is None:
@@ -94,19 +96,69 @@ class _Passage(socketserver.StreamRequestHandler):
         elif isinstance(step, bytes):
             self.wfile.write(step)
         else:
-            method, path, _ = head.split(" ", 2)
-            lines = [line.split(": ", 1) for line in head.split("\r\n")[1:-2]]
-            answer = self.server.service.request(method, path, headers=dict(lines), content=body)
-            kept = [f"{name}: {value}" for name, value in answer.headers.items() if name != "connection"]
-            self.wfile.write(
-                "\r\n".join([f"HTTP/1.1 {answer.status_code} X", *kept, "Connection: close", "", ""]).encode()
-            )
+            method, path, headers = _read_head(head)
+            answer = self.server.service.request(method, path, headers=headers, content=body)
+            self.wfile.write(_write_head(answer))
             self.wfile.write(answer.content[:step])
+
+
+def _read_head(head: str) -> tuple[str, str, dict[str, str]]:
+    """The method, the path and the headers of a request."""
+    first, *lines = head.split("\r\n")[:-2]
+    method, path, _ = first.split(" ", 2)
+    return method, path, dict(line.split(": ", 1) for line in lines)
+
+
+def _write_head(answer: httpx.Response, *left_out: str) -> bytes:
+    """The head of an answer after which the connection is closed."""
+    kept = [f"{name}: {value}" for name, value in answer.headers.items() if name not in ("connection", *left_out)]
+    return "\r\n".join([f"HTTP/1.1 {answer.status_code} X", *kept, "Connection: close", "", ""]).encode()
+
+
+class BufferingProxy(Gateway):
+    """Holds an answer back until it is complete, as nginx does, unless it has the header X-Accel-Buffering: no."""
+
+    def __init__(self, service: httpx.Client, *, obeys: bool = True) -> None:
+        super().__init__(service)
+        self.RequestHandlerClass = _Buffer
+        self.obeys = obeys
+        """Whether the header counts."""
+        self.pieces = 0
+        """Pieces in which answers were sent on."""
+
+
+class _Buffer(_Passage):
+    server: BufferingProxy
+
+    def answer(self, head: str, body: bytes) -> None:
+        method, path, headers = _read_head(head)
+        with self.server.service.stream(method, path, headers=headers, content=body) as answer:
+            passes = self.server.obeys and answer.headers.get("x-accel-buffering") == "no"
+            held = _write_head(answer, "transfer-encoding")
+            for part in answer.iter_raw():
+                held += part
+                if passes:
+                    held = self._send(held)
+            self._send(held)
+
+    def _send(self, held: bytes) -> bytes:
+        self.server.pieces += bool(held)
+        self.wfile.write(held)
+        return b""
 
 
 @contextmanager
 def stand_before(service: httpx.Client, *script: Step | tuple[Step, ...]) -> Iterator[Gateway]:
-    with Gateway(service, *script) as gateway:
+    with run_gateway(Gateway(service, *script)) as gateway:
+        yield gateway
+
+
+AnyGateway = TypeVar("AnyGateway", bound=Gateway)
+
+
+@contextmanager
+def run_gateway(gateway: AnyGateway) -> Iterator[AnyGateway]:
+    with gateway:
         thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,0 +1,1 @@
+"""OpenAI's completions, for models of text."""
