@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 
 from models.model import Model
 from models.sequences.model import SequenceModel
@@ -65,6 +66,36 @@ AskingDependency = Annotated[Asking, Depends(_ask)]
 def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of errors, including 400 and 403, with which the gate may refuse any request."""
     return {status: {"model": ErrorResponse} for status in sorted({400, 403, *statuses})}
+
+
+def describe_foreign_errors(model: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of errors in another protocol's shape."""
+    other = {"model": model, "description": "Any other error in the request"}
+    return {**{status: {"model": model} for status in statuses}, "4XX": other}
+
+
+def describe_body(schema: type[BaseModel], required: bool = True, **others: Any) -> dict[str, Any]:
+    """The OpenAPI description of a body that routes parse themselves.
+
+    Args:
+        schema: the body's schema.
+        required: whether there must be a body.
+        others: examples, and other parts of the description.
+    """
+    description = schema.model_json_schema()
+    definitions = description.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if reference := part.get("$ref"):
+            return inline(definitions[reference.rpartition("/")[2]])
+        return {key: inline(value) for key, value in part.items()}
+
+    content = {"application/json": {"schema": inline(description), **others}}
+    return {"required": required, "content": content}
 
 
 def check_health(engine: Engine) -> None:

@@ -10,7 +10,13 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from models.sequences.writing import Sampling
 from service.api.asking import Deadline, set_deadline
-from service.api.dependencies import PartsDependency, SequenceModelDependency, TimeoutHeader, describe_errors
+from service.api.dependencies import (
+    PartsDependency,
+    SequenceModelDependency,
+    TimeoutHeader,
+    describe_body,
+    describe_errors,
+)
 from service.api.passages import check_rate, judge_passages
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
 from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, follow, write_event
@@ -58,17 +64,14 @@ async def _record(writing: Writing, stream: Stream, text: str | None = None) -> 
     return record
 
 
-def _describe_body(schema: Any, **example: Any) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema.model_json_schema(), "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 @router.post(
     "/generate",
     response_model=GenerateAnswer,
     response_model_exclude_none=True,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    openapi_extra=_describe_body(GenerateBody, prompt="To be, or", max_tokens=100, seed=7),
+    openapi_extra={
+        "requestBody": describe_body(GenerateBody, example={"prompt": "To be, or", "max_tokens": 100, "seed": 7})
+    },
 )
 async def generate(writing: WritingDependency) -> Response:
     """Write on from a prompt, or begin a new text.
@@ -132,7 +135,7 @@ async def _write_events(
     "/score",
     response_model=ScoreAnswer,
     response_model_exclude_none=True,
-    openapi_extra=_describe_body(ScoreBody, text="To be, or not to be", seed=7),
+    openapi_extra={"requestBody": describe_body(ScoreBody, example={"text": "To be, or not to be", "seed": 7})},
 )
 async def score(writing: WritingDependency) -> Response:
     """Say how surprising each character of a text is, and how uncertain the networks were about it.

@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
-from pydantic import BaseModel
 
 from models.inputs.spec import InputSpec
 from models.model import Model
@@ -28,6 +27,8 @@ from service.api.dependencies import (
     PartsDependency,
     check_health,
     check_readiness,
+    describe_body,
+    describe_foreign_errors,
 )
 from service.api.downloads import BINARY, BINARY_SCHEMA
 from service.api.uploads import (
@@ -90,28 +91,7 @@ EXTENSIONS = [
 """Triton's names for the supported extensions. Statistics and the repository are supported in part."""
 
 
-def _describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of errors."""
-    other = {"model": InferenceErrorResponse, "description": "Any other error in the request"}
-    return {**{status: {"model": InferenceErrorResponse} for status in statuses}, "4XX": other}
-
-
-def _describe_body(schema: type[BaseModel], required: bool, **others: Any) -> dict[str, Any]:
-    """The OpenAPI description of a body that routes parse themselves, because clients send no content type."""
-    description = schema.model_json_schema()
-    definitions = description.pop("$defs", {})
-
-    def inline(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inline(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        if reference := part.get("$ref"):
-            return inline(definitions[reference.rpartition("/")[2]])
-        return {key: inline(value) for key, value in part.items()}
-
-    content = {"application/json": {"schema": inline(description), **others}}
-    return {"required": required, "content": content}
+_describe_errors = partial(describe_foreign_errors, InferenceErrorResponse)
 
 
 async def _check_version(model: ModelDependency, parts: PartsDependency, version: str) -> None:
@@ -168,7 +148,7 @@ async def get_all_statistics(parts: PartsDependency) -> StatisticsAnswer:
     "/repository/index",
     responses=_describe_errors(400, 401, 408, 413),
     response_model_exclude_none=True,
-    openapi_extra={"requestBody": _describe_body(RepositoryIndexRequest, required=False)},
+    openapi_extra={"requestBody": describe_body(RepositoryIndexRequest, required=False)},
     dependencies=[ANY_KEY],
 )
 async def get_index(request: Request, parts: PartsDependency) -> list[RepositoryModel]:
@@ -261,7 +241,7 @@ def _describe_inference() -> dict[str, Any]:
         "images": {"summary": "For a model of images", "value": {"inputs": [image], "parameters": {"seed": 7}}},
         "vectors": {"summary": "For a model of vectors", "value": {"inputs": [vectors], "parameters": {"seed": 7}}},
     }
-    body = _describe_body(InferenceRequest, required=True, examples=examples)
+    body = describe_body(InferenceRequest, required=True, examples=examples)
     body["content"][BINARY] = BINARY_SCHEMA
     return body
 

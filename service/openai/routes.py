@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from models.sequences.live import LiveSequence
 from models.sequences.writing import Sampling
 from service.api.asking import set_deadline
-from service.api.dependencies import PartsDependency, TimeoutHeader
+from service.api.dependencies import PartsDependency, TimeoutHeader, describe_body, describe_foreign_errors
 from service.api.streams import STILL_HERE, EventStream, follow_all, write_event
 from service.api.uploads import read_json
 from service.api.writing import Writing, open_writing
@@ -27,8 +27,6 @@ LARGEST_SHARE = 0.5
 
 EXAMPLE = {"model": "writer", "prompt": "To be, or", "max_tokens": 100, "seed": 7}
 
-_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
-
 router = APIRouter(prefix="/v1/completions", tags=["OpenAI's completions"])
 
 
@@ -37,14 +35,9 @@ router = APIRouter(prefix="/v1/completions", tags=["OpenAI's completions"])
     response_model=Completion,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **{status: {"model": CompletionErrorResponse} for status in _ERRORS},
+        **describe_foreign_errors(CompletionErrorResponse, 400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": CompletionBody.model_json_schema(), "example": EXAMPLE}},
-        }
-    },
+    openapi_extra={"requestBody": describe_body(CompletionBody, example=EXAMPLE)},
     dependencies=[Depends(require("predict"))],
 )
 async def complete(request: Request, parts: PartsDependency, timeout: TimeoutHeader = None) -> Response:

@@ -81,6 +81,23 @@ def test_scores_are_those_of_one_long_pass(modes: int, latent_size: int, members
         np.testing.assert_allclose(own, nats / math.log(2), atol=1e-9)
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_most_probable_symbols_are_reported_if_asked_for(members: int) -> None:
+    model = make_model()
+    few, every, none = (write(model, 4, members=members, likely=likely) for likely in (2, 100, 0))
+    finish(model.live, few, none, every)
+    assert all(element.likely is None for element in none.fresh)
+    for told, whole in zip(few.fresh, every.fresh, strict=True):
+        assert told.likely is not None
+        assert whole.likely is not None
+        assert np.array(told.likely) == pytest.approx(np.array(whole.likely[:2]))
+        numbers, logarithms = zip(*whole.likely, strict=True)
+        assert sorted(numbers) == list(range(len(SPEC.symbols)))
+        assert list(logarithms) == sorted(logarithms, reverse=True)
+        assert sum(map(math.exp, logarithms)) == pytest.approx(1)
+        assert math.exp(dict(whole.likely)[whole.value]) == pytest.approx(whole.measures[0])
+
+
 def test_changes_are_those_of_the_scaled_rows() -> None:
     model = make_model()
     symbols, sampler = SPEC.encode("abcad"), model.checkpoint.sampler

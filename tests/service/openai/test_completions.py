@@ -1,6 +1,7 @@
 """OpenAI's completions, asked for by OpenAI's own client."""
 
 import asyncio
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from models.noise import SEED_LIMIT
 from models.sequences.checkpoint import load_sequence_checkpoint
 from service.app import create_app
+from service.openai.messages import Completion
 from service.settings import Settings
 from tests.checkpoints import save_curve
 from tests.client.gateway import BufferingProxy, run_gateway
@@ -280,6 +282,23 @@ def test_a_proxy_that_buffers_sends_pieces_on(client: Any, service: httpx.Client
         events = list(complete(behind, seed=1, max_tokens=100, stream=True))
         assert "".join(event.choices[0].text for event in events) == expected
         assert (proxy.pieces > 1) == obeys
+
+
+def test_openapi_describes_the_route(service: httpx.Client) -> None:
+    operation = service.get("/openapi.json").json()["paths"]["/v1/completions"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    assert "$ref" not in json.dumps(content)
+    assert service.post("/v1/completions", json=content["example"] | {"prompt": "ab"}).status_code == 200
+    errors = [answer for status, answer in operation["responses"].items() if status != "200"]
+    assert {answer["content"]["application/json"]["schema"]["$ref"] for answer in errors} == {
+        "#/components/schemas/CompletionErrorResponse"
+    }
+
+
+def test_answers_are_as_described(service: httpx.Client) -> None:
+    asked = {"model": "writer", "prompt": ["ab", "c"], "logprobs": 1, "seed": 1}
+    answer = service.post("/v1/completions", json=asked).json()
+    assert Completion.model_validate(answer, strict=True).model_dump() == answer
 
 
 def test_the_list_of_models_is_our_own(client: Any) -> None:
