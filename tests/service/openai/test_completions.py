@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,12 @@ def post(service: httpx.Client, path: str, body: object) -> dict[str, Any]:
 
 def await_idle(app: FastAPI) -> None:
     wait_until(lambda: not any(app.state.engine.streams.count().values()))
+
+
+def count_symbols(service: httpx.Client) -> float:
+    """Symbols written so far."""
+    found = re.search(r'^hyperdraw_symbols_total\{model="writer"\} (.*)$', service.get("/metrics").text, re.M)
+    return float(found[1]) if found else 0
 
 
 class TestAnswers:
@@ -248,7 +255,8 @@ def test_keys_and_limits(writers: Path, tmp_path: Path) -> None:
 
 
 class TestEndsOfWork:
-    def test_timeouts(self, app: FastAPI, client: Any) -> None:
+    def test_timeouts(self, app: FastAPI, service: httpx.Client, client: Any) -> None:
+        before = count_symbols(service)
         with pytest.raises(openai.APITimeoutError):
             complete(client, n=2, max_tokens=10_000, timeout=0.1)
         await_idle(app)
@@ -260,6 +268,7 @@ class TestEndsOfWork:
             list(complete(client, **limited, stream=True))
         assert (in_stream.value.code, in_stream.value.type) == ("deadline_exceeded", "server_error")
         await_idle(app)
+        assert count_symbols(service) - before < 20_000  # of 60,000
 
     def test_work_ends_when_an_asynchronous_client_closes_the_stream(self, app: FastAPI, service: httpx.Client) -> None:
         async def read_some() -> None:
@@ -272,7 +281,9 @@ class TestEndsOfWork:
                 await stream.close()
                 await asyncio.to_thread(await_idle, app)
 
+        before = count_symbols(service)
         asyncio.run(read_some())
+        assert 0 < count_symbols(service) - before < 20_000
 
 
 @pytest.mark.parametrize("obeys", [True, False])
