@@ -21,6 +21,7 @@ from models.sequences.hyper_lstm import HyperLSTMCell
 from models.sequences.network import LayerStates, SequenceNetwork, Step
 from models.sequences.products import GATES
 from models.sequences.sampler import SequenceSampler
+from models.sequences.sketching import StrokesScript, StrokesWriter
 from models.sequences.writing import Integers, Sampling, Stops, TextScript, TextWriter
 from models.tasks.probabilities import NotFiniteError
 
@@ -33,7 +34,11 @@ FIRST_SECONDS = 1e-4
 MOST_PADDING = 1.5
 """Most rows of a step, in rows that are needed. The others let networks have equally many rows."""
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "end"]
+"""Why a sequence has ended: by a stop string, its length, or its last element."""
+
+Script = TextScript | StrokesScript
+"""How a model's networks read and write elements of its kind."""
 
 Network = tuple[float, ...]
 """The latent of a network, which tells it from others."""
@@ -43,7 +48,7 @@ class Element(NamedTuple):
     """An element of a sequence and what its networks said of it before they knew it."""
 
     value: Any
-    """For text, the number of the symbol."""
+    """The number of a symbol, or a point: Δx, Δy, and whether the pen is lifted and the drawing ends after it."""
     measures: list[float]
     """The script's measures."""
     changes: list[float] | None
@@ -91,8 +96,9 @@ class LiveSequence:
     def finished(self) -> bool:
         return self.ended is not None or self.error is not None
 
-    def take(self, element: Element) -> bool:
-        """Takes the next element. Returns whether it is the last, or the first to report."""
+    def take(self, element: Element, ends: bool = False) -> bool:
+        """Takes the next element, with which the sequence may end. Returns whether it is the last, or the first to
+        report."""
         position = self.position
         self.position = position + 1
         self.last = element.value
@@ -103,27 +109,32 @@ class LiveSequence:
             if cut := self.stops.find(self.written):
                 self.cut, self.ended = cut, "stop"
                 return True
+        if ends:
+            self.ended = "end"
+            return True
         if self.position == self.length:
             self.ended = "length"
             return True
         return position == self.first
 
-    def draw_noise(self, script: TextScript) -> Any:
+    def draw_noise(self, script: Script) -> Any:
         """The random numbers for the next element."""
         index = self.position % NOISE_BLOCK
         if not index or not self._noise:
             start = self.position - index
-            self._noise = script.draw_noise(self.sampling.seed, range(start, start + NOISE_BLOCK))
+            self._noise = script.draw_noise(self.sampling, range(start, start + NOISE_BLOCK))
         return self._noise[index]
 
 
 class LiveSequences:
     """The sequences of a model that go on. Its owner decides who steps; it is not thread-safe."""
 
-    def __init__(self, sampler: SequenceSampler, script: TextScript) -> None:
+    def __init__(self, sampler: SequenceSampler, script: Script) -> None:
         self._sampler = sampler
         self._script = script
-        self._device = next(sampler.parameters()).device
+        parameter = next(sampler.parameters())
+        self._device = parameter.device
+        self._input_type = torch.int64 if script.one_hot else parameter.dtype
         self._num_weights = sum(math.prod(shape) for shape in sampler.config.target.parameter_shapes.values())
         self._sequences: list[LiveSequence] = []
         self._networks: tuple[Network, ...] = ()
@@ -135,8 +146,9 @@ class LiveSequences:
         self._rows: Integers = np.zeros(0, dtype=np.int64)
         """Rows of the sequences, those of the first sequence first."""
         self._counts: Integers = np.zeros(0, dtype=np.int64)
-        self._inputs = np.zeros(0, dtype=script.dtype)
-        self._writer: TextWriter | None = None
+        self._last: Any = self._begin(0)
+        """The last element of each row."""
+        self._writer: TextWriter | StrokesWriter | None = None
         self.seconds_per_row = FIRST_SECONDS
         """Seconds of a step for each of its rows, as measured of late."""
 
@@ -159,7 +171,7 @@ class LiveSequences:
             sequence._state = None
         self._sequences, self._rows = list(sequences), rows
         self._counts = np.array([len(sequence.networks) for sequence in sequences])
-        self._inputs = np.full(total, self._script.start, dtype=self._script.dtype)
+        self._last = self._begin(total)
         self._writer = self._script.prepare([sequence.sampling for sequence in sequences], self._counts)
 
     def advance(self) -> bool:
@@ -169,9 +181,9 @@ class LiveSequences:
         assert self._step is not None
         assert self._writer is not None
         last = [script.start if sequence.last is None else sequence.last for sequence in sequences]
-        self._inputs[self._rows] = np.repeat(np.array(last, dtype=script.dtype), self._counts, axis=0)
-        inputs = torch.from_numpy(self._inputs).to(self._device)
-        with limit_threads(len(self._inputs) * self._num_weights):
+        self._last[self._rows] = np.repeat(np.array(last, dtype=script.dtype), self._counts, axis=0)
+        inputs = torch.from_numpy(script.read(self._last)).to(self._device, self._input_type)
+        with limit_threads(len(inputs) * self._num_weights):
             outputs, states = self._step(inputs, self._states[: len(self._states) - (self._watch is not None)])
         logits = outputs.cpu().numpy()[self._rows].astype(np.float64)
         changes: list[list[float]] | None = None
@@ -184,8 +196,9 @@ class LiveSequences:
         self._states = states
         if not np.isfinite(logits).all():
             self._exclude(logits)
-        given = [s.given[s.position] if s.position < len(s.given) else -1 for s in sequences]
-        noise = [s.draw_noise(script) if known == -1 else 0.5 for s, known in zip(sequences, given, strict=True)]
+        known = [s.position < len(s.given) for s in sequences]
+        given = [s.given[s.position] if k else script.unknown for s, k in zip(sequences, known, strict=True)]
+        noise = [script.silence if k else s.draw_noise(script) for s, k in zip(sequences, known, strict=True)]
         values, measures = self._writer.write(logits, np.array(given), np.array(noise))
         notable = False
         for i, (sequence, value, said) in enumerate(zip(sequences, values.tolist(), measures.tolist(), strict=True)):
@@ -195,10 +208,17 @@ class LiveSequences:
             moves = None
             if sequence.changes and changes is not None:
                 moves = changes[i] if sequence.position else [0.0] * len(GATES)
-            likely = self._writer.rank(i, sequence.likely) if sequence.likely else None
-            notable |= sequence.take(Element(value, said, moves, likely))
+            likely = None
+            if sequence.likely and isinstance(self._writer, TextWriter):
+                likely = self._writer.rank(i, sequence.likely)
+            notable |= sequence.take(Element(value, said, moves, likely), script.ends(value))
         self.seconds_per_row += 0.05 * ((time.perf_counter() - start) / len(self._rows) - self.seconds_per_row)
         return notable
+
+    def _begin(self, rows: int) -> Any:
+        """What comes before the first element, for each row."""
+        start = np.array(self._script.start, dtype=self._script.dtype)
+        return np.full((rows, *start.shape), start)
 
     def _split_rows(self) -> "dict[LiveSequence, Integers]":
         parts = np.split(self._rows, self._counts.cumsum()[:-1]) if self._sequences else []

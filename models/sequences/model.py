@@ -14,8 +14,10 @@ from models.checkpoint_files import count_bytes
 from models.noise import MEMBER_LIMIT
 from models.sequences.calibration import PassageCalibration
 from models.sequences.checkpoint import SequenceCheckpoint, SequenceInput, SequenceTraining
-from models.sequences.live import LiveSequence, LiveSequences
+from models.sequences.live import LiveSequence, LiveSequences, Script
 from models.sequences.network import HyperLSTMSize, SequenceTarget
+from models.sequences.sketching import StrokesScript
+from models.sequences.strokes import StrokesSpec
 from models.sequences.text import TextSpec
 from models.sequences.writing import Sampling, Stops, TextScript
 
@@ -105,6 +107,11 @@ class SequenceModel:
         """The characters of a model for text; None for a model of another kind."""
         return self.input if isinstance(self.input, TextSpec) else None
 
+    @property
+    def strokes(self) -> StrokesSpec | None:
+        """The drawings of a model that draws; None for a model of another kind."""
+        return self.input if isinstance(self.input, StrokesSpec) else None
+
     @cached_property
     def live(self) -> LiveSequences:
         """The sequences that go on. Only the thread that computes may use it."""
@@ -128,7 +135,7 @@ class SequenceModel:
         Args:
             seed: seed of the networks.
             members: the S members that write it together.
-            given: its first elements; for text, numbers of symbols.
+            given: its first elements: numbers of symbols, or points as `StrokesScript` describes them.
             more: most elements to draw after those.
             sampling: how they are drawn.
             stops: strings that end it, once they are drawn.
@@ -153,7 +160,5 @@ class SequenceModel:
         )
 
     @cached_property
-    def _script(self) -> TextScript:
-        if not isinstance(self.input, TextSpec):
-            raise TypeError(f"sequences of {self.input.kind} cannot be written yet")
-        return TextScript(self.input)
+    def _script(self) -> Script:
+        return TextScript(self.input) if isinstance(self.input, TextSpec) else StrokesScript(self.input)

@@ -27,16 +27,19 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How symbols are drawn: at a temperature, then among the most probable."""
+    """How elements are drawn: at a temperature; symbols then among the most probable."""
 
     seed: int
-    """Seed of the random numbers. That of a symbol depends on the seed and the symbol's position alone."""
+    """Seed of the random numbers. Those of an element depend on the seed, its position, and for a drawing the drawing's
+    number alone."""
     temperature: float = 1.0
-    """At 0, the most probable symbol is chosen."""
+    """At 0, the most probable element is chosen."""
     top_k: int | None = None
     """Number of the most probable symbols from which one is drawn."""
     top_p: float | None = None
     """The least probability that those symbols from which one is drawn have together."""
+    number: int = 0
+    """Number of a drawing, among several of one seed."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,26 @@ class TextScript:
     mean and the part of it on which networks disagree, in bits."""
     one_hot = True
     dtype = np.int64
-    noise_size = 1
+    unknown = -1
+    """Stands for an element to be drawn."""
+    silence = 0.5
+    """Stands for the random number of an element that is given."""
 
     def __init__(self, spec: TextSpec) -> None:
         self.start = spec.start_number
         self._never = [number for number, symbol in enumerate(spec.symbols) if symbol == OTHER]
 
-    def draw_noise(self, seed: int, positions: range) -> list[float]:
+    def read(self, symbols: Integers) -> Integers:
+        """What networks read after some symbols, [R]: their numbers."""
+        return symbols
+
+    def ends(self, symbol: int) -> bool:  # noqa: ARG002  # as for drawings
+        """Whether a sequence ends with a symbol; a text does with none."""
+        return False
+
+    def draw_noise(self, sampling: Sampling, positions: range) -> list[float]:
         """Random numbers in (0, 1) for the symbols at some positions."""
-        shares = uniform(seed, positions, 1, SAMPLING_STREAM)[:, 0].double() / 2 + 0.5
+        shares = uniform(sampling.seed, positions, 1, SAMPLING_STREAM)[:, 0].double() / 2 + 0.5
         return shares.tolist()
 
     def prepare(self, samplings: Sequence[Sampling], counts: Integers) -> "TextWriter":

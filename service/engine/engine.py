@@ -19,14 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
-from models.checkpoint_files import CheckpointError
 from models.device import works
 from models.examples import load_examples
 from models.model import Model
 from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.live import LiveSequence
 from models.sequences.model import SequenceModel
-from models.sequences.text import TextSpec
 from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
 from service.engine.batches import Answer, Batch, PredictionRequest
@@ -243,10 +241,6 @@ class Engine:
     def load_sequences(self, directory: Path, most_bytes: int | None = None) -> SequenceModel:
         """Loads a checkpoint for sequences, as `load` does others."""
         checkpoint = load_sequence_checkpoint(directory, most_bytes=most_bytes)
-        if not isinstance(checkpoint.config.input, TextSpec):
-            raise CheckpointError(
-                directory / "config.json", f"models of {checkpoint.config.input.kind} cannot be served yet"
-            )
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
         return SequenceModel(checkpoint)
 
