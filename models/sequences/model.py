@@ -17,7 +17,6 @@ from models.sequences.checkpoint import SequenceCheckpoint, SequenceInput, Seque
 from models.sequences.live import LiveSequence, LiveSequences, Script
 from models.sequences.network import HyperLSTMSize, SequenceTarget
 from models.sequences.sketching import StrokesScript
-from models.sequences.strokes import StrokesSpec
 from models.sequences.text import TextSpec
 from models.sequences.writing import Sampling, Stops, TextScript
 
@@ -106,11 +105,6 @@ class SequenceModel:
     def text(self) -> TextSpec | None:
         """The characters of a model for text; None for a model of another kind."""
         return self.input if isinstance(self.input, TextSpec) else None
-
-    @property
-    def strokes(self) -> StrokesSpec | None:
-        """The drawings of a model that draws; None for a model of another kind."""
-        return self.input if isinstance(self.input, StrokesSpec) else None
 
     @cached_property
     def live(self) -> LiveSequences:

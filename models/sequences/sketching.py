@@ -3,6 +3,7 @@
 Shapes: n drawings, R networks of all drawings together, K components of a mixture.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,11 @@ MEMBER_STREAM = 32
 
 DRAWN_DEVIATIONS = 0.999 * MAX_DEVIATIONS
 """Largest offset that is drawn, in units of the scale, so that what was drawn can be given as a prompt."""
+
+
+DRAWN_DIGITS = 3
+"""Decimal digits of drawn offsets below the first of the scale. So they are short numbers, and the same ones although
+networks that compute beside others round otherwise."""
 
 
 class StrokesScript:
@@ -95,8 +101,8 @@ class StrokesWriter:
         chosen = np.minimum((noise[:, 4] * self._counts).astype(np.int64), self._counts - 1)
         points, ended = self._spec.sample(said[self._offsets + chosen], torch.from_numpy(noise[:, :4]), self._heat)
         drawn = torch.cat([points.double(), ended[:, None].double()], dim=1).numpy()
-        limit = DRAWN_DEVIATIONS * self._spec.scale
-        drawn[:, :2] = drawn[:, :2].clip(-limit, limit)
+        limit, digits = DRAWN_DEVIATIONS * self._spec.scale, DRAWN_DIGITS - math.floor(math.log10(self._spec.scale))
+        drawn[:, :2] = drawn[:, :2].clip(-limit, limit).round(digits) + 0.0  # not −0
         return drawn
 
     def _average(self, surprisals: Tensor) -> Floats:

@@ -74,15 +74,21 @@ def describe_foreign_errors(model: type[BaseModel], *statuses: int) -> dict[int 
     return {**{status: {"model": model} for status in statuses}, "4XX": other}
 
 
-def describe_body(schema: type[BaseModel], required: bool = True, **others: Any) -> dict[str, Any]:
+def describe_body(*schemas: type[BaseModel], required: bool = True, **others: Any) -> dict[str, Any]:
     """The OpenAPI description of a body that routes parse themselves.
 
     Args:
-        schema: the body's schema.
+        schemas: schemas, one of which describes the body.
         required: whether there must be a body.
         others: examples, and other parts of the description.
     """
-    description = schema.model_json_schema()
+    first, *more = [_inline(schema.model_json_schema()) for schema in schemas]
+    content = {"application/json": {"schema": {"anyOf": [first, *more]} if more else first, **others}}
+    return {"required": required, "content": content}
+
+
+def _inline(description: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its definitions where they are used."""
     definitions = description.pop("$defs", {})
 
     def inline(part: Any) -> Any:
@@ -94,8 +100,7 @@ def describe_body(schema: type[BaseModel], required: bool = True, **others: Any)
             return inline(definitions[reference.rpartition("/")[2]])
         return {key: inline(value) for key, value in part.items()}
 
-    content = {"application/json": {"schema": inline(description), **others}}
-    return {"required": required, "content": content}
+    return {key: inline(value) for key, value in description.items()}
 
 
 def check_health(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from models.sequences.strokes import StrokesSpec
 from models.sequences.writing import Sampling
 from service.api.asking import Deadline, set_deadline
 from service.api.dependencies import (
@@ -17,13 +18,14 @@ from service.api.dependencies import (
     describe_body,
     describe_errors,
 )
+from service.api.drawing_schemas import DrawAnswer, DrawBody, ScoreDrawingAnswer, ScoreDrawingBody
+from service.api.drawings import SVG, Drawing
 from service.api.passages import check_rate, judge_passages
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
 from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, follow, write_event
 from service.api.uploads import read_json
 from service.api.writing import Writing, open_writing
 from service.engine.streams import Stream
-from service.errors import ServiceError
 from service.operation.access import require
 
 router = APIRouter(
@@ -38,23 +40,14 @@ find_writer = lru_cache(maxsize=16)(SymbolWriter)
 
 async def _prepare(
     request: Request, parts: PartsDependency, model: SequenceModelDependency, timeout: TimeoutHeader = None
-) -> Writing:
-    return open_writing(request, parts, model, timeout, set_deadline(request, timeout, parts))
+) -> Writing | Drawing:
+    deadline = set_deadline(request, timeout, parts)
+    if isinstance(model.input, StrokesSpec):
+        return Drawing(request, parts, model, timeout, deadline, model.input)
+    return open_writing(request, parts, model, timeout, deadline)
 
 
-WritingDependency = Annotated[Writing, Depends(_prepare)]
-
-
-def _choose_networks(writing: Writing, asked: SequenceParameters) -> tuple[int, list[int]]:
-    """The seed and the members that answer.
-
-    Raises:
-        ServiceError: 422 if they do not exist, or their weights cannot change as requested.
-    """
-    if asked.changes and not writing.model.changes_weights:
-        message = f"The weights of {writing.model.name}, an LSTM, do not change."
-        raise ServiceError(422, "invalid_parameter", message, "Leave out changes.")
-    return writing.choose_networks(asked)
+SequenceDependency = Annotated[Writing | Drawing, Depends(_prepare)]
 
 
 async def _record(writing: Writing, stream: Stream, text: str | None = None) -> Record:
@@ -66,26 +59,37 @@ async def _record(writing: Writing, stream: Stream, text: str | None = None) -> 
 
 @router.post(
     "/generate",
-    response_model=GenerateAnswer,
+    response_model=GenerateAnswer | DrawAnswer | list[str],
     response_model_exclude_none=True,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {kind: {"schema": {"type": "string"}} for kind in ("text/event-stream", SVG)}}},
     openapi_extra={
-        "requestBody": describe_body(GenerateBody, example={"prompt": "To be, or", "max_tokens": 100, "seed": 7})
+        "requestBody": describe_body(
+            GenerateBody,
+            DrawBody,
+            examples={
+                "text": {"value": {"prompt": "To be, or", "max_tokens": 100, "seed": 7}},
+                "drawing": {"value": {"prompt": [[10, 0, 0], [0, 10, 1]], "temperature": 0.5, "seed": 7}},
+            },
+        )
     },
 )
-async def generate(writing: WritingDependency) -> Response:
-    """Write on from a prompt, or begin a new text.
+async def generate(writing: SequenceDependency) -> Response:
+    """Write on from a prompt, or begin a new text. A model that draws goes on with a drawing, or begins one.
 
     With `stream`, each character is a server-sent event. The first event names the seed and the networks; then come
     the characters; the last but one says why the text has ended, and the last is `[DONE]`. A stop string and what
     follows it are never sent. If something fails after the first event, an event with an `error` ends the stream.
+
+    Points of drawings are events, too. Each names its drawing. An event for each drawing says why it has ended.
     """
+    if isinstance(writing, Drawing):
+        return await writing.draw()
     model, settings = writing.model, writing.parts.settings
     hint = 'Send application/json {"prompt": "…", "max_tokens": 100}; see /docs for more.'
     asked = await read_json(
         writing.request, settings, writing.deadline, GenerateBody, "this route takes a prompt and parameters", hint
     )
-    seed, members = _choose_networks(writing, asked)
+    seed, members = writing.choose_networks(asked)
     given = writing.encode(asked.prompt)
     sequence = model.open(
         seed,
@@ -133,20 +137,31 @@ async def _write_events(
 
 @router.post(
     "/score",
-    response_model=ScoreAnswer,
+    response_model=ScoreAnswer | ScoreDrawingAnswer,
     response_model_exclude_none=True,
-    openapi_extra={"requestBody": describe_body(ScoreBody, example={"text": "To be, or not to be", "seed": 7})},
+    openapi_extra={
+        "requestBody": describe_body(
+            ScoreBody,
+            ScoreDrawingBody,
+            examples={
+                "text": {"value": {"text": "To be, or not to be", "seed": 7}},
+                "drawing": {"value": {"drawing": [[10, 0, 0], [0, 10, 1]], "seed": 7}},
+            },
+        )
+    },
 )
-async def score(writing: WritingDependency) -> Response:
-    """Say how surprising each character of a text is, and how uncertain the networks were about it.
+async def score(writing: SequenceDependency) -> Response:
+    """Say how surprising each character of a text, or each point of a drawing, is, and how uncertain the networks were.
 
-    Each character is scored given all before it. The first one is scored as that of a new text.
+    Each is scored given all before it. The first one is scored as that of a new text or drawing.
     """
+    if isinstance(writing, Drawing):
+        return await writing.score()
     model, settings = writing.model, writing.parts.settings
     hint = 'Send application/json {"text": "…"}; see /docs for more.'
     asked = await read_json(writing.request, settings, writing.deadline, ScoreBody, "this route takes a text", hint)
     check_rate(model, asked.false_alarm_rate)
-    seed, members = _choose_networks(writing, asked)
+    seed, members = writing.choose_networks(asked)
     sequence = model.open(seed, members, writing.encode(asked.text), changes=asked.changes)
     stream = writing.parts.engine.write(model, sequence, writing.client)
     record = await _record(writing, stream, asked.text)

@@ -83,7 +83,7 @@ async def follow_all(
     try:
         while coming:
             done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in sorted(done, key=coming.__getitem__):
                 elements, number = task.result(), coming.pop(task)
                 if elements is not None:
                     coming[asyncio.ensure_future(anext(sources[number], None))] = number
@@ -102,7 +102,7 @@ def _check(stream: Stream) -> None:
     if (error := stream.future.exception()) is None:
         return
     if isinstance(error, NotFiniteError):
-        hint = "The model cannot handle this text. Try another seed."
+        hint = "The model cannot handle this sequence. Try another seed."
         raise ServiceError(500, "not_finite", f"{stream.model.name}: {error}.", hint) from error
     raise error
 
@@ -128,7 +128,7 @@ class SymbolWriter:
             f'"entropy":{entropy:.6g},"disagreement":{disagreement:.6g}'
         )
         if element.changes is not None:
-            fields += f',"changes":[{",".join([f"{change:.6g}" for change in element.changes])}]'
+            fields += f",{write_changes(element.changes)}"
         return fields if shown else f'{fields},"unknown":true'
 
 
@@ -154,9 +154,7 @@ class Record:
 
     def answer(self, head: dict[str, Any]) -> Response:
         """The answer, of other fields and the elements."""
-        return Response(
-            f'{json.dumps(head)[:-1]}, "tokens": [{",".join(self.tokens)}]}}', media_type="application/json"
-        )
+        return write_answer(head, "tokens", f"[{','.join(self.tokens)}]")
 
 
 class EventStream(StreamingResponse):
@@ -186,6 +184,16 @@ class EventStream(StreamingResponse):
 
 STILL_HERE = ": still here\n\n"
 """A comment among server-sent events."""
+
+
+def write_answer(head: dict[str, Any], name: str, content: str) -> Response:
+    """An answer as JSON, of some fields and a last one, whose content is JSON already."""
+    return Response(f'{json.dumps(head)[:-1]}, "{name}": {content}}}', media_type="application/json")
+
+
+def write_changes(changes: Sequence[float]) -> str:
+    """The field of an element that says how much weights changed, as JSON."""
+    return f'"changes":[{",".join([f"{change:.6g}" for change in changes])}]'
 
 
 def write_event(content: str) -> str:

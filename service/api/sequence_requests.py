@@ -1,0 +1,60 @@
+"""A request to a model of sequences, whatever these consist of."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from models.sequences.model import SequenceModel
+from service.api.asking import Deadline, check_members, choose_size, find_exchange, wait_for
+from service.api.sequence_schemas import NetworkParameters, SequenceParameters
+from service.engine.ensembles import choose_seed
+from service.errors import ServiceError
+from service.parts import Parts
+
+
+@dataclass(frozen=True)
+class SequenceRequest:
+    """A request to a model of sequences."""
+
+    request: Request
+    parts: Parts
+    model: SequenceModel
+    timeout: float | None
+    deadline: Deadline
+
+    def choose_networks(self, asked: NetworkParameters) -> tuple[int, list[int]]:
+        """The seed and the members that answer.
+
+        Raises:
+            ServiceError: 422 if they do not exist, or their weights cannot change as requested.
+        """
+        if isinstance(asked, SequenceParameters) and asked.changes and not self.model.changes_weights:
+            message = f"The weights of {self.model.name}, an LSTM, do not change."
+            raise ServiceError(422, "invalid_parameter", message, "Leave out changes.")
+        seed = choose_seed() if asked.seed is None else asked.seed
+        if asked.member is not None:
+            check_members(self.model, asked.member + 1)
+            return seed, [asked.member]
+        return seed, list(range(choose_size(self.model, asked.ensemble_size, self.parts.settings.max_ensemble_size)))
+
+    async def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Waits for the work on an answer that is sent as a whole.
+
+        Raises:
+            ServiceError: 499 if the client leaves, 503 if the service is shutting down, 504 after the deadline, and
+                what the work raises.
+        """
+        await wait_for(asyncio.ensure_future(work), self.request, self.deadline)
+
+    @property
+    def stream_deadline(self) -> Deadline | None:
+        """The deadline of an answer that is sent in events, if the client has named one."""
+        return None if self.timeout is None else Deadline(self.timeout, self.deadline.start)
+
+    @property
+    def client(self) -> str:
+        """Name of the client, for its share of what may be live."""
+        return find_exchange(self.request).client
