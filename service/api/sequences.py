@@ -21,7 +21,7 @@ from service.api.dependencies import (
 from service.api.drawing_schemas import DrawAnswer, DrawBody, ScoreDrawingAnswer, ScoreDrawingBody
 from service.api.drawings import SVG, Drawing
 from service.api.passages import check_rate, judge_passages
-from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody, SequenceParameters
+from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody
 from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, follow, write_event
 from service.api.uploads import read_json
 from service.api.writing import Writing, open_writing

@@ -105,7 +105,7 @@ class ServiceMetrics(Observer):
             if quantity.monitored
         }
         self._symbols = Counter(
-            "hyperdraw_symbols", "Characters of texts written or scored.", ["model"], registry=registry
+            "hyperdraw_symbols", "Characters and points written or scored.", ["model"], registry=registry
         )
         self._first_symbol_seconds = Histogram(
             "hyperdraw_first_symbol_seconds",
@@ -249,7 +249,7 @@ class _State:
             "hyperdraw_waiting_cost": ("Cost of the requests that wait.", engine.admission.amount),
             "hyperdraw_waiting_cost_limit": ("Waiting cost above which requests are refused.", engine.admission.limit),
             "hyperdraw_waiting_symbols": (
-                "Characters × networks of live sequences that are still to come.",
+                "Characters and points × networks of live sequences that are still to come.",
                 engine.streams.admission.amount,
             ),
             "hyperdraw_waiting_symbols_limit": (
