@@ -3,10 +3,13 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -24,6 +27,34 @@ QUIET_SECONDS = 15.0
 """Seconds without anything new, after which a stream gets a comment, so that proxies keep the connection."""
 
 
+class Bell:
+    """Wakes tasks of an event loop from other threads. Waking many at a time costs them one message to the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._lock = threading.Lock()
+        self._waking: list[asyncio.Event] = []
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Sets an event soon."""
+        with self._lock:
+            self._waking.append(event)
+            if len(self._waking) > 1:
+                return
+        if (loop := self._loop()) is not None:
+            with suppress(RuntimeError):  # it is closed, so nobody waits
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        with self._lock:
+            waking, self._waking = self._waking, []
+        for event in waking:
+            event.set()
+
+
+_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, Bell] = WeakKeyDictionary()
+
+
 async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncGenerator[list[Element]]:
     """Yields what a stream brings, without the end that may belong to a stop string, until its sequence has ended.
 
@@ -33,12 +64,9 @@ async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncGener
         ServiceError: 500 for outputs that are not finite, 503 if the service is shutting down, 504 after the deadline.
     """
     loop, news = asyncio.get_running_loop(), asyncio.Event()
-
-    def announce() -> None:
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
-            loop.call_soon_threadsafe(news.set)
-
-    stream.listen(announce)
+    if (bell := _bells.get(loop)) is None:
+        bell = _bells[loop] = Bell(loop)
+    stream.listen(partial(bell.ring, news))
     sequence = stream.sequence
     keep = sequence.stops.longest - 1 if sequence.stops else 0
     held: list[Element] = []

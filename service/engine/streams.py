@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 HAND_SECONDS = 0.02
 """Seconds between two times that consumers get what is new, but for the first element and the last."""
 
+HAND_SECONDS_EACH = 0.001
+"""The same for each stream, if there are many: each of these times costs a consumer more than many elements do."""
+
 TURN_SECONDS = STEP_SECONDS / 2
 """Longest turn of a model's live sequences."""
 
@@ -196,6 +199,8 @@ class LiveStreams(Job):
         self._live = model.live
         self._owner = owner
         self._streams: list[Stream] = []
+        self._handed = 0.0
+        """Time when all consumers last got what was new, in seconds of `time.perf_counter`."""
         self._most: int | None = None
         """Most sequences of a step, after one ran out of memory."""
 
@@ -213,21 +218,22 @@ class LiveStreams(Job):
         return 0
 
     def _take_turn(self) -> None:
-        start = handed = time.perf_counter()
+        start = time.perf_counter()
         self._arrange()
         while self._running:
             if self._owner.joining:
                 self._owner.admit()
                 self._arrange()
             notable, now = self._live.advance(), time.perf_counter()
-            if now - handed >= HAND_SECONDS:
+            if now - self._handed >= max(HAND_SECONDS, HAND_SECONDS_EACH * len(self._running)):
                 self._hand_over(self._streams)
-                handed = now
+                self._handed = now
             elif notable:
                 self._hand_over([each for each in self._running if each.handed is None or each.sequence.finished])
             if now - start >= (SHORT_TURN_SECONDS if self._owner.others_wait() else TURN_SECONDS):
                 break
-        self._hand_over(self._streams)
+        if self._owner.others_wait():  # and the next turn may be late
+            self._hand_over(self._streams)
 
     def relieve(self) -> bool:
         running = len(self._running)
