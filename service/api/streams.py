@@ -81,8 +81,8 @@ async def follow(stream: Stream, deadline: Deadline | None = None) -> AsyncGener
                 if shown := held[: len(held) - sequence.cut]:
                     yield shown
                 return
-            if len(held) > keep:
-                count = len(held) - keep
+            count = len(held) - max(keep, sequence.cut)  # a whole stop string may come before the end is known
+            if count > 0:
                 shown, held = held[:count], held[count:]
                 yield shown
             left = QUIET_SECONDS if deadline is None else min(QUIET_SECONDS, deadline.remaining)
