@@ -17,7 +17,7 @@ from models.sequences.strokes import StrokesSpec
 from models.sequences.text import TextSpec
 
 SPEC = TextSpec(("\n", " ", "a", "b", "c", "d", "\N{REPLACEMENT CHARACTER}"), start="\n")
-STROKES = StrokesSpec(scale=20.0, max_points=30, mixtures=2)
+STROKES = StrokesSpec(scale=20.0, extent=90.0, max_points=30, mixtures=2)
 HYPER = HyperLSTMSize(8, 2, hyper_size=6, embedding_size=3)
 LSTM = LSTMSize(8)
 

@@ -37,6 +37,7 @@ DISTANCE_LIMIT = 1e6
 """Points farther than this many deviations from a mean count as this far, so that squares do not overflow."""
 
 LEAST_SCALE, LARGEST_SCALE = 1e-6, 1e6
+LARGEST_EXTENT = 1e12
 
 STEP_BITS = 16
 """Bits of a step's number in the address of its noise."""
@@ -80,6 +81,8 @@ class StrokesSpec:
 
     scale: Annotated[float, Field(ge=LEAST_SCALE, le=LARGEST_SCALE)]
     """Deviation of the training set's offsets, by which offsets are divided."""
+    extent: Annotated[float, Field(gt=0, le=LARGEST_EXTENT)]
+    """Usual size of the training set's drawings: the median of the larger of width and height, in the data's unit."""
     max_points: Size
     """Most points of a drawing."""
     mixtures: Annotated[int, Field(gt=0, le=1000)] = 20

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.sequences.checkpoint import SequenceConfig
 from models.sequences.drawing import read_drawing
-from models.sequences.strokes import LARGEST_SCALE, LEAST_SCALE, StrokesSpec
+from models.sequences.strokes import LARGEST_EXTENT, LARGEST_SCALE, LEAST_SCALE, StrokesSpec
 from training.data.dataset import DatasetError
 from training.data.published import Publication, PublishedFile
 
@@ -128,7 +128,7 @@ def load_own_drawings(path: Path) -> Drawings:
 
 def _read_line(path: Path, number: int, line: str) -> Tensor:
     try:
-        return read_drawing(json.loads(line), StrokesSpec(LARGEST_SCALE, MOST_POINTS))
+        return read_drawing(json.loads(line), StrokesSpec(LARGEST_SCALE, LARGEST_EXTENT, MOST_POINTS))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"line {number} of {path} is not a drawing: {error}") from error
 
@@ -140,14 +140,16 @@ def _load_published(name: str, publication: Publication, data: Path, licence: st
 
 
 def _describe(path: Path, train: Sequence[Tensor]) -> StrokesSpec:
-    """Drawings of these offsets' deviation. The most points are the power of two above the longest one's."""
+    """Drawings of these offsets and sizes. The most points are the power of two above the longest one's."""
     scale = float(torch.cat(list(train))[:, :2].double().std(correction=0))
     if not LEAST_SCALE <= scale <= LARGEST_SCALE:
         raise DatasetError(
             f"the offsets in {path} have a standard deviation of {scale:g}. "
             f"Scale the drawings so that it is from {LEAST_SCALE:g} to {LARGEST_SCALE:g}"
         )
-    return StrokesSpec(scale, 1 << max(map(len, train)).bit_length())
+    paths = [drawing[:, :2].double().cumsum(0) for drawing in train]
+    extent = float(torch.stack([(path.amax(0) - path.amin(0)).max() for path in paths]).median())
+    return StrokesSpec(scale, extent or scale, 1 << max(map(len, train)).bit_length())
 
 
 def read_drawings(path: Path) -> tuple[list[Tensor], ...]:

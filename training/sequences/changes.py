@@ -36,10 +36,11 @@ class ChangeReport:
 
 
 def measure_changes(checkpoint: SequenceCheckpoint, passages: Tensor, seed: int) -> Tensor:
-    """How much the recurrent weights of the first layer change at each symbol, [B, T, 4], for a model's first network.
+    """How much the recurrent weights of the first layer change before each symbol, [B, T, 4], for a model's first
+    network: from the step that predicted the symbol before it to the step that predicts it. At the first it is zero.
 
     The change of a gate's weights is the norm of the changes of its rows, each of which is its norm times the change of
-    its factor. The weights before a passage are those at the symbol before any text.
+    its factor.
 
     Args:
         checkpoint: a model whose weights change.
@@ -56,13 +57,12 @@ def measure_changes(checkpoint: SequenceCheckpoint, passages: Tensor, seed: int)
         raise DatasetError("the weights of an LSTM do not change")
     assert isinstance(checkpoint.config.input, TextSpec)
     start = torch.full_like(passages[:, :1], checkpoint.config.input.start_number)
-    symbols = torch.cat([start, passages], dim=1).T
+    read = torch.cat([start, passages[:, :-1]], dim=1).T
     norms = cell.weight_h.unflatten(0, (len(GATES), -1)).norm(dim=-1)
     with torch.no_grad():
-        parts = [
-            network.recurrent.trace(part.contiguous()).scales[0, :, :, 0] for part in symbols.split(AT_ONCE, dim=1)
-        ]
-    return torch.cat([(scales.diff(dim=0) * norms).norm(dim=-1) for scales in parts], dim=1).transpose(0, 1)
+        parts = [network.recurrent.trace(part.contiguous()).scales[0, :, :, 0] for part in read.split(AT_ONCE, dim=1)]
+    moved = [(scales.diff(dim=0, prepend=scales[:1]) * norms).norm(dim=-1) for scales in parts]
+    return torch.cat(moved, dim=1).transpose(0, 1)
 
 
 def study_changes(checkpoint: SequenceCheckpoint, text: Text, seed: int) -> ChangeReport:

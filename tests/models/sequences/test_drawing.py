@@ -13,7 +13,7 @@ from models.inputs.kind import InputError
 from models.sequences.drawing import list_strokes, read_drawing, render_lines, render_smooth
 from models.sequences.strokes import StrokesSpec
 
-SPEC = StrokesSpec(scale=10.0, max_points=5)
+SPEC = StrokesSpec(scale=10.0, extent=50.0, max_points=5)
 SVG = "{http://www.w3.org/2000/svg}"
 
 TWO_STROKES = torch.tensor([[10, 20, 0], [30, 0, 0], [0, 60, 1], [-40, 0, 1]], dtype=torch.float32)

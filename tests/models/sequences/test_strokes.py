@@ -11,7 +11,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from models.sequences.strokes import CORRELATION_LIMIT, ENDED, LIFTED, StrokesSpec, average_surprisal, draw_noise
 
-SPEC = StrokesSpec(scale=50.0, max_points=100, mixtures=3)
+SPEC = StrokesSpec(scale=50.0, extent=250.0, max_points=100, mixtures=3)
 ONE = replace(SPEC, mixtures=1)
 STAYS, NOT_LAST = 0.0, torch.tensor(False)
 
@@ -41,7 +41,7 @@ def make_outputs(
 
 
 def test_sizes() -> None:
-    assert StrokesSpec(1.0, 10).num_outputs == 6 * 20 + 3
+    assert StrokesSpec(1.0, 5.0, 10).num_outputs == 6 * 20 + 3
     assert SPEC.num_inputs == 3
 
 
@@ -51,6 +51,8 @@ def test_sizes() -> None:
         {"scale": 0.0},
         {"scale": math.nan},
         {"scale": 1e9},
+        {"extent": 0.0},
+        {"extent": math.inf},
         {"mixtures": 0},
         {"mixtures": 10**6},
         {"max_points": 0},
@@ -60,7 +62,7 @@ def test_sizes() -> None:
     ],
 )
 def test_specs_that_make_no_sense(change: dict[str, object]) -> None:
-    sound = {"scale": 50.0, "max_points": 100, "mixtures": 3, "kind": "strokes"}
+    sound = {"scale": 50.0, "extent": 250.0, "max_points": 100, "mixtures": 3, "kind": "strokes"}
     adapter = TypeAdapter(StrokesSpec)
     assert adapter.validate_python(sound) == SPEC
     with pytest.raises(ValidationError):

@@ -247,7 +247,7 @@ def test_lists(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
     (drawer,) = (model for model in listed["models"] if model["name"] == "drawer")
     assert drawer["task"] == {"kind": "sequence", "names": ["next point"]}
-    assert drawer["input"] == {"kind": "strokes", "scale": 20.0, "max_points": 30, "mixtures": 2}
+    assert drawer["input"] == {"kind": "strokes", "scale": 20.0, "extent": 90.0, "max_points": 30, "mixtures": 2}
     assert drawer["sampler"]["ensemble_size"] == 3
     assert client.get("/v1/models/drawer").json().items() >= drawer.items()
 

@@ -20,7 +20,7 @@ from training.data.dataset import DatasetError
 from training.data.published import PublishedFile
 from training.data.strokes import Batch, load_kanji, load_own_drawings, make_batches, read_drawings
 
-SPEC = StrokesSpec(scale=10.0, max_points=100)
+SPEC = StrokesSpec(scale=10.0, extent=50.0, max_points=100)
 COUNTS = {"train": 30, "valid": 4, "test": 3}
 
 
@@ -246,6 +246,8 @@ def test_a_users_own_drawings(tmp_path: Path) -> None:
     assert own.name.startswith("mine.jsonl@")
     assert own.licence is None
     assert own.spec.scale == pytest.approx(float(torch.cat(own.train)[:, :2].std(correction=0)))
+    sides = [max(np.ptp(np.cumsum(points[:, :2].numpy(), axis=0), axis=0)) for points in own.train]
+    assert own.spec.extent == pytest.approx(np.median(sides))
     assert_equal(own.test, load_own_drawings(path).test)
 
 

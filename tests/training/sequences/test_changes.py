@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from models.sequences.checkpoint import load_sequence_checkpoint, save_sequence_checkpoint
 from models.sequences.hyper_lstm import HyperLSTMCell
-from tests.sequences import HYPER, LSTM, SPEC, describe, make_sampler
+from tests.sequences import HYPER, LSTM, SPEC, describe, make_model, make_sampler
 from training.__main__ import app
 from training.sequences.changes import classify, measure_changes
 
@@ -38,10 +38,22 @@ def test_a_change_is_that_of_the_weights_of_the_step(tmp_path: Path) -> None:
     network = checkpoint.sampler.assemble(checkpoint.sampler.draw_latents(0, [0]))
     (cell, _) = network.cells
     assert isinstance(cell, HyperLSTMCell)
-    symbols = torch.cat([torch.tensor([SPEC.start_number]), passages[11]])
-    scales = network.recurrent.trace(symbols[:, None]).scales[0, :, 0, 0]
+    read = torch.cat([torch.tensor([SPEC.start_number]), passages[11, :-1]])
+    scales = network.recurrent.trace(read[:, None]).scales[0, :, 0, 0]
     weights = scales[..., None] * cell.weight_h.view(4, 8, 8)  # [T, 4, H, H]
-    torch.testing.assert_close(found[11], weights.diff(dim=0).flatten(2).norm(dim=-1))
+    torch.testing.assert_close(found[11, 1:], weights.diff(dim=0).flatten(2).norm(dim=-1))
+    assert not found[11, 0].any()
+
+
+def test_the_service_says_the_same() -> None:
+    model = make_model(2)
+    text = SPEC.encode("abba cab")
+    sequence = model.open(5, [0], text, changes=True)
+    model.live.arrange([sequence])
+    while not sequence.finished:
+        model.live.advance()
+    expected = measure_changes(model.checkpoint, torch.tensor([text]), 5)[0]
+    torch.testing.assert_close(torch.tensor([element.changes for element in sequence.fresh]).to(expected), expected)
 
 
 def test_the_command_writes_a_table_and_a_figure(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from training.sequences.recipe import own_drawings
 from training.sequences.run import SequenceRun
 from training.sequences.samples import sample_drawings
 
-SPEC = StrokesSpec(2.0, 64, mixtures=3)
+SPEC = StrokesSpec(2.0, 9.0, 64, mixtures=3)
 
 
 def make_drawings(count: int) -> list[torch.Tensor]:
