@@ -186,7 +186,7 @@ class HyperLSTMSteps(Steps):
             by_h, by_x, bias = made
             torch.addcmul(bias, by_x, gate, out=gate).addcmul_(by_h, own)
             if self._watch:
-                scales.append(made[:2].clone())
+                scales.append(made.clone())
         if self._watch:
             self._watch(torch.stack(scales).permute(2, 1, 0, 3))
         output, c, saved = self._update.forward(gates, c)

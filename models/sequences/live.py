@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from models.device import limit_threads
+from models.sequences.frozen import Outlook, freeze
 from models.sequences.hyper_lstm import HyperLSTMCell
 from models.sequences.network import LayerStates, SequenceNetwork, Step
 from models.sequences.products import GATES
@@ -75,6 +76,8 @@ class LiveSequence:
     """Whether to report how much weights change."""
     likely: int = 0
     """Number of the most probable symbols to report with each element."""
+    keeps: bool = False
+    """Whether its state is kept when it has ended, for `LiveSequences.look_ahead`."""
     last: Any = None
     """The element that the networks see next; None for what comes before the first."""
     position: int = 0
@@ -158,7 +161,7 @@ class LiveSequences:
             return
         old = self._split_rows()
         for sequence in self._sequences:
-            if sequence not in sequences and not sequence.finished:
+            if sequence not in sequences and (sequence.keeps or not sequence.finished):
                 own = torch.from_numpy(old[sequence]).to(self._device)
                 sequence._state = [tuple(part[own] for part in layer) for layer in self._states]
         if not sequences:
@@ -219,6 +222,26 @@ class LiveSequences:
         """What comes before the first element, for each row."""
         start = np.array(self._script.start, dtype=self._script.dtype)
         return np.full((rows, *start.shape), start)
+
+    def look_ahead(self, sequence: LiveSequence) -> Outlook:
+        """What the networks of a sequence that has ended, and keeps its state, say of what would come next.
+
+        Raises:
+            NotFiniteError: if their outputs are not finite.
+        """
+        network = self._sampler.assemble(torch.tensor(sequence.networks, device=self._device))
+        seen: list[list[Tensor]] = [[] for _ in network.cells]
+        step = network.begin(self._script.one_hot, [own.append for own in seen])
+        count = len(sequence.networks)
+        last = self._begin(count)
+        if sequence.last is not None:
+            last[:] = sequence.last
+        states = (sequence._state or network.open(count))[: len(seen)]
+        inputs = torch.from_numpy(self._script.read(last)).to(self._device, self._input_type)
+        outputs = step(inputs, states)[0].double().cpu()
+        if not outputs.isfinite().all():
+            raise NotFiniteError("a sampled network gave outputs that are not finite")
+        return Outlook(outputs, freeze(network, [own[0][0] for own in seen]) if seen[0] else None)
 
     def _split_rows(self) -> "dict[LiveSequence, Integers]":
         parts = np.split(self._rows, self._counts.cumsum()[:-1]) if self._sequences else []

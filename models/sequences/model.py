@@ -3,12 +3,13 @@
 Shapes: S sampled networks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.checkpoint_files import count_bytes
 from models.noise import MEMBER_LIMIT
@@ -123,6 +124,7 @@ class SequenceModel:
         first: int = 0,
         changes: bool = False,
         likely: int = 0,
+        keeps: bool = False,
     ) -> LiveSequence:
         """A sequence at its beginning.
 
@@ -136,11 +138,12 @@ class SequenceModel:
             first: position of the first element to report.
             changes: whether to report how much weights change, if they do.
             likely: number of the most probable symbols to report with each of a text.
+            keeps: whether its state is kept when it has ended, for `LiveSequences.look_ahead`.
 
         Raises:
-            ValueError: if it has no elements.
+            ValueError: if it has no elements, and nothing is asked at its end.
         """
-        if not len(given) + more:
+        if not len(given) + more and not keeps:
             raise ValueError("a sequence must have at least one element")
         return LiveSequence(
             networks=[tuple(latent) for latent in self.checkpoint.sampler.draw_latents(seed, members).tolist()],
@@ -151,7 +154,15 @@ class SequenceModel:
             first=first,
             changes=changes and self.changes_weights,
             likely=likely,
+            keeps=keeps,
         )
+
+    def sample(
+        self, seed: int, members: Sequence[int], names: Collection[str], dtype: torch.dtype = torch.float32
+    ) -> Mapping[str, Tensor]:
+        """The named parameters of some members of a seed, [S, …] each, on the CPU, contiguous in memory."""
+        weights = self.checkpoint.sampler.sample(seed, members, names)
+        return {name: tensor.to(dtype).cpu().contiguous() for name, tensor in weights.items()}
 
     @cached_property
     def _script(self) -> Script:

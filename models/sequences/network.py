@@ -114,6 +114,12 @@ class SequenceTarget:
             return {name: tuple(tensor.shape) for name, tensor in self.build().state_dict().items()}
 
     @property
+    def source(self) -> str:
+        """Python source, including imports, that creates the network under the name `network`."""
+        size = type(self.size).__name__
+        return f"from models.sequences.network import {size}, SequenceTarget\n\nnetwork = {self!r}.build()"
+
+    @property
     def own_names(self) -> tuple[str, ...]:
         """Parameters in which networks differ that share all others: those of the output, and those that scale the
         weights of a step. An LSTM has none of the latter."""
@@ -172,7 +178,8 @@ class SequenceNetwork(nn.Module):
 
         Args:
             one_hot: whether inputs are integers, which stand for one-hot inputs.
-            watchers: one for each layer, or None; it is called with the scaling vectors of each step, [B, 2, 4, H].
+            watchers: one for each layer, or None; it is called with the factors of the rows of W_h and W_x and the
+                biases of each step, [B, 3, 4, H].
         """
         watchers = watchers or [None] * len(self.cells)
         layers = [

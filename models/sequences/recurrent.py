@@ -57,8 +57,8 @@ class Trace:
     """[T, B, H]."""
     state: tuple[Tensor, Tensor]
     scales: Tensor
-    """Factors of the rows of W_h and W_x of the four gates in each layer: [L, T, B, 2, 4, H]. No gradients flow back
-    through them."""
+    """Factors of the rows of W_h and W_x, and biases, of the four gates in each layer: [L, T, B, 3, 4, H]. No gradients
+    flow back through them."""
 
 
 Advance = Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]]

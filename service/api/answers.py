@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from models.model import Model
 from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
 from models.predictions.path import PathKind
 from models.sequences.model import SequenceModel
-from models.tasks.classification import Classification
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
 from service.api.schemas import (
@@ -122,6 +121,7 @@ def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
         target=SequenceTargetDescription(
             num_weights=sum(map(math.prod, shapes.values())),
             size=model.target.size,
+            source=model.target.source,
             parameters={name: list(shape) for name, shape in shapes.items()},
         ),
         training=asdict(model.training),
@@ -192,7 +192,7 @@ def answer_prediction(model: Model, answer: Answer, parameters: PredictParameter
     predictions = (
         _answer_numbers(task, findings, flags, members if parameters.members else None)
         if isinstance(task, Regression)
-        else _answer_classes(task, findings, flags, members if parameters.members else None)
+        else answer_classes(task.classes, findings, flags, members if parameters.members else None)
     )
     return PredictAnswer(model=identify(model), ensemble=findings.ensemble, predictions=predictions)
 
@@ -265,28 +265,36 @@ def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters)
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
 
 
-def _answer_classes(
-    task: Classification, findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
+def answer_classes(
+    classes: Sequence[str], findings: Findings, flags: list[dict[str, FlagAnswer]], members: Tensor | None
 ) -> list[PredictionAnswer]:
+    """The answers for inputs that are classified.
+
+    Args:
+        classes: the K classes.
+        findings: of B inputs.
+        flags: of each input.
+        members: probabilities of the S members, [S, B, K], if they were requested.
+    """
     probabilities, sets = findings.tensors["probabilities"], findings.sets
     measures = {name: findings.tensors[name].tolist() for name in UncertaintyAnswer.model_fields}
     said = None if members is None else members.double().round(decimals=7).transpose(0, 1).tolist()
     return [
         PredictionAnswer(
-            label=task.classes[label],
+            label=classes[label],
             class_index=label,
             probabilities=row,
             uncertainty=UncertaintyAnswer(**{name: values[i] for name, values in measures.items()}),
             flags=flags[i],
-            prediction_set=_answer_set(task, sets.members[i], sets.coverage) if sets else None,
+            prediction_set=_answer_set(classes, sets.members[i], sets.coverage) if sets else None,
             member_probabilities=said[i] if said else None,
         )
         for i, (label, row) in enumerate(zip(probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True))
     ]
 
 
-def _answer_set(task: Classification, members: Tensor, coverage: float) -> PredictionSetAnswer:
-    labels = [name for name, member in zip(task.classes, members.tolist(), strict=True) if member]
+def _answer_set(classes: Sequence[str], members: Tensor, coverage: float) -> PredictionSetAnswer:
+    labels = [name for name, member in zip(classes, members.tolist(), strict=True) if member]
     return PredictionSetAnswer(labels=labels, coverage=coverage)
 
 

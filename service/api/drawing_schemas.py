@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, Field, RootModel, WithJsonSchema, model_validator
 
 from service.api.sequence_schemas import SequenceIdentity, SequenceParameters
 
@@ -24,6 +24,10 @@ Points = Annotated[
         }
     ),
 ]
+
+
+class PointsBody(RootModel[Points]):
+    """A drawing that is sent by itself."""
 
 
 class DrawBody(SequenceParameters):

@@ -11,11 +11,11 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from models.sequences.drawing import read_drawing, render_lines, render_smooth
-from models.sequences.live import Element, LiveSequence
+from models.sequences.live import Element
 from models.sequences.strokes import StrokesSpec
 from models.sequences.writing import Sampling
 from service.api.asking import explain_inputs
-from service.api.drawing_schemas import DrawBody, ScoreDrawingBody
+from service.api.drawing_schemas import DrawBody, PointsBody, ScoreDrawingBody
 from service.api.sequence_requests import SequenceRequest
 from service.api.streams import (
     STILL_HERE,
@@ -25,7 +25,7 @@ from service.api.streams import (
     write_changes,
     write_event,
 )
-from service.api.uploads import Body, read_json
+from service.api.uploads import Body, read_json, validate_json
 from service.engine.streams import Stream
 from service.errors import ServiceError
 
@@ -63,7 +63,7 @@ class Drawing(SequenceRequest):
             )
             for number in range(asked.drawings)
         ]
-        streams = self._open(sequences, asked.stream)
+        streams = self.open_streams(sequences, asked.stream)
         head = self._identify(seed, members) | {"prompt_points": len(given)}
         if asked.stream:
             events = self._write_events(streams, head | {"drawings": len(streams)})
@@ -85,10 +85,20 @@ class Drawing(SequenceRequest):
         with explain_inputs():
             points = [[*point, 0.0] for point in read_drawing(asked.drawing, self.spec).tolist()]
         points[-1][3] = 1.0  # the drawing ends with it
-        (elements,) = await self._collect(self._open([self.model.open(seed, members, points, changes=asked.changes)]))
+        sequence = self.model.open(seed, members, points, changes=asked.changes)
+        (elements,) = await self._collect(self.open_streams([sequence]))
         nats, _, _, disagreement = map(sum, zip(*(element.measures for element in elements), strict=True))
         totals = {"nats": nats, "nats_per_point": nats / len(points), "disagreement": disagreement / len(points)}
         return write_answer(self._identify(seed, members) | totals, "points", _write_list(elements))
+
+    def read_prompt(self, prompt: str) -> list[list[float]]:
+        """What networks read of a prompt, points as JSON.
+
+        Raises:
+            ServiceError: 422 if it is no drawing.
+        """
+        hint = f"{self.model.name} draws. Give the prompt as points, such as [[10, 0, 0], [0, 10, 1]]."
+        return self._read_points(validate_json(prompt.encode(), PointsBody, hint, len(prompt), len(prompt)).root)
 
     async def _read(self, schema: type[Body], what: str, hint: str) -> Body:
         hint = f"{hint}. It takes {', '.join(schema.model_fields)}."
@@ -115,18 +125,6 @@ class Drawing(SequenceRequest):
             message = f"The prompt has {given} points of at most {length}, so nothing is left to draw."
             raise ServiceError(422, "invalid_parameter", message, "Give a shorter prompt, or more max_points.")
         return length
-
-    def _open(self, sequences: Sequence[LiveSequence], patient: bool = False) -> list[Stream]:
-        """Lets sequences go on, all or none."""
-        streams = list[Stream]()
-        try:
-            for sequence in sequences:
-                streams.append(self.parts.engine.write(self.model, sequence, self.client, patient=patient))
-        except Exception:
-            for stream in streams:
-                stream.future.cancel()
-            raise
-        return streams
 
     async def _collect(self, streams: Sequence[Stream]) -> list[list[Element]]:
         """All that streams bring, in their order."""

@@ -3,14 +3,17 @@
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from models.sequences.model import SequenceModel
 from service.api.answers import answer_prediction, pack_prediction
-from service.api.asking import FEW_INPUTS
-from service.api.dependencies import AskingDependency, describe_errors
+from service.api.asking import FEW_INPUTS, Asking, set_deadline
+from service.api.dependencies import PartsDependency, ServedModelDependency, TimeoutHeader, describe_errors
 from service.api.downloads import BINARY, BINARY_SCHEMA
+from service.api.next_symbols import predict_next
 from service.api.schemas import PredictAnswer, PredictParameters
 from service.api.uploads import describe_upload, read_inputs
+from service.api.writing import open_writing
 from service.operation.access import require
 
 router = APIRouter()
@@ -25,13 +28,22 @@ router = APIRouter()
     openapi_extra=describe_upload(),
     dependencies=[Depends(require("predict"))],
 )
-async def predict(asking: AskingDependency, parameters: Annotated[PredictParameters, Query()]) -> Response:
+async def predict(
+    request: Request,
+    parts: PartsDependency,
+    model: ServedModelDependency,
+    parameters: Annotated[PredictParameters, Query()],
+    timeout: TimeoutHeader = None,
+) -> Response:
     """Predict with an ensemble of sampled networks.
 
     A model of images takes image files of any usual format and size, and resizes them. A model of vectors takes rows
-    of numbers as JSON.
+    of numbers as JSON. A model of text takes texts as JSON, and predicts the character that comes next.
     """
-    model = asking.model
+    if isinstance(model, SequenceModel):
+        writing = open_writing(request, parts, model, timeout, set_deadline(request, timeout, parts))
+        return await predict_next(writing, parameters)
+    asking = Asking(request, parts, model, timeout)
     size = asking.choose_size(parameters.ensemble_size)
     asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
     inputs = await read_inputs(asking, size)
@@ -43,6 +55,6 @@ async def predict(asking: AskingDependency, parameters: Annotated[PredictParamet
         return answer_prediction(model, answer, parameters).model_dump_json(exclude_none=True).encode()
 
     few = len(inputs) <= FEW_INPUTS and not parameters.members
-    with asking.parts.metrics.time("serialise", model.name):
+    with parts.metrics.time("serialise", model.name):
         content = encode() if few else await to_thread.run_sync(encode)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)

@@ -15,6 +15,7 @@ from models.tasks.classification import Classification
 from models.tasks.quantity import Axis, Quantity
 from models.tasks.regression import EACH_NUMBER, Regression
 from models.tasks.task import Task
+from service.api.sequence_schemas import MOST_SYMBOLS
 
 Seed = Annotated[
     int | None,
@@ -106,6 +107,19 @@ class WeightsParameters(BaseModel):
     """Query parameters of a download of weights."""
 
     model_config = ConfigDict(extra="forbid")
+
+    prompt: str | None = Field(
+        None,
+        max_length=MOST_SYMBOLS,
+        description="For a model whose weights change at each step: what the network reads first. A model that draws "
+        "takes points as JSON.",
+    )
+    step: int | None = Field(
+        None,
+        ge=0,
+        description="How many elements of the prompt it reads; by default all. The weights are those of the step that "
+        "predicts the next one, in the form of an LSTM's.",
+    )
 
     seed: Seed = None
     member: int = Field(
@@ -316,6 +330,7 @@ class SequenceModelSummary(ModelIdentity):
 class SequenceTargetDescription(BaseModel):
     num_weights: int
     size: CellSize = Field(description="Sizes of the recurrent network.")
+    source: str = Field(description="Python source that creates the network.")
     parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by state_dict key.")
 
 

@@ -1,16 +1,21 @@
 """A request to a model of sequences, whatever these consist of."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
+from models.sequences.frozen import Outlook
+from models.sequences.live import LiveSequence
 from models.sequences.model import SequenceModel
 from service.api.asking import Deadline, check_members, choose_size, find_exchange, wait_for
 from service.api.sequence_schemas import NetworkParameters, SequenceParameters
+from service.api.streams import explaining_nonsense, follow_all
 from service.engine.ensembles import choose_seed
+from service.engine.streams import Stream
 from service.errors import ServiceError
 from service.parts import Parts
 
@@ -39,6 +44,45 @@ class SequenceRequest:
             check_members(self.model, asked.member + 1)
             return seed, [asked.member]
         return seed, list(range(choose_size(self.model, asked.ensemble_size, self.parts.settings.max_ensemble_size)))
+
+    def open_streams(self, sequences: Sequence[LiveSequence], patient: bool = False) -> list[Stream]:
+        """Lets sequences go on, all or none.
+
+        Args:
+            sequences: of the model.
+            patient: whether they pause while the client is slow.
+
+        Raises:
+            OverloadedError: if too many sequences are live.
+        """
+        streams = list[Stream]()
+        with ExitStack() as undoing:
+            for sequence in sequences:
+                stream = self.parts.engine.write(self.model, sequence, self.client, patient=patient)
+                undoing.callback(stream.future.cancel)
+                streams.append(stream)
+            undoing.pop_all()
+        return streams
+
+    async def look_ahead(self, sequences: Sequence[LiveSequence]) -> list[Outlook]:
+        """What the networks of sequences, which keep their states, say when they have read them.
+
+        Raises:
+            ServiceError: as `wait_for`, and 500 for outputs that are not finite.
+            OverloadedError: if too many sequences are live.
+        """
+        found = list[Outlook]()
+
+        async def read() -> None:
+            async with aclosing(follow_all(self.open_streams([each for each in sequences if each.length]))) as news:
+                async for _ in news:
+                    pass
+            for sequence in sequences:
+                with explaining_nonsense(self.model):
+                    found.append(await asyncio.wrap_future(self.parts.engine.look_ahead(self.model, sequence)))
+
+        await self.wait_for(read())
+        return found
 
     async def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         """Waits for the work on an answer that is sent as a whole.

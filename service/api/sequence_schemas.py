@@ -10,6 +10,7 @@ from models.sequences.calibration import PassageScore
 MOST_SYMBOLS = 20_000
 """Most characters of a prompt, or of a text to be scored."""
 
+MOST_TEXTS = 16
 MOST_TOKENS = 10_000
 MOST_NETWORKS = 64
 MOST_STOPS, MOST_STOP_SYMBOLS = 16, 100
@@ -49,6 +50,19 @@ class NetworkParameters(BaseModel):
         if self.member is not None and self.ensemble_size is not None:
             raise ValueError("member and ensemble_size exclude each other")
         return self
+
+
+class TextsBody(BaseModel):
+    """The JSON body of a prediction by a model of text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: list[Annotated[str, Field(max_length=MOST_SYMBOLS)]] = Field(
+        min_length=1,
+        max_length=MOST_TEXTS,
+        description="Texts, for each of which the next character is predicted. After an empty one, that is the first "
+        "character of a text.",
+    )
 
 
 class SequenceParameters(NetworkParameters):

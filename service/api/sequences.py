@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from models.sequences.model import SequenceModel
 from models.sequences.strokes import StrokesSpec
 from models.sequences.writing import Sampling
 from service.api.asking import Deadline, set_deadline
@@ -27,6 +28,7 @@ from service.api.uploads import read_json
 from service.api.writing import Writing, open_writing
 from service.engine.streams import Stream
 from service.operation.access import require
+from service.parts import Parts
 
 router = APIRouter(
     prefix="/v1/models/{model}",
@@ -38,13 +40,18 @@ router = APIRouter(
 find_writer = lru_cache(maxsize=16)(SymbolWriter)
 
 
-async def _prepare(
-    request: Request, parts: PartsDependency, model: SequenceModelDependency, timeout: TimeoutHeader = None
-) -> Writing | Drawing:
+def open_sequences(request: Request, parts: Parts, model: SequenceModel, timeout: float | None) -> Writing | Drawing:
+    """Begins a request to a model of sequences."""
     deadline = set_deadline(request, timeout, parts)
     if isinstance(model.input, StrokesSpec):
         return Drawing(request, parts, model, timeout, deadline, model.input)
     return open_writing(request, parts, model, timeout, deadline)
+
+
+async def _prepare(
+    request: Request, parts: PartsDependency, model: SequenceModelDependency, timeout: TimeoutHeader = None
+) -> Writing | Drawing:
+    return open_sequences(request, parts, model, timeout)
 
 
 SequenceDependency = Annotated[Writing | Drawing, Depends(_prepare)]

@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from models.sequences.live import Element
+from models.sequences.model import SequenceModel
 from models.sequences.text import TextSpec
 from models.tasks.probabilities import NotFiniteError
 from service.api.asking import Deadline
@@ -127,12 +128,22 @@ async def follow_all(
 def _check(stream: Stream) -> None:
     if stream.future.cancelled():
         raise ServiceError(503, **CLOSING.model_dump())
-    if (error := stream.future.exception()) is None:
-        return
-    if isinstance(error, NotFiniteError):
+    with explaining_nonsense(stream.model):
+        stream.future.result()
+
+
+@contextmanager
+def explaining_nonsense(model: SequenceModel) -> Iterator[None]:
+    """Turns outputs that are not finite into an answer.
+
+    Raises:
+        ServiceError: 500.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
         hint = "The model cannot handle this sequence. Try another seed."
-        raise ServiceError(500, "not_finite", f"{stream.model.name}: {error}.", hint) from error
-    raise error
+        raise ServiceError(500, "not_finite", f"{model.name}: {error}.", hint) from error
 
 
 class SymbolWriter:

@@ -21,6 +21,7 @@ from models.inputs.image_formats import FORMATS, NAMES
 from models.inputs.rows import list_names
 from service.api.asking import Asking, Deadline, check_number, explain_inputs
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
+from service.api.sequence_schemas import TextsBody
 from service.errors import ServiceError
 from service.settings import Settings
 
@@ -309,11 +310,12 @@ def describe_upload() -> dict[str, Any]:
     images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
     content: dict[str, Any] = {
         "application/json": {
-            "schema": {"oneOf": [ImagesBody.model_json_schema(), RowsBody.model_json_schema()]},
+            "schema": {"anyOf": [schema.model_json_schema() for schema in (ImagesBody, RowsBody, TextsBody)]},
             "examples": {
                 "images": {"summary": "For a model of images", "value": {"images": [example]}},
                 "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},
                 "rows": {"summary": "For a table", "value": {"inputs": [{"age": 59, "sex": "f"}]}},
+                "texts": {"summary": "For a model of text", "value": {"inputs": ["To be, or not to b"]}},
             },
         },
         "multipart/form-data": {"schema": images},

@@ -8,18 +8,25 @@ network is drawn, and memory does not grow with the number of networks.
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.model import Model
 from models.schema import Shape
-from service.engine.engine import Engine
+from models.sequences.frozen import find_frozen_target
+from models.sequences.network import SequenceTarget
+from models.targets.target import TargetNetwork
+from service.api.sequence_requests import SequenceRequest
+from service.engine.engine import Engine, ServedModel
 
+SUFFIX = ".safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BYTES_PER_DRAW = 8 * 2**20
 _BYTES_PER_CHUNK = 2**20
 
@@ -28,7 +35,7 @@ _BYTES_PER_CHUNK = 2**20
 class WeightsFile:
     """A file with one network, or with several stacked on a leading axis."""
 
-    model: Model
+    model: ServedModel
     seed: int
     members: range
     stacked: bool
@@ -38,7 +45,7 @@ class WeightsFile:
     def filename(self) -> str:
         """Suggested name of the file."""
         members = str(self.members[0]) if len(self.members) == 1 else f"{self.members[0]}-{self.members[-1]}"
-        return f"{self.model.name}-seed{self.seed}-member{members}.safetensors"
+        return f"{self.model.name}-seed{self.seed}-member{members}{SUFFIX}"
 
     @property
     def size(self) -> int:
@@ -53,7 +60,7 @@ class WeightsFile:
         for name, shape in self._shapes.items():
             length = self._tensor_bytes(shape) * len(self.members)
             entries[name] = {
-                "dtype": _SAFETENSORS_DTYPES[self.dtype],
+                "dtype": _STORED_DTYPES[self.dtype],
                 "shape": [len(self.members), *shape] if self.stacked else list(shape),
                 "data_offsets": [position, position + length],
             }
@@ -66,15 +73,16 @@ class WeightsFile:
     def metadata(self) -> dict[str, str]:
         """The networks' origin, their structure, and their input."""
         model = self.model
+        task = {"task": json.dumps(asdict(model.task))} if isinstance(model, Model) else {}
         return {
             "format": "pt",
             "checkpoint": model.name,
             "version": model.version,
             "seed": str(self.seed),
             "members": f"{self.members[0]}-{self.members[-1]}",
-            "target": model.target.source,
+            "target": self._target.source,
             "input": json.dumps(asdict(model.input)),
-            "task": json.dumps(asdict(model.task)),
+            **task,
         }
 
     def etag(self, device: torch.device) -> str:
@@ -98,16 +106,25 @@ class WeightsFile:
                 position = end
                 if end <= start or begin >= stop:
                     continue
-                dtype = DTYPES[self.dtype]
-                drawn = await asyncio.wrap_future(engine.sample(self.model, self.seed, members, {name}, dtype))
-                content = drawn[name].flatten().view(torch.uint8).numpy().data
+                drawn = await self._draw(engine, members, name)
+                content = drawn.flatten().view(torch.uint8).numpy().data
                 content = content[max(0, start - begin) : stop - begin]
                 for offset in range(0, len(content), _BYTES_PER_CHUNK):
                     yield content[offset : offset + _BYTES_PER_CHUNK]
 
+    async def _draw(self, engine: Engine, members: range, name: str) -> Tensor:
+        """A parameter of some members, contiguous on the CPU."""
+        drawn = await asyncio.wrap_future(engine.sample(self.model, self.seed, members, {name}, DTYPES[self.dtype]))
+        return drawn[name]
+
     @property
+    def _target(self) -> TargetNetwork | SequenceTarget:
+        """The target whose parameters it holds."""
+        return self.model.target
+
+    @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        return self.model.target.parameter_shapes
+        return self._target.parameter_shapes
 
     @property
     def _bytes_per_network(self) -> int:
@@ -115,6 +132,41 @@ class WeightsFile:
 
     def _tensor_bytes(self, shape: Shape) -> int:
         return torch.Size(shape).numel() * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class StepFile(WeightsFile):
+    """A file with the LSTM that a network is at one step of a sequence."""
+
+    asking: SequenceRequest
+    prompt: str
+    """What the client sent."""
+    given: Sequence[Any]
+    """The elements of it that the network reads."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """The parameters, from `compute`."""
+
+    @property
+    def filename(self) -> str:
+        return f"{super().filename.removesuffix(SUFFIX)}-step{len(self.given)}{SUFFIX}"
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {**super().metadata, "prompt": self.prompt, "step": str(len(self.given))}
+
+    async def compute(self) -> None:
+        """Finds the parameters. Raises as `SequenceRequest.look_ahead`."""
+        model, given = self.asking.model, self.given
+        sequence = model.open(self.seed, self.members, given, first=len(given), keeps=True)
+        (outlook,) = await self.asking.look_ahead([sequence])
+        self.weights.update(outlook.weights or {})
+
+    async def _draw(self, engine: Engine, members: range, name: str) -> Tensor:  # noqa: ARG002  # they were computed
+        return self.weights[name].to("cpu", DTYPES[self.dtype]).contiguous()
+
+    @property
+    def _target(self) -> SequenceTarget:
+        return find_frozen_target(self.asking.model.target)
 
 
 def is_named(etag: str, header: str | None) -> bool:

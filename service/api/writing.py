@@ -27,6 +27,10 @@ class Writing(SequenceRequest):
         with explain_inputs():
             return self.spec.encode(text)
 
+    def read_prompt(self, prompt: str) -> list[int]:
+        """What networks read of a prompt. Raises as `encode`."""
+        return self.encode(prompt)
+
 
 def open_writing(
     request: Request, parts: Parts, model: SequenceModel, timeout: float | None, deadline: Deadline

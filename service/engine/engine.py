@@ -9,7 +9,7 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +23,9 @@ from models.device import works
 from models.examples import load_examples
 from models.model import Model
 from models.sequences.checkpoint import load_sequence_checkpoint
+from models.sequences.frozen import Outlook
 from models.sequences.live import LiveSequence
 from models.sequences.model import SequenceModel
-from models.targets.target import Weights
 from service.admission import Admission, OverloadedError, Reservation
 from service.engine.batches import Answer, Batch, PredictionRequest
 from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
@@ -176,6 +176,10 @@ class Engine:
             self.streams.open(stream, client)
         return self._begin_stream(stream)
 
+    def look_ahead(self, model: SequenceModel, sequence: LiveSequence) -> Future[Outlook]:
+        """What the networks of a sequence that has ended, and keeps its state, say of what would come next."""
+        return self._call(lambda: model.live.look_ahead(sequence))
+
     def _prepare_stream(self, model: SequenceModel, sequence: LiveSequence, patient: bool = False) -> Stream:
         stream = Stream(model, sequence, patient, resume=lambda: self._begin_stream(stream))
         return stream
@@ -218,12 +222,12 @@ class Engine:
 
     def sample(
         self,
-        model: Model,
+        model: ServedModel,
         seed: int,
         members: Sequence[int],
         names: Collection[str],
         dtype: torch.dtype = torch.float32,
-    ) -> Future[Weights]:
+    ) -> Future[Mapping[str, Tensor]]:
         """Samples the named parameters of some members of a seed, on the CPU, contiguous in memory."""
         return self._call(lambda: model.sample(seed, members, names, dtype))
 

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ def _open(writing: Writing, asked: CompletionBody) -> _Answer:
         ServiceError: 422 if the model cannot answer, or the choices together are too much.
         OverloadedError: if too many sequences are live.
     """
-    model, engine = writing.model, writing.parts.engine
+    model = writing.model
     writers: list[ChoiceWriter] = []
     sequences: list[LiveSequence] = []
     for prompt in asked.prompt:
@@ -149,13 +149,7 @@ def _open(writing: Writing, asked: CompletionBody) -> _Answer:
             writers.append(writer)
             sequences.append(sequence)
     _check_share(writing, sequences)
-    streams: list[Stream] = []
-    with ExitStack() as undoing:
-        for sequence in sequences:
-            stream = engine.write(model, sequence, writing.client, patient=asked.stream)
-            undoing.callback(stream.future.cancel)
-            streams.append(stream)
-        undoing.pop_all()
+    streams = writing.open_streams(sequences, asked.stream)
     head = {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",

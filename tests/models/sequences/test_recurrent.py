@@ -117,8 +117,8 @@ class TestStart:
     def test_every_row_is_scaled_by_a_tenth(self) -> None:
         network = HyperLSTM(X, H, hyper_size=N, embedding_size=Z)
         trace = network.trace(torch.randn(T, B, X))
-        assert trace.scales.shape == (1, T, B, 2, 4, H)
-        torch.testing.assert_close(trace.scales, torch.full_like(trace.scales, 0.1))
+        assert trace.scales.shape == (1, T, B, 3, 4, H)
+        torch.testing.assert_close(trace.scales[..., :2, :, :], torch.full((1, T, B, 2, 4, H), 0.1).to(trace.scales))
 
     def test_biases_are_zero_and_their_embeddings_small(self) -> None:
         (cell,) = HyperLSTM(X, 50, hyper_size=80, embedding_size=16).layers

@@ -254,8 +254,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("method", "path"),
         [
-            *[("POST", f"/v1/models/writer/{path}") for path in ("predict", "attack", "walk")],
-            ("GET", "/v1/models/writer/weights"),
+            *[("POST", f"/v1/models/writer/{path}") for path in ("attack", "walk")],
             *[("GET", f"/v2/models/writer{path}") for path in ("", "/ready", "/config", "/stats")],
             ("POST", "/v2/models/writer/infer"),
         ],
