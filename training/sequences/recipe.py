@@ -81,7 +81,6 @@ def _write(name: str, dataset: str) -> SequenceRecipe:
         updates=2_000,
         modes=8,
         latent_size=4,
-        dropout=Dropout(input=0.1, recurrent=0.2, output=0.3),
     )
 
 
