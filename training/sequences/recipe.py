@@ -81,6 +81,7 @@ def _write(name: str, dataset: str) -> SequenceRecipe:
         updates=2_000,
         modes=8,
         latent_size=4,
+        dropout=Dropout(recurrent=0.1, output=0.1),
     )
 
 
