@@ -33,7 +33,8 @@ FIRST_SECONDS = 1e-4
 """Seconds of a step for each row, before it was measured."""
 
 MOST_PADDING = 1.5
-"""Most rows of a step, in rows that are needed. The others let networks have equally many rows."""
+"""Most rows of a step, in rows that are needed. The others let networks have equally many rows, or are those of
+sequences that have left."""
 
 FinishReason = Literal["stop", "length", "end"]
 """Why a sequence has ended: by a stop string, its length, or its last element."""
@@ -167,14 +168,17 @@ class LiveSequences:
         if not sequences:
             self._sequences, self._states = [], []
             return
-        networks, rows, total = _lay_out([sequence.networks for sequence in sequences])
-        self._prepare(networks, any(sequence.changes for sequence in sequences))
-        self._states = self._collect(sequences, old, rows, total)
+        counts = np.array([len(sequence.networks) for sequence in sequences])
+        if len(self._last) <= MOST_PADDING * counts.sum() and old.keys() >= set(sequences):
+            self._rows = np.concatenate([old[sequence] for sequence in sequences])  # to lay out anew takes longer
+        else:
+            networks, self._rows, total = _lay_out([sequence.networks for sequence in sequences])
+            self._prepare(networks, any(sequence.changes for sequence in sequences))
+            self._states = self._collect(sequences, old, self._rows, total)
+            self._last = self._begin(total)
         for sequence in sequences:
             sequence._state = None
-        self._sequences, self._rows = list(sequences), rows
-        self._counts = np.array([len(sequence.networks) for sequence in sequences])
-        self._last = self._begin(total)
+        self._sequences, self._counts = list(sequences), counts
         self._writer = self._script.prepare([sequence.sampling for sequence in sequences], self._counts)
 
     def advance(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.sequences.live import LiveSequence, LiveSequences
+from models.sequences.live import MOST_PADDING, LiveSequence, LiveSequences
 from models.sequences.model import SequenceModel
 from models.sequences.text import OTHER
 from models.sequences.writing import Sampling, TextScript
@@ -52,6 +52,23 @@ def test_a_sequence_does_not_depend_on_others(latent_size: int) -> None:
         again = write(model, other.sampling.seed, other.length - 2, len(other.networks))
         finish(live, again)
         compare(other, again)
+
+
+def test_few_rows_are_computed_for_those_who_have_left() -> None:
+    model = make_model(latent_size=2)
+    live, sequences = model.live, [write(model, seed, 5 * seed) for seed in range(1, 9)]
+    alone = [write(model, seed, 5 * seed) for seed in range(1, 9)]
+    shapes = set()
+    while rest := [sequence for sequence in sequences if not sequence.finished]:
+        live.arrange(rest)
+        live.advance()
+        assert 3 * len(rest) <= len(live._last) <= MOST_PADDING * 3 * len(rest)
+        shapes.add((len(rest), len(live._last)))
+    live.arrange([])
+    assert len({rows for _, rows in shapes}) < len(shapes)  # some leave without a new layout
+    for one, other in zip(sequences, alone, strict=True):
+        finish(live, other)
+        compare(one, other)
 
 
 @pytest.mark.parametrize("changes", [False, True])
