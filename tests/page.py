@@ -47,12 +47,16 @@ class Page:
         wait_until(lambda: f"Shown: {name}" in self.attribute("#pad-canvas", "aria-label"))
         self.settle()
 
-    def draw(self, *points: tuple[int, int]) -> None:
-        """A stroke, by points in CSS pixels from the pad's centre."""
-        pad = self.find("#pad-canvas")
-        actions = ActionChains(self.browser).move_to_element_with_offset(pad, *points[0]).click_and_hold()
+    def draw(self, *points: tuple[int, int], pad: str = "#pad-canvas", duration: int = 250) -> None:
+        """A stroke, by points in CSS pixels from the pad's centre, each so many milliseconds after the one before."""
+        canvas = self.find(pad)
+        actions = (
+            ActionChains(self.browser, duration=duration)
+            .move_to_element_with_offset(canvas, *points[0])
+            .click_and_hold()
+        )
         for point in points[1:]:
-            actions.move_to_element_with_offset(pad, *point)
+            actions.move_to_element_with_offset(canvas, *point)
         actions.release().perform()
 
     def open_file(self, path: Path) -> None:

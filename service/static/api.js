@@ -64,14 +64,14 @@ export const walk = async (model, image, options, signal) => {
   return keepSeed(answer, answer, options.seed);
 };
 
-/** Yields what the service sends while it writes text: first which networks write, then characters, then why it ends. */
+/** Yields what the service sends while it writes or draws: first which networks do, then symbols, then why they end. */
 export async function* generate(model, question, signal) {
   const response = await reach(generateUrl(model), { ...asJson(writeQuestion({ ...question, stream: true })), signal });
   if (!response.ok) await readJson(response);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ; ) {
     const { value, done } = await unlessBroken(reader.read());
-    if (done) throw new ApiError("The text broke off.", "The server may have been stopped. Try again.");
+    if (done) throw new ApiError("The answer broke off.", "The server may have been stopped. Try again.");
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     const events = blocks.filter((block) => block.startsWith("data: ")).map((block) => block.slice("data: ".length));
@@ -89,7 +89,7 @@ export const score = async (model, question, signal) => {
   return keepSeed(answer, answer, question.seed);
 };
 
-/** The body of a question about text. Its seed is text, empty for a fresh one, so that no digit is lost. */
+/** The body of a question about a text or a drawing. Its seed is text, empty for a fresh one, so that no digit is lost. */
 export const writeQuestion = ({ seed, ...rest }) => {
   const body = JSON.stringify(rest);
   return seed === "" ? body : `${body.slice(0, -1)},"seed":${seed}}`;

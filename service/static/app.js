@@ -3,6 +3,7 @@
 import { ApiError, fetchExamples, fetchModel, fetchModels, fetchPageExamples, predict } from "./api.js";
 import { createAttack } from "./attack.js";
 import { createCurve } from "./curve.js";
+import { createDraw } from "./draw.js";
 import { createExamples } from "./examples.js";
 import { createFlags } from "./flags.js";
 import { createPad } from "./pad.js";
@@ -49,6 +50,7 @@ const views = {
   row: createRow(studio),
   write: createWrite(studio),
   score: createScore(studio),
+  draw: createDraw(studio),
 };
 const tabs = createTabs(document.querySelector(".tabs"), ask);
 
@@ -164,8 +166,8 @@ function showError(error) {
 async function loadModels(signal) {
   if (models.length) return;
   const answer = await fetchModels(signal);
-  models = answer.models.filter((model) => isOfImages(model) || isOfRows(model) || isOfText(model));
-  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images, rows or text; see /docs for others.");
+  models = answer.models.filter((model) => isOfImages(model) || isOfRows(model) || isOfText(model) || isOfStrokes(model));
+  if (!models.length) throw new ApiError("This page can show none of the models.", "It shows models of images, rows, text or drawings; see /docs for others.");
   const options = models.map(({ name }) => new Option(name, name, false, name === answer.default));
   element("model").replaceChildren(...options);
   element("model-field").hidden = models.length < 2;
@@ -177,6 +179,8 @@ const isOfImages = ({ input, task }) => input.kind === "image" && task.kind === 
 const isOfRows = ({ input }) => input.kind === "vector" || input.kind === "table";
 
 const isOfText = ({ input }) => input.kind === "text";
+
+const isOfStrokes = ({ input }) => input.kind === "strokes";
 
 /** One number in, one number out. */
 const isOfNumbers = ({ input, task }) =>
@@ -197,7 +201,7 @@ function chooseModel() {
   element("image").hidden = element("sent").hidden = !isOfImages(model);
   const single = model.sampler.num_networks === 1;
   document.body.classList.toggle("single", single);
-  element("seed-field").hidden = single && !isOfText(model); // a single network draws text, too
+  element("seed-field").hidden = single && model.task.kind !== "sequence"; // which a single network draws, too
   reset();
   tabs.offer(kindOf(model), model.backbone ? ["attack"] : []); // which needs a gradient
 }
@@ -205,10 +209,11 @@ function chooseModel() {
 const kindOf = (model) => {
   if (isOfImages(model)) return "image";
   if (isOfText(model)) return "text";
+  if (isOfStrokes(model)) return "strokes";
   return isOfNumbers(model) ? "number" : "row";
 };
 
-const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"] };
+const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"], strokes: ["draw"] };
 
 function reset() {
   const model = currentModel();

@@ -37,6 +37,24 @@ export const pythonUpload = (path, name) =>
     "    ).json()",
   ].join("\n");
 
+/** The same for a question of numbers and lists, as JSON; its seed is text. */
+export const pythonPost = (path, question) => {
+  const fields = Object.entries(question).filter(([, value]) => value !== "" && value !== undefined);
+  return [
+    "import httpx",
+    "",
+    "answer = httpx.post(",
+    `    ${quote(location.origin + path)},`,
+    "    json={",
+    ...fields.map(([name, value]) => `        ${quote(name)}: ${toPython(value)},`),
+    "    },",
+    "    timeout=60,",
+    ").json()",
+  ].join("\n");
+};
+
+const toPython = (value) => ({ true: "True", false: "False" })[value] ?? (Array.isArray(value) ? JSON.stringify(value) : String(value));
+
 export const quote = (text) => JSON.stringify(text);
 
 /** A place on the page for a call; it is empty until there is one. */

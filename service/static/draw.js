@@ -1,154 +1,188 @@
-/** A pen that draws at a person's speed, on one sheet or on several at once, and how the weights change meanwhile. */
+/** The view in which a model draws, or finishes what one has begun. */
 
-import { PEN, SIDE, addPoint, drawUntil, fit, tracePath, writeSvg } from "./pen.js";
+import { generate, generateUrl, writeQuestion } from "./api.js";
+import { createCall, pythonPost, shellQuote } from "./call.js";
+import { plural } from "./numbers.js";
+import { createPlayer } from "./player.js";
+import { createSketch } from "./sketch.js";
 
-const ROW = 12; // CSS pixels of a row of squares, and of the widest of them
-const GAP = 1;
-const NAME = "drawing.svg";
+const CHANGING = "hyper_lstm"; // the cell whose weights change at each step
+const ROOM = 1.15; // side of a sheet, in the usual extent of the model's drawings
 
-/**
- * A player in an element, of as many drawings as there are sheets. Beside a single one, four rows of squares say how
- * much the weights of each gate changed at each point.
- *
- * The scale is the usual length of a step, in the units of the points.
- */
-export const createPlayer = (root, { scale, sheets = 1 }) => {
-  const drawings = Array.from({ length: sheets }, () => []);
-  const canvases = drawings.map((_, index) => createCanvas(`sheet ${index + 1} of ${sheets}`, "sheet"));
-  const strip = sheets === 1 ? createCanvas("Changes of the weights of the input, forget and output gates and the candidate", "strip") : null;
-  const play = Object.assign(document.createElement("button"), { type: "button", textContent: "Play" });
-  const position = Object.assign(document.createElement("input"), { type: "range", min: 0, max: 0, step: "any", value: 0, ariaLabel: "Time" });
-  const save = Object.assign(document.createElement("button"), { type: "button", textContent: "Save SVG", disabled: true });
-  const group = document.createElement("div");
-  group.className = "sheets";
-  group.append(...canvases);
-  const controls = document.createElement("div");
-  controls.className = "large-actions";
-  controls.append(play, position, save);
-  root.replaceChildren(group, ...(strip ? [strip] : []), controls);
+const element = (id) => document.getElementById(id);
+const say = (text) => (element("draw-note").textContent = text);
+const count = () => Number(document.querySelector("[name=drawings]:checked").value);
 
-  let time = 0; // of the pen, in milliseconds
-  let complete = false; // whether no more points will come
-  let playing = false;
-  let last = null; // the time of the last frame
+export const createDraw = (studio) => {
+  const sketch = createSketch(element("draw-pad"), { onStart: empty, onChange: showSketch });
+  const call = createCall("draw");
+  let shown = null; // the model that draws
+  let running = null; // the signal of the drawings that are being drawn
+  let player = null; // of the last drawings
+  let seed = ""; // of the last drawings
 
-  const duration = () => Math.max(...drawings.map((points) => points.at(-1)?.end ?? 0));
+  /** Ends the work, and forgets all but what one has drawn. */
+  function empty() {
+    studio.cancel();
+    forget();
+  }
 
-  const redraw = () => {
-    canvases.forEach((canvas, index) => drawSheet(canvas, drawings[index], time));
-    if (strip) drawStrip(strip, drawings[0], time);
-    position.max = duration();
-    position.value = time;
+  const forget = () => {
+    player?.remove();
+    player = null;
+    call.clear();
+    seed = "";
+    setRunning(null);
   };
 
-  const setPlaying = (next) => {
-    if (next && !playing) requestAnimationFrame(step);
-    playing = next;
-    last = null;
-    play.textContent = playing ? "Pause" : "Play";
+  const setRunning = (signal) => {
+    running = signal;
+    element("draw-keep").disabled = seed === "";
+    showStart();
   };
 
-  /** The pen waits at its last point for more, until the drawings are complete. */
-  const step = (now) => {
-    if (!playing) return;
-    time = Math.min(duration(), time + (last === null ? 0 : now - last));
-    last = now;
-    redraw();
-    if (complete && time >= duration()) setPlaying(false);
-    else requestAnimationFrame(step);
+  const showStart = () => {
+    const begun = !sketch.isEmpty();
+    element("draw-start").textContent = running ? "Stop" : begun ? "Finish it" : "Draw";
+    element("draw-start").disabled = !running && isTooLong();
+    element("draw-undo").disabled = !begun;
+    element("draw-clear").disabled = !begun && !player;
+    element("draw-box").classList.toggle("used", begun);
   };
 
-  play.addEventListener("click", () => {
-    if (!playing && time >= duration()) time = 0;
-    setPlaying(!playing);
+  const isTooLong = () => shown && sketch.points().length >= shown.input.max_points;
+
+  function showSketch() {
+    showStart();
+    if (!shown) return;
+    const points = sketch.points();
+    const strokes = points.filter(([, , lifted]) => lifted).length;
+    const drew = `You drew ${plural(strokes, "stroke")}, ${plural(points.length, "point")}.`;
+    if (isTooLong()) say(`${drew} The model goes on from at most ${shown.input.max_points - 1} points. Undo a stroke.`);
+    else if (strokes) say(`${drew} Let the model finish it.`);
+    else say("Begin a drawing, and the model finishes it. Or let it draw all by itself.");
+  }
+
+  function start() {
+    const { model, size, seed: kept } = studio.read();
+    const question = {
+      prompt: sketch.points(),
+      temperature: Number(element("draw-temperature").value),
+      drawings: count(),
+      ensemble_size: size,
+      seed: kept,
+    };
+    const corner = sketch.corner();
+    return studio.work((signal, arrive) => draw({ model, question, corner }, signal, arrive));
+  }
+
+  const draw = async ({ model, question, corner }, signal, arrive) => {
+    forget();
+    setRunning(signal);
+    say("");
+    const tally = { drawings: question.drawings, points: 0, nats: 0, reasons: [] };
+    let frame = 0; // the number of the frame that will say what has come since the last one
+    const refresh = () => {
+      frame = 0;
+      say(describe(tally, seed, "Drawing. "));
+    };
+    let state = "Stopped. ";
+    try {
+      const { target } = await studio.describe(model, model.version, signal);
+      const changes = question.drawings === 1 && target.size.cell === CHANGING;
+      const take = (event) => {
+        if ("seed" in event) {
+          seed = question.seed || String(event.seed);
+          player = open(model.input, { ...question, changes, corner });
+          showStart();
+        } else if ("index" in event) {
+          player.append(event.drawing, event.point, { changes: event.changes });
+          tally.points++;
+          tally.nats += event.nats;
+        } else if ("finish_reason" in event) {
+          tally.reasons.push(event.finish_reason);
+        }
+      };
+      for await (const events of generate(model.name, { ...question, changes }, signal)) {
+        if (signal.aborted) return;
+        events.forEach(take);
+        arrive();
+        frame ||= requestAnimationFrame(refresh);
+      }
+      state = "";
+      showCall(call, model.name, { ...question, seed, changes });
+      element("summary").textContent = describe(tally, seed, "Drawn: ");
+    } finally {
+      cancelAnimationFrame(frame);
+      if (running === signal) {
+        setRunning(null);
+        player?.complete();
+        if (state) player?.pause();
+        say(describe(tally, seed, state));
+      }
+    }
+  };
+
+  /** Sheets with what one has drawn, on which the pen goes on. A single one lies on the pad. */
+  const open = ({ scale, extent }, { prompt, drawings, changes, corner }) => {
+    const stage = element(drawings === 1 ? "draw-box" : "draw-player");
+    const opened = createPlayer(element("draw-player"), { scale, side: ROOM * extent, sheets: drawings, changes, corner, stage });
+    for (let sheet = 0; sheet < drawings; sheet++) prompt.forEach((point) => opened.append(sheet, point, { given: true }));
+    opened.play();
+    stage.scrollIntoView({ block: "nearest", behavior: opened.isStill() ? "auto" : "smooth" });
+    return opened;
+  };
+
+  const showSettings = () => {
+    const slider = element("draw-temperature");
+    slider.labels[0].lastElementChild.value = Number(slider.value).toFixed(2);
+  };
+
+  element("draw-temperature").addEventListener("input", showSettings);
+  element("draw-start").addEventListener("click", () => (running ? studio.cancel() : start()));
+  element("draw-undo").addEventListener("click", () => {
+    empty();
+    sketch.undo();
   });
-  position.addEventListener("input", () => {
-    setPlaying(false);
-    time = Number(position.value);
-    redraw();
+  element("draw-clear").addEventListener("click", () => {
+    empty();
+    sketch.clear();
   });
-  save.addEventListener("click", () => {
-    const url = URL.createObjectURL(new Blob([writeSvg(drawings)], { type: "image/svg+xml" }));
-    Object.assign(document.createElement("a"), { href: url, download: NAME }).click();
-    URL.revokeObjectURL(url);
-  });
-  const observer = new ResizeObserver(redraw);
-  [...canvases, strip].filter(Boolean).forEach((canvas) => observer.observe(canvas));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  element("draw-keep").addEventListener("click", () => studio.setSeed(seed));
+  document.querySelectorAll("[name=drawings]").forEach((input) =>
+    input.addEventListener("change", () => {
+      empty();
+      showSketch();
+    }),
+  );
+  showSettings();
 
   return {
-    /** Adds a point, [dx, dy, lifted], to a sheet. Options are `given`, if a person drew it, and `changes`. */
-    append: (sheet, point, options) => {
-      addPoint(drawings[sheet], point, scale, options);
-      save.disabled = drawings.some((points) => !points.length);
+    reset: (model) => {
+      if (shown?.name === model.name && shown.version === model.version) return;
+      shown = model;
+      forget();
+      sketch.reset(ROOM * model.input.extent);
     },
-    /** Begins with what is there, and goes on with what comes. Those who do not like motion see the whole. */
-    play: () => {
-      if (matchMedia("(prefers-reduced-motion: reduce)").matches) time = Infinity;
-      setPlaying(true);
-    },
-    /** Says that no more points will come. */
-    complete: () => (complete = true),
-    clear: () => {
-      drawings.forEach((points) => points.splice(0));
-      [time, complete] = [0, false];
-      save.disabled = true;
-      setPlaying(false);
-      redraw();
-    },
-    toSvg: () => writeSvg(drawings),
-    duration,
   };
 };
 
-const createCanvas = (label, className) => {
-  const canvas = Object.assign(document.createElement("canvas"), { className, ariaLabel: label });
-  canvas.setAttribute("role", "img");
-  return canvas;
+const describe = ({ drawings, points, nats, reasons }, seed, state) => {
+  const parts = drawings > 1 ? [plural(drawings, "drawing")] : [];
+  parts.push(plural(points, "point"));
+  if (points) parts.push(`${signed(nats / points)} nats each`);
+  if (seed !== "") parts.push(`seed ${seed}`);
+  const cut = reasons.filter((reason) => reason === "length").length;
+  const limit = drawings > 1 ? `${plural(cut, "drawing")} reached the most points.` : "It has reached the most points.";
+  return `${state}${parts.join(", ")}.${cut ? ` ${limit}` : ""}`;
 };
 
-/** A canvas's context in CSS pixels, blank. */
-const open = (canvas) => {
-  const { clientWidth: width, clientHeight: height } = canvas;
-  Object.assign(canvas, { width: width * devicePixelRatio, height: height * devicePixelRatio });
-  const context = canvas.getContext("2d");
-  context.scale(devicePixelRatio, devicePixelRatio);
-  return { context, width, height };
-};
+const signed = (value) => value.toFixed(2).replace("-", "−");
 
-const drawSheet = (canvas, points, time) => {
-  const { context, width } = open(canvas);
-  if (!points.length) return;
-  const style = getComputedStyle(canvas);
-  const [ink, muted, accent] = ["--ink", "--muted", "--disagreement"].map((name) => style.getPropertyValue(name));
-  const place = fit(points);
-  context.scale(width / SIDE, width / SIDE);
-  Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round" });
-  const { strokes, tip } = drawUntil(points, time);
-  for (const stroke of strokes) {
-    context.strokeStyle = stroke.given ? muted : ink;
-    context.stroke(new Path2D(tracePath(stroke.points.map(place))));
-  }
-  if (!tip || time >= points.at(-1).end) return;
-  context.fillStyle = accent;
-  context.beginPath();
-  const { x, y } = place(tip);
-  context.arc(x, y, PEN, 0, 2 * Math.PI);
-  context.fill();
-};
-
-const drawStrip = (canvas, points, time) => {
-  const { context, width } = open(canvas);
-  const known = points.filter(({ changes }) => changes);
-  const column = Math.min(ROW, width / known.length);
-  const style = getComputedStyle(canvas);
-  for (let gate = 0; gate < 4; gate++) {
-    const most = known.reduce((most, { changes }) => Math.max(most, changes[gate]), 0);
-    context.fillStyle = `rgb(${style.getPropertyValue(`--ink-${gate}`)})`;
-    known.forEach(({ changes, start }, index) => {
-      if (start > time || !most) return;
-      context.globalAlpha = changes[gate] / most;
-      context.fillRect(index * column, gate * ROW, Math.max(column - GAP, column / 2), ROW - GAP);
-    });
-  }
+const showCall = (call, model, question) => {
+  const url = location.origin + generateUrl(model);
+  call.show(
+    `curl -N --json ${shellQuote(writeQuestion({ ...question, stream: true }))} \\\n${shellQuote(url)}`,
+    pythonPost(generateUrl(model), question),
+  );
 };

@@ -1,38 +1,37 @@
-"""The pen of the page, in a real browser, with drawings that the tests make."""
+"""The page's view of models that draw, in a real browser against the real service."""
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 pytest.importorskip("selenium")
 
 from selenium import webdriver
+from selenium.webdriver.common.actions import interaction
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.pointer_input import PointerInput
+from selenium.webdriver.support.ui import Select
 
 from service.app import create_app
 from service.settings import Settings
 from tests.browser import open_browser, set_screen
 from tests.conftest import serve
+from tests.engine import hold
 from tests.page import Page
-from tests.sequences import save_writer
+from tests.sequences import LSTM, STROKES, save_writer
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
-CROSS = [[0, 0, 0], [10, 0, 0], [10, 0, 1], [-10, -10, 0], [0, 20, 1]]
-"""A line to the right, and one down through its middle."""
+CORNER = (-60, -60), (60, -60), (60, 60)
+"""A stroke to the right and down, in CSS pixels from the pad's middle."""
 
-SETUP = """
-    const done = arguments[0];
-    import("/static/draw.js").then(({ createPlayer }) => {
-        document.body.replaceChildren(document.createElement("main"));
-        window.player = createPlayer(document.querySelector("main"), OPTIONS);
-        done();
-    });
-"""
+DONE = r"(\d+) points?, −?[\d.]+ nats each, seed \d+\.( It has reached the most points\.)?"
 
 
 @pytest.fixture(scope="module")
@@ -42,142 +41,196 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """A service with three HyperLSTMs and an LSTM that draw, whose parameters are random."""
     directory = tmp_path_factory.mktemp("drawing")
-    save_writer(directory / "writer")
-    with serve(create_app(Settings(checkpoints=directory))) as address:
+    save_writer(directory / "signs", spec=STROKES)
+    save_writer(directory / "still", modes=1, size=LSTM, spec=STROKES)
+    return create_app(Settings(checkpoints=directory, default_model="signs"))
+
+
+@pytest.fixture(scope="module")
+def address(app: FastAPI) -> Iterator[str]:
+    with serve(app) as address:
         yield address
 
 
 @pytest.fixture
 def page(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
-    set_screen(browser, 360, 740)
+    """The page, which says nothing on the console."""
+    set_screen(browser, 1200, 900)
     page = Page(browser, address)
-    page.open("write")
+    page.open("draw")
     yield page
+    browser.get("about:blank")
     assert page.errors() == []
 
 
-def set_up(page: Page, drawing: list[list[int]] = CROSS, sheets: int = 1, given: int = 0) -> None:
-    """Puts a player on the page, with a drawing on each sheet that is complete."""
-    page.browser.execute_async_script(SETUP.replace("OPTIONS", f"{{ scale: 10, sheets: {sheets} }}"))
-    for sheet in range(sheets):
-        for index, point in enumerate(drawing):
-            changes = [index, 1, 0, 5 - index]
-            options = {"given": index < given, "changes": changes}
-            page.browser.execute_script("player.append(...arguments)", sheet, point, options)
-    page.run("player.complete()")
+def begin(page: Page, *stroke: tuple[int, int]) -> None:
+    page.draw(*stroke, pad="#draw-pad", duration=10)
 
 
-def seek(page: Page, share: float) -> None:
-    """Moves the slider of time to a share of the whole."""
-    slider = "document.querySelector('input[type=range]')"
-    page.run(f"({slider}.max = player.duration(), {slider}.value = {share} * player.duration())")
-    page.run(f"{slider}.dispatchEvent(new Event('input'))")
+def finish(page: Page, pattern: str = DONE) -> int:
+    """Lets the model draw, and waits for its last point. Returns the number of points."""
+    page.find("#draw-start").click()
+    wait_until(lambda: re.fullmatch(pattern, page.text("#draw-note")))
+    return int(re.findall(r"(\d+) points?,", page.text("#draw-note"))[0])
 
 
-def inked(page: Page, sheet: int = 0) -> list[list[float]]:
-    """Where a sheet is dark, [[x, y], ...] as shares of its side."""
-    script = f"""
-        const canvas = document.querySelectorAll(".sheet")[{sheet}];
-        const {{ data }} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        const found = [];
-        for (let i = 0; i < canvas.width * canvas.height; i++)
-            if (data[4 * i + 3] > 128 && data[4 * i] < 80)
-                found.push([(i % canvas.width) / canvas.width, Math.floor(i / canvas.width) / canvas.height]);
-        return found;
-    """
-    found: list[list[float]] = page.browser.execute_script(script)
-    return found
+def run_python(page: Page) -> dict[str, Any]:
+    """The answer to the call that the view shows."""
+    names = dict[str, Any]()
+    exec(page.run("document.getElementById('draw-python').textContent"), names)
+    answer: dict[str, Any] = names["answer"]
+    return answer
 
 
-def test_the_pen_draws_in_order_and_is_lifted(page: Page) -> None:
-    set_up(page)
-    seek(page, 0.4)
-    points = inked(page)
-    assert points
-    assert {round(y, 1) for _, y in points} == {0.5}  # the first line alone
-    seek(page, 1)
-    points = inked(page)
-    assert min(x for x, _ in points) == pytest.approx(0.07, abs=0.02)
-    assert max(y for _, y in points) == pytest.approx(0.93, abs=0.02)
-    corners = [point for point in points if abs(point[0] - 0.5) > 0.05 and abs(point[1] - 0.5) > 0.05]
-    assert not corners  # the pen was lifted between the lines
+def read_question(page: Page) -> dict[str, Any]:
+    """The body of the call that the view shows."""
+    found = re.search(r"'(\{.*\})'", page.run("document.getElementById('draw-curl').textContent"))
+    assert found
+    question: dict[str, Any] = json.loads(found[1])
+    return question
 
 
-def test_it_plays_pauses_and_ends(page: Page) -> None:
-    set_up(page, CROSS * 8)
-    assert 1000 < page.run("player.duration()") < 6000  # milliseconds, as a person takes
-    page.run("player.play()")
-    play, position = page.find("button"), "Number(document.querySelector('input[type=range]').value)"
-    wait_until(lambda: page.run(position) > 100)
-    assert play.text == "Pause"
-    play.click()
-    at = page.run(position)
-    assert play.text == "Play"
-    assert page.browser.execute_async_script(f"setTimeout(() => arguments[0]({position}), 100)") == at
-    play.click()
-    wait_until(lambda: page.run(position) > at)
-    wait_until(lambda: play.text == "Play")
-    assert page.run(position) == pytest.approx(page.run("player.duration()"))
+def save(page: Page) -> list[str]:
+    """Saves the drawings, and returns the paths of the file."""
+    page.run("""(() => {
+        const create = URL.createObjectURL.bind(URL);
+        window.saved = "";
+        URL.createObjectURL = (blob) => (blob.text().then((text) => (window.saved = text)), create(blob));
+    })()""")
+    page.find("#draw-player .large-actions :last-child").click()
+    wait_until(lambda: page.run("saved"))
+    root = ElementTree.fromstring(page.run("saved"))
+    return [path.attrib["d"] for path in root.iter("{http://www.w3.org/2000/svg}path")]
 
 
-def test_the_pen_waits_for_more(page: Page) -> None:
-    set_up(page)
-    page.browser.execute_async_script(SETUP.replace("OPTIONS", "{ scale: 10 }"))
-    page.run("player.play()")
-    page.browser.execute_script("player.append(0, [10, 0, 0])")
-    position = "Number(document.querySelector('input[type=range]').value)"
-    wait_until(lambda: page.run(position) == page.run("player.duration()"))
-    assert page.find("button").text == "Pause"
-    page.browser.execute_script("player.append(0, [10, 0, 1]); player.complete()")
-    wait_until(lambda: page.find("button").text == "Play")
-    assert page.run(position) == page.run("player.duration()") > 0
+def test_what_one_begins_is_finished(page: Page) -> None:
+    assert page.find("#draw").is_displayed()
+    assert not page.find("#image").is_displayed()
+    assert page.text("#draw-start") == "Draw"
+    begin(page, *CORNER)
+    assert page.text("#draw-note") == "You drew 1 stroke, 3 points. Let the model finish it."
+    assert page.text("#draw-start") == "Finish it"
+    assert page.ink("#draw-pad") > 100
+    count = finish(page)
+    question = read_question(page)
+    offset = 120 * 1.15 * STROKES.extent / page.find("#draw-pad").size["width"]
+    expected = [[0, 0, 0], [offset, 0, 0], [0, offset, 1]]
+    assert question["prompt"] == [pytest.approx(point, abs=0.06) for point in expected]
+    assert (question["temperature"], question["drawings"], question["changes"]) == (0.4, 1, True)
+    assert page.ink("#draw-box .sheets .sheet") > 100  # what one began has its own colour
+    assert re.fullmatch(f"Drawn: {DONE}", page.run("document.getElementById('summary').textContent"))
+    wait_until(lambda: page.text("#draw-player button") == "Play")
+    assert page.ink(".strip") > 10
+    [drawing] = run_python(page)["drawings"]
+    assert len(drawing["points"]) == count
+    begun = [float(number) for number in re.findall(r"-?[\d.]+", save(page)[0])]
+    (left, top), (right, middle), (corner, bottom) = zip(begun[::2], begun[1::2], strict=True)  # of straight lines
+    assert (middle, corner) == (top, right)
+    assert right - left == pytest.approx(bottom - top, abs=0.2)
+    assert right > left
+    begin(page, (0, 0), (50, 0))
+    assert not page.browser.find_elements("css selector", "#draw-box .sheets")  # one goes on from one's own
+    assert page.text("#draw-note") == "You drew 2 strokes, 5 points. Let the model finish it."
+    page.find("#draw-undo").click()
+    assert page.text("#draw-note").startswith("You drew 1 stroke, 3 points.")
+    page.find("#draw-clear").click()
+    assert page.text("#draw-start") == "Draw"
+    assert page.ink("#draw-pad") == 0
 
 
-def test_squares_say_how_the_weights_change(page: Page) -> None:
-    set_up(page)
-    seek(page, 1)
-    strip = "document.querySelector('.strip').getContext('2d').getImageData"
-    rows = [page.run(f"[...{strip}(1 + 12 * {i}, 5 + 12 * {gate}, 1, 1).data]") for gate in range(4) for i in range(5)]
-    opacities = [[pixel[3] / 255 for pixel in rows[5 * gate : 5 * gate + 5]] for gate in range(4)]
-    expected = [[0, 0.25, 0.5, 0.75, 1], [1] * 5, [0] * 5, [1, 0.8, 0.6, 0.4, 0.2]]
-    assert opacities == [pytest.approx(row, abs=0.01) for row in expected]
-    assert rows[4][:3] == [204, 0, 0]
-    assert rows[15][:3] == [255, 204, 0]
+def test_a_kept_seed_draws_the_same(page: Page) -> None:
+    finish(page)
+    before = save(page)
+    assert page.text("#draw-start") == "Draw"
+    page.find("#draw-keep").click()
+    finish(page)
+    assert read_question(page)["seed"] == int(page.attribute("#seed", "value"))
+    assert save(page) == before
 
 
-def test_what_a_person_drew_takes_no_time(page: Page) -> None:
-    set_up(page, given=3)
-    seek(page, 0)
-    strokes: list[Any] = page.browser.execute_async_script("""
-        const done = arguments[0];
-        import("/static/pen.js").then(({ addPoint, drawUntil }) => {
-            const points = [];
-            addPoint(points, [5, 5, 0], 10, { given: true });
-            addPoint(points, [5, 0, 0], 10, { given: true });
-            addPoint(points, [10, 0, 1], 10);
-            done(drawUntil(points, points.at(-1).end / 2).strokes);
-        });
-    """)
-    assert [stroke["given"] for stroke in strokes] == [True, False]
-    assert [[point["x"] for point in stroke["points"]] for stroke in strokes] == [[5, 10], [10, 15]]
-
-
-def test_twelve_futures_fit_a_phone(page: Page) -> None:
-    set_up(page, sheets=12)
-    seek(page, 1)
-    assert all(len(inked(page, sheet)) > 50 for sheet in range(12))
+def test_twelve_futures_on_a_phone(page: Page) -> None:
+    set_screen(page.browser, 360, 740)
+    page.open("draw")
+    for selector in ("#draw-start", "#draw-undo", "#draw-clear", "#draw .switch label"):
+        assert page.find(selector).size["height"] >= 44, selector
     assert page.run("document.documentElement.scrollWidth") <= 360
-    assert page.run("document.querySelectorAll('.strip').length") == 0
+    pad = page.find("#draw-pad")
+    page.run("document.getElementById('draw-pad').scrollIntoView({ block: 'center' })")
+    pointer = PointerInput(interaction.POINTER_TOUCH, "finger")  # type: ignore[no-untyped-call]  # of selenium
+    finger = ActionBuilder(page.browser, mouse=pointer, duration=10)
+    stroke: Any = finger.pointer_action
+    stroke.move_to(pad, *CORNER[0]).pointer_down().move_to(pad, *CORNER[1]).move_to(pad, *CORNER[2]).pointer_up()
+    finger.perform()
+    assert page.text("#draw-note") == "You drew 1 stroke, 3 points. Let the model finish it."
+    page.find("[name=drawings][value='12']").click()
+    count = finish(
+        page, r"12 drawings, \d+ points, −?[\d.]+ nats each, seed \d+\.( \d+ drawings? reached the most points\.)?"
+    )
+    sheets = "[...document.querySelectorAll('#draw-player .sheet')]"
+    assert page.run(f"{sheets}.length") == 12
+    assert page.run("document.documentElement.scrollWidth") <= 360
+    assert page.run(f"Math.max(...{sheets}.map((sheet) => sheet.getBoundingClientRect().right))") <= 360
+    assert not page.browser.find_elements("css selector", ".strip")
+    assert page.ink("#draw-player .sheet:last-child") > 5
+    drawings = run_python(page)["drawings"]
+    assert len(drawings) == 12
+    assert sum(len(drawing["points"]) for drawing in drawings) == count
+    assert len(save(page)) >= 12
 
 
-@pytest.mark.parametrize("sheets", [1, 12])
-def test_a_file_has_each_stroke(page: Page, sheets: int, tmp_path: Path) -> None:
-    set_up(page, sheets=sheets)
-    root = ElementTree.fromstring(page.run("player.toSvg()"))
-    assert root.attrib["viewBox"] == {1: "0 0 1000 1000", 12: "0 0 4000 3000"}[sheets]
-    paths = root.findall(".//{http://www.w3.org/2000/svg}path")
-    assert len(paths) == 2 * sheets
-    numbers = [float(number) for number in re.findall(r"-?[\d.]+", paths[0].attrib["d"])]
-    assert numbers == [80, 500, 500, 500, 710, 500, 920.1, 500]
+def test_stop_ends_the_work(page: Page, app: FastAPI) -> None:
+    waiting = app.state.engine.streams.admission
+    with hold(app.state.engine):
+        page.find("#draw-start").click()
+        wait_until(lambda: waiting.amount > 0)
+        assert page.text("#draw-start") == "Stop"
+        page.find("#draw-start").click()
+        wait_until(lambda: waiting.amount == 0)
+        wait_until(lambda: page.text("#draw-note").startswith("Stopped. "))
+        page.find("#draw-start").click()
+        wait_until(lambda: waiting.amount > 0)
+        begin(page, *CORNER)  # and so does a stroke
+        wait_until(lambda: waiting.amount == 0)
+        assert page.text("#draw-note").startswith("You drew 1 stroke, 3 points.")
+        assert not page.find("#alert-body").is_displayed()
+    finish(page)
+
+
+def test_a_full_queue_is_said_and_tried_again(page: Page, app: FastAPI) -> None:
+    begin(page, *CORNER)
+    admission = app.state.engine.streams.admission
+    others = admission.reserve("another client", 10 * admission.limit)
+    page.find("#draw-start").click()
+    wait_until(lambda: page.find("#alert-body").is_displayed())
+    assert page.text("#alert-message") == "The request queue is full."
+    assert page.text("#draw-start") == "Finish it"
+    assert page.ink("#draw-pad") > 100
+    others.release()
+    page.find("#retry").click()
+    wait_until(lambda: re.fullmatch(DONE, page.text("#draw-note")))
+    assert not page.find("#alert-body").is_displayed()
+    assert len(page.errors()) == 1  # the browser's own, of status 429
+
+
+def test_a_long_beginning_is_too_long(page: Page) -> None:
+    begin(page, *((8 * i - 120, 40 * (-1) ** i) for i in range(STROKES.max_points)))
+    assert page.text("#draw-note") == (
+        "You drew 1 stroke, 30 points. The model goes on from at most 29 points. Undo a stroke."
+    )
+    assert not page.find("#draw-start").is_enabled()
+    page.find("#draw-undo").click()
+    assert page.find("#draw-start").is_enabled()
+
+
+def test_weights_that_do_not_change_have_no_strip(page: Page) -> None:
+    begin(page, *CORNER)
+    Select(page.find("#model")).select_by_value("still")
+    page.settle()
+    assert page.text("#draw-start") == "Draw"  # what one began has the other model's size
+    finish(page)
+    assert not page.browser.find_elements("css selector", ".strip")
+    assert page.find("#draw-box .sheet").is_displayed()
+    assert page.find("#seed").is_displayed()
