@@ -12,19 +12,33 @@ const ROOM = 1.15; // side of a sheet, in the usual extent of the model's drawin
 const element = (id) => document.getElementById(id);
 const say = (text) => (element("draw-note").textContent = text);
 const count = () => Number(document.querySelector("[name=drawings]:checked").value);
+const isSingle = () => count() === 1;
 
 export const createDraw = (studio) => {
-  const sketch = createSketch(element("draw-pad"), { onStart: empty, onChange: showSketch });
+  const sketch = createSketch(element("draw-pad"), { onStart: startStroke, onChange: changeSketch });
   const call = createCall("draw");
   let shown = null; // the model that draws
   let running = null; // the signal of the drawings that are being drawn
   let player = null; // of the last drawings
   let seed = ""; // of the last drawings
 
-  /** Ends the work, and forgets all but what one has drawn. */
-  function empty() {
+  const stop = () => {
     studio.cancel();
-    forget();
+    setRunning(null);
+    player?.complete();
+    player?.pause();
+  };
+
+  /** Uncovers the pad. What lies below it stays there, lest the pad moves under the pen. */
+  function startStroke() {
+    stop();
+    element("draw-box").classList.add("touched");
+  }
+
+  function changeSketch() {
+    element("draw-box").classList.remove("touched");
+    if (isSingle()) forget();
+    showSketch();
   }
 
   const forget = () => {
@@ -45,23 +59,24 @@ export const createDraw = (studio) => {
     const begun = !sketch.isEmpty();
     element("draw-start").textContent = running ? "Stop" : begun ? "Finish it" : "Draw";
     element("draw-start").disabled = !running && isTooLong();
-    element("draw-undo").disabled = !begun;
-    element("draw-clear").disabled = !begun && !player;
+    element("draw-undo").disabled = element("draw-clear").disabled = !begun && !player;
     element("draw-box").classList.toggle("used", begun);
   };
 
   const isTooLong = () => shown && sketch.points().length >= shown.input.max_points;
 
-  function showSketch() {
+  const showSketch = () => {
     showStart();
     if (!shown) return;
     const points = sketch.points();
     const strokes = points.filter(([, , lifted]) => lifted).length;
     const drew = `You drew ${plural(strokes, "stroke")}, ${plural(points.length, "point")}.`;
-    if (isTooLong()) say(`${drew} The model goes on from at most ${shown.input.max_points - 1} points. Undo a stroke.`);
-    else if (strokes) say(`${drew} Let the model finish it.`);
-    else say("Begin a drawing, and the model finishes it. Or let it draw all by itself.");
-  }
+    if (isTooLong()) {
+      say(`${drew} The model goes on from at most ${shown.input.max_points - 1} points. Undo a stroke.`);
+      element("summary").textContent = element("draw-note").textContent;
+    } else if (strokes) say(`${drew} Let the model finish it.`);
+    else say("Draw a few strokes, or leave the pad blank and let the model begin.");
+  };
 
   function start() {
     const { model, size, seed: kept } = studio.read();
@@ -77,14 +92,13 @@ export const createDraw = (studio) => {
   }
 
   const draw = async ({ model, question, corner }, signal, arrive) => {
-    forget();
     setRunning(signal);
     say("");
-    const tally = { drawings: question.drawings, points: 0, nats: 0, reasons: [] };
+    const tally = { drawings: question.drawings, points: 0, nats: 0, seed: "", reasons: [] };
     let frame = 0; // the number of the frame that will say what has come since the last one
     const refresh = () => {
       frame = 0;
-      say(describe(tally, seed, "Drawing. "));
+      say(describe(tally, "Drawing. "));
     };
     let state = "Stopped. ";
     try {
@@ -92,7 +106,9 @@ export const createDraw = (studio) => {
       const changes = question.drawings === 1 && target.size.cell === CHANGING;
       const take = (event) => {
         if ("seed" in event) {
-          seed = question.seed || String(event.seed);
+          forget();
+          setRunning(signal);
+          seed = tally.seed = question.seed || String(event.seed);
           player = open(model.input, { ...question, changes, corner });
           showStart();
         } else if ("index" in event) {
@@ -111,14 +127,14 @@ export const createDraw = (studio) => {
       }
       state = "";
       showCall(call, model.name, { ...question, seed, changes });
-      element("summary").textContent = describe(tally, seed, "Drawn: ");
+      element("summary").textContent = describe(tally, "Drawn: ");
     } finally {
       cancelAnimationFrame(frame);
       if (running === signal) {
         setRunning(null);
         player?.complete();
         if (state) player?.pause();
-        say(describe(tally, seed, state));
+        say(describe(tally, state));
       }
     }
   };
@@ -141,17 +157,21 @@ export const createDraw = (studio) => {
   element("draw-temperature").addEventListener("input", showSettings);
   element("draw-start").addEventListener("click", () => (running ? studio.cancel() : start()));
   element("draw-undo").addEventListener("click", () => {
-    empty();
-    sketch.undo();
+    stop();
+    if (!player || (!isSingle() && !sketch.isEmpty())) return sketch.undo();
+    forget();
+    showSketch();
   });
   element("draw-clear").addEventListener("click", () => {
-    empty();
+    stop();
+    forget();
     sketch.clear();
   });
   element("draw-keep").addEventListener("click", () => studio.setSeed(seed));
   document.querySelectorAll("[name=drawings]").forEach((input) =>
     input.addEventListener("change", () => {
-      empty();
+      stop();
+      forget();
       showSketch();
     }),
   );
@@ -167,7 +187,7 @@ export const createDraw = (studio) => {
   };
 };
 
-const describe = ({ drawings, points, nats, reasons }, seed, state) => {
+const describe = ({ drawings, points, nats, seed, reasons }, state) => {
   const parts = drawings > 1 ? [plural(drawings, "drawing")] : [];
   parts.push(plural(points, "point"));
   if (points) parts.push(`${signed(nats / points)} nats each`);

@@ -131,6 +131,9 @@ def test_what_one_begins_is_finished(page: Page) -> None:
     assert (middle, corner) == (top, right)
     assert right - left == pytest.approx(bottom - top, abs=0.2)
     assert right > left
+    page.find("#draw-undo").click()
+    assert page.text("#draw-note") == "You drew 1 stroke, 3 points. Let the model finish it."
+    finish(page)
     begin(page, (0, 0), (50, 0))
     assert not page.browser.find_elements("css selector", "#draw-box .sheets")  # one goes on from one's own
     assert page.text("#draw-note") == "You drew 2 strokes, 5 points. Let the model finish it."
