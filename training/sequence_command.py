@@ -13,7 +13,7 @@ import typer
 
 from models.device import choose_device
 from models.memory import keep_freed_memory
-from models.sequences.network import HyperLSTMSize, LSTMSize
+from models.sequences.network import Dropout, HyperLSTMSize, LSTMSize
 from training.data.strokes import DRAWINGS, load_own_drawings
 from training.data.text import TEXTS, load_text
 from training.endings import INTERRUPTED, conclude, explain_errors
@@ -65,6 +65,15 @@ LatentOption = Annotated[
     ),
 ]
 BatchOption = Annotated[int | None, typer.Option(min=1, help="Sequences of an update.", show_default="128")]
+DropoutOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.99,
+        help="Share of the inputs, of each step's candidates and of the outputs that is zeroed in training.",
+        show_default="the recipe's",
+    ),
+]
 UpdatesOption = Annotated[int | None, typer.Option(min=1, help="Number of updates.", show_default="the recipe's")]
 PrecisionOption = Annotated[
     Precision | None, typer.Option(help="Precision of products.", show_default="what is fastest on the device")
@@ -89,6 +98,7 @@ def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> N
         modes: ModesOption = None,
         latent: LatentOption = None,
         batch: BatchOption = None,
+        dropout: DropoutOption = None,
         device: DeviceOption = "auto",
         precision: PrecisionOption = None,
         seed: SeedOption = None,
@@ -98,7 +108,7 @@ def _add_recipe(recipe: SequenceRecipe, description: str, app: typer.Typer) -> N
         quiet: QuietOption = False,
         as_json: JSONOption = False,
     ) -> None:
-        varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
+        varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch, dropout)
         load = partial(_load_problem, recipe.dataset, data)
         _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json)
 
@@ -127,6 +137,7 @@ def _add_own(name: str, file_help: str, pose: Callable[[Path], Posed], app: type
         modes: ModesOption = None,
         latent: LatentOption = None,
         batch: BatchOption = None,
+        dropout: DropoutOption = None,
         device: DeviceOption = "auto",
         precision: PrecisionOption = None,
         seed: SeedOption = None,
@@ -138,7 +149,7 @@ def _add_own(name: str, file_help: str, pose: Callable[[Path], Posed], app: type
     ) -> None:
         with explain_errors():
             recipe, load = pose(file)
-        varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch)
+        varied = _vary(recipe, cell, hidden, layers, hyper, embedding, norm, modes, latent, batch, dropout)
         argument = shlex.quote(str(file))
         _train(varied, load, out, device, precision, seed, updates, minutes, resume, quiet, as_json, argument)
 
@@ -179,6 +190,7 @@ def _vary(
     modes: int | None,
     latent: int | None,
     batch: int | None,
+    dropout: float | None,
 ) -> SequenceRecipe:
     """A recipe with other sizes, and the options that say so.
 
@@ -194,6 +206,7 @@ def _vary(
         "modes": modes,
         "latent": latent,
         "batch": batch,
+        "dropout": dropout,
     }
     options = "".join(f" --{name} {value}" for name, value in named.items() if value is not None)
     options += "" if norm is None else " --norm" if norm else " --no-norm"
@@ -221,6 +234,7 @@ def _vary(
             modes=modes or recipe.modes,
             latent_size=recipe.latent_size if latent is None else latent,
             batch=batch or recipe.batch,
+            dropout=recipe.dropout if dropout is None else Dropout(dropout, dropout, dropout),
             options=options,
         )
     except ValueError as error:

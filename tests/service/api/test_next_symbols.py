@@ -49,12 +49,13 @@ def predict_next(checkpoint: SequenceCheckpoint, text: str, seed: int, members: 
     network = checkpoint.sampler.assemble(checkpoint.sampler.draw_latents(seed, range(members)))
     symbols = torch.tensor([SPEC.start_number, *SPEC.encode(text)])
     logits = network(symbols[:, None].expand(-1, members))[0][-1]
-    return logits.softmax(-1)
+    probabilities: torch.Tensor = logits.softmax(-1)
+    return probabilities
 
 
 class TestPrediction:
     def test_it_is_that_of_the_networks(self, client: httpx.Client, writer: SequenceCheckpoint) -> None:
-        query = {"seed": 7, "ensemble_size": 5, "members": "true"}
+        query: dict[str, Any] = {"seed": 7, "ensemble_size": 5, "members": "true"}
         response = client.post("/v1/models/writer/predict", params=query, json={"inputs": TEXTS})
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
@@ -77,7 +78,7 @@ class TestPrediction:
         )
 
     def test_as_safetensors(self, client: httpx.Client, writer: SequenceCheckpoint) -> None:
-        query = {"seed": 7, "ensemble_size": 2, "format": "safetensors"}
+        query: dict[str, Any] = {"seed": 7, "ensemble_size": 2, "format": "safetensors"}
         response = client.post("/v1/models/writer/predict", params=query, json={"inputs": TEXTS})
         assert response.headers["content-type"] == "application/octet-stream"
         tensors = load(response.content)
@@ -120,9 +121,11 @@ class TestWeights:
         path = tmp_path / "network.safetensors"
         path.write_bytes(client.get(WEIGHTS, params={"seed": 7, "member": 1}).content)
         described = client.get("/v1/models/writer").json()["target"]
-        for source in (described["source"], safe_open(path, "pt").metadata()["target"]):
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]  # safetensors has no types
+            source = file.metadata()["target"]
+        for text in (described["source"], source):
             scope: dict[str, Any] = {}
-            exec(source, scope)
+            exec(text, scope)
             network = scope["network"]
             network.load_state_dict(load_file(path))
             symbols = torch.tensor(SPEC.encode("abba"))[:, None]

@@ -174,13 +174,26 @@ class TestTraining:
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_an_lstm_is_trained_by_the_same_command(self, file: Path, tmp_path: Path) -> None:
-        options = ["--cell", "lstm", "--hidden", "16", "--no-norm", "--batch", "8", "--updates", "2", "--quiet"]
+        options = [
+            "--cell",
+            "lstm",
+            "--hidden",
+            "16",
+            "--no-norm",
+            "--batch",
+            "8",
+            "--dropout",
+            "0",
+            "--updates",
+            "2",
+            "--quiet",
+        ]
         done = CliRunner().invoke(app, ["text", str(file), "--out", str(tmp_path / "m"), *options, "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["parameters"] > 0
         config = load_sequence_checkpoint(tmp_path / "m").config
         assert config.sampler.target.size == LSTMSize(16, layer_norm=False)
-        assert config.training.command.endswith("--cell lstm --hidden 16 --batch 8 --no-norm --updates 2")
+        assert config.training.command.endswith("--cell lstm --hidden 16 --batch 8 --dropout 0.0 --no-norm --updates 2")
 
     @pytest.mark.parametrize(
         ("options", "reason"),
