@@ -121,7 +121,7 @@ class TestWeights:
         path = tmp_path / "network.safetensors"
         path.write_bytes(client.get(WEIGHTS, params={"seed": 7, "member": 1}).content)
         described = client.get("/v1/models/writer").json()["target"]
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]  # safetensors has no types
+        with safe_open(path, "pt") as file:
             source = file.metadata()["target"]
         for text in (described["source"], source):
             scope: dict[str, Any] = {}
