@@ -123,6 +123,8 @@ async def follow_all(
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)
+        for source in sources:
+            await source.aclose()  # those that have brought something since the last look
 
 
 def _check(stream: Stream) -> None:

@@ -1,6 +1,8 @@
 """What of a stream is shown to a client, in whichever order the engine's thread and the client's get their turns."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from models.sequences.live import Element
 from models.sequences.model import SequenceModel
 from models.sequences.writing import Sampling
-from service.api.streams import follow
+from service.api import streams
+from service.api.streams import follow, follow_all
 from service.engine.engine import Engine
 from service.engine.streams import Stream
 from tests.sequences import SPEC, save_writer
@@ -46,3 +49,25 @@ def test_no_part_of_a_stop_string_is_shown(model: SequenceModel, handed: tuple[i
         return await reading
 
     assert asyncio.run(write()) == "ab"
+
+
+def test_whoever_leaves_closes_all_streams(model: SequenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that have brought something that was not looked at."""
+    closed = []
+
+    async def bring(stream: Stream, _: object) -> AsyncGenerator[list[Element]]:
+        try:
+            yield []
+        finally:
+            closed.append(stream)
+
+    monkeypatch.setattr(streams, "follow", bring)
+    several = [Stream(model, model.open(0, [0], [], more=3), True, resume=lambda: None) for _ in range(3)]
+
+    async def leave() -> None:
+        async with aclosing(follow_all(several)) as news:
+            assert await anext(news) == (0, [])
+        assert closed == several
+
+    asyncio.run(leave())
+    assert all(stream.future.cancelled() for stream in several)
