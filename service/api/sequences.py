@@ -92,7 +92,7 @@ async def generate(writing: SequenceDependency) -> Response:
     if isinstance(writing, Drawing):
         return await writing.draw()
     model, settings = writing.model, writing.parts.settings
-    hint = 'Send application/json {"prompt": "…", "max_tokens": 100}; see /docs for more.'
+    hint = f'{model.name} writes text. Send application/json {{"prompt": "…", "max_tokens": 100}}; see /docs for more.'
     asked = await read_json(
         writing.request, settings, writing.deadline, GenerateBody, "this route takes a prompt and parameters", hint
     )
@@ -165,7 +165,7 @@ async def score(writing: SequenceDependency) -> Response:
     if isinstance(writing, Drawing):
         return await writing.score()
     model, settings = writing.model, writing.parts.settings
-    hint = 'Send application/json {"text": "…"}; see /docs for more.'
+    hint = f'{model.name} scores text. Send application/json {{"text": "…"}}; see /docs for more.'
     asked = await read_json(writing.request, settings, writing.deadline, ScoreBody, "this route takes a text", hint)
     check_rate(model, asked.false_alarm_rate)
     seed, members = writing.choose_networks(asked)
