@@ -22,6 +22,7 @@ from hyperdraw.answers import (
     Uncertainty,
 )
 from hyperdraw.client import AsyncClient, Client
+from hyperdraw.drawings import Drawing, DrawingImages, Drawings, DrawingScore, ScoredPoints
 from hyperdraw.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -44,6 +45,10 @@ __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
     "Download",
+    "Drawing",
+    "DrawingImages",
+    "DrawingScore",
+    "Drawings",
     "Flag",
     "Foreign",
     "HyperdrawError",
@@ -62,6 +67,7 @@ __all__ = [
     "RequestLimits",
     "Sample",
     "Score",
+    "ScoredPoints",
     "ServiceError",
     "Symbol",
     "TextStream",

@@ -36,6 +36,7 @@ from hyperdraw.commands import (
     show_error,
     show_json,
 )
+from hyperdraw.drawing_commands import draw_command
 from hyperdraw.runs import predict_to_file
 from hyperdraw.sources import Source, find_inputs
 from hyperdraw.tables import check_format
@@ -71,7 +72,8 @@ app = CommandLine(
     add_completion=False,
     rich_markup_mode="markdown",
     help=(
-        "Ask a hyperdraw service for predictions with their uncertainty, for texts, and for sampled networks.\n\n"
+        "Ask a hyperdraw service for predictions with their uncertainty, for texts, for drawings, and for sampled "
+        "networks.\n\n"
         "A first try, while `hyperdraw-serve` runs: `hyperdraw predict IMAGE`, and then\n"
         "`hyperdraw predict FOLDER --out answers.csv`"
     ),
@@ -255,6 +257,7 @@ def sample_command(
 
 app.command("write")(write_command)
 app.command("score")(score_command)
+app.command("draw")(draw_command)
 
 
 @app.command("models")

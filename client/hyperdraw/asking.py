@@ -1,8 +1,9 @@
 """What the calls of the service have in common."""
 
+import json
 import secrets
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from hyperdraw.answers import ModelDescription, ModelList, read_model, read_model_list
@@ -14,6 +15,9 @@ T = TypeVar("T")
 
 SEED_LIMIT = 2**63
 """Seeds are at least 0 and less than this."""
+
+ORIGIN = ("X-Hyperdraw-Seed", "X-Hyperdraw-Version")
+"""Headers of an answer that does not name its networks itself."""
 
 
 class Text:
@@ -42,6 +46,18 @@ def set_limit(client: Connection, timeout: float | None) -> TimeLimit:
 def find_path(model: str) -> str:
     """The path of a model's routes."""
     return f"/v1/models/{quote(model, safe='')}"
+
+
+def make_request(model: str, call: str, content: Mapping[str, Any], expected: tuple[str, ...] = ()) -> RequestSpec:
+    """A request to a model of sequences. Its body lacks the values that are None."""
+    body = {name: value for name, value in content.items() if value is not None}
+    return RequestSpec(
+        "POST",
+        f"{find_path(model)}/{call}",
+        content=json.dumps(body, ensure_ascii=False).encode(),
+        content_type="application/json",
+        expected=expected,
+    )
 
 
 def ask(client: Connection, request: RequestSpec, limit: TimeLimit) -> Attempts[bytes]:

@@ -20,7 +20,17 @@ from hyperdraw.answers import (
     read_reload,
     read_sample,
 )
-from hyperdraw.asking import Text, ask, ask_model, choose_seed, describe_model, find_path, list_models, set_limit
+from hyperdraw.asking import (
+    ORIGIN,
+    Text,
+    ask,
+    ask_model,
+    choose_seed,
+    describe_model,
+    find_path,
+    list_models,
+    set_limit,
+)
 from hyperdraw.attempts import Attempts
 from hyperdraw.errors import HyperdrawError, Unauthorized
 from hyperdraw.files import replace_file
@@ -29,9 +39,6 @@ from hyperdraw.transfer import Connection, Parameters, Progress, RequestSpec, Si
 
 if TYPE_CHECKING:
     import torch
-
-_ORIGIN = ("X-Hyperdraw-Seed", "X-Hyperdraw-Version")
-"""Headers of an answer with networks."""
 
 
 def ready(client: Connection, *, timeout: float | None = None) -> Attempts[bool]:
@@ -245,7 +252,7 @@ def _fetch(
     limit = set_limit(client, timeout)
 
     def fetch(name: str) -> Attempts[Transfer]:
-        request = RequestSpec("GET", f"{find_path(name)}/weights", networks, expected=_ORIGIN)
+        request = RequestSpec("GET", f"{find_path(name)}/weights", networks, expected=ORIGIN)
         transfer = Transfer(request, sink, client, limit, progress, restarting=True)
         yield from transfer.attempts()
         return transfer

@@ -13,7 +13,7 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, predictions, texts
+from hyperdraw import calls, drawings, predictions, texts
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
 from hyperdraw.text_streams import AsyncTextStream, TextStream
@@ -127,6 +127,9 @@ class Client(Connection):
     reload = _blocking(calls.reload)
     generate = _streamed(texts.generate)
     score = _blocking(texts.score)
+    draw = _blocking(drawings.draw)
+    draw_svg = _blocking(drawings.draw_svg)
+    score_drawing = _blocking(drawings.score_drawing)
 
     def _carry_out(self, call: Attempts[T], stopped: threading.Event) -> T:
         """Carries out a call, unless it is stopped between two attempts."""
@@ -235,6 +238,9 @@ class AsyncClient(Connection):
     reload = _awaited(calls.reload)
     generate = _streamed_asynchronously(texts.generate)
     score = _awaited(texts.score)
+    draw = _awaited(drawings.draw)
+    draw_svg = _awaited(drawings.draw_svg)
+    score_drawing = _awaited(drawings.score_drawing)
 
     async def _carry_out(self, call: Attempts[T]) -> T:
         http = await self._open()

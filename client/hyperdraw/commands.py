@@ -27,6 +27,10 @@ ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show
 SeedOption = Annotated[
     int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of the networks.", show_default="a fresh one")
 ]
+DrawSeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of networks and draws.", show_default="a fresh one"),
+]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LOCAL = "http://127.0.0.1:8000"
 _WIDEST = 1_000_000

@@ -9,10 +9,10 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from hyperdraw.asking import SEED_LIMIT
 from hyperdraw.client import TIMEOUT
 from hyperdraw.commands import (
     LOCAL,
+    DrawSeedOption,
     JSONOption,
     KeyOption,
     SeedOption,
@@ -51,10 +51,7 @@ def write_command(
         float | None,
         typer.Option(help="Draw from the most probable characters that together have at least this probability."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of networks and draws.", show_default="a fresh one"),
-    ] = None,
+    seed: DrawSeedOption = None,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text. May be repeated.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print only the text, as in a pipe.")] = False,
     url: UrlOption = LOCAL,

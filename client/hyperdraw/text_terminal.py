@@ -151,7 +151,7 @@ def _show_excerpts(console: Console, excerpts: Sequence[Excerpt]) -> None:
 
 
 def show_origin(console: Console, model: str, members: Sequence[int], seed: int) -> None:
-    """Shows which networks wrote or scored a text."""
+    """Shows which networks answered."""
     networks = "1 network" if len(members) == 1 else f"{len(members)} networks"
     console.print(Text(printable(f"{networks} of {model}, seed {seed}"), "dim"), soft_wrap=True)
 

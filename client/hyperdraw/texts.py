@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from hyperdraw.answers import explain_answers, read_fields
-from hyperdraw.asking import ask, choose_seed, find_path, set_limit
+from hyperdraw.asking import ask, choose_seed, make_request, set_limit
 from hyperdraw.attempts import Attempts, Together
 from hyperdraw.errors import InvalidAnswer, NotFound, make_error, read_detail
 from hyperdraw.transfer import CHECK_SERVICE, Connection, RequestSpec, TimeLimit, Transfer
@@ -237,7 +237,7 @@ def generate(
         "changes": changes,
         "stream": True,
     }
-    return TextEvents(_make_request(model, "generate", content), client, set_limit(client, timeout))
+    return TextEvents(make_request(model, "generate", content), client, set_limit(client, timeout))
 
 
 def score(
@@ -296,7 +296,7 @@ def score(
 
 def _score(client: Connection, model: str, content: Mapping[str, Any], limit: TimeLimit) -> Attempts[Score]:
     """Scores a text in one request."""
-    answer = yield from ask(client, _make_request(model, "score", content), limit)
+    answer = yield from ask(client, make_request(model, "score", content), limit)
     with explain_answers():
         known = json.loads(answer)
         known["tokens"] = [read_fields(Symbol, token) for token in known["tokens"]]
@@ -304,16 +304,6 @@ def _score(client: Connection, model: str, content: Mapping[str, Any], limit: Ti
             found["passages"] = [read_fields(Passage, passage) for passage in found["passages"]]
             known["foreign"] = read_fields(Foreign, found)
         return read_fields(Score, known)
-
-
-def _make_request(model: str, call: str, content: Mapping[str, Any]) -> RequestSpec:
-    body = {name: value for name, value in content.items() if value is not None}
-    return RequestSpec(
-        "POST",
-        f"{find_path(model)}/{call}",
-        content=json.dumps(body, ensure_ascii=False).encode(),
-        content_type="application/json",
-    )
 
 
 def _join(parts: Sequence[Score]) -> Score:
