@@ -8,10 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from models.sequences.model import SequenceModel
-from models.sequences.strokes import StrokesSpec
 from models.sequences.writing import Sampling
-from service.api.asking import Deadline, set_deadline
+from service.api.asking import Deadline
 from service.api.dependencies import (
     PartsDependency,
     SequenceModelDependency,
@@ -22,13 +20,13 @@ from service.api.dependencies import (
 from service.api.drawing_schemas import DrawAnswer, DrawBody, ScoreDrawingAnswer, ScoreDrawingBody
 from service.api.drawings import SVG, Drawing
 from service.api.passages import check_rate, judge_passages
+from service.api.sequence_kinds import open_sequences
 from service.api.sequence_schemas import GenerateAnswer, GenerateBody, ScoreAnswer, ScoreBody
 from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, follow, write_event
 from service.api.uploads import read_json
-from service.api.writing import Writing, open_writing
+from service.api.writing import Writing
 from service.engine.streams import Stream
 from service.operation.access import require
-from service.parts import Parts
 
 router = APIRouter(
     prefix="/v1/models/{model}",
@@ -38,14 +36,6 @@ router = APIRouter(
 )
 
 find_writer = lru_cache(maxsize=16)(SymbolWriter)
-
-
-def open_sequences(request: Request, parts: Parts, model: SequenceModel, timeout: float | None) -> Writing | Drawing:
-    """Begins a request to a model of sequences."""
-    deadline = set_deadline(request, timeout, parts)
-    if isinstance(model.input, StrokesSpec):
-        return Drawing(request, parts, model, timeout, deadline, model.input)
-    return open_writing(request, parts, model, timeout, deadline)
 
 
 async def _prepare(

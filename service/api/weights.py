@@ -16,8 +16,8 @@ from service.api.dependencies import (
 )
 from service.api.downloads import BINARY, BINARY_SCHEMA, DownloadResponse
 from service.api.schemas import WeightsParameters
+from service.api.sequence_kinds import open_sequences
 from service.api.sequence_requests import SequenceRequest
-from service.api.sequences import open_sequences
 from service.api.weights_file import StepFile, WeightsFile, is_named, parse_range
 from service.engine.engine import ServedModel
 from service.engine.ensembles import choose_seed
