@@ -15,6 +15,7 @@ from filelock import FileLock
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
+import training.data.datasets
 import training.evaluation.classification
 import training.evaluation.regression
 import training.report.card_flags
@@ -30,6 +31,8 @@ from service.operation.server import Server
 from service.settings import Settings
 from tests.programs import check_programs, pytest_addoption, pytest_terminal_summary
 from tests.waiting import PATIENCE, wait_until
+from training.data.dataset import Dataset
+from training.data.datasets import load_digits
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
@@ -37,6 +40,7 @@ from training.runs.session import Session, train
 
 __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # hooks
 
+gc.disable()  # until all modules are imported, whose objects stay
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +48,15 @@ settings.load_profile("tests")
 
 for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
     setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
+
+
+def _load_digits(data: Path) -> Dataset:
+    """With half as many digits for calibration, each of which is judged by networks of its own."""
+    digits = load_digits(data)
+    return replace(digits, calibration=digits.calibration[:100])
+
+
+training.data.datasets._DATASETS["digits"] = _load_digits
 
 # Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, which takes less time.
 training.runs.checkpoints.VALIDATION_SEEDS = training.runs.checkpoints.VALIDATION_SEEDS[:5]
@@ -60,6 +73,7 @@ SMALL_DEUTSCH = DeutschConfig(latent_size=8, code_size=4, extractor_hidden_size=
 def pytest_collection_finish() -> None:
     """Spares the garbage collector what all modules hold, which stays."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

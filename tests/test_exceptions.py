@@ -22,6 +22,7 @@ import service.operation.access
 import training.data.dataset
 import training.imports.network
 import training.runs.run
+from tests.raising import fail
 
 ARGUMENTS: dict[type[Exception], tuple[object, ...]] = {
     hyperdraw.errors.HyperdrawError: ("It was so.", "Do otherwise."),
@@ -64,10 +65,6 @@ def make(kind: type[Exception]) -> Exception:
     return error
 
 
-def fail(kind: type[Exception]) -> None:
-    raise make(kind)
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_copies_say_the_same(kind: type[Exception]) -> None:
     error = make(kind)
@@ -80,5 +77,5 @@ def test_copies_say_the_same(kind: type[Exception]) -> None:
 
 def test_refusals_come_out_of_a_pool_of_processes() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.raises(hyperdraw.Overloaded) as caught:
-        pool.submit(fail, hyperdraw.Overloaded).result()
+        pool.submit(fail, make(hyperdraw.Overloaded)).result()
     assert (caught.value.status, caught.value.retry_after) == (429, 1.5)

@@ -238,6 +238,7 @@ def test_flags_that_nobody_would_heed_are_refused(run: Run) -> None:
         (["--no-open-health", "key", "alice"], "write the flags after key"),
         (["serve"], "No such command"),
         (["--prot", "80"], "No such option"),
+        (["--workers", "3"], "No such option: --workers"),
     ):
         done = run(*arguments)
         assert done.status == 2
@@ -252,6 +253,7 @@ def test_what_cannot_be_served_ends_with_a_reason(run: Run, checkpoints: Path) -
         (["--port", "many"], "port: "),
         (["--port", "70000"], "port: "),
         (["--device", "abacus"], "no device 'abacus'"),
+        (["--checkpoints", "nowhere"], "hyperdraw-serve: nowhere is not a directory"),
     ):
         done = run("--checkpoints", str(checkpoints), *arguments)
         assert done.status == 1

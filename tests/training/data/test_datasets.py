@@ -16,7 +16,7 @@ import torch
 
 from tests.pictures import draw_image, encode
 from training.data.dataset import Dataset, DatasetError
-from training.data.datasets import load_dataset
+from training.data.datasets import load_dataset, load_digits
 from training.data.outlier_sets import load_outliers
 from training.data.published import Publication, PublishedFile, read_cifar, read_idx
 
@@ -186,15 +186,13 @@ def test_folders_that_cannot_be_taken(tmp_path: Path) -> None:
 
 
 def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:
-    dataset = load_dataset("digits", tmp_path)
-    assert isinstance(dataset, Dataset)
+    dataset = load_digits(tmp_path)
     parts = [dataset.train, dataset.validation, dataset.calibration, dataset.test]
     assert [len(part) for part in parts] == [1097, 200, 200, 300]
     assert all(part.inputs.shape[1:] == (1, 8, 8) and part.inputs.dtype == torch.uint8 for part in parts)
     images = torch.cat([part.inputs.flatten(1) for part in parts])
     assert len(torch.unique(images, dim=0)) == len(images)  # scikit-learn's digits are distinct
-    again = load_dataset("digits", tmp_path)
-    assert isinstance(again, Dataset)
+    again = load_digits(tmp_path)
     assert torch.equal(again.test.labels, dataset.test.labels)
     normalized = dataset.input.prepare(dataset.train.inputs)
     assert normalized.mean().abs() < 0.02

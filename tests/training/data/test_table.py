@@ -267,9 +267,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A model of y in `things`, beside one of the category; the first one's report."""
     folder = tmp_path_factory.mktemp("tables")
     make_frame(400).write_csv(folder / "things.csv")
-    for target in ("kind", "y"):
+    for target, steps in (("kind", "30"), ("y", "300")):
         arguments = ["table", str(folder / "things.csv"), "--target", target, "--out", str(folder / "models" / target)]
-        result = CliRunner().invoke(app, [*arguments, "--steps", "300", "--quiet"])
+        result = CliRunner().invoke(app, [*arguments, "--steps", steps, "--quiet"])
         assert result.exit_code == 0, result.output
     return folder, result.stdout
 

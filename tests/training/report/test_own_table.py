@@ -17,7 +17,7 @@ def test_what_grows_with_a_table_is_bounded_and_said(tmp_path: Path, monkeypatch
     """Simpler models have fewer rows, and importances are measured by fewer, but by about the same measure."""
     path, out = tmp_path / "things.csv", tmp_path / "out"
     make_frame(400).write_csv(path)
-    result = CliRunner().invoke(app, ["table", str(path), "--target", "kind", "--out", str(out), "--steps", "300"])
+    result = CliRunner().invoke(app, ["table", str(path), "--target", "kind", "--out", str(out), "--steps", "30"])
     assert result.exit_code == 0, result.output
     table, checkpoint = load_table(path, "kind"), load_checkpoint(out)
     whole = make_table_report(out, table, checkpoint)

@@ -54,9 +54,9 @@ RECIPES = {
             APDConfig(hidden_size=32),
             networks_per_step=1,
             learning_rates={"all": 1e-3},
-            distillation=Distillation(langevin_rate=0.3, burn_in=300, interval=5, batch_size=16),
+            distillation=Distillation(langevin_rate=0.3, burn_in=150, interval=5, batch_size=16),
         ),
-        600,
+        300,
     ),
     "hyperdraw": (
         make_recipe(

@@ -12,6 +12,7 @@ import training.runs.checkpoints
 from models.checkpoint import load_checkpoint
 from models.predictions.prediction import evaluate
 from models.targets.target import TargetNetwork
+from tests.conftest import make_session
 from tests.pictures import draw_image, encode
 from training.__main__ import app
 from training.data.dataset import Dataset
@@ -19,19 +20,32 @@ from training.data.datasets import load_dataset
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.evidence import load_evidence
 from training.runs.checkpoints import calibrate_directory
+from training.runs.session import train
 
 
-def test_evaluate_measures_the_same_figures_again(checkpoints: Path, tmp_path: Path) -> None:
-    before = (checkpoints / "digits" / "metrics.json").read_bytes()
-    result = CliRunner().invoke(app, ["evaluate", str(checkpoints / "digits"), "--data", str(tmp_path)])
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of digits after three steps, whose ensembles are small."""
+    directory = tmp_path_factory.mktemp("trained") / "digits"
+    assert train(make_session(directory, steps=3))
+    return directory
+
+
+@pytest.fixture
+def directory(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be changed."""
+    return shutil.copytree(trained, tmp_path / "digits")
+
+
+def test_evaluate_measures_the_same_figures_again(directory: Path, tmp_path: Path) -> None:
+    before = (directory / "metrics.json").read_bytes()
+    result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert (checkpoints / "digits" / "metrics.json").read_bytes() == before
+    assert (directory / "metrics.json").read_bytes() == before
 
 
-def test_evaluate_keeps_what_was_measured_on_other_sets(checkpoints: Path, tmp_path: Path) -> None:
+def test_evaluate_keeps_what_was_measured_on_other_sets(directory: Path, tmp_path: Path) -> None:
     """Until another calibration makes another version; in the card and in the evidence for comparisons, too."""
-    directory = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", directory)
     for name in ("squares", "circles"):
         (tmp_path / name).mkdir()
         for size in range(5, 25):
@@ -64,9 +78,7 @@ def test_evaluate_keeps_what_was_measured_on_other_sets(checkpoints: Path, tmp_p
     assert evaluate() == {}
 
 
-def test_metrics_that_cannot_be_read_are_not_written_over(checkpoints: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", directory)
+def test_metrics_that_cannot_be_read_are_not_written_over(directory: Path, tmp_path: Path) -> None:
     (directory / "metrics.json").write_text('{"kind": "classification"}')
     result = CliRunner().invoke(app, ["evaluate", str(directory), "--data", str(tmp_path)])
     assert result.exit_code == 1
@@ -77,10 +89,9 @@ def test_metrics_that_cannot_be_read_are_not_written_over(checkpoints: Path, tmp
 
 
 def test_every_calibration_input_is_judged_by_networks_of_its_own(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else inputs that share networks would not be exchangeable with one that is judged by fresh networks."""
-    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
     calls: list[tuple[int, torch.Tensor]] = []
 
     def look(sampler: Any, spec: Any, task: Any, inputs: torch.Tensor, seed: int, *rest: Any) -> Any:
@@ -88,8 +99,8 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
         return evaluate(sampler, spec, task, inputs, seed, *rest)
 
     monkeypatch.setattr("training.evaluation.evaluation.evaluate", look)
-    calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
-    checkpoint, dataset = load_checkpoint(tmp_path / "digits"), load_dataset("digits", Path())
+    calibrate_directory(directory, tmp_path, torch.device("cpu"))
+    checkpoint, dataset = load_checkpoint(directory), load_dataset("digits", Path())
     assert isinstance(dataset, Dataset)
     assert checkpoint.calibration is not None
     seeds, count = checkpoint.calibration.seeds, len(dataset.calibration)
@@ -102,26 +113,23 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
     assert not {*own} & {*PROMISE_SEEDS}
 
 
-def test_calibrate_measures_the_same_thresholds_again(checkpoints: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "digits"
-    shutil.copytree(checkpoints / "digits", copy)
-    version = load_checkpoint(copy).version
-    (copy / "calibration.json").unlink()
-    result = CliRunner().invoke(app, ["calibrate", str(copy), "--data", str(tmp_path)])
+def test_calibrate_measures_the_same_thresholds_again(directory: Path, tmp_path: Path) -> None:
+    version = load_checkpoint(directory).version
+    (directory / "calibration.json").unlink()
+    result = CliRunner().invoke(app, ["calibrate", str(directory), "--data", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    checkpoint = load_checkpoint(copy)
+    checkpoint = load_checkpoint(directory)
     assert checkpoint.version == version
     assert checkpoint.metrics is None
-    assert "hyperdraw-train evaluate" in (copy / "README.md").read_text()
+    assert "hyperdraw-train evaluate" in (directory / "README.md").read_text()
 
 
 def test_a_density_of_some_examples_is_about_that_of_all(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(checkpoints / "digits", tmp_path / "digits")
     monkeypatch.setattr(training.runs.checkpoints, "MOST_DESCRIBED", 500)
-    calibrate_directory(tmp_path / "digits", tmp_path, torch.device("cpu"))
-    whole, some = (load_checkpoint(folder / "digits").density for folder in (checkpoints, tmp_path))
+    calibrate_directory(directory, tmp_path, torch.device("cpu"))
+    whole, some = (load_checkpoint(folder).density for folder in (trained, directory))
     dataset = load_dataset("digits", tmp_path)
     assert isinstance(dataset, Dataset)
     assert whole is not None
@@ -143,11 +151,11 @@ def test_a_density_of_some_examples_is_about_that_of_all(
     ids=lambda arguments: arguments[0],
 )
 def test_networks_are_evaluated_as_in_training(
-    arguments: list[str], checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Denormal numbers count as zero in every command."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(checkpoints / "digits", "digits", ignore=shutil.ignore_patterns("training"))
+    shutil.rmtree(directory / "training")  # with the evidence that nothing would be evaluated for
     flushed: set[bool] = set()
     forward, denormal = TargetNetwork.forward, torch.tensor(1e-310, dtype=torch.float64)
 

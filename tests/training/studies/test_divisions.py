@@ -20,7 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("divisions")
     make_frame().write_csv(folder / "things.csv")
     arguments = ["divisions", str(folder / "things.csv"), "--target", "y", "--out", str(folder / "study")]
-    result = CliRunner().invoke(app, [*arguments, "--divisions", "1", "--quiet"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.recipes.own_table.LEAST_STEPS", 200)
+        patch.setattr("training.recipes.own_table.EPOCHS", 10)
+        result = CliRunner().invoke(app, [*arguments, "--divisions", "1", "--quiet"])
     assert result.exit_code == 0, result.output
     return folder
 
