@@ -20,6 +20,7 @@ import training.evaluation.classification
 import training.evaluation.regression
 import training.report.card_flags
 import training.runs.checkpoints
+import training.studies.comparison
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
 from models.samplers.deutsch import DeutschConfig
@@ -58,8 +59,11 @@ def _load_digits(data: Path) -> Dataset:
 
 training.data.datasets._DATASETS["digits"] = _load_digits
 
-# Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, which takes less time.
+# Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, on fewer inputs that are made
+# up, and intervals come from fewer resamples, which takes less time.
 training.runs.checkpoints.VALIDATION_SEEDS = training.runs.checkpoints.VALIDATION_SEEDS[:5]
+training.runs.checkpoints.FOREIGN_INPUTS = 200
+training.studies.comparison.RESAMPLES = 100
 for module in (training.evaluation.classification, training.evaluation.regression, training.report.card_flags):
     vars(module).update(PROMISE_SEEDS=PROMISE_SEEDS[:10])
 

@@ -1,5 +1,7 @@
 """The contract of every weight sampler."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -16,12 +18,17 @@ from tests.conftest import SMALL_TARGET
 from tests.samplers import CONFIGS, MAKES_ANY_TARGET, MAKES_FILTERS
 
 
-@pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
-def sampler(request: pytest.FixtureRequest) -> WeightSampler:
+@cache
+def build(name: str) -> WeightSampler:
+    """A sampler for copies of it, as a thousand networks take long to initialise."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sampler: WeightSampler = request.param.build(SMALL_TARGET)
-    return sampler.eval()
+        return CONFIGS[name].build(SMALL_TARGET).eval()
+
+
+@pytest.fixture(params=CONFIGS)
+def sampler(request: pytest.FixtureRequest) -> WeightSampler:
+    return copy.deepcopy(build(request.param))
 
 
 def test_the_lists_have_every_method() -> None:

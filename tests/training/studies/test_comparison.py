@@ -40,7 +40,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     start = replace(
         digits_hypergan(),
         name="digits-deep-ensemble",
-        steps=150,
+        steps=80,
         method=DeepEnsembleConfig(4),
         networks_per_step=4,
         own_epochs=True,
@@ -54,7 +54,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     modes = replace(start, name="digits-hyperdraw", method=HyperDrawConfig(4), learning_rates=rates)
     runs = [(start, 0), (start, 1), (vary(modes, extras=[Part.AUGMENTATION]), 0)]
     for recipe, seed in runs:
-        train(make_session(directory / f"{recipe.name}-{seed}", steps=150, recipe=recipe, seed=seed))
+        train(make_session(directory / f"{recipe.name}-{seed}", steps=80, recipe=recipe, seed=seed))
     return [directory / f"{recipe.name}-{seed}" for recipe, seed in runs]
 
 
@@ -159,7 +159,7 @@ def test_intervals_are_of_trainings_too(
     Of 300 intervals, at least 270: fewer in less than one of 1,000 implementations that are right. Those of images
     alone, whatever the trainings are, would hold it in none. A method with a single training has no luck here.
     """
-    monkeypatch.setattr("training.studies.comparison.RESAMPLES", 100)
+    monkeypatch.setattr("training.studies.comparison.RESAMPLES", 50)
     generator, held = torch.Generator().manual_seed(0), 0
     parts = [[replace(evidences[0], seed=100 * p + s) for s in range(k)] for p, k in enumerate((own, others))]
     for _ in range(300):
