@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 import training.data.datasets
 import training.evaluation.classification
 import training.evaluation.regression
+import training.recipes.own_images
 import training.report.card_flags
 import training.runs.checkpoints
 import training.studies.comparison
@@ -60,10 +61,11 @@ def _load_digits(data: Path) -> Dataset:
 training.data.datasets._DATASETS["digits"] = _load_digits
 
 # Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, on fewer inputs that are made
-# up, and intervals come from fewer resamples, which takes less time.
+# up, fewer of which are trained against, and intervals come from fewer resamples, which takes less time.
 training.runs.checkpoints.VALIDATION_SEEDS = training.runs.checkpoints.VALIDATION_SEEDS[:5]
 training.runs.checkpoints.FOREIGN_INPUTS = 200
 training.studies.comparison.RESAMPLES = 100
+vars(training.recipes.own_images).update(OUTLIERS=300, MOST_OUTLIERS_ON_FEATURES=300)
 for module in (training.evaluation.classification, training.evaluation.regression, training.report.card_flags):
     vars(module).update(PROMISE_SEEDS=PROMISE_SEEDS[:10])
 

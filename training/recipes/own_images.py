@@ -38,6 +38,9 @@ LEAST_STEPS, LEAST_STEPS_ON_FEATURES, MOST_STEPS, EPOCHS = 1_300, 800, 20_000, 1
 """Steps of trainings: so many that each network sees each image ten times, but within bounds. Some hundred images are
 seen far more often."""
 
+OUTLIERS, MOST_OUTLIERS_ON_FEATURES = 2_000, 10_000
+"""Synthetic outliers that are made before a training; fewer on features if images are large."""
+
 LARGE = 64
 """Width and height in pixels from which the first convolution skips positions."""
 
@@ -89,14 +92,15 @@ def own_images(
     if features is None:
         target = choose_target(shape, classes, normalised=not dropout)
         augmentation, steps = replace(CROPS, flip=flip), LEAST_STEPS
-        outliers = OutlierExposure(inputs_per_step=8, group_size=modes // 2, count=2_000)
+        outliers = OutlierExposure(inputs_per_step=8, group_size=modes // 2, count=OUTLIERS)
     else:
         target = choose_head(features, classes, hidden=dropout)
         augmentation, steps = replace(PHOTOGRAPHS, flip=flip), LEAST_STEPS_ON_FEATURES
         decays = {group: modes * decay for group, decay in decays.items()}
         if len(features) == 1 and not dropout:  # a linear layer, which many features let learn fast
             rates = {group: rate / 4 for group, rate in rates.items()}
-        outliers = OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=min(10_000, 2**25 // numel(shape)))
+        count = min(MOST_OUTLIERS_ON_FEATURES, 2**25 // numel(shape))
+        outliers = OutlierExposure(inputs_per_step=16, group_size=modes // 2, count=count)
     inputs = min(32, max(1, examples // 2))  # a step that takes all of them does not augment them
     return Recipe(
         name=f"images {shlex.quote(dataset.rsplit('@', 1)[0])}",
