@@ -53,7 +53,7 @@ def test_hardened_networks_err_less_under_attack() -> None:
     accuracies = []
     for hardening in (None, Hardening(epsilon=0.07, share=1.0)):
         recipe = make_recipe(DeepEnsembleConfig(2), own_epochs=True, networks_per_step=2, hardening=hardening)
-        run = start_run(recipe, dataset, 0, 500, torch.device("cpu"))
+        run = start_run(recipe, dataset, 0, 250, torch.device("cpu"))
         while not run.finished:
             run.step()
         weights = {name: tensor.detach() for name, tensor in run.sampler.generate(torch.tensor([[0], [1]])).items()}

@@ -35,7 +35,7 @@ def make_recipe(method: MethodConfig, **changes: object) -> Recipe:
     recipe = replace(
         digits_hypergan(),
         method=method,
-        learning_rates={"all": 3e-3},
+        learning_rates={"all": 1e-2},
         weight_decays={},
         moment_matching_weight=0.0,
         adversarial_weight=0.0,
@@ -46,9 +46,9 @@ def make_recipe(method: MethodConfig, **changes: object) -> Recipe:
 
 
 RECIPES = {
-    "deep ensemble": (make_recipe(DeepEnsembleConfig(4), own_epochs=True), 300),
-    "mc dropout": (make_recipe(MCDropoutConfig(0.2)), 300),
-    "mnf": (make_recipe(MNFConfig()), 300),
+    "deep ensemble": (make_recipe(DeepEnsembleConfig(4), own_epochs=True), 200),
+    "mc dropout": (make_recipe(MCDropoutConfig(0.2)), 200),
+    "mnf": (make_recipe(MNFConfig()), 150),
     "apd": (
         make_recipe(
             APDConfig(hidden_size=32),
@@ -62,11 +62,11 @@ RECIPES = {
         make_recipe(
             HyperDrawConfig(4),
             own_epochs=True,
-            learning_rates={"modes": 5e-3, "gains": 1e-3},
+            learning_rates={"modes": 1e-2, "gains": 2e-3},
             augmentation=Augmentation(),
             outliers=OutlierExposure(count=500),
         ),
-        300,
+        200,
     ),
 }
 

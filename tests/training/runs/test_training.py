@@ -190,8 +190,10 @@ def test_a_run_that_fails_at_once_when_resumed_leaves_the_checkpoint_alone(
 
 def test_matched_moments_bring_the_codes_to_their_prior() -> None:
     distances = []
+    rates = {group: 3 * rate for group, rate in RECIPE.learning_rates.items()}
     for weight in (0.0, 10.0):
-        run = make_run(steps=150, moment_matching_weight=weight, adversarial_weight=0.0, codes_per_step=256)
+        changes = {"moment_matching_weight": weight, "adversarial_weight": 0.0, "learning_rates": rates}
+        run = make_run(steps=80, codes_per_step=256, **changes)
         while not run.finished:
             run.step()
         run.recalibrate()
