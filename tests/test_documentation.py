@@ -137,11 +137,10 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     (path / "service").symlink_to(ROOT / "service")
     (path / "seven.png").symlink_to(EXAMPLES / "seven.png")
     (path / "checkpoints").mkdir()
-    for name in ("mnist-hyperdraw", "kanji"):
+    for name in ("mnist-hyperdraw", "kanji", "shakespeare"):
         (path / "checkpoints" / name).symlink_to(ROOT / "checkpoints" / name)
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
     save_writer(path / "checkpoints" / "sums")
-    save_writer(path / "checkpoints" / "shakespeare")
     return create_app(Settings(checkpoints=path / "checkpoints", default_model="mnist-hyperdraw"))
 
 
