@@ -15,7 +15,6 @@ from filelock import FileLock
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
-import training.data.datasets
 import training.evaluation.classification
 import training.evaluation.regression
 import training.recipes.own_images
@@ -33,8 +32,6 @@ from service.operation.server import Server
 from service.settings import Settings
 from tests.programs import check_programs, pytest_addoption, pytest_terminal_summary
 from tests.waiting import PATIENCE, wait_until
-from training.data.dataset import Dataset
-from training.data.datasets import load_digits
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.recipes.recipe import Recipe
 from training.recipes.toys import digits_hypergan
@@ -51,14 +48,6 @@ settings.load_profile("tests")
 for limit in ("connect", "read", "write", "pool"):  # five seconds each, which a busy machine may take
     setattr(DEFAULT_TIMEOUT_CONFIG, limit, PATIENCE)
 
-
-def _load_digits(data: Path) -> Dataset:
-    """With half as many digits for calibration, each of which is judged by networks of its own."""
-    digits = load_digits(data)
-    return replace(digits, calibration=digits.calibration[:100])
-
-
-training.data.datasets._DATASETS["digits"] = _load_digits
 
 # Scores and temperatures are chosen, and flags measured, by the networks of fewer seeds, on fewer inputs that are made
 # up, fewer of which are trained against, and intervals come from fewer resamples, which takes less time.

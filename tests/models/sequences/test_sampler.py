@@ -43,7 +43,7 @@ def test_steps_give_what_one_pass_gives() -> None:
             output, states = step(symbols, states)
             outputs.append(output)
     torch.testing.assert_close(torch.stack(outputs), expected)
-    assert torch.stack(seen).shape == (T, 3 * B, 2, 4, 8)
+    assert torch.stack(seen).shape == (T, 3 * B, 3, 4, 8)
 
 
 def test_sequences_may_join_and_leave_between_steps() -> None:

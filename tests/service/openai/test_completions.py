@@ -234,24 +234,27 @@ def test_keys_and_limits(writers: Path, tmp_path: Path) -> None:
     keys = write_keys(tmp_path / "keys.toml", writer=["predict"], reader=["weights"])
     app = create_app(Settings(checkpoints=writers, keys=tmp_path / "keys.toml", max_live_networks=8))
     with serve(app) as address:
-        with pytest.raises(openai.AuthenticationError) as unknown:
-            complete(connect(address, "unknown"))
+        with connect(address, "unknown") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
+            complete(stranger)
         assert unknown.value.type == "authentication_error"
-        with pytest.raises(openai.PermissionDeniedError, match="needs predict"):
-            complete(connect(address, keys["reader"]))
-        client = connect(address, keys["writer"])
-        with pytest.raises(openai.BadRequestError, match=r"asks for 6 choices × networks\. It may ask for 4"):
-            complete(client, n=2)
-        assert len(complete(client, n=2, extra_body={"ensemble_size": 2}).choices) == 2
-        with complete(client, max_tokens=10_000, stream=True), complete(client, max_tokens=10_000, stream=True):
-            with pytest.raises(openai.RateLimitError) as caught:
-                complete(client)
-            assert int(caught.value.response.headers["retry-after"]) >= 1
-            assert (caught.value.type, caught.value.code) == ("rate_limit_error", "overloaded")
-            with pytest.raises(openai.RateLimitError):
-                complete(client, n=4, max_tokens=10_000, extra_body={"member": 0})  # of which two find room
-            assert app.state.engine.streams.count()["writer"] == 6
-        await_idle(app)
+        with (
+            connect(address, keys["reader"]) as reader,
+            pytest.raises(openai.PermissionDeniedError, match="needs predict"),
+        ):
+            complete(reader)
+        with connect(address, keys["writer"]) as client:
+            with pytest.raises(openai.BadRequestError, match=r"asks for 6 choices × networks\. It may ask for 4"):
+                complete(client, n=2)
+            assert len(complete(client, n=2, extra_body={"ensemble_size": 2}).choices) == 2
+            with complete(client, max_tokens=10_000, stream=True), complete(client, max_tokens=10_000, stream=True):
+                with pytest.raises(openai.RateLimitError) as caught:
+                    complete(client)
+                assert int(caught.value.response.headers["retry-after"]) >= 1
+                assert (caught.value.type, caught.value.code) == ("rate_limit_error", "overloaded")
+                with pytest.raises(openai.RateLimitError):
+                    complete(client, n=4, max_tokens=10_000, extra_body={"member": 0})  # of which two find room
+                assert app.state.engine.streams.count()["writer"] == 6
+            await_idle(app)
 
 
 class TestEndsOfWork:
