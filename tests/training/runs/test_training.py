@@ -192,7 +192,7 @@ def test_matched_moments_bring_the_codes_to_their_prior() -> None:
     distances = []
     rates = {group: 3 * rate for group, rate in RECIPE.learning_rates.items()}
     for weight in (0.0, 10.0):
-        changes = {"moment_matching_weight": weight, "adversarial_weight": 0.0, "learning_rates": rates}
+        changes: dict[str, Any] = {"moment_matching_weight": weight, "adversarial_weight": 0.0, "learning_rates": rates}
         run = make_run(steps=80, codes_per_step=256, **changes)
         while not run.finished:
             run.step()
