@@ -21,7 +21,6 @@ MEMBER_STREAM = 32
 DRAWN_DEVIATIONS = 0.999 * MAX_DEVIATIONS
 """Largest offset that is drawn, in units of the scale, so that what was drawn can be given as a prompt."""
 
-
 DRAWN_DIGITS = 3
 """Decimal digits of drawn offsets below the first of the scale. So they are short numbers, and the same ones although
 networks that compute beside others round otherwise."""

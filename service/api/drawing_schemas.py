@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, RootModel, WithJsonSchema, model_validator
 
-from service.api.sequence_schemas import SequenceIdentity, SequenceParameters
+from service.api.sequence_schemas import Changes, SequenceIdentity, SequenceParameters
 
 MOST_DRAWINGS = 12
 
@@ -96,13 +96,7 @@ class PointAnswer(BaseModel):
     disagreement: float = Field(
         description="How much the mean of the networks' own surprisals exceeds that of their mean, in nats."
     )
-    changes: list[float] | None = Field(
-        None,
-        min_length=4,
-        max_length=4,
-        description="How much the recurrent weights of the first layer changed at this step, if requested: the norm of "
-        "the change for the input, forget and output gates and the candidate, the mean of the networks.",
-    )
+    changes: Changes = None
 
 
 class DrawingAnswer(BaseModel):

@@ -18,6 +18,18 @@ MOST_STOPS, MOST_STOP_SYMBOLS = 16, 100
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_SYMBOLS)]
 
 
+Changes = Annotated[
+    list[float] | None,
+    Field(
+        min_length=4,
+        max_length=4,
+        description="How much the recurrent weights of the first layer changed at this step, if requested: the norm of "
+        "the change for the input, forget and output gates and the candidate, the mean of the networks.",
+    ),
+]
+"""What an answer says of a step's weights."""
+
+
 def list_text(value: Any) -> Any:
     """One string as a list, and anything else as it is."""
     return [value] if isinstance(value, str) else value
@@ -131,13 +143,7 @@ class SymbolAnswer(BaseModel):
         description="The part of the entropy on which the networks disagree, in bits: the mutual information of "
         "character and network."
     )
-    changes: list[float] | None = Field(
-        None,
-        min_length=4,
-        max_length=4,
-        description="How much the recurrent weights of the first layer changed at this step, if requested: the norm of "
-        "the change for the input, forget and output gates and the candidate, the mean of the networks.",
-    )
+    changes: Changes = None
 
 
 class ScoredSymbolAnswer(SymbolAnswer):

@@ -131,4 +131,5 @@ def choose_precision(device: torch.device) -> Precision:
     """The precision of products that is fastest on a device: bfloat16 where the hardware multiplies it."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"  # there is no public name
+    multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # no name is public
+    return "bfloat16" if multiplies else "float32"
