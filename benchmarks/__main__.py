@@ -20,6 +20,7 @@ from benchmarks.report import Ratio, collect, draw_growth, find_regressions, pri
 from benchmarks.sampling import measure_sampler
 from benchmarks.sequences import measure_sequences
 from benchmarks.serving import measure_backbone, measure_download, measure_service
+from benchmarks.streams import measure_streams
 from benchmarks.training_step import measure_training
 from models.checkpoint import load_checkpoint
 from models.checkpoint_files import dump_json, write_file
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 MODEL = CHECKPOINTS / "mnist-hyperdraw"
 RESIDUAL = CHECKPOINTS / "cifar10-random-static"
+WRITER = CHECKPOINTS / "shakespeare"
 RESULTS = ROOT / "benchmarks" / "results"
 ACCEPTED = ROOT / "benchmarks" / "accepted.json"
 """Ratios by name."""
@@ -44,6 +46,7 @@ class Part(StrEnum):
     SAMPLER = "sampler"
     TRAINING = "training"
     SEQUENCES = "sequences"
+    STREAMS = "streams"
     MEMORY = "memory"
     WEIGHTS = "weights"
     SERVICE = "service"
@@ -87,6 +90,7 @@ def main(
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
         Part.SEQUENCES: lambda: measure_sequences(chosen),
+        Part.STREAMS: lambda: measure_streams(WRITER, chosen),
         Part.MEMORY: lambda: chain(measure_memory(MODEL), measure_large_memory()),
         Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: measure_service(MODEL, chosen),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 Ask = Callable[[], Awaitable[None]]
@@ -62,7 +63,7 @@ async def connect(port: int, path: str, body: bytes) -> Ask:
 
     async def ask() -> None:
         writer.write(message)
-        await _read_answer(reader)
+        await read_answer(reader)
 
     return ask
 
@@ -74,21 +75,42 @@ async def get(port: int, path: str) -> None:
         RuntimeError: if the request is refused.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(_join([f"GET {path} HTTP/1.1", "Host: localhost"]))
-    await _read_answer(reader)
-    writer.close()
+    with closing(writer):
+        writer.write(_join([f"GET {path} HTTP/1.1", "Host: localhost"]))
+        await read_answer(reader)
 
 
 def _join(lines: list[str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> None:
-    header = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in header.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    refused, part = header.split(b" ", 2)[1] != b"200", b""
+async def read_answer(reader: asyncio.StreamReader) -> None:
+    """Reads an answer, sent whole or in chunks.
+
+    Raises:
+        RuntimeError: if the request was refused, with the answer's last part.
+    """
+    header = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+    lengths = [int(line[15:]) for line in header if line.startswith(b"content-length:")]
+    part = await _read_part(reader, lengths[0]) if lengths else await _read_chunks(reader)
+    if header[0].split(b" ", 2)[1] != b"200":
+        raise RuntimeError(f"refused: {part.decode()}")
+
+
+async def _read_part(reader: asyncio.StreamReader, length: int) -> bytes:
+    """Reads some bytes, and returns the last of them."""
+    part = b""
     while length:
         part = await reader.readexactly(min(length, 2**15))
         length -= len(part)
-    if refused:
-        raise RuntimeError(f"refused: {part.decode()}")
+    return part
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """Reads an answer that is sent in chunks, and returns the last one."""
+    last = b""
+    while length := int(await reader.readuntil(b"\r\n"), 16):
+        last = await _read_part(reader, length)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return last

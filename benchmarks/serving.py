@@ -6,14 +6,9 @@ A client sends one image and asks for 100 fresh networks. The servers and their 
 import asyncio
 import base64
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +16,14 @@ import torch
 
 from benchmarks.load import Ask, Load, apply_load, connect, get
 from benchmarks.report import Ratio
+from benchmarks.servers import ROOT, make_command, run_server, wait_for
 from benchmarks.timing import measure_times
 from models.checkpoint import load_checkpoint
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image, encode_image
 from models.predictions.prediction import split_members
-from service import SPIN_COUNT
 from service.engine.engine import Engine
 
-ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "service" / "static" / "examples" / "seven.png"
 ENVIRONMENTS = ROOT / "benchmarks" / "environments"
 NEEDED = ("numpy", "pydantic", "safetensors", "pillow")
@@ -40,11 +34,6 @@ NETWORKS = 1000
 """That are downloaded."""
 SECONDS = 6.0
 """That clients ask for."""
-STARTING_SECONDS = 120.0
-"""That a server may take until it answers."""
-
-STOPPING_SECONDS = 60.0
-"""That it may take to stop."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ SERVERS = (
 def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
     """HTTP against the engine in process, then against other servers."""
     alone = _measure_engine(directory, device)
-    ours = _measure_server(_command(directory, device), f"/v1/models/{directory.name}/predict", {})
+    ours = _measure_server(make_command(directory, device), f"/v1/models/{directory.name}/predict", {})
     for clients in CLIENTS:
         engine, http, case = alone[clients], ours[clients], f"{clients} clients"
         share = http.throughput / engine.throughput
@@ -102,9 +91,9 @@ def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
             sampler.sample(0, members)
 
     async def wait(port: int) -> None:
-        await _wait_for(lambda: get(port, "/readyz"))
+        await wait_for(lambda: get(port, "/readyz"))
 
-    with _run(_command(directory, device), {}) as port:
+    with run_server(make_command(directory, device), {}) as port:
         asyncio.run(wait(port))
         times = measure_times({"draw": draw, "download": lambda: asyncio.run(get(port, path))}, device)
     share = times["draw"] / times["download"]
@@ -121,8 +110,8 @@ def measure_backbone(directory: Path, device: torch.device) -> Iterator[Ratio]:
     noise = torch.randint(256, spec.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pixels = spec.prepare(noise[None])
     path, body = f"/v1/models/{directory.name}/predict", _write_request(encode_image(noise))
-    with _run(_command(directory, device), {}) as port, asyncio.Runner() as runner:
-        runner.run(_wait_for(lambda: _ask_once(port, path, body)))
+    with run_server(make_command(directory, device), {}) as port, asyncio.Runner() as runner:
+        runner.run(wait_for(lambda: _ask_once(port, path, body)))
         ask = runner.run(connect(port, path, body))
 
         async def answer() -> None:
@@ -159,70 +148,17 @@ def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
 
 def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, str]) -> dict[int, Load]:
     body = _write_request(IMAGE.read_bytes())
-    with _run(command, variables) as port:
+    with run_server(command, variables) as port:
 
         async def measure() -> dict[int, Load]:
-            await _wait_for(lambda: _ask_once(port, path, body))
+            await wait_for(lambda: _ask_once(port, path, body))
             return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in CLIENTS}
 
         return asyncio.run(measure())
 
 
-@contextmanager
-def _run(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
-    """Runs a server on a free port, and ends it and its children.
-
-    Raises:
-        TimeoutError: if it does not answer in time; with what it had to say.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    inherited = {name: value for name, value in os.environ.items() if name != SPIN_COUNT}  # which each sets as it likes
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [str(port) if word == "PORT" else word for word in command],
-            env={**inherited, "PYTHONPATH": str(ROOT), **variables},
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            yield port
-        except TimeoutError as error:
-            output.seek(0)
-            raise TimeoutError(f"{' '.join(command)} does not answer:\n{output.read().decode()}") from error
-        finally:
-            process.terminate()  # for some have children in sessions of their own, which they alone end
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOPPING_SECONDS)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 async def _ask_once(port: int, path: str, body: bytes) -> None:
     await (await connect(port, path, body))()
-
-
-async def _wait_for(ask: Ask) -> None:
-    """Until the server has answered.
-
-    Raises:
-        TimeoutError: if it does not.
-    """
-    async with asyncio.timeout(STARTING_SECONDS):
-        while True:
-            try:
-                return await ask()
-            except (OSError, asyncio.IncompleteReadError, RuntimeError):
-                await asyncio.sleep(0.5)
-
-
-def _command(directory: Path, device: torch.device) -> list[str]:
-    """That serves a checkpoint."""
-    options = {"--checkpoints": directory, "--device": device, "--port": "PORT"}
-    return [sys.executable, "-m", "service", *(str(word) for option in options.items() for word in option)]
 
 
 def _install(server: Server) -> list[str]:

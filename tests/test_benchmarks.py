@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import sequences
 from benchmarks.evaluator import count_operations
-from benchmarks.load import Ask, apply_load
+from benchmarks.load import Ask, apply_load, read_answer
 from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio, draw_growth, find_regressions, print_table
 from benchmarks.timing import measure_times
@@ -122,6 +122,26 @@ def test_clients_ask_again_when_they_are_answered() -> None:
     assert load.latencies == sorted(load.latencies)
     assert 0.01 <= load.quantile(0.5) <= load.quantile(0.99) == load.latencies[-1]
     assert load.throughput == len(load.latencies) / load.seconds
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "Content-Length: 6\r\n\r\n[DONE]",
+        f"Transfer-Encoding: chunked\r\n\r\n9c40\r\n{'x' * 40_000}\r\n6\r\n[DONE]\r\n0\r\n\r\n",
+    ],
+)
+def test_answers_are_read_to_their_end(rest: str) -> None:
+    async def read() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(f"HTTP/1.1 200 OK\r\n{rest}HTTP/1.1 429 Too Many Requests\r\n{rest}".encode())
+        reader.feed_eof()
+        await read_answer(reader)
+        with pytest.raises(RuntimeError, match=r"^refused: \[DONE\]$"):
+            await read_answer(reader)
+        assert reader.at_eof()
+
+    asyncio.run(read())
 
 
 def test_times_are_medians_of_turns() -> None:

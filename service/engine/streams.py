@@ -34,7 +34,6 @@ SHORT_TURN_SECONDS = STEP_SECONDS / 5
 MOST_HELD = 512
 """Elements of a stream that wait for its consumer, above which its sequence pauses."""
 
-
 MOST_LIVE_NETWORKS = 1_024
 """Most live sequences × networks of a model."""
 
