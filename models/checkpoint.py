@@ -29,6 +29,7 @@ from models.checkpoint_files import (
     drop_old_weights,
     dump_json,
     name_checkpoint,
+    parse_config,
     parse_json,
     parse_tensors,
     read_bounded,
@@ -221,7 +222,7 @@ def load_checkpoint(
     """
     path = directory / "config.json"
     config_bytes = read_bounded(path, MAX_JSON_BYTES)
-    config: CheckpointConfig = parse_json(path, config_bytes, CheckpointConfig)
+    config: CheckpointConfig = parse_config(path, config_bytes, CheckpointConfig)
     sampler: WeightSampler = build_empty(path, lambda: config.method.build(config.target), most_bytes)
     sampler.load_state_dict(read_weights(directory, config.files, sampler.state_dict()), assign=True)
     sampler = sampler.to(device).eval().requires_grad_(False)

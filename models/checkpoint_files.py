@@ -1,10 +1,11 @@
 """The files of a checkpoint: read within bounds and checked, or written so that a reader never sees half of one."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ CONVERTED_LINE_ENDS = (
 
 SAMPLER_FILE = "model.safetensors"
 """The weight file. Large weights are split into model-00001-of-00003.safetensors and so on."""
+
+KINDS = {"method": "a model of images, tables or vectors", "kind": "a model of sequences", "translator": "a translator"}
+"""Kinds of checkpoints, by a field of `config.json` that no other kind has."""
 
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_MEMBERS = 100_000
@@ -169,6 +173,26 @@ def parse_json(path: Path, content: bytes, schema: Any) -> Any:
         raise CheckpointError(path, f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from error
     except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, str(error)) from error
+
+
+def parse_config(path: Path, content: bytes, schema: Any) -> Any:
+    """Reads a `config.json` by the schema of one kind of checkpoint. One of another kind is named in the error."""
+    try:
+        return parse_json(path, content, schema)
+    except CheckpointError as error:
+        [wanted] = KINDS.keys() & schema.__annotations__
+        for kind in sorted(find_fields(content) & KINDS.keys() - {wanted}):
+            raise CheckpointError(path, f"this is {KINDS[kind]}, where {KINDS[wanted]} is needed") from error
+        raise
+
+
+def find_fields(content: bytes) -> Set[str]:
+    """Names of the fields of a JSON object; none if the content is anything else."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return set()
+    return fields.keys() if isinstance(fields, dict) else set()
 
 
 def parse_tensors(path: Path, content: bytes, digest: str, source: str) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ As there, `config.json` is written last and holds the SHA-256 of each weight fil
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,9 @@ from models.checkpoint_files import (
     drop,
     drop_old_weights,
     dump_json,
+    find_fields,
     name_checkpoint,
+    parse_config,
     parse_json,
     read_bounded,
     read_weights,
@@ -101,11 +102,7 @@ def is_sequence_checkpoint(directory: Path) -> bool:
     Raises:
         CheckpointError: if the file cannot be read.
     """
-    try:
-        content = json.loads(read_bounded(directory / "config.json", MAX_JSON_BYTES))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == "sequence"
+    return "kind" in find_fields(read_bounded(directory / "config.json", MAX_JSON_BYTES))
 
 
 def save_sequence_checkpoint(
@@ -147,7 +144,7 @@ def load_sequence_checkpoint(
     """
     path = directory / "config.json"
     content = read_bounded(path, MAX_JSON_BYTES)
-    config: SequenceConfig = parse_json(path, content, SequenceConfig)
+    config: SequenceConfig = parse_config(path, content, SequenceConfig)
     sampler = build_empty(path, config.sampler.build, most_bytes)
     sampler.load_state_dict(read_weights(directory, config.files, sampler.state_dict()), assign=True)
     calibration_bytes, calibration, path = b"", None, directory / "calibration.json"

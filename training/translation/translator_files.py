@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import save as serialize_tensors
 
-from models.checkpoint_files import CheckpointError, dump_json, parse_json, write_file
+from models.checkpoint_files import CheckpointError, dump_json, parse_config, write_file
 from models.schema import STRICT
 from training.tensors import read_tensors
 from training.translation.network import Translator, TranslatorConfig
@@ -55,7 +55,7 @@ def load_translator(directory: Path, device: torch.device) -> Translator:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from error
-    config: TranslationConfig = parse_json(path, content, TranslationConfig)
+    config: TranslationConfig = parse_config(path, content, TranslationConfig)
     network = Translator(config.translator)
     try:
         network.load_state_dict(read_tensors(weights)[0])

@@ -1,14 +1,17 @@
 """Checkpoints of models for sequences: what is written is what is read, and nothing else."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from models.checkpoint import load_checkpoint
 from models.checkpoint_files import CheckpointError
 from models.sequences.checkpoint import is_sequence_checkpoint, load_sequence_checkpoint, save_sequence_checkpoint
 from tests.sequences import HYPER, describe, make_sampler
+from training.translation.translator_files import load_translator
 
 
 @pytest.fixture
@@ -31,11 +34,33 @@ def test_a_loaded_sampler_is_the_saved_one(folder: Path) -> None:
 
 def test_kinds_are_told_apart(folder: Path, tmp_path: Path) -> None:
     assert is_sequence_checkpoint(folder)
-    for content in ("{", "[]", '{"kind": "other"}', '{"format_version": 2}'):
+    for content in ("{", "[]", '["kind"]', "[" * 100_000, '{"format_version": 2}'):
         (tmp_path / "config.json").write_text(content)
         assert not is_sequence_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="No such file"):
         is_sequence_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("field", "load", "reason"),
+    [
+        ("kind", load_checkpoint, "this is a model of sequences, where a model of images, tables or vectors is needed"),
+        (
+            "method",
+            load_sequence_checkpoint,
+            "this is a model of images, tables or vectors, where a model of sequences",
+        ),
+        ("translator", load_checkpoint, "this is a translator, where a model of images, tables or vectors is needed"),
+        ("kind", load_translator, "this is a model of sequences, where a translator is needed"),
+        ("other", load_checkpoint, "method: Field required"),
+    ],
+)
+def test_checkpoints_of_other_kinds_are_named(
+    tmp_path: Path, field: str, load: Callable[..., object], reason: str
+) -> None:
+    (tmp_path / "config.json").write_text(f'{{"{field}": {{}}}}')
+    with pytest.raises(CheckpointError, match=f"config.json: {reason}"):
+        load(tmp_path, torch.device("cpu"))
 
 
 def test_measurements_of_other_weights_are_dropped(folder: Path) -> None:
