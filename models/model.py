@@ -30,6 +30,7 @@ from models.predictions.prediction import (
     interpret,
     prepare,
 )
+from models.predictions.stopping import StoppingRule
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.task import Task
 
@@ -116,6 +117,22 @@ class Model:
     def networks_per_block(self) -> int:
         """Most networks whose weights may be in memory at a time."""
         return count_networks_per_block(self.target)
+
+    def find_rule(self, rate: float | None = None) -> StoppingRule | None:
+        """The rule by which ensembles stop growing, if there is one, for a rate of false alarms or the default one.
+
+        Raises:
+            ValueError: if the rate was not calibrated.
+        """
+        calibration = self.calibration
+        if calibration is None or calibration.stopping is None:
+            return None
+        return calibration.stopping.rules[calibration.find_rate(calibration.default_rate if rate is None else rate)]
+
+    def settle(self, prediction: Prediction, rule: StoppingRule) -> Tensor:
+        """Which inputs are settled by a rule of this model after one of its rounds, bool [B]."""
+        assert self.calibration is not None
+        return rule.settle(prediction, self.calibration.for_size(prediction.size))
 
     def draw(self, seed: int, members: range) -> Draw:
         """Some networks of a seed, ready to be evaluated."""

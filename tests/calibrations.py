@@ -13,18 +13,22 @@ TASK = Classification(classes=("a", "b", "c", "d"))
 SPEC = ImageSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,))
 
 
-def draw_logits(networks: int, inputs: int, seed: int = 0) -> Tensor:
-    """Logits of networks that agree somewhat."""
+def draw_logits(networks: int, inputs: int, seed: int = 0, draw: int | None = None, noise: float = 1.0) -> Tensor:
+    """Logits of networks that agree somewhat, on the inputs of a seed; other draws are other networks."""
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(inputs, 4, generator=generator)
-    return 2 * shared + torch.randn(networks, inputs, 4, generator=generator)
+    if draw is not None:
+        generator.manual_seed(10**9 + draw)
+    return 2 * shared + noise * torch.randn(networks, inputs, 4, generator=generator)
 
 
-def make_calibration(n: int = 999, networks: int = 25, foreign: Outputs | None = None) -> Calibration:
+def make_calibration(
+    n: int = 999, networks: int = 25, foreign: Outputs | None = None, noise: float = 1.0
+) -> Calibration:
     """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
-    plain = draw_logits(networks, n)
+    plain = draw_logits(networks, n, noise=noise)
     labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
-    outputs = Outputs(plain, draw_logits(networks, n, seed=2))
+    outputs = Outputs(plain, draw_logits(networks, n, seed=2, noise=noise))
     return calibrate(
         checkpoint="0" * 64,
         split="test/calibration",

@@ -24,8 +24,10 @@ from torch import Tensor
 from models.inputs.kind import InputKind
 from models.noise import SEED_LIMIT
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
-from models.predictions.surprise import COMBINED_SURPRISE, SHARES, measure_score
-from models.schema import STRICT, Finite
+from models.predictions.size_calibration import ClassCalibration, SizeCalibration
+from models.predictions.stopping import Stopping, StoppingRule
+from models.predictions.surprise import COMBINED_SURPRISE, SHARES
+from models.schema import STRICT
 from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
@@ -61,44 +63,6 @@ def _read_list(seeds: Any) -> Any:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ClassCalibration:
-    """Calibration of class probabilities."""
-
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    """Temperature of the mean probabilities."""
-    least_probabilities: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast()]
-    """Least probability of the classes in a prediction set, after temperature, for each rate of sets that miss."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class NumberCalibration:
-    """Calibration of predicted numbers."""
-
-    reaches: Annotated[tuple[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], ...], FailFast()]
-    """Half the width of each number's prediction interval, in predicted standard deviations, for each rate of intervals
-    that miss."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class SizeCalibration:
-    """Calibration of ensembles of one size."""
-
-    ensemble_size: Annotated[int, Field(ge=1)]
-    scores: dict[Flag, ScoreName]
-    """The score that raises each flag."""
-    thresholds: dict[Flag, Annotated[tuple[Finite, ...], FailFast()]]
-    """Thresholds of each flag, one for each rate of false alarms."""
-    classes: ClassCalibration | None
-    numbers: NumberCalibration | None = None
-    levels: dict[ScoreName, Annotated[tuple[Finite, ...], FailFast()]] = dataclasses.field(default_factory=dict)
-    """Levels of the scores behind a combined surprise, on usual inputs outside the calibration split."""
-
-    def measure(self, prediction: Prediction, flag: Flag) -> Tensor:
-        """The score that raises a flag, [B]."""
-        return measure_score(prediction, self.scores[flag], self.levels)
-
-
-@dataclass(frozen=True, config=STRICT)
 class Calibration:
     """The content of `calibration.json`.
 
@@ -127,6 +91,8 @@ class Calibration:
     """SHA-256 of density.safetensors, which holds the density of the training's prepared inputs, if it is known."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Number of folds, if the calibration was crosswise. Then the split is that of all training examples."""
+    stopping: Stopping | None = None
+    """When ensembles stop growing that are as large as an input needs, if that was calibrated."""
 
     def __post_init__(self) -> None:
         sizes = [size.ensemble_size for size in self.sizes]
@@ -141,6 +107,8 @@ class Calibration:
             intervals = [size.numbers.reaches] if size.numbers else []
             if any(len(numbers) != len(self.rates) for numbers in [*size.thresholds.values(), *sets, *intervals]):
                 raise ValueError(f"there must be one number for each of {len(self.rates)} rates")
+        if self.stopping:
+            self.stopping.check(self.rates, self.flags, sizes, has_classes=self.sizes[0].classes is not None)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -150,6 +118,10 @@ class Calibration:
     def for_size(self, ensemble_size: int) -> SizeCalibration:
         """Calibration of the largest size that does not exceed this ensemble's."""
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
+
+    def follow(self, rule: StoppingRule) -> "Calibration":
+        """The calibration of ensembles that stopped growing by a rule, at its rate."""
+        return dataclasses.replace(self, sizes=tuple(rule.adjust(size) for size in self.sizes), stopping=None)
 
     @property
     def default_rate(self) -> float:
@@ -329,8 +301,15 @@ def check_calibration(calibration: Calibration, task: Task, spec: InputKind, net
         _check_levels(size, [name for name in scores["out_of_distribution"] if name != COMBINED_SURPRISE])
         if (size.classes is not None) != task.has_classes:
             raise ValueError("must have temperatures and prediction sets for classes, and only for classes")
-        if size.numbers and any(len(reach) != len(task.outputs) for reach in size.numbers.reaches):
-            raise ValueError(f"must have intervals of {len(task.outputs)} numbers")
+        if size.numbers:
+            _check_reaches(size.numbers.reaches, task)
+    for rule in filter(None, calibration.stopping.rules if calibration.stopping else ()):
+        _check_reaches(rule.reaches, task)
+
+
+def _check_reaches(reaches: Sequence[Sequence[float]], task: Task) -> None:
+    if any(len(reach) != len(task.outputs) for reach in reaches):
+        raise ValueError(f"must have intervals of {len(task.outputs)} numbers")
 
 
 def _check_levels(size: SizeCalibration, names: Sequence[ScoreName]) -> None:

@@ -3,9 +3,10 @@
 Shapes: S sampled networks, J of them that also see noisy inputs, B inputs, K outputs.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Inputs:
         """Successive parts of limited size."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
-    def __getitem__(self, chosen: slice) -> "Inputs":
+    def __getitem__(self, chosen: slice | Tensor) -> "Inputs":
         distances = None if self.distances is None else self.distances[chosen]
         return Inputs(self.raw[chosen], self.prepared[chosen], distances)
 
@@ -67,8 +68,8 @@ class Outputs:
         """Outputs of the first networks."""
         return Outputs(self.plain[:size], None if self.jittered is None else self.jittered[:size], self.distances)
 
-    def of_inputs(self, chosen: slice) -> "Outputs":
-        """Outputs for some of the inputs."""
+    def of_inputs(self, chosen: slice | Tensor) -> "Outputs":
+        """Outputs for some of the inputs, by their numbers."""
         distances = None if self.distances is None else self.distances[chosen]
         return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen], distances)
 
@@ -92,6 +93,18 @@ class Prediction:
     def prefix(self, size: int) -> "Prediction":
         """Prediction of the first networks, or of all if there are no more."""
         return self if size >= self.size else interpret(self.task, self.outputs.prefix(size))
+
+    def of_inputs(self, chosen: slice | Tensor) -> "Prediction":
+        """Prediction for some of the inputs, by their numbers."""
+        uncertainty: Any = self.uncertainty
+        measured = {field.name: getattr(uncertainty, field.name) for field in dataclasses.fields(uncertainty)}
+        own = {name: None if tensor is None else tensor[chosen] for name, tensor in measured.items()}
+        return Prediction(
+            self.task,
+            self.outputs.of_inputs(chosen),
+            self.members[:, chosen],
+            dataclasses.replace(uncertainty, **own),
+        )
 
     @property
     def probabilities(self) -> Tensor:

@@ -10,11 +10,13 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from models.backbones.backbone import IMAGES_PER_RUN
 from models.model import Model
 from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, join_inputs, join_outputs
+from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.admission import Reservation
 from service.engine.ensembles import Ensemble
@@ -25,11 +27,28 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Part:
+    """The prediction for some inputs of a request."""
+
+    positions: Tensor
+    """Numbers of the inputs, [b]."""
+    prediction: Prediction
+    """Prediction of an ensemble for these inputs."""
+
+
+@dataclass(frozen=True)
 class Answer:
-    """The prediction of an ensemble, and the seed that reproduces it."""
+    """The predictions for all inputs of a request, and the seed that reproduces them."""
 
     seed: int
-    prediction: Prediction
+    parts: Sequence[Part]
+    """One for each size of an ensemble."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """The prediction for all inputs, by ensembles of the same size."""
+        (part,) = self.parts
+        return part.prediction
 
 
 @dataclass(eq=False)
@@ -44,14 +63,23 @@ class PredictionRequest:
     """S."""
     key: Hashable | None = None
     """Requests of the same key may share a batch."""
+    rule: StoppingRule | None = None
+    """Tells which inputs need no more networks. Without a rule, all have S."""
     origin: RequestOrigin = field(default_factory=RequestOrigin)
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None
     """Its room in the queue, which shrinks as networks are evaluated."""
     outputs: list[Outputs] = field(default_factory=list)
-    """Outputs of the first members, as far as they are evaluated."""
+    """Outputs of the first members for the open inputs, as far as they are evaluated."""
     prepared: list[Inputs] = field(default_factory=list)
-    """The first inputs, as far as they are prepared."""
+    """The open inputs, as far as they are prepared. All are, before the first network is evaluated."""
+    parts: list[Part] = field(default_factory=list)
+    """Predictions for inputs that need no more networks."""
+    open: Tensor = field(init=False)
+    """Numbers of the other inputs."""
+
+    def __post_init__(self) -> None:
+        self.open = torch.arange(len(self.inputs))
 
     @property
     def cost(self) -> int:
@@ -71,6 +99,27 @@ class PredictionRequest:
         """Prepares the next inputs, once for all networks: all of them, or so many at most."""
         if len(rest := self.unprepared):
             self.prepared.append(self.model.prepare(rest[:most]))
+
+    def find_stop(self, start: int) -> int:
+        """Number of networks after which inputs may need no more, if more than `start` are evaluated."""
+        if self.rule is None:
+            return self.size
+        return next(each.ensemble_size for each in self.rule.rounds if each.ensemble_size > start)
+
+    def take(self, prediction: Prediction, settled: Tensor, seed: int) -> None:
+        """Takes the prediction for the open inputs, and which of them need no more networks, bool [b]."""
+        if settled.all():
+            self.parts.append(Part(self.open, prediction))
+            settle(self.future, Answer(seed, self.parts))
+            return
+        chosen, rest = settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]
+        if len(chosen):
+            self.parts.append(Part(self.open[chosen], prediction.of_inputs(chosen)))
+            self.outputs = [prediction.outputs.of_inputs(rest)]
+            self.prepared = [join_inputs(self.prepared)[rest]]
+            self.open = self.open[rest]
+            if self.reservation:
+                self.reservation.shrink(len(chosen) * (self.size - prediction.size))
 
     def fail(self, error: Exception) -> None:
         settle(self.future, error)
@@ -142,9 +191,12 @@ class Batch(Job):
         """Takes the next networks, for the requests that are still open."""
         self._requests = [request for request in self._requests if not request.finished]
         for request in self._requests:
-            request.prepare()
+            if not request.outputs:
+                request.prepare()
         inputs = join_inputs([part for request in self._requests for part in request.prepared])
-        stop = min(max(request.size for request in self._requests), self._start + self._most_networks)
+        stops = [request.find_stop(self._start) for request in self._requests]
+        growing = [stop for stop, request in zip(stops, self._requests, strict=True) if request.rule]
+        stop = min(self._start + self._most_networks, *(growing or [max(stops)]))
         start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
         if lacking:
@@ -169,16 +221,37 @@ class Batch(Job):
         """Gives each request its outputs of some networks, and its answer if it is complete."""
         outputs = join_outputs(self._parts, dim=1)
         position, start, stop = 0, networks.members.start, networks.members.stop
+        complete: dict[tuple[int, int], list[PredictionRequest]] = {}
         for request in self._requests:
-            own = slice(position, position + len(request.inputs))
+            own = slice(position, position + len(request.open))
             position = own.stop
             request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
             if request.reservation:
-                request.reservation.shrink(len(request.inputs) * (min(request.size, stop) - start))
-            if request.size <= stop:
-                try:
-                    prediction = self.model.interpret(join_outputs(request.outputs, dim=0))
-                    settle(request.future, Answer(self.ensemble.seed, prediction))
-                except NotFiniteError as error:
-                    request.fail(error)
+                request.reservation.shrink(len(request.open) * (min(request.size, stop) - start))
+            if request.find_stop(start) <= stop:
+                complete.setdefault((request.size, id(request.rule)), []).append(request)
         self._networks, self._start, self._parts = None, stop, []
+        for requests in complete.values():
+            self._interpret(requests)
+
+    def _interpret(self, requests: Sequence[PredictionRequest]) -> None:
+        """Interprets the outputs for requests of one size and rule, all together, and gives each its own."""
+        rule, parts = requests[0].rule, [join_outputs(request.outputs, dim=0) for request in requests]
+        try:
+            prediction = self.model.interpret(join_outputs(parts, dim=1))
+        except NotFiniteError as error:
+            if len(requests) == 1:
+                requests[0].fail(error)
+            else:
+                for request in requests:
+                    self._interpret([request])
+            return
+        if rule:
+            settled = self.model.settle(prediction, rule)
+        else:
+            settled = torch.ones(prediction.members.shape[1], dtype=torch.bool)
+        position = 0
+        for request in requests:
+            own = slice(position, position + len(request.open))
+            position = own.stop
+            request.take(prediction.of_inputs(own), settled[own], self.ensemble.seed)

@@ -22,6 +22,7 @@ from models.checkpoint import load_checkpoint
 from models.device import works
 from models.examples import load_examples
 from models.model import Model
+from models.predictions.stopping import StoppingRule
 from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.frozen import Outlook
 from models.sequences.live import LiveSequence
@@ -117,9 +118,15 @@ class Engine:
         atexit.register(self.close)
 
     def predict(
-        self, model: Model, inputs: Tensor, seed: int | None, ensemble_size: int, client: str = ""
+        self,
+        model: Model,
+        inputs: Tensor,
+        seed: int | None,
+        ensemble_size: int,
+        client: str = "",
+        rule: StoppingRule | None = None,
     ) -> Future[Answer]:
-        """Predicts with members 0 … ensemble_size−1.
+        """Predicts with members 0 … ensemble_size−1, or with as many of the first as a rule finds enough.
 
         Up to rounding, the answer for an input does not depend on other work. Cancelling the future ends the work.
 
@@ -129,12 +136,14 @@ class Engine:
             seed: seed of the members; if None, the engine's freshness policy chooses an ensemble.
             ensemble_size: S.
             client: name of the client, for its share of the queue.
+            rule: a rule of the model, whose largest ensembles have S networks.
 
         Raises:
             OverloadedError: if the queue has no room.
         """
         alone = seed is None and self._ensembles.freshness.policy == "request"
-        request = PredictionRequest(model, inputs, seed, ensemble_size, key=None if alone else (model.version, seed))
+        key = None if alone else (model.version, seed)
+        request = PredictionRequest(model, inputs, seed, ensemble_size, key, rule)
         request.reservation = self._reserve(model, request.cost, client, request.future)
         self._submit(request.future, lambda: self._scheduler.wait(request))
         return request.future

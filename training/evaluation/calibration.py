@@ -14,15 +14,13 @@ from models.predictions.detection import (
     CALIBRATED_SIZES,
     RATES,
     Calibration,
-    ClassCalibration,
-    NumberCalibration,
     Seeds,
-    SizeCalibration,
     apply_temperature,
     conformal_quantile,
     list_sizes,
 )
 from models.predictions.prediction import FEATURE_DISTANCE, Outputs, Prediction, ScoreName, interpret
+from models.predictions.size_calibration import ClassCalibration, NumberCalibration, SizeCalibration
 from models.predictions.surprise import COMBINED_SURPRISE, Levels, measure_levels, measure_score
 from models.tasks.kind import Flag
 from models.tasks.probabilities import average_logits
@@ -112,12 +110,22 @@ def _prepare_score(names: tuple[ScoreName, ...], usual: Prediction | None) -> tu
     return COMBINED_SURPRISE, {name: measure_levels(usual.score(name)) for name in names}
 
 
-def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
-    """How far labels [n, K] are from their predicted means, in predicted standard deviations."""
+def measure_deviations(prediction: Prediction, labels: Tensor) -> Tensor:
+    """How far labels [n, K] are from their predicted means, in predicted standard deviations, [n, K]."""
     measured = prediction.uncertainty
     assert isinstance(measured, RegressionUncertainty)
     least = torch.finfo(torch.float64).tiny
-    distances = (labels - measured.mean).abs() / measured.standard_deviation.clamp(min=least)
+    return (labels - measured.mean).abs() / measured.standard_deviation.clamp(min=least)
+
+
+def measure_label_probabilities(prediction: Prediction, temperature: float, labels: Tensor) -> Tensor:
+    """Mean probabilities of the labels [n] at a temperature, [n]."""
+    tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
+    return tempered.gather(1, labels[:, None])[:, 0]
+
+
+def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
+    distances = measure_deviations(prediction, labels)
     return NumberCalibration(tuple(tuple(conformal_quantile(d, rate) for d in distances.unbind(1)) for rate in rates))
 
 
@@ -182,8 +190,7 @@ def calibrate(
         classes = None
         if validation is not None and usual is not None and task.has_classes:
             temperature = fit_temperature(usual.log_probabilities, validation[2])
-            tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
-            found = tempered.gather(1, labels[:, None])[:, 0]
+            found = measure_label_probabilities(prediction, temperature, labels)
             least = tuple(-conformal_quantile(-found, rate) for rate in rates)
             classes = ClassCalibration(temperature, least)
         numbers = None if task.has_classes else _calibrate_intervals(prediction, labels, rates)

@@ -2,7 +2,8 @@
 
 from models.checkpoint import Checkpoint
 from models.inputs.image import JITTER
-from models.predictions.detection import Calibration, SizeCalibration
+from models.predictions.detection import Calibration
+from models.predictions.size_calibration import SizeCalibration
 from models.tasks.kind import Flag
 from training.evaluation.evaluation import PROMISE_SEEDS
 from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics

@@ -14,9 +14,10 @@ from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
 from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
-from models.predictions.detection import list_scores
+from models.predictions.detection import Calibration, list_scores
 from models.predictions.perturbation import Norm
 from models.predictions.prediction import Outputs, join_outputs
+from models.predictions.stopping import Stopping
 from models.samplers.sampler import WeightSampler
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
@@ -32,6 +33,7 @@ from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
 from training.evaluation.measurement import measure_checkpoint
 from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_metrics
+from training.evaluation.stopping import can_pass, learn_rules
 from training.progress import track
 from training.report.card import save_card
 
@@ -41,6 +43,9 @@ CALIBRATION_SEED = 10**15
 VALIDATION_SEEDS = range(CALIBRATION_SEED + 10**9, CALIBRATION_SEED + 10**9 + 50)
 """Seeds of the draws that temperatures are fitted and scores are chosen with; each draw sees a fiftieth of the inputs.
 Nothing is guaranteed for these inputs, so they may share networks."""
+
+STOPPING_SEED, STOPPING_DRAWS = CALIBRATION_SEED + 2 * 10**9, 4
+"""First seed, and number of draws for each input, that rules for when to stop are tested with."""
 
 SHORT = 128
 """Most numbers of a vector that are taken for measurements rather than an embedding."""
@@ -195,9 +200,37 @@ def calibrate_checkpoint(
         )
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error
+    if usual is not None and dataset.folds is None:
+        judging = replace(checkpoint, density=density)
+        calibration = replace(calibration, stopping=_learn_rules(judging, calibration, dataset, usual, parts[0]))
     save_calibration(directory, calibration, density)
     calibrated = load_checkpoint(directory, checkpoint.sampler.device)
     return replace(calibrated, backbone=checkpoint.backbone)  # which may keep features
+
+
+def _learn_rules(
+    checkpoint: Checkpoint, calibration: Calibration, dataset: Dataset, usual: Outputs, judged: "_Judged"
+) -> Stopping | None:
+    """Rules by which ensembles stop growing, if there are enough validation inputs to test them.
+
+    One half of these, as they were judged before, shows how answers change; the other half tests the rules.
+    """
+    inputs = dataset.validation.inputs[1::2]
+    if not can_pass(len(inputs)):
+        return None
+    seeds = range(STOPPING_SEED, STOPPING_SEED + STOPPING_DRAWS * len(inputs))
+    return learn_rules(
+        calibration,
+        checkpoint.config.task,
+        guide=usual.of_inputs(slice(None, None, 2)),
+        judged=judged.outputs,
+        labels=judged.labels,
+        tests=[
+            evaluate_parts(checkpoint, inputs, seeds[draw::STOPPING_DRAWS], f"testing when to stop, draw {draw + 1}")
+            for draw in range(STOPPING_DRAWS)
+        ],
+        split=f"{checkpoint.config.training.dataset}/validation",
+    )
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from models.inputs.vector import VectorSpec
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     Calibration,
-    ClassCalibration,
     Seeds,
-    SizeCalibration,
     check_calibration,
     conformal_quantile,
     list_scores,
 )
 from models.predictions.prediction import Outputs, ScoreName, interpret
+from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.tasks.classification import Classification
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression

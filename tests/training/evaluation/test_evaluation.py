@@ -6,7 +6,8 @@ import torch
 from pydantic import TypeAdapter
 
 from models.checkpoint import Checkpoint
-from models.predictions.detection import Calibration, ClassCalibration, Seeds, SizeCalibration
+from models.predictions.detection import Calibration, Seeds
+from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.tasks.probabilities import measure_disagreement
 from tests import ROOT
 from training.evaluation.classification import measure_classes, measure_ensembles

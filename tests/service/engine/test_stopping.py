@@ -1,0 +1,133 @@
+"""Ensembles that stop growing, input by input."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.model import Model
+from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, evaluate, interpret
+from models.predictions.stopping import Round, Stopping, StoppingRule, measure_lead
+from models.tasks.probabilities import NotFiniteError
+from service.engine.batches import Answer
+from service.engine.engine import Engine
+from tests.engine import await_idle, draw_images, hold
+from tests.waiting import PATIENCE
+
+SIZES = (5, 10, 20, 50, 100)
+
+
+def ask(model: Model, images: Tensor, seed: int, size: int) -> Prediction:
+    """The prediction of an ensemble that is asked alone."""
+    config, checkpoint = model.checkpoint.config, model.checkpoint
+    outputs = evaluate(checkpoint.sampler, config.input, config.task, images, seed, size, checkpoint.density)
+    return interpret(config.task, outputs)
+
+
+def add_rule(model: Model, images: Tensor) -> tuple[Model, StoppingRule]:
+    """A rule by which some of the images that are left are settled in each round: those with the largest leads."""
+    calibration = model.calibration
+    assert calibration is not None
+    left, rounds, flags = images, [], dict.fromkeys(calibration.flags, 0.0)
+    for size in SIZES[:-1]:
+        leads = measure_lead(ask(model, left, 7, size))
+        rounds.append(Round(size, flags, flags, float(leads.quantile(0.6))))
+        left = left[leads < rounds[-1].lead]
+    least = (0.5,) * len(calibration.rates)
+    rule = StoppingRule((*rounds, Round(SIZES[-1], flags, flags)), flags, least_probabilities=least)
+    stopping = Stopping("test", 1000, 0.005, 0.95, (rule,) * len(calibration.rates))
+    checkpoint = dataclasses.replace(model.checkpoint, calibration=dataclasses.replace(calibration, stopping=stopping))
+    return Model(checkpoint), rule
+
+
+def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> list[int]:
+    """Checks that each image was asked of the fewest networks that settle it; returns how many these were."""
+    asked = torch.zeros(len(images), dtype=torch.int64)
+    for part in answer.parts:
+        size = part.prediction.size
+        expected = ask(model, images[part.positions], answer.seed, size)
+        torch.testing.assert_close(part.prediction.members, expected.members, rtol=1e-4, atol=1e-6)
+        assert not asked[part.positions].any()
+        asked[part.positions] = size
+        assert model.settle(part.prediction, rule).all()
+        for earlier in (each.ensemble_size for each in rule.rounds if each.ensemble_size < size):
+            assert not model.settle(part.prediction.prefix(earlier), rule).any()
+    assert asked.all()
+    return asked.tolist()
+
+
+def test_each_input_is_asked_of_as_many_networks_as_it_needs(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = draw_images(model, 60)
+    model, rule = add_rule(model, images)
+    costs: list[int] = []
+    evaluate_all = Model.evaluate
+
+    def count(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
+        costs.append(len(inputs) * len(draw.members))
+        return evaluate_all(model, draw, inputs)
+
+    monkeypatch.setattr(Model, "evaluate", count)
+    sizes = check(engine.predict(model, images, 7, 100, rule=rule).result(PATIENCE), model, images, rule)
+    assert set(sizes) == set(SIZES)
+    assert sum(costs) == sum(sizes)
+    await_idle(engine)
+
+
+def test_an_answer_does_not_depend_on_what_shares_the_batch(engine: Engine, model: Model) -> None:
+    """Single images, several, and ensembles of fixed sizes, all by the networks of one seed."""
+    images = draw_images(model, 60)
+    model, rule = add_rule(model, images)
+    with hold(engine):
+        single = [engine.predict(model, images[i : i + 1], 7, 100, rule=rule) for i in range(60)]
+        several = engine.predict(model, images[10:25], 7, 100, rule=rule)
+        fixed = [engine.predict(model, images[:3], 7, size) for size in (3, 30, 130)]
+    sizes = check(several.result(PATIENCE), model, images[10:25], rule)
+    alone = [check(future.result(PATIENCE), model, images[i : i + 1], rule) for i, future in enumerate(single)]
+    assert [[size] for size in sizes] == alone[10:25]
+    assert [future.result(PATIENCE).prediction.size for future in fixed] == [3, 30, 130]
+    await_idle(engine)
+
+
+def test_room_in_the_queue_is_freed_as_inputs_leave(engine: Engine, model: Model) -> None:
+    images = draw_images(model, 60)
+    model, rule = add_rule(model, images)
+    room: list[int] = []
+    settle = Model.settle
+
+    def look(model: Model, *asked: object) -> Tensor:
+        room.append(engine.admission.amount)
+        return settle(model, *asked)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "settle", look)
+        sizes = check(engine.predict(model, images, 7, 100, rule=rule).result(PATIENCE), model, images, rule)
+    left = [sum(size >= each for size in sizes) * (100 - each) for each in SIZES]
+    assert room[: len(SIZES)] == left
+    await_idle(engine)
+
+
+def test_outputs_that_are_not_finite_fail_their_request_alone(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = draw_images(model, 60)
+    model, rule = add_rule(model, images)
+    evaluate_all = Model.evaluate
+
+    def spoil(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
+        outputs = evaluate_all(model, draw, inputs)
+        plain = outputs.plain.clone()
+        plain[:, (inputs.raw == images[2]).flatten(1).all(1)] = float("nan")
+        return dataclasses.replace(outputs, plain=plain)
+
+    with hold(engine):
+        futures = [engine.predict(model, images[i : i + 1], 7, 100, rule=rule) for i in range(6)]
+        monkeypatch.setattr(Model, "evaluate", spoil)
+    for i, future in enumerate(futures):
+        if i == 2:
+            with pytest.raises(NotFiniteError):
+                future.result(PATIENCE)
+        else:
+            assert len(future.result(PATIENCE).parts) == 1
