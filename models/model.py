@@ -5,6 +5,7 @@ Shapes: S sampled networks, B inputs.
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -128,6 +129,17 @@ class Model:
         if calibration is None or calibration.stopping is None:
             return None
         return calibration.stopping.rules[calibration.find_rate(calibration.default_rate if rate is None else rate)]
+
+    def find_calibration(self, rule: StoppingRule | None) -> Calibration | None:
+        """The calibration of ensembles that stopped growing by a rule of this model, or of fixed sizes without one."""
+        return self.calibration if rule is None else self._followed[id(rule)]
+
+    @cached_property
+    def _followed(self) -> Mapping[int, Calibration]:
+        """Calibrations by the rule's identity."""
+        calibration = self.calibration
+        rules = calibration.stopping.rules if calibration and calibration.stopping else ()
+        return {id(rule): calibration.follow(rule) for rule in rules if calibration and rule}
 
     def settle(self, prediction: Prediction, rule: StoppingRule) -> Tensor:
         """Which inputs are settled by a rule of this model after one of its rounds, bool [B]."""

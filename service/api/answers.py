@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from service.api.schemas import (
     EnsembleIdentity,
     ExampleDescription,
     FlagAnswer,
+    GrownEnsemble,
     IntervalAnswer,
     ModelDescription,
     ModelIdentity,
@@ -47,7 +49,7 @@ from service.api.schemas import (
     WalkAnswer,
 )
 from service.catalog import Catalog
-from service.engine.batches import Answer
+from service.engine.batches import Answer, Part
 from service.engine.engine import ServedModel
 from service.settings import Settings
 
@@ -132,7 +134,7 @@ def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
 
 @dataclass(frozen=True)
 class Findings:
-    """The calibrated numbers of an answer, in whatever form it is sent."""
+    """The calibrated numbers of an answer by ensembles of one size, in whatever form it is sent."""
 
     ensemble: EnsembleIdentity
     tensors: dict[str, Tensor]
@@ -148,20 +150,23 @@ class Findings:
         return found.coverage if found else None
 
 
-def apply_calibration(model: Model, answer: Answer, false_alarm_rate: float | None, coverage: float | None) -> Findings:
-    """Applies a model's calibration to the engine's answer.
+def apply_calibration(
+    model: Model, answer: Answer, part: Part, false_alarm_rate: float | None, coverage: float | None
+) -> Findings:
+    """Applies a model's calibration to a part of the engine's answer.
 
     Args:
         model: the model that answered.
         answer: the engine's answer.
+        part: the part.
         false_alarm_rate: rate for each flag, if not the default.
         coverage: coverage of prediction sets or intervals, if requested.
 
     Raises:
         ValueError: if the rate or coverage was not calibrated.
     """
-    prediction, calibration, task = answer.prediction, model.calibration, model.task
-    size, uncertainty = len(prediction.members), prediction.uncertainty
+    prediction, calibration, task = part.prediction, model.find_calibration(answer.rule), model.task
+    size, uncertainty = prediction.size, prediction.uncertainty
     ensemble = EnsembleIdentity(size=size, seed=answer.seed)
     tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
     judgements = calibration.judge(prediction, false_alarm_rate) if calibration else {}
@@ -185,16 +190,32 @@ def answer_prediction(model: Model, answer: Answer, parameters: PredictParameter
     Raises:
         ValueError: if a requested rate or coverage was not calibrated.
     """
-    findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
-    calibration, task, members = model.calibration, model.task, answer.prediction.members
-    judged = _raise_flags(calibration, findings.judgements) if calibration else {}
-    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(members.shape[1])]
-    predictions = (
-        _answer_numbers(task, findings, flags, members if parameters.members else None)
-        if isinstance(task, Regression)
-        else answer_classes(task.classes, findings, flags, members if parameters.members else None)
-    )
-    return PredictAnswer(model=identify(model), ensemble=findings.ensemble, predictions=predictions)
+    found: dict[int, PredictionAnswer | RegressionAnswer] = {}
+    for part in answer.parts:
+        own = apply_calibration(model, answer, part, parameters.false_alarm_rate, parameters.coverage)
+        answers = _answer_part(model, own, part.prediction.members if parameters.members else None)
+        if answer.rule:
+            settled = own.ensemble.size < answer.rule.rounds[-1].ensemble_size
+            grown = GrownEnsemble(size=own.ensemble.size, settled=settled, temperature=own.ensemble.temperature)
+            for one in answers:
+                one.ensemble = grown
+        found |= dict(zip(part.positions.tolist(), answers, strict=True))
+    ensemble = own.ensemble  # parts grow, so the last is the largest
+    if answer.rule:
+        ensemble.temperature = None
+    predictions: Any = [found[i] for i in range(len(found))]
+    return PredictAnswer(model=identify(model), ensemble=ensemble, predictions=predictions)
+
+
+def _answer_part(
+    model: Model, findings: Findings, members: Tensor | None
+) -> list[PredictionAnswer] | list[RegressionAnswer]:
+    judged = _raise_flags(model.calibration, findings.judgements) if model.calibration else {}
+    count = len(next(iter(findings.tensors.values())))
+    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(count)]
+    if isinstance(model.task, Regression):
+        return _answer_numbers(model.task, findings, flags, members)
+    return answer_classes(model.task.classes, findings, flags, members)
 
 
 def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
@@ -238,22 +259,25 @@ def answer_walk(model: Model, seed: int, members: tuple[int, int], paths: Mappin
 
 def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> bytes:
     """The answer's numbers as a safetensors file. The first axis of each tensor counts the inputs, or the members and
-    then the inputs. The metadata hold what applies to all inputs.
+    then the inputs. The metadata hold what applies to all inputs. Where ensembles grew, their sizes and thresholds are
+    tensors.
 
     Raises:
         ValueError: if a requested rate or coverage was not calibrated.
     """
-    findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
-    calibration, tensors = model.calibration, dict(findings.tensors)
-    for flag, judgement in findings.judgements.items():
-        tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
-    if findings.sets:
-        tensors["prediction_set"] = findings.sets.members
-    if findings.intervals:
-        tensors |= {"interval.lower": findings.intervals.lower, "interval.upper": findings.intervals.upper}
+    rate, coverage = parameters.false_alarm_rate, parameters.coverage
+    found = [apply_calibration(model, answer, part, rate, coverage) for part in answer.parts]
+    order = torch.cat([part.positions for part in answer.parts]).argsort()
+    collected = [_collect_tensors(findings, grew=answer.rule is not None) for findings in found]
+    tensors = {name: torch.cat([own[name] for own in collected])[order] for name in collected[0]}
     if parameters.members:
         tensors["members"] = answer.prediction.members
-    thresholds = _describe_thresholds(calibration, findings.judgements) if calibration else {}
+    findings = found[-1]
+    thresholds = _describe_thresholds(model.calibration, findings.judgements) if model.calibration else {}
+    if answer.rule:
+        findings.ensemble.temperature = None
+        for described in thresholds.values():
+            del described["threshold"], described["calibrated_ensemble_size"]
     metadata = {
         "model": identify(model).model_dump_json(),
         "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
@@ -263,6 +287,23 @@ def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters)
     }
     content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
+
+
+def _collect_tensors(findings: Findings, *, grew: bool) -> dict[str, Tensor]:
+    """What an answer says of each input, by name, [B, …]; of ensembles that grew also sizes and thresholds."""
+    tensors = dict(findings.tensors)
+    for flag, judgement in findings.judgements.items():
+        tensors |= {f"flags.{flag}.flagged": judgement.flagged, f"flags.{flag}.score": judgement.scores}
+        if grew:
+            tensors[f"flags.{flag}.threshold"] = torch.full_like(judgement.scores, judgement.threshold)
+    if findings.sets:
+        tensors["prediction_set"] = findings.sets.members
+    if findings.intervals:
+        tensors |= {"interval.lower": findings.intervals.lower, "interval.upper": findings.intervals.upper}
+    if grew:
+        count = len(next(iter(tensors.values())))
+        tensors["ensemble_size"] = torch.full((count,), findings.ensemble.size)
+    return tensors
 
 
 def answer_classes(

@@ -15,6 +15,7 @@ from torch import Tensor
 from models.inputs.kind import InputError
 from models.inputs.pixels import ImageError
 from models.model import Model
+from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
 from service.engine.engine import ServedModel
@@ -84,6 +85,21 @@ class Asking:
         """
         return choose_size(self.model, asked, self.parts.settings.max_ensemble_size)
 
+    def choose_rule(self, rate: float | None) -> tuple[int, StoppingRule | None]:
+        """The number of networks of a whole ensemble, and when ensembles stop growing before they are whole; no rule
+        if none was found at this rate of false alarms that keeps its promise.
+
+        Raises:
+            ServiceError: 422 if no rules were calibrated, or whole ensembles are not allowed.
+        """
+        model, allowed = self.model, self.parts.settings.max_ensemble_size
+        if model.calibration is None or model.calibration.stopping is None:
+            message = f"It was not calibrated when ensembles of {model.name} may stop growing."
+            hint = "Leave out ensemble_size, or give a number."
+            raise ServiceError(422, "invalid_parameter", message, hint)
+        check_count("ensemble_size", model.default_size, allowed)
+        return model.default_size, model.find_rule(rate)
+
     def check_members(self, count: int) -> None:
         """Checks that members 0 … count−1 exist.
 
@@ -140,13 +156,14 @@ class Asking:
             status, code = _IMAGE_ERRORS[error.kind]
             raise ServiceError(status, code, error.message, error.hint) from error
 
-    async def predict(self, inputs: Tensor, seed: int | None, size: int) -> Answer:
+    async def predict(self, inputs: Tensor, seed: int | None, size: int, rule: StoppingRule | None = None) -> Answer:
         """Predicts the inputs of a request that has been read completely.
 
         Args:
             inputs: raw inputs, [B, …].
             seed: seed of the networks, or None for fresh ones.
             size: S, from `choose_size`.
+            rule: when ensembles stop growing before they have S networks, from `choose_rule`.
 
         Raises:
             ServiceError: 500 for outputs that are not finite, 503 if the service is shutting down, 504 after the
@@ -154,13 +171,18 @@ class Asking:
             OverloadedError: if the queue is full.
         """
         with self._explaining_nonsense():
-            answer = await self._wait_for(self.parts.engine.predict(self.model, inputs, seed, size, self._client))
-        count_answer = self.parts.metrics.count_answer
+            future = self.parts.engine.predict(self.model, inputs, seed, size, self._client, rule)
+            answer = await self._wait_for(future)
         if len(inputs) <= FEW_INPUTS:
-            count_answer(self.model, answer.prediction)
+            self._count(answer)
         else:
-            await to_thread.run_sync(count_answer, self.model, answer.prediction)
+            await to_thread.run_sync(self._count, answer)
         return answer
+
+    def _count(self, answer: Answer) -> None:
+        calibration = self.model.find_calibration(answer.rule)
+        for part in answer.parts:
+            self.parts.metrics.count_answer(self.model, part.prediction, calibration)
 
     async def compute(self, steps: Generator[None, None, Result], cost: int) -> Result:
         """Runs a computation for a request that has been read completely, and returns its result.

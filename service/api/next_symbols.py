@@ -32,6 +32,9 @@ async def predict_next(writing: Writing, parameters: PredictParameters) -> Respo
         message = f"What {model.name} predicts has no flags, and no sets of characters."
         hint = "Leave out false_alarm_rate and coverage. The route score says which passages are foreign."
         raise ServiceError(422, "invalid_parameter", message, hint)
+    if parameters.ensemble_size == "auto":
+        hint = "Leave out ensemble_size, or give a number."
+        raise ServiceError(422, "invalid_parameter", f"Ensembles of {model.name}, which writes, do not grow.", hint)
     size = choose_size(model, parameters.ensemble_size, min(MOST_NETWORKS, settings.max_ensemble_size))
     hint = 'Send application/json {"inputs": ["To be, or not to b"]}; see /docs for more.'
     asked = await read_json(writing.request, settings, writing.deadline, TextsBody, "this model takes texts", hint)

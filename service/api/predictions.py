@@ -14,6 +14,7 @@ from service.api.next_symbols import predict_next
 from service.api.schemas import PredictAnswer, PredictParameters
 from service.api.uploads import describe_upload, read_inputs
 from service.api.writing import open_writing
+from service.errors import ServiceError
 from service.operation.access import require
 
 router = APIRouter()
@@ -44,10 +45,15 @@ async def predict(
         writing = open_writing(request, parts, model, timeout, set_deadline(request, timeout, parts))
         return await predict_next(writing, parameters)
     asking = Asking(request, parts, model, timeout)
-    size = asking.choose_size(parameters.ensemble_size)
     asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
+    rule = None
+    if parameters.ensemble_size == "auto":
+        _check_members(parameters)
+        size, rule = asking.choose_rule(parameters.false_alarm_rate)
+    else:
+        size = asking.choose_size(parameters.ensemble_size)
     inputs = await read_inputs(asking, size)
-    answer = await asking.predict(inputs, parameters.seed, size)
+    answer = await asking.predict(inputs, parameters.seed, size, rule)
 
     def encode() -> bytes:
         if parameters.format == "safetensors":
@@ -58,3 +64,12 @@ async def predict(
     with parts.metrics.time("serialise", model.name):
         content = encode() if few else await to_thread.run_sync(encode)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
+
+
+def _check_members(parameters: PredictParameters) -> None:
+    if parameters.members:
+        message, hint = (
+            "Ensembles that grow have different members.",
+            "Leave out members, or give ensemble_size a number.",
+        )
+        raise ServiceError(422, "invalid_parameter", message, hint)

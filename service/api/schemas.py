@@ -57,6 +57,11 @@ class EnsembleParameters(BaseModel):
 class PredictParameters(EnsembleParameters):
     """Query parameters of a prediction."""
 
+    ensemble_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(  # type: ignore[assignment]
+        None,
+        description="Number of networks in the ensemble; by default as many as the model was evaluated with. With "
+        "auto, each input is asked of as many of those as it needs: until more would not change its label or a flag.",
+    )
     members: bool = Field(False, description="Whether to return the prediction of each member, too.")
     format: Literal["json", "safetensors"] = Field(
         "json", description="Format of the answer. Safetensors has the numbers as tensors, and the rest as metadata."
@@ -141,7 +146,7 @@ class ModelIdentity(BaseModel):
 
 
 class EnsembleIdentity(BaseModel):
-    size: int
+    size: int = Field(description="Number of networks; with ensemble_size=auto, the most that an input was asked of.")
     seed: int = Field(description="Seed of the networks. The same seed and version give the same answer.")
     temperature: float | None = Field(None, description="Temperature of the mean probabilities, if calibrated.")
 
@@ -202,6 +207,14 @@ class PredictionSetAnswer(BaseModel):
     )
 
 
+class GrownEnsemble(BaseModel):
+    """The ensemble of one input, which grew until the answer was settled."""
+
+    size: int = Field(description="Number of networks that were asked.")
+    settled: bool = Field(description="Whether it stopped growing before it had all networks.")
+    temperature: float | None = Field(None, description="Temperature of the mean probabilities, if there are classes.")
+
+
 class PredictionAnswer(BaseModel):
     label: str
     class_index: int
@@ -212,6 +225,7 @@ class PredictionAnswer(BaseModel):
     member_probabilities: list[list[float]] | None = Field(
         None, description="Probabilities of each member, [ensemble size][classes], if requested; to 7 decimals."
     )
+    ensemble: GrownEnsemble | None = Field(None, description="This input's ensemble, with ensemble_size=auto.")
 
 
 class RegressionAnswer(BaseModel):
@@ -220,6 +234,7 @@ class RegressionAnswer(BaseModel):
     member_outputs: list[list[float]] | None = Field(
         None, description="Prediction of each member, [ensemble size][numbers], if requested."
     )
+    ensemble: GrownEnsemble | None = Field(None, description="This input's ensemble, with ensemble_size=auto.")
 
 
 class PredictAnswer(BaseModel):

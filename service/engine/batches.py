@@ -43,6 +43,8 @@ class Answer:
     seed: int
     parts: Sequence[Part]
     """One for each size of an ensemble."""
+    rule: StoppingRule | None = None
+    """The rule by which ensembles stopped growing, if any."""
 
     @property
     def prediction(self) -> Prediction:
@@ -110,7 +112,7 @@ class PredictionRequest:
         """Takes the prediction for the open inputs, and which of them need no more networks, bool [b]."""
         if settled.all():
             self.parts.append(Part(self.open, prediction))
-            settle(self.future, Answer(seed, self.parts))
+            settle(self.future, Answer(seed, self.parts, self.rule))
             return
         chosen, rest = settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]
         if len(chosen):

@@ -314,7 +314,8 @@ def _read(
 
 def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Model, answer: Answer) -> Response:
     asked = message.parameters
-    findings = apply_calibration(model, answer, asked.false_alarm_rate, asked.coverage)
+    (part,) = answer.parts
+    findings = apply_calibration(model, answer, part, asked.false_alarm_rate, asked.coverage)
     header = InferenceAnswer(
         model_name=model.name,
         model_version=model.version,

@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from models.model import Model
+from models.predictions.detection import Calibration
 from models.predictions.prediction import Prediction
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
@@ -174,8 +175,9 @@ class ServiceMetrics(Observer):
         yield
         self._end_stage(stage, model, start, [copy_context()])
 
-    def count_answer(self, model: Model, prediction: Prediction) -> None:
-        """Counts an answer's uncertainty and flags, which reveal drift.
+    def count_answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+        """Counts an answer's uncertainty and flags, which reveal drift. The flags are those of the default rate, or of
+        the rate by whose rule the ensembles grew.
 
         For numbers, the uncertainty is the relative deviation. It has no bound, but has the same unit for all models,
         and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
@@ -185,8 +187,8 @@ class ServiceMetrics(Observer):
         for name, quantity in model.task.quantities.items():
             if quantity.monitored:
                 _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
-        if model.calibration:
-            for flag, judgement in model.calibration.judge(prediction).items():
+        if calibration:
+            for flag, judgement in calibration.judge(prediction).items():
                 self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
 
     def count_request(self, route: str, method: str, status: int, seconds: float, cancelled: bool) -> None:

@@ -7,38 +7,14 @@ import torch
 from torch import Tensor
 
 from models.model import Model
-from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, evaluate, interpret
-from models.predictions.stopping import Round, Stopping, StoppingRule, measure_lead
+from models.predictions.prediction import Draw, Inputs, Outputs
+from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
 from service.engine.engine import Engine
 from tests.engine import await_idle, draw_images, hold
+from tests.growing import SIZES, add_rules, ask
 from tests.waiting import PATIENCE
-
-SIZES = (5, 10, 20, 50, 100)
-
-
-def ask(model: Model, images: Tensor, seed: int, size: int) -> Prediction:
-    """The prediction of an ensemble that is asked alone."""
-    config, checkpoint = model.checkpoint.config, model.checkpoint
-    outputs = evaluate(checkpoint.sampler, config.input, config.task, images, seed, size, checkpoint.density)
-    return interpret(config.task, outputs)
-
-
-def add_rule(model: Model, images: Tensor) -> tuple[Model, StoppingRule]:
-    """A rule by which some of the images that are left are settled in each round: those with the largest leads."""
-    calibration = model.calibration
-    assert calibration is not None
-    left, rounds, flags = images, [], dict.fromkeys(calibration.flags, 0.0)
-    for size in SIZES[:-1]:
-        leads = measure_lead(ask(model, left, 7, size))
-        rounds.append(Round(size, flags, flags, float(leads.quantile(0.6))))
-        left = left[leads < rounds[-1].lead]
-    least = (0.5,) * len(calibration.rates)
-    rule = StoppingRule((*rounds, Round(SIZES[-1], flags, flags)), flags, least_probabilities=least)
-    stopping = Stopping("test", 1000, 0.005, 0.95, (rule,) * len(calibration.rates))
-    checkpoint = dataclasses.replace(model.checkpoint, calibration=dataclasses.replace(calibration, stopping=stopping))
-    return Model(checkpoint), rule
 
 
 def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> list[int]:
@@ -61,7 +37,7 @@ def test_each_input_is_asked_of_as_many_networks_as_it_needs(
     engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = draw_images(model, 60)
-    model, rule = add_rule(model, images)
+    model, rule = add_rules(model, images)
     costs: list[int] = []
     evaluate_all = Model.evaluate
 
@@ -79,7 +55,7 @@ def test_each_input_is_asked_of_as_many_networks_as_it_needs(
 def test_an_answer_does_not_depend_on_what_shares_the_batch(engine: Engine, model: Model) -> None:
     """Single images, several, and ensembles of fixed sizes, all by the networks of one seed."""
     images = draw_images(model, 60)
-    model, rule = add_rule(model, images)
+    model, rule = add_rules(model, images)
     with hold(engine):
         single = [engine.predict(model, images[i : i + 1], 7, 100, rule=rule) for i in range(60)]
         several = engine.predict(model, images[10:25], 7, 100, rule=rule)
@@ -93,7 +69,7 @@ def test_an_answer_does_not_depend_on_what_shares_the_batch(engine: Engine, mode
 
 def test_room_in_the_queue_is_freed_as_inputs_leave(engine: Engine, model: Model) -> None:
     images = draw_images(model, 60)
-    model, rule = add_rule(model, images)
+    model, rule = add_rules(model, images)
     room: list[int] = []
     settle = Model.settle
 
@@ -113,7 +89,7 @@ def test_outputs_that_are_not_finite_fail_their_request_alone(
     engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = draw_images(model, 60)
-    model, rule = add_rule(model, images)
+    model, rule = add_rules(model, images)
     evaluate_all = Model.evaluate
 
     def spoil(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
