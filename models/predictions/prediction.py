@@ -135,6 +135,15 @@ class Prediction:
         return self.uncertainty
 
 
+@dataclass(frozen=True)
+class Part:
+    """The prediction for some of several inputs, whose ensembles have the same size."""
+
+    positions: Tensor
+    """Numbers of the inputs, [b]."""
+    prediction: Prediction
+
+
 def interpret(task: Task, outputs: Outputs) -> Prediction:
     """Interprets the outputs of an ensemble.
 

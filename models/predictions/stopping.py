@@ -9,14 +9,15 @@ Shapes: B inputs.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
+import torch
 from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.predictions.prediction import Prediction
+from models.predictions.prediction import Part, Prediction
 from models.predictions.size_calibration import ClassCalibration, NumberCalibration, SizeCalibration
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
@@ -137,6 +138,24 @@ class Stopping:
                 len(rates) * (not has_classes),
             ]:
                 raise ValueError(f"a rule must have prediction sets or intervals for each of {len(rates)} rates")
+
+
+def grow(rule: StoppingRule, sizes: Callable[[int], SizeCalibration], prediction: Prediction) -> list[Part]:
+    """The predictions of ensembles that stop growing, from that of whole ones; a part for each round in which any does.
+
+    Args:
+        rule: when they stop growing.
+        sizes: what was calibrated for ensembles of a size: `Calibration.for_size`.
+        prediction: prediction of the whole ensemble for B inputs.
+    """
+    found, left = [], torch.arange(prediction.members.shape[1])
+    for each in rule.rounds:
+        grown = prediction.of_inputs(left).prefix(each.ensemble_size)
+        settled = each.settle(grown, sizes(each.ensemble_size))
+        if settled.any():
+            found.append(Part(left[settled], grown.of_inputs(settled.nonzero()[:, 0])))
+        left = left[~settled]
+    return found
 
 
 def measure_lead(prediction: Prediction) -> Tensor:

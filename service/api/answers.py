@@ -15,6 +15,7 @@ from models.inputs.pixels import encode_image
 from models.model import Model
 from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
 from models.predictions.path import PathKind
+from models.predictions.prediction import Part
 from models.sequences.model import SequenceModel
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
@@ -49,7 +50,7 @@ from service.api.schemas import (
     WalkAnswer,
 )
 from service.catalog import Catalog
-from service.engine.batches import Answer, Part
+from service.engine.batches import Answer
 from service.engine.engine import ServedModel
 from service.settings import Settings
 

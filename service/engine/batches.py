@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.backbones.backbone import IMAGES_PER_RUN
 from models.model import Model
-from models.predictions.prediction import Draw, Inputs, Outputs, Prediction, join_inputs, join_outputs
+from models.predictions.prediction import Draw, Inputs, Outputs, Part, Prediction, join_inputs, join_outputs
 from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.admission import Reservation
@@ -24,16 +24,6 @@ from service.engine.jobs import Job, settle
 from service.engine.observer import Observer, RequestOrigin
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The prediction for some inputs of a request."""
-
-    positions: Tensor
-    """Numbers of the inputs, [b]."""
-    prediction: Prediction
-    """Prediction of an ensemble for these inputs."""
 
 
 @dataclass(frozen=True)

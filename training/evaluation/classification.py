@@ -16,6 +16,7 @@ from training.data.dataset import Examples
 from training.evaluation.diversity import measure_layer_norms
 from training.evaluation.evaluation import PROMISE_SEEDS, SEED, evaluate_parts
 from training.evaluation.flags import judge_any, measure_flags
+from training.evaluation.growth import measure_foreign_growth, measure_growth
 from training.evaluation.measures import (
     id_flagged_at_95_ood,
     measure_accuracy,
@@ -90,6 +91,7 @@ def measure_classification(
         classes=classes,
         majority_accuracy=int(test.labels.bincount().max()) / len(test),
         balanced_accuracy=average([c.recall.share for c in classes if c.recall]),
+        growth=measure_growth(calibration, answers, prediction, test.labels),
         version=checkpoint.version,
     )
 
@@ -151,6 +153,7 @@ def _measure_outliers(
         by_size={size: measure_separation(*pair) for size, pair in pairs.items()},
         flagged={flag: measure_share(judgement.flagged) for flag, judgement in judgements.items()},
         flagged_by_any=measure_share(judge_any(calibration, other)),
+        growth=measure_foreign_growth(calibration, test, other),
     )
 
 

@@ -73,6 +73,40 @@ class FlagMetrics:
 
 
 @dataclass(frozen=True)
+class GrowthMetrics:
+    """Metrics of ensembles that stop growing when an input is settled, at one budget of false alarms."""
+
+    rate: float
+    """The budget."""
+    networks: float
+    """Mean number of networks."""
+    quantiles: tuple[float, float]
+    """Numbers of networks that half and that 95 % of the inputs need at most."""
+    differing: float
+    """Share of inputs whose label or a flag differs from that by a whole ensemble of another seed."""
+    usually_differing: float
+    """Share of inputs for which two whole ensembles of other seeds differ so."""
+    accuracy: float
+    nll: float
+    """At the temperatures of the ensembles' sizes."""
+    whole_accuracy: float
+    whole_nll: float
+
+
+@dataclass(frozen=True)
+class ForeignGrowthMetrics:
+    """Metrics of ensembles that stop growing on outliers, at the default budget."""
+
+    networks: float
+    """Mean number of networks."""
+    auroc: float
+    """By predictive entropy."""
+    whole_auroc: float
+    flagged: float
+    """Share flagged as out of distribution."""
+
+
+@dataclass(frozen=True)
 class SetMetrics:
     """Metrics of prediction sets at one coverage."""
 
@@ -122,6 +156,7 @@ class OutlierMetrics:
     flagged: dict[Flag, float]
     """Share for which each flag is raised, at the default budget."""
     flagged_by_any: float
+    growth: ForeignGrowthMetrics | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +184,8 @@ class ClassificationMetrics:
     """Accuracy of always answering the most frequent class of the test set."""
     balanced_accuracy: float | None = None
     """Mean recall of the classes by the whole ensemble."""
+    growth: tuple[GrowthMetrics, ...] = ()
+    """For each rate with a rule for when ensembles stop growing."""
     version: str | None = None
     """Version of the checkpoint that was measured; None in older files."""
     kind: Literal["classification"] = "classification"

@@ -20,6 +20,7 @@ from models.predictions.size_calibration import SizeCalibration
 from models.predictions.stopping import ROUNDS, Round, Stopping, StoppingRule, measure_lead
 from models.tasks.kind import Flag
 from models.tasks.task import Task
+from training.evaluation.answers import read_answers, read_labels
 from training.evaluation.betting import find_p_value
 from training.evaluation.calibration import measure_deviations, measure_label_probabilities
 
@@ -40,8 +41,6 @@ class _Judged(NamedTuple):
     """[B] each."""
     lead: Tensor
     """[B]."""
-    label: Tensor
-    """Numbers of classes, [B], or zeros."""
 
 
 def learn_rules(
@@ -88,9 +87,7 @@ def _judge(calibration: Calibration, task: Task, sizes: Sequence[int], outputs: 
     for count in sizes:
         size, prediction = calibration.for_size(count), interpret(task, outputs.prefix(count))
         scores = {flag: size.measure(prediction, flag) for flag in calibration.flags}
-        lead = measure_lead(prediction)
-        label = prediction.probabilities.argmax(-1) if task.has_classes else torch.zeros_like(lead, dtype=torch.int64)
-        judged.append(_Judged(size, prediction, scores, lead, label))
+        judged.append(_Judged(size, prediction, scores, measure_lead(prediction)))
     return judged
 
 
@@ -150,7 +147,8 @@ class _Learner:
                 flag: strictness * _measure_change(score - own[flag], guide[-1].scores[flag] - centres[-1][flag])
                 for flag, score in each.scores.items()
             }
-            final = torch.where(each.label == guide[-1].label, guide[-1].lead, -guide[-1].lead)
+            stays = read_labels(each.prediction) == read_labels(guide[-1].prediction)
+            final = torch.where(stays, guide[-1].lead, -guide[-1].lead)
             lead = strictness * _measure_change(each.lead, final) if each.size.classes else 0.0
             rounds.append(Round(each.size.ensemble_size, own, distances, lead))
         return tuple(rounds)
@@ -158,15 +156,10 @@ class _Learner:
     def _answer(self, judged: Sequence[_Judged], rate: float, rule: StoppingRule | None = None) -> Tensor:
         """Labels and flags of whole ensembles, or of those that stop by a rule, int64 [B, 1 + flags]."""
         if rule is None:
-            return _read_answers(judged[-1], self._calibration, rate)
+            return read_answers(self._calibration, judged[-1].prediction, rate)
         calibration = self._calibration.follow(rule)
-        answers = [_read_answers(each, calibration, rate) for each in judged]
+        answers = [read_answers(calibration, each.prediction, rate) for each in judged]
         return _choose(_find_last_rounds(judged, rule.rounds), answers)
-
-
-def _read_answers(judged: _Judged, calibration: Calibration, rate: float) -> Tensor:
-    flags = [judgement.flagged.long() for judgement in calibration.judge(judged.prediction, rate).values()]
-    return torch.stack([judged.label, *flags], dim=1)
 
 
 def _find_last_rounds(judged: Sequence[_Judged], rounds: Sequence[Round]) -> Tensor:

@@ -18,6 +18,7 @@ from training.evaluation.attack_report import load_attack_report
 from training.evaluation.metrics import Metrics
 from training.report.card_attacks import describe_attacks
 from training.report.card_flags import describe_flags
+from training.report.card_growth import describe_growth
 from training.report.card_metrics import describe_metrics
 
 FIGURES = {
@@ -48,6 +49,8 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     sections.append(describe_metrics(metrics, config) if metrics else _explain_lack(checkpoint))
     sections += _show_figures(directory)
     sections.append(describe_flags(checkpoint, metrics))
+    if growth := describe_growth(checkpoint, metrics):
+        sections.append(growth)
     if report := load_attack_report(directory):
         sections.append(describe_attacks(report, checkpoint))
     sections.append(_describe_use(directory.name, config))

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from models.checkpoint_files import dump_json
 from models.predictions.detection import Calibration
-from models.predictions.prediction import Outputs, Prediction, interpret
-from models.predictions.stopping import Stopping, StoppingRule
+from models.predictions.prediction import Outputs, Part, interpret
+from models.predictions.stopping import Stopping, StoppingRule, grow
 from tests.calibrations import TASK, draw_logits, make_calibration
+from training.evaluation.answers import read_answers
+from training.evaluation.growth import measure_foreign_growth, measure_growth
 from training.evaluation.stopping import TOLERANCE, can_pass, learn_rules
 
 NETWORKS, NOISE = 60, 0.7
@@ -54,23 +56,13 @@ def find_rule(calibration: Calibration, rate: float) -> StoppingRule:
     return rule
 
 
-def grow(calibration: Calibration, rule: StoppingRule, outputs: Outputs) -> list[tuple[Tensor, Prediction]]:
-    """The inputs that are settled in each round, and their predictions."""
-    parts, left = [], torch.arange(outputs.plain.shape[1])
-    for each in rule.rounds:
-        prediction = interpret(TASK, outputs.prefix(each.ensemble_size).of_inputs(left))
-        settled = rule.settle(prediction, calibration.for_size(each.ensemble_size))
-        if settled.any():
-            parts.append((left[settled], prediction.of_inputs(settled.nonzero()[:, 0])))
-        left = left[~settled]
-    assert not len(left)
+def grow_all(calibration: Calibration, rule: StoppingRule, outputs: Outputs) -> list[Part]:
+    """The predictions of ensembles that stop growing."""
+    parts = grow(rule, calibration.for_size, interpret(TASK, outputs))
+    assert torch.equal(
+        torch.cat([part.positions for part in parts]).sort().values, torch.arange(outputs.plain.shape[1])
+    )
     return parts
-
-
-def answer(calibration: Calibration, prediction: Prediction, rate: float) -> Tensor:
-    """Labels and flags, [B, 1 + flags]."""
-    flags = [judgement.flagged for judgement in calibration.judge(prediction, rate).values()]
-    return torch.stack([prediction.probabilities.argmax(-1), *flags], dim=1)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
@@ -81,14 +73,14 @@ def test_ensembles_that_stop_answer_as_whole_ones_do(rate: float) -> None:
     rule = find_rule(calibration, rate)
     outputs = draw_outputs(n, 5, 0)
     stopped, networks = torch.zeros(n, 3, dtype=torch.int64), torch.zeros(n)
-    for positions, prediction in grow(calibration, rule, outputs):
-        stopped[positions] = answer(calibration.follow(rule), prediction, rate)
-        networks[positions] = float(prediction.size)
+    for part in grow_all(calibration, rule, outputs):
+        stopped[part.positions] = read_answers(calibration.follow(rule), part.prediction, rate)
+        networks[part.positions] = float(part.prediction.size)
     assert networks.mean() < 0.7 * NETWORKS
     assert {int(size) for size in networks} <= set(ROUNDS)
     for share in stopped[:, 1:].double().mean(0):
         assert abs(share - rate) <= 4 * (rate * (1 - rate) * (1 / n + 1 / 1200)) ** 0.5
-    whole, other = (answer(calibration, interpret(TASK, o), rate) for o in (outputs, draw_outputs(n, 5, 1)))
+    whole, other = (read_answers(calibration, interpret(TASK, o), rate) for o in (outputs, draw_outputs(n, 5, 1)))
     excess = (stopped != other).any(1).double() - (whole != other).any(1).double()
     assert excess.mean() <= TOLERANCE + 4 * excess.std() / n**0.5
 
@@ -96,7 +88,8 @@ def test_ensembles_that_stop_answer_as_whole_ones_do(rate: float) -> None:
 def test_judgements_name_the_networks_that_were_asked() -> None:
     calibration = learn()
     rule = find_rule(calibration, 0.05)
-    for _, prediction in grow(calibration, rule, draw_outputs(500, 5, 0)):
+    for part in grow_all(calibration, rule, draw_outputs(500, 5, 0)):
+        prediction = part.prediction
         (last,) = (each for each in rule.rounds if each.ensemble_size == prediction.size)
         for flag, judgement in calibration.follow(rule).judge(prediction, 0.05).items():
             assert judgement.ensemble_size == prediction.size
@@ -109,9 +102,9 @@ def test_prediction_sets_of_ensembles_that_stop_keep_their_promise() -> None:
     calibration, n = learn(), 6000
     rule, outputs = find_rule(calibration, 0.05), draw_outputs(n, 6, 0)
     labels, covered = draw_labels(outputs), torch.zeros(n, dtype=torch.bool)
-    for positions, prediction in grow(calibration, rule, outputs):
-        sets = calibration.follow(rule).choose_sets(prediction, 0.9)
-        covered[positions] = sets.members.gather(1, labels[positions, None])[:, 0]
+    for part in grow_all(calibration, rule, outputs):
+        sets = calibration.follow(rule).choose_sets(part.prediction, 0.9)
+        covered[part.positions] = sets.members.gather(1, labels[part.positions, None])[:, 0]
     assert abs(covered.double().mean() - 0.9) <= 4 * (0.09 * (1 / n + 1 / 1200)) ** 0.5
 
 
@@ -142,6 +135,52 @@ def test_few_inputs_cannot_pass_and_small_ensembles_have_no_rounds() -> None:
         )
         is None
     )
+
+
+def test_metrics_are_those_of_the_answers() -> None:
+    """On the inputs of one more seed; the labels are those of whole ensembles."""
+    calibration = learn()
+    whole, other = (interpret(TASK, draw_outputs(1200, 9, draw)) for draw in (0, 1))
+    labels = whole.probabilities.argmax(-1)
+    found = measure_growth(calibration, whole, other, labels)
+    assert calibration.stopping is not None
+    assert [row.rate for row in found] == [
+        rate for rate, rule in zip(calibration.rates, calibration.stopping.rules, strict=True) if rule
+    ]
+    (row,) = (row for row in found if row.rate == 0.05)
+    parts = grow(find_rule(calibration, 0.05), calibration.for_size, whole)
+    asked = sorted(size for part in parts for size in [part.prediction.size] * len(part.positions))
+    assert row.networks == pytest.approx(sum(asked) / 1200)
+    assert row.quantiles == (asked[599], asked[1140])
+    right = sum((p.prediction.probabilities.argmax(-1) == labels[p.positions]).sum().item() for p in parts)
+    assert row.accuracy == right / 1200
+    assert row.whole_accuracy == 1
+    assert row.usually_differing == pytest.approx(
+        (read_answers(calibration, whole, 0.05) != read_answers(calibration, other, 0.05)).any(1).double().mean().item()
+    )
+    assert row.nll == pytest.approx(row.whole_nll, rel=0.05)
+
+
+def test_outliers_are_told_apart_as_well() -> None:
+    """Those on which networks agree less."""
+    calibration = learn()
+    inside, outside = interpret(TASK, draw_outputs(600, 9, 0)), interpret(TASK, make_outliers(600))
+    found = measure_foreign_growth(calibration, inside, outside)
+    assert found is not None
+    assert 5 <= found.networks <= NETWORKS
+    assert found.auroc == pytest.approx(found.whole_auroc, abs=0.02)
+    parts = grow(find_rule(calibration, 0.05), calibration.for_size, outside)
+    followed = calibration.follow(find_rule(calibration, 0.05))
+    flagged = sum(int(followed.judge(p.prediction)["out_of_distribution"].flagged.sum()) for p in parts)
+    assert found.flagged == flagged / 600
+    without = dataclasses.replace(calibration, stopping=None)
+    assert measure_foreign_growth(without, inside, outside) is None
+    assert measure_growth(without, inside, outside, torch.zeros(600, dtype=torch.int64)) == ()
+
+
+def make_outliers(inputs: int) -> Outputs:
+    outputs = draw_outputs(inputs, 10, 0)
+    return Outputs(0.3 * outputs.plain, outputs.jittered)
 
 
 def test_rules_are_written_and_read() -> None:

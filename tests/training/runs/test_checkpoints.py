@@ -113,6 +113,26 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
     assert not {*own} & {*PROMISE_SEEDS}
 
 
+def test_rules_for_when_to_stop_are_tested_on_validation_inputs_if_these_suffice(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digits are too few. Where they are told to suffice, one half of them tests rules, and thresholds stay."""
+    before = load_checkpoint(directory).calibration
+    assert before is not None
+    assert before.stopping is None
+    monkeypatch.setattr(training.runs.checkpoints, "can_pass", bool)
+    calibrate_directory(directory, tmp_path, torch.device("cpu"))
+    after = load_checkpoint(directory).calibration
+    assert after is not None
+    assert after.stopping is not None
+    assert after.sizes == before.sizes
+    assert after.stopping.split == "digits/validation"
+    dataset = load_dataset("digits", tmp_path)
+    assert isinstance(dataset, Dataset)
+    assert after.stopping.n == len(dataset.validation) // 2
+    assert after.stopping.rules == (None,) * len(after.rates)
+
+
 def test_calibrate_measures_the_same_thresholds_again(directory: Path, tmp_path: Path) -> None:
     version = load_checkpoint(directory).version
     (directory / "calibration.json").unlink()

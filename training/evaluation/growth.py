@@ -1,0 +1,83 @@
+"""Metrics of ensembles that stop growing when an input is settled.
+
+Shapes: B inputs, K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.predictions.detection import Calibration
+from models.predictions.prediction import Part, Prediction
+from models.predictions.stopping import StoppingRule, grow
+from training.evaluation.answers import read_answers
+from training.evaluation.measures import measure_accuracy, measure_auroc, measure_nll
+from training.evaluation.metrics import ForeignGrowthMetrics, GrowthMetrics
+from training.evaluation.summaries import measure_share
+
+
+def measure_growth(
+    calibration: Calibration, whole: Prediction, other: Prediction, labels: Tensor
+) -> tuple[GrowthMetrics, ...]:
+    """Metrics for each rate with a rule.
+
+    Args:
+        calibration: the calibration.
+        whole: prediction of whole ensembles for the test inputs, whose first networks are the ensembles that grow.
+        other: prediction of whole ensembles of other seeds.
+        labels: labels of the test inputs, [B].
+    """
+    rules = calibration.stopping.rules if calibration.stopping else ()
+    found = []
+    for rate, rule in zip(calibration.rates, rules, strict=False):
+        if rule is None:
+            continue
+        parts = grow(rule, calibration.for_size, whole)
+        networks = _join(parts, [torch.full_like(part.positions, part.prediction.size) for part in parts]).double()
+        own, followed = [part.prediction for part in parts], calibration.follow(rule)
+        answers = _join(parts, [read_answers(followed, each, rate) for each in own])
+        logs = _join(parts, [calibration.temper(each.log_probabilities, each.size) for each in own])
+        usual, others = (read_answers(calibration, each, rate) for each in (whole, other))
+        found.append(
+            GrowthMetrics(
+                rate=rate,
+                networks=float(networks.mean()),
+                quantiles=(float(networks.quantile(0.5)), float(networks.quantile(0.95, interpolation="higher"))),
+                differing=measure_share((answers != others).any(1)),
+                usually_differing=measure_share((usual != others).any(1)),
+                accuracy=measure_accuracy(logs, labels),
+                nll=measure_nll(logs, labels),
+                whole_accuracy=measure_accuracy(whole.log_probabilities, labels),
+                whole_nll=measure_nll(calibration.temper(whole.log_probabilities, whole.size), labels),
+            )
+        )
+    return tuple(found)
+
+
+def measure_foreign_growth(
+    calibration: Calibration, inside: Prediction, outside: Prediction
+) -> ForeignGrowthMetrics | None:
+    """Metrics on outliers, told from test inputs, at the default rate; None if it has no rule."""
+    rate, stopping = calibration.default_rate, calibration.stopping
+    rule: StoppingRule | None = stopping.rules[calibration.find_rate(rate)] if stopping else None
+    if rule is None:
+        return None
+    usual, foreign = (grow(rule, calibration.for_size, each) for each in (inside, outside))
+    entropies = [
+        _join(parts, [part.prediction.score("predictive_entropy") for part in parts]) for parts in (usual, foreign)
+    ]
+    followed = calibration.follow(rule)
+    flags = [followed.judge(part.prediction, rate)["out_of_distribution"].flagged for part in foreign]
+    sizes = [torch.full_like(part.positions, part.prediction.size) for part in foreign]
+    return ForeignGrowthMetrics(
+        networks=float(_join(foreign, sizes).double().mean()),
+        auroc=measure_auroc(*entropies),
+        whole_auroc=measure_auroc(*(each.score("predictive_entropy") for each in (inside, outside))),
+        flagged=measure_share(_join(foreign, flags)),
+    )
+
+
+def _join(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
+    """What was found for each part, in the order of the inputs."""
+    return torch.cat(list(found))[torch.cat([part.positions for part in parts]).argsort()]
