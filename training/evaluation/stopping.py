@@ -26,9 +26,9 @@ from training.evaluation.calibration import measure_deviations, measure_label_pr
 
 TOLERANCE, CONFIDENCE = 0.005, 0.95
 
-STRICTNESSES = (4.0, 3.5, 3.0, 2.75, 2.5, 2.25, 2.0, 1.75, 1.5, 1.25, 1.0)
+STRICTNESSES = (8.0, 6.0, 5.0, 4.0, 3.5, 3.0, 2.75, 2.5, 2.25, 2.0, 1.75, 1.5, 1.25, 1.0)
 
-NEAR_SHARE, LEAST_NEAR = 0.1, 25
+NEAR_SHARE, LEAST_NEAR = 0.2, 25
 """Share and least number of inputs, those nearest to where an answer changes, that typical changes are measured on."""
 
 
