@@ -165,10 +165,11 @@ class Draw:
     noise: Tensor | None
     """Noise of the first J members, [J, 1, …], if these also see noisy inputs."""
 
-    def prefix(self, size: int) -> "Draw":
-        """The first members."""
-        weights = {name: tensor[:size] for name, tensor in self.weights.items()}
-        return Draw(self.seed, self.members[:size], weights, None if self.noise is None else self.noise[:size])
+    def __getitem__(self, chosen: slice) -> "Draw":
+        """Successive members."""
+        weights = {name: tensor[chosen] for name, tensor in self.weights.items()}
+        noise = None if self.noise is None else self.noise[chosen]
+        return Draw(self.seed, self.members[chosen], weights, None if noise is None or not len(noise) else noise)
 
 
 def evaluate(
@@ -236,7 +237,7 @@ def evaluate_draw(draw: Draw, target: TargetNetwork, spec: InputKind, inputs: In
     plain = target.forward(draw.weights, inputs.prepared.to(device)).cpu()
     if draw.noise is None:
         return Outputs(plain, None, inputs.distances)
-    weights = draw.prefix(len(draw.noise)).weights
+    weights = draw[: len(draw.noise)].weights
     blocks = [
         target.forward(weights, spec.prepare(spec.jitter(block, draw.noise)).to(device)).cpu()
         for block in inputs.raw.split(IMAGES_PER_BLOCK)

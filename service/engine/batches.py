@@ -167,7 +167,7 @@ class Batch(Job):
         if inputs >= networks and inputs > 1:
             self._rest = deque(half for part in self._rest for half in part.split((inputs + 1) // 2))
         elif networks > 1:
-            self._networks = self._networks.prefix(networks // 2)
+            self._networks = self._networks[: networks // 2]
             self._parts = [part.prefix(networks // 2) for part in self._parts]
         relieved = inputs > 1 or networks > 1
         if relieved:

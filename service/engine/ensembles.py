@@ -69,8 +69,7 @@ class Ensemble:
         """Some or all members from `start` to `stop`. `start` is 0, or the end of an earlier draw."""
         for networks in self.kept:
             if start in networks.members:
-                assert start == networks.members.start
-                return networks.prefix(stop - start)
+                return networks[start - networks.members.start : stop - networks.members.start]
         networks = self.model.draw(self.seed, range(start, min(stop, start + self.model.networks_per_block)))
         if self.keeps and start == self.count < count_kept(self.model):
             self.kept.append(networks)

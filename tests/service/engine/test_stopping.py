@@ -14,7 +14,7 @@ from service.engine.batches import Answer
 from service.engine.engine import Engine
 from tests.engine import await_idle, draw_images, hold
 from tests.growing import SIZES, add_rules, ask
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 
 def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> list[int]:
@@ -64,6 +64,18 @@ def test_an_answer_does_not_depend_on_what_shares_the_batch(engine: Engine, mode
     alone = [check(future.result(PATIENCE), model, images[i : i + 1], rule) for i, future in enumerate(single)]
     assert [[size] for size in sizes] == alone[10:25]
     assert [future.result(PATIENCE).prediction.size for future in fixed] == [3, 30, 130]
+    await_idle(engine)
+
+
+def test_networks_that_were_drawn_ahead_join_as_they_are_needed(engine: Engine, model: Model) -> None:
+    """Ensembles without a seed, whose networks were drawn all at once before there was a request."""
+    images = draw_images(model, 60)
+    model, rule = add_rules(model, images)
+    engine.warm_up(model)
+    for _ in range(3):
+        wait_until(lambda: not engine._ensembles.lacks_networks)
+        answer = engine.predict(model, images, None, 100, rule=rule).result(PATIENCE)
+        assert len(set(check(answer, model, images, rule))) > 1
     await_idle(engine)
 
 
