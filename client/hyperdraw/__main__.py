@@ -97,6 +97,18 @@ def write_to_any_terminal(
         sys.stdout.reconfigure(errors="replace")
 
 
+def _read_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"{text} is neither a number of networks, from 1 on, nor auto")
+    return size
+
+
 @app.command("predict")
 def predict_command(
     paths: Annotated[
@@ -124,9 +136,12 @@ def predict_command(
     model: ModelOption = None,
     seed: SeedOption = None,
     ensemble_size: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1, help="Number of networks that answer.", show_default="as many as the model was evaluated with"
+            metavar="NUMBER|auto",
+            parser=_read_size,
+            help="Number of networks that answer; with auto, as many as each input needs.",
+            show_default="as many as the model was evaluated with",
         ),
     ] = None,
     false_alarm_rate: Annotated[
@@ -164,7 +179,7 @@ def predict_command(
             _write_predictions(client, out, sources, asked, as_json)
             return
         inputs: Any = [source for _, source in sources]
-        answer = client.predict(inputs, members=not as_json, **asked)
+        answer = client.predict(inputs, members=not as_json and ensemble_size != "auto", **asked)
     names = [name for name, _ in sources]
     if as_json:
         content = {"inputs": names, **dataclasses.asdict(answer)}

@@ -102,11 +102,13 @@ class Flag:
     """[B]."""
     scores: Floats
     """[B]."""
-    threshold: float
+    threshold: float | Floats
+    """[B] where ensembles grew."""
     score_name: str
     false_alarm_rate: float
     """Share of inputs like the training data that the threshold flags."""
-    calibrated_ensemble_size: int
+    calibrated_ensemble_size: int | NDArray[np.int64]
+    """[B] where ensembles grew."""
     calibration_inputs: int
 
 
@@ -138,8 +140,8 @@ class _Answer:
     model: ModelIdentity
     seed: int
     """The same seed and version give the same answer."""
-    ensemble_size: int
-    """S."""
+    ensemble_size: int | NDArray[np.int64]
+    """S, or with `ensemble_size="auto"` the number of networks that each input was asked of, [B]."""
     flags: Mapping[str, Flag]
     """`out_of_distribution` and `suspect_adversarial`; empty if the model is not calibrated."""
     members: Floats | None
@@ -174,7 +176,7 @@ class Classification(_Answer):
     probabilities: Floats
     """[B, K], mean over the networks, at the calibrated temperature."""
     temperature: float | None
-    """None if the model is not calibrated."""
+    """None if the model is not calibrated, or if ensembles grew: then each size has its own."""
     uncertainty: Uncertainty
     prediction_sets: NDArray[np.bool_] | None
     """[B, K], classes in the set that contains the true class with probability `coverage`, if requested."""
@@ -298,15 +300,13 @@ def read_prediction(file: TensorFile) -> Prediction:
         metadata = file.metadata
         ensemble, task = json.loads(metadata["ensemble"]), json.loads(metadata["task"])
         flags = {
-            flag: read_fields(
-                Flag, details | {"flagged": arrays[f"flags.{flag}.flagged"], "scores": arrays[f"flags.{flag}.score"]}
-            )
+            flag: read_fields(Flag, details | _read_flag(flag, arrays))
             for flag, details in json.loads(metadata["flags"]).items()
         }
         content = arrays | {
             "model": read_fields(ModelIdentity, json.loads(metadata["model"])),
             "seed": ensemble["seed"],
-            "ensemble_size": ensemble["size"],
+            "ensemble_size": arrays.get("ensemble_size", ensemble["size"]),
             "flags": flags,
             "members": arrays.get("members"),
         }
@@ -321,6 +321,14 @@ def read_prediction(file: TensorFile) -> Prediction:
             "uncertainty": read_fields(Uncertainty, arrays),
         }
         return read_fields(Classification, content)
+
+
+def _read_flag(flag: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tensors say of a flag: all that differs from input to input."""
+    found = {"flagged": arrays[f"flags.{flag}.flagged"], "scores": arrays[f"flags.{flag}.score"]}
+    if (threshold := arrays.get(f"flags.{flag}.threshold")) is not None:
+        found |= {"threshold": threshold, "calibrated_ensemble_size": arrays["ensemble_size"]}
+    return found
 
 
 def join_predictions(parts: Sequence[Prediction]) -> Prediction:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hyperdraw.answers import ModelSummary, Prediction, RequestLimits, join_predictions, read_prediction
 from hyperdraw.asking import ask_model, choose_seed, describe_model, find_path, list_models, set_limit
@@ -38,7 +38,7 @@ def predict(
     inputs: Inputs,
     *,
     model: str | None = None,
-    ensemble_size: int | None = None,
+    ensemble_size: int | Literal["auto"] | None = None,
     seed: int | None = None,
     false_alarm_rate: float | None = None,
     coverage: float | None = None,
@@ -60,12 +60,13 @@ def predict(
             model of numbers or of a table, rows: [B, numbers], lists of values in the order of the model's columns,
             mappings by their names, or a frame of pandas. Mappings and frames may have more columns.
         model: name of the model; by default the service's default model, which is looked up once.
-        ensemble_size: number of networks, S; by default as many as the model was evaluated with.
+        ensemble_size: number of networks, S; by default as many as the model was evaluated with. With `"auto"`, each
+            input is asked of as many of those as it needs: until more would not change its label or a flag.
         seed: seed of the networks; by default a fresh one, and the answer names it.
         false_alarm_rate: share of inputs like the training data for which each flag may be raised; by default 0.05.
         coverage: probability with which a set of classes contains the true one, or an interval the number; by default
             there are none.
-        members: whether the answer also has the prediction of each network.
+        members: whether the answer also has the prediction of each network; not with `"auto"`.
         parallel: most requests at the same time.
         timeout: seconds that the call may take, retries included; if it needs several requests, that each may take. The
             service drops what it cannot answer in time.

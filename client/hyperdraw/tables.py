@@ -31,7 +31,7 @@ def make_row(name: str, answer: Prediction) -> dict[str, Any]:
         "model": answer.model.name,
         "version": answer.model.version,
         "seed": answer.seed,
-        "ensemble_size": answer.ensemble_size,
+        "ensemble_size": int(answer.ensemble_size),
     }
     if isinstance(answer, Classification):
         shares = {label: _round(share) for label, share in zip(answer.classes, answer.probabilities, strict=True)}

@@ -56,17 +56,23 @@ def show_provenance(console: Console, answer: Prediction) -> None:
     """Shows which networks answered, and how to read the bars."""
     temperature = getattr(answer, "temperature", None)
     calibrated = f", temperature {temperature:.3g}" if temperature else ""
-    count = "1 network" if answer.ensemble_size == 1 else f"{answer.ensemble_size} networks"
-    origin = f"{count} of {answer.model.name}, seed {answer.seed}{calibrated}"
+    origin = f"{_count_networks(answer)} of {answer.model.name}, seed {answer.seed}{calibrated}"
     console.print(Text(printable(origin), "dim"))
-    if answer.ensemble_size == 1:
+    if np.all(answer.ensemble_size == 1):
         console.print(Text("a single network cannot disagree with others, so nothing is epistemic", "dim"))
         return
-    if isinstance(answer, Classification):
+    if isinstance(answer, Classification) and answer.members is not None:
         full, both, spread = "#+-" if console.options.ascii_only else "█▓░"
         legend = f"{full}{both} probability, {both}{spread} the networks' 5 % to 95 % quantile"
         console.print(Text(f"{legend}{', before the temperature' if temperature else ''}", "dim"))
     console.print(Text("aleatoric: ambiguity that the networks agree on; epistemic: their disagreement", "dim"))
+
+
+def _count_networks(answer: Prediction) -> str:
+    least, most = int(np.min(answer.ensemble_size)), int(np.max(answer.ensemble_size))
+    if most == 1:
+        return "1 network"
+    return f"{most} networks" if least == most else f"{least} to {most} networks"
 
 
 def show_models(console: Console, models: ModelList) -> None:
@@ -96,28 +102,27 @@ def printable(text: str) -> str:
 
 
 def _show_classes(console: Console, name: str, answer: Classification) -> None:
-    assert answer.members is not None
     label, chosen = str(answer.labels), int(answer.class_indices)
     console.print(Text.assemble((printable(name), "bold"), "  →  ", (printable(label), "bold green")))
-    votes = np.bincount(answer.members.argmax(-1), minlength=len(answer.classes))
-    low, high = np.quantile(answer.members, _BAND, axis=0)
-    several = answer.ensemble_size > 1
+    members = answer.members if answer.ensemble_size > 1 else None
     table = Table("", "", box=None, pad_edge=False, header_style="dim")
-    for heading in ("probability", "5–95 %", "votes") if several else ("probability",):
+    for heading in ("probability",) if members is None else ("probability", "5–95 %", "votes"):
         table.add_column(heading, justify="right")
     for k in _choose_classes(answer.probabilities):
-        share, band = float(answer.probabilities[k]), (float(low[k]), float(high[k]))
-        spread = [f"{band[0]:.1%}–{band[1]:.1%}", f"{votes[k]}"] if several else []
+        share, band, spread = float(answer.probabilities[k]), (0.0, 0.0), []
+        if members is not None:
+            low, high = np.quantile(members[:, k], _BAND).tolist()
+            band, spread = (low, high), [f"{low:.1%}–{high:.1%}", f"{(members.argmax(-1) == k).sum()}"]
         table.add_row(
             Text(printable(answer.classes[k]), "bold" if k == chosen else ""),
-            _Bar(share, band if several else (0, 0), "green" if k == chosen else "cyan"),
+            _Bar(share, band, "green" if k == chosen else "cyan"),
             f"{share:.1%}",
             *spread,
         )
     console.print(table)
     if answer.prediction_sets is not None:
-        members = ", ".join(label for label, held in zip(answer.classes, answer.prediction_sets, strict=True) if held)
-        console.print(Text(printable(f"prediction set (coverage {answer.coverage:.4g}): {members or 'empty'}")))
+        held = ", ".join(label for label, member in zip(answer.classes, answer.prediction_sets, strict=True) if member)
+        console.print(Text(printable(f"prediction set (coverage {answer.coverage:.4g}): {held or 'empty'}")))
     measures, most = answer.uncertainty, math.log(len(answer.classes))
     parts = float(measures.expected_entropy), float(measures.mutual_information)
     _show_split(console, f"{measures.predictive_entropy:.3g} nats", *parts, most)
