@@ -97,8 +97,10 @@ class Asking:
             message = f"It was not calibrated when ensembles of {model.name} may stop growing."
             hint = "Leave out ensemble_size, or give a number."
             raise ServiceError(422, "invalid_parameter", message, hint)
-        check_count("ensemble_size", model.default_size, allowed)
-        return model.default_size, model.find_rule(rate)
+        rule = model.find_rule(rate)
+        size = rule.rounds[-1].ensemble_size if rule else model.default_size
+        check_count("ensemble_size", size, allowed)
+        return size, rule
 
     def check_members(self, count: int) -> None:
         """Checks that members 0 … count−1 exist.
