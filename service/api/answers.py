@@ -19,6 +19,7 @@ from models.predictions.prediction import Part
 from models.sequences.model import SequenceModel
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
+from service.api.growing import GrownEnsemble
 from service.api.schemas import (
     AttackAnswer,
     AttackDescription,
@@ -26,7 +27,6 @@ from service.api.schemas import (
     EnsembleIdentity,
     ExampleDescription,
     FlagAnswer,
-    GrownEnsemble,
     IntervalAnswer,
     ModelDescription,
     ModelIdentity,

@@ -15,6 +15,7 @@ from models.tasks.classification import Classification
 from models.tasks.quantity import Axis, Quantity
 from models.tasks.regression import EACH_NUMBER, Regression
 from models.tasks.task import Task
+from service.api.growing import GrowingSize, GrownEnsemble
 from service.api.sequence_schemas import MOST_SYMBOLS
 
 Seed = Annotated[
@@ -57,7 +58,7 @@ class EnsembleParameters(BaseModel):
 class PredictParameters(EnsembleParameters):
     """Query parameters of a prediction."""
 
-    ensemble_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(  # type: ignore[assignment]
+    ensemble_size: GrowingSize | None = Field(  # type: ignore[assignment]
         None,
         description="Number of networks in the ensemble; by default as many as the model was evaluated with. With "
         "auto, each input is asked of as many of those as it needs: until more would not change its label or a flag.",
@@ -205,14 +206,6 @@ class PredictionSetAnswer(BaseModel):
         description="At least this share of sets contains the true class, for inputs like those of the calibration; "
         f"{IN_FOLDS}."
     )
-
-
-class GrownEnsemble(BaseModel):
-    """The ensemble of one input, which grew until the answer was settled."""
-
-    size: int = Field(description="Number of networks that were asked.")
-    settled: bool = Field(description="Whether it stopped growing before it had all networks.")
-    temperature: float | None = Field(None, description="Temperature of the mean probabilities, if there are classes.")
 
 
 class PredictionAnswer(BaseModel):
