@@ -119,17 +119,6 @@ class Model:
         """Most networks whose weights may be in memory at a time."""
         return count_networks_per_block(self.target)
 
-    def find_rule(self, rate: float | None = None) -> StoppingRule | None:
-        """The rule by which ensembles stop growing, if there is one, for a rate of false alarms or the default one.
-
-        Raises:
-            ValueError: if the rate was not calibrated.
-        """
-        calibration = self.calibration
-        if calibration is None or calibration.stopping is None:
-            return None
-        return calibration.stopping.rules[calibration.find_rate(calibration.default_rate if rate is None else rate)]
-
     def find_calibration(self, rule: StoppingRule | None) -> Calibration | None:
         """The calibration of ensembles that stopped growing by a rule of this model, or of fixed sizes without one."""
         return self.calibration if rule is None else self._followed[id(rule)]

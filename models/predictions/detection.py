@@ -119,6 +119,16 @@ class Calibration:
         """Calibration of the largest size that does not exceed this ensemble's."""
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
 
+    def find_rule(self, rate: float | None = None) -> StoppingRule | None:
+        """The rule by which ensembles stop growing, if there is one, for a rate of false alarms or the default one.
+
+        Raises:
+            ValueError: if the rate is outside the calibrated range.
+        """
+        if self.stopping is None:
+            return None
+        return self.stopping.rules[self.find_rate(self.default_rate if rate is None else rate)]
+
     def follow(self, rule: StoppingRule) -> "Calibration":
         """The calibration of ensembles that stopped growing by a rule, at its rate."""
         return dataclasses.replace(self, sizes=tuple(rule.adjust(size) for size in self.sizes), stopping=None)

@@ -144,6 +144,11 @@ class Part:
     prediction: Prediction
 
 
+def join_parts(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
+    """What was found for each part, [b, …], in the order of the inputs, [B, …]."""
+    return torch.cat(list(found))[torch.cat([part.positions for part in parts]).argsort()]
+
+
 def interpret(task: Task, outputs: Outputs) -> Prediction:
     """Interprets the outputs of an ensemble.
 

@@ -9,7 +9,7 @@ Shapes: B inputs.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -40,16 +40,16 @@ class Round:
     lead: Distance = 0.0
     """Least lead of the most probable class over the next, if there are classes."""
 
-    def settle(self, prediction: Prediction, size: SizeCalibration) -> Tensor:
+    def settle(self, lead: Tensor, scores: Mapping[Flag, Tensor]) -> Tensor:
         """Which inputs are settled, bool [B].
 
         Args:
-            prediction: prediction of an ensemble of this size.
-            size: what was calibrated for ensembles of this size.
+            lead: `measure_lead` of an ensemble of this size, [B].
+            scores: its score for each flag, [B].
         """
-        settled = measure_lead(prediction) >= self.lead
+        settled = lead >= self.lead
         for flag, centre in self.centres.items():
-            settled = settled & ((size.measure(prediction, flag) - centre).abs() >= self.distances[flag])
+            settled = settled & ((scores[flag] - centre).abs() >= self.distances[flag])
         return settled
 
 
@@ -76,7 +76,7 @@ class StoppingRule:
         """
         last = self._find_round(prediction.size)
         assert last is not None
-        return last.settle(prediction, size)
+        return last.settle(measure_lead(prediction), {flag: size.measure(prediction, flag) for flag in last.centres})
 
     def adjust(self, size: SizeCalibration) -> SizeCalibration:
         """What is calibrated for ensembles that stopped growing at a size, from what is for all of the size."""
@@ -151,7 +151,7 @@ def grow(rule: StoppingRule, sizes: Callable[[int], SizeCalibration], prediction
     found, left = [], torch.arange(prediction.members.shape[1])
     for each in rule.rounds:
         grown = prediction.of_inputs(left).prefix(each.ensemble_size)
-        settled = each.settle(grown, sizes(each.ensemble_size))
+        settled = rule.settle(grown, sizes(each.ensemble_size))
         if settled.any():
             found.append(Part(left[settled], grown.of_inputs(settled.nonzero()[:, 0])))
         left = left[~settled]

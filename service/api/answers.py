@@ -15,7 +15,7 @@ from models.inputs.pixels import encode_image
 from models.model import Model
 from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
 from models.predictions.path import PathKind
-from models.predictions.prediction import Part
+from models.predictions.prediction import Part, join_parts
 from models.sequences.model import SequenceModel
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
@@ -268,9 +268,8 @@ def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters)
     """
     rate, coverage = parameters.false_alarm_rate, parameters.coverage
     found = [apply_calibration(model, answer, part, rate, coverage) for part in answer.parts]
-    order = torch.cat([part.positions for part in answer.parts]).argsort()
     collected = [_collect_tensors(findings, grew=answer.rule is not None) for findings in found]
-    tensors = {name: torch.cat([own[name] for own in collected])[order] for name in collected[0]}
+    tensors = {name: join_parts(answer.parts, [own[name] for own in collected]) for name in collected[0]}
     if parameters.members:
         tensors["members"] = answer.prediction.members
     findings = found[-1]

@@ -97,7 +97,7 @@ class Asking:
             message = f"It was not calibrated when ensembles of {model.name} may stop growing."
             hint = "Leave out ensemble_size, or give a number."
             raise ServiceError(422, "invalid_parameter", message, hint)
-        rule = model.find_rule(rate)
+        rule = model.calibration.find_rule(rate)
         size = rule.rounds[-1].ensemble_size if rule else model.default_size
         check_count("ensemble_size", size, allowed)
         return size, rule

@@ -48,7 +48,9 @@ async def predict(
     asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
     rule = None
     if parameters.ensemble_size == "auto":
-        _check_members(parameters)
+        if parameters.members:
+            hint = "Leave out members, or give ensemble_size a number."
+            raise ServiceError(422, "invalid_parameter", "Ensembles that grow have different members.", hint)
         size, rule = asking.choose_rule(parameters.false_alarm_rate)
     else:
         size = asking.choose_size(parameters.ensemble_size)
@@ -64,12 +66,3 @@ async def predict(
     with parts.metrics.time("serialise", model.name):
         content = encode() if few else await to_thread.run_sync(encode)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)
-
-
-def _check_members(parameters: PredictParameters) -> None:
-    if parameters.members:
-        message, hint = (
-            "Ensembles that grow have different members.",
-            "Leave out members, or give ensemble_size a number.",
-        )
-        raise ServiceError(422, "invalid_parameter", message, hint)

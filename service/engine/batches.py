@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -212,11 +213,9 @@ class Batch(Job):
     def _deliver(self, networks: Draw) -> None:
         """Gives each request its outputs of some networks, and its answer if it is complete."""
         outputs = join_outputs(self._parts, dim=1)
-        position, start, stop = 0, networks.members.start, networks.members.stop
+        start, stop = networks.members.start, networks.members.stop
         complete: dict[tuple[int, int], list[PredictionRequest]] = {}
-        for request in self._requests:
-            own = slice(position, position + len(request.open))
-            position = own.stop
+        for request, own in _share_inputs(self._requests):
             request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
             if request.reservation:
                 request.reservation.shrink(len(request.open) * (min(request.size, stop) - start))
@@ -242,8 +241,11 @@ class Batch(Job):
             settled = self.model.settle(prediction, rule)
         else:
             settled = torch.ones(prediction.members.shape[1], dtype=torch.bool)
-        position = 0
-        for request in requests:
-            own = slice(position, position + len(request.open))
-            position = own.stop
+        for request, own in _share_inputs(requests):
             request.take(prediction.of_inputs(own), settled[own], self.ensemble.seed)
+
+
+def _share_inputs(requests: Sequence[PredictionRequest]) -> list[tuple[PredictionRequest, slice]]:
+    """Where the open inputs of each request are among those of all."""
+    stops = list(accumulate(len(request.open) for request in requests))
+    return [(request, slice(stop - len(request.open), stop)) for request, stop in zip(requests, stops, strict=True)]

@@ -3,14 +3,12 @@
 Shapes: B inputs, K classes.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from models.predictions.detection import Calibration
-from models.predictions.prediction import Part, Prediction
-from models.predictions.stopping import StoppingRule, grow
+from models.predictions.prediction import Prediction, join_parts
+from models.predictions.stopping import grow
 from training.evaluation.answers import read_answers
 from training.evaluation.measures import measure_accuracy, measure_auroc, measure_nll
 from training.evaluation.metrics import ForeignGrowthMetrics, GrowthMetrics
@@ -34,10 +32,10 @@ def measure_growth(
         if rule is None:
             continue
         parts = grow(rule, calibration.for_size, whole)
-        networks = _join(parts, [torch.full_like(part.positions, part.prediction.size) for part in parts]).double()
+        networks = join_parts(parts, [torch.full_like(part.positions, part.prediction.size) for part in parts]).double()
         own, followed = [part.prediction for part in parts], calibration.follow(rule)
-        answers = _join(parts, [read_answers(followed, each, rate) for each in own])
-        logs = _join(parts, [calibration.temper(each.log_probabilities, each.size) for each in own])
+        answers = join_parts(parts, [read_answers(followed, each, rate) for each in own])
+        logs = join_parts(parts, [calibration.temper(each.log_probabilities, each.size) for each in own])
         usual, others = (read_answers(calibration, each, rate) for each in (whole, other))
         found.append(
             GrowthMetrics(
@@ -59,25 +57,19 @@ def measure_foreign_growth(
     calibration: Calibration, inside: Prediction, outside: Prediction
 ) -> ForeignGrowthMetrics | None:
     """Metrics on outliers, told from test inputs, at the default rate; None if it has no rule."""
-    rate, stopping = calibration.default_rate, calibration.stopping
-    rule: StoppingRule | None = stopping.rules[calibration.find_rate(rate)] if stopping else None
+    rule = calibration.find_rule()
     if rule is None:
         return None
     usual, foreign = (grow(rule, calibration.for_size, each) for each in (inside, outside))
     entropies = [
-        _join(parts, [part.prediction.score("predictive_entropy") for part in parts]) for parts in (usual, foreign)
+        join_parts(parts, [part.prediction.score("predictive_entropy") for part in parts]) for parts in (usual, foreign)
     ]
     followed = calibration.follow(rule)
-    flags = [followed.judge(part.prediction, rate)["out_of_distribution"].flagged for part in foreign]
+    flags = [followed.judge(part.prediction)["out_of_distribution"].flagged for part in foreign]
     sizes = [torch.full_like(part.positions, part.prediction.size) for part in foreign]
     return ForeignGrowthMetrics(
-        networks=float(_join(foreign, sizes).double().mean()),
+        networks=float(join_parts(foreign, sizes).double().mean()),
         auroc=measure_auroc(*entropies),
         whole_auroc=measure_auroc(*(each.score("predictive_entropy") for each in (inside, outside))),
-        flagged=measure_share(_join(foreign, flags)),
+        flagged=measure_share(join_parts(foreign, flags)),
     )
-
-
-def _join(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
-    """What was found for each part, in the order of the inputs."""
-    return torch.cat(list(found))[torch.cat([part.positions for part in parts]).argsort()]

@@ -164,7 +164,7 @@ class _Learner:
 
 def _find_last_rounds(judged: Sequence[_Judged], rounds: Sequence[Round]) -> Tensor:
     """Number of the round in which each input is settled, int64 [B]."""
-    settled = torch.stack([own.settle(each.prediction, each.size) for each, own in zip(judged, rounds, strict=True)])
+    settled = torch.stack([own.settle(each.lead, each.scores) for each, own in zip(judged, rounds, strict=True)])
     return settled.int().argmax(0)
 
 
