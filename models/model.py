@@ -17,6 +17,7 @@ from models.checkpoint_files import count_bytes
 from models.examples import Example
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT
+from models.precision import Precision
 from models.predictions.detection import Calibration
 from models.predictions.path import PathKind, follow_paths
 from models.predictions.perturbation import perturb
@@ -44,6 +45,8 @@ class Model:
     """The checkpoint. Its sampler is in evaluation mode, on the device that computes."""
     examples: tuple[Example, ...] = ()
     """Images that may be shown to anybody who may ask the model."""
+    precision: Precision = "float32"
+    """Precision of the networks that answer, and of their products."""
 
     @property
     def name(self) -> str:
@@ -137,7 +140,7 @@ class Model:
 
     def draw(self, seed: int, members: range) -> Draw:
         """Some networks of a seed, ready to be evaluated."""
-        return draw(self.checkpoint.sampler, self.checkpoint.input, self.task, seed, members)
+        return draw(self.checkpoint.sampler, self.checkpoint.input, self.task, seed, members, self.precision)
 
     def sample(
         self, seed: int, members: Sequence[int], names: Collection[str], dtype: torch.dtype = torch.float32

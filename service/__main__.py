@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic import ValidationError
 
-from models.device import DeviceError, choose_device
+from models.device import DeviceError
 from models.memory import keep_freed_memory
 from service.app import create_app
 from service.catalog import ConfigurationError
@@ -216,7 +216,7 @@ def check(settings: Settings) -> None:
     app.state.engine.close()
     app.state.decoder.close()
     names = ", ".join(model.name for model in app.state.catalog)
-    print(f"# device {choose_device(settings.device)}, models {names}")
+    print(f"# device {app.state.engine.device}, {app.state.engine.precision}, models {names}")
     for name, reason in app.state.catalog.refused.items():
         print(f"# {name} is refused: {reason}")
 

@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 
 from models.device import choose_device
+from models.precision import choose_precision
 from service.admission import Admission
 from service.api import explorations, health, models, page, predictions, sequences, weights
 from service.catalog import Catalog
@@ -55,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     traces = _open_traces(settings)
     metrics = ServiceMetrics(traces.add_stage if traces else None)
     limits = StreamLimits(settings.max_live_networks, settings.max_live_symbols)
-    engine = Engine(choose_device(settings.device), freshness, settings.max_queue, metrics, stream_limits=limits)
+    device = choose_device(settings.device)
+    precision = choose_precision(device) if settings.precision == "auto" else settings.precision
+    engine = Engine(device, freshness, settings.max_queue, metrics, stream_limits=limits, precision=precision)
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     )
     max_model_bytes: Count = Field(default=MODEL_BYTES, description="Most memory for all models together, in bytes.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda if available, otherwise cpu.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of the networks that answer, and of their products; auto: bfloat16 if the device "
+        "multiplies it, otherwise float32. Downloads, attacks and sequences are in float32. Every answer names it.",
+    )
     freshness: Policy = Field(
         default="batch",
         description="How long networks answer requests without a seed: for one request, for a batch of requests that "
@@ -172,6 +177,11 @@ class Settings(BaseSettings):
     )
     decoders: Count = Field(default=2, description="Number of processes that decode images.")
     image_timeout: Seconds = Field(default=5.0, description="Most seconds to decode an image.")
+    default_ensemble_size: Literal["full", "auto"] = Field(
+        default="full",
+        description="Networks that answer if a request names no number. full: as many as the model was evaluated with. "
+        "auto: as many of those as each input needs, if the model was calibrated for that.",
+    )
     max_ensemble_size: Count = Field(default=1000, description="Most networks in an ensemble or a download.")
     max_queue: Count = Field(
         default=QUEUE_COST,

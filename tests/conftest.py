@@ -42,6 +42,8 @@ __all__ = ["pytest_addoption", "pytest_terminal_summary"]  # hooks
 gc.disable()  # until all modules are imported, whose objects stay
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 
+os.environ["HYPERDRAW_PRECISION"] = "float32"  # services answer alike on all machines, unless a test is about precision
+
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 

@@ -13,6 +13,7 @@ import typer
 
 from models.device import choose_device
 from models.memory import keep_freed_memory
+from models.precision import Precision
 from models.sequences.network import Dropout, HyperLSTMSize, LSTMSize
 from training.data.strokes import DRAWINGS, load_own_drawings
 from training.data.text import TEXTS, load_text
@@ -32,7 +33,7 @@ from training.options import (
 from training.progress import be_quiet, warn
 from training.sequences.drawings import DrawingsProblem
 from training.sequences.problem import SequenceProblem
-from training.sequences.recipe import SEQUENCE_RECIPES, Precision, SequenceRecipe, own_drawings, own_text
+from training.sequences.recipe import SEQUENCE_RECIPES, SequenceRecipe, own_drawings, own_text
 from training.sequences.session import SequenceSession, train_sequences
 from training.sequences.text import TextProblem
 

@@ -142,6 +142,8 @@ class _Answer:
     """The same seed and version give the same answer."""
     ensemble_size: int | NDArray[np.int64]
     """S, or with `ensemble_size="auto"` the number of networks that each input was asked of, [B]."""
+    precision: str | None
+    """Precision of the networks and their products: float32 or bfloat16; None if the service is older."""
     flags: Mapping[str, Flag]
     """`out_of_distribution` and `suspect_adversarial`; empty if the model is not calibrated."""
     members: Floats | None
@@ -307,6 +309,7 @@ def read_prediction(file: TensorFile) -> Prediction:
             "model": read_fields(ModelIdentity, json.loads(metadata["model"])),
             "seed": ensemble["seed"],
             "ensemble_size": arrays.get("ensemble_size", ensemble["size"]),
+            "precision": ensemble.get("precision"),
             "flags": flags,
             "members": arrays.get("members"),
         }

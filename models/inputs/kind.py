@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.schema import Shape
 
-Datatype = Literal["BOOL", "UINT8", "FP32", "FP64", "BYTES"]
+Datatype = Literal["BOOL", "UINT8", "INT64", "FP32", "FP64", "BYTES"]
 """Data type of a tensor, as the Open Inference Protocol names it."""
 
 Cell = float | str | bool | None

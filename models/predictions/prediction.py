@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.inputs.kind import InputKind
+from models.precision import DTYPES, Precision, multiply_in
 from models.predictions.density import FeatureDensity
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
@@ -185,6 +186,7 @@ def evaluate(
     seed: int,
     size: int,
     density: FeatureDensity | None = None,
+    precision: Precision = "float32",
 ) -> Outputs:
     """Evaluates members 0 … size−1 of a seed. The outputs are all that `interpret` needs.
 
@@ -196,9 +198,10 @@ def evaluate(
         seed: seed of the draw.
         size: S.
         density: the density of the training's prepared inputs, if it is known.
+        precision: precision of the networks and their products.
     """
     both = prepare(spec, inputs, density)
-    draws = (draw(sampler, spec, task, seed, members) for members in split_members(sampler.target, size))
+    draws = (draw(sampler, spec, task, seed, members, precision) for members in split_members(sampler.target, size))
     return join_outputs([evaluate_draw(networks, sampler.target, spec, both) for networks in draws], dim=0)
 
 
@@ -222,11 +225,20 @@ def evaluate_members(sampler: WeightSampler, inputs: Tensor, seed: int, size: in
     return torch.cat([target.forward(sampler.sample(seed, block), inputs).cpu() for block in blocks])
 
 
-def draw(sampler: WeightSampler, spec: InputKind, task: Task, seed: int, members: range) -> Draw:
+def draw(
+    sampler: WeightSampler,
+    spec: InputKind,
+    task: Task,
+    seed: int,
+    members: range,
+    precision: Precision = "float32",
+) -> Draw:
     """Draws some members of a seed, for `evaluate_draw`. The other arguments are those of `evaluate`."""
     noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
     noise = spec.draw_noise(seed, noisy) if noisy else None
-    return Draw(seed, members, sampler.target.arrange(sampler.sample(seed, members)), noise)
+    with multiply_in(precision, sampler.device):
+        weights = sampler.sample(seed, members)
+    return Draw(seed, members, sampler.target.arrange(weights, DTYPES[precision]), noise)
 
 
 def prepare(spec: InputKind, raw: Tensor, density: FeatureDensity | None = None) -> Inputs:

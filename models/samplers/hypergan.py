@@ -136,9 +136,10 @@ class LayerGenerator(nn.Module):
 
 
 def _apply_head(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Outputs of a linear head, in blocks, because libraries are slow with products as wide as a layer has weights."""
+    """Outputs of a linear head, in blocks, because libraries for float32 are slow with products as wide as a layer has
+    weights."""
     assert isinstance(head, nn.Linear)
-    if torch.is_grad_enabled() or hidden.device.type != "cpu":
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or hidden.device.type != "cpu":
         outputs: Tensor = head(hidden)
         return outputs
     outputs = hidden.new_empty(len(hidden), head.out_features)

@@ -27,7 +27,7 @@ from models.targets.layers import (
     Normalization,
     Residual,
     Weighted,
-    add_bias,
+    list_weighted,
     numel,
     trace_shapes,
 )
@@ -35,11 +35,11 @@ from models.targets.layers import (
 FEW_CHANNELS = 4
 """Most channels for which convolution libraries are slow."""
 
-NUMBERS_IN_CACHE = 1_200_000
-"""Most numbers in a tensor of a block on the CPU: 4.8 MB."""
+BYTES_IN_CACHE = 2_400_000
+"""Size of the largest tensor of a block on the CPU."""
 
-NUMBERS_ON_DEVICE = 64_000_000
-"""Most numbers in a tensor of a block on other devices."""
+BYTES_ON_DEVICE = 256_000_000
+"""The same on other devices."""
 
 INPUTS_PER_BLOCK = 32
 """Most inputs in a block that several networks share, on the CPU. With more, a block has room for fewer networks."""
@@ -58,6 +58,8 @@ class Evaluator:
 
     def __init__(self, layers: Sequence[Layer], input_shape: Shape, on_cpu: bool) -> None:
         self._on_cpu, self._rank = on_cpu, len(input_shape)
+        self._exact = {f"{list_weighted(layers)[-1]}.{parameter}" for parameter in ("weight", "bias")}
+        """Names of parameters that keep their type: those of normalisations, and of the last layer."""
         self._arranged: dict[str, Convolution] = {}
         """Layers whose weights are rearranged, by the weight's name."""
         self._common_numbers = self._own_numbers = 1
@@ -80,13 +82,14 @@ class Evaluator:
                     self._count(layer.count_patches(given), weighted)
                     steps += [
                         _Step(partial(layer.unfold, pooling=pooling)),
-                        _Step(layer.multiply, [weight]),
-                        _Step(add_bias, [bias], increasing=True),
+                        _Step(layer.multiply, [weight, bias]),
                     ]
                 case Convolution():
                     self._arranged[weight] = layer
                     steps.append(_Step(layer.forward, [weight, bias]))
                 case Linear() | Normalization():
+                    if isinstance(layer, Normalization):
+                        self._exact |= {weight, bias}
                     steps.append(_Step(layer.forward, [weight, bias]))
                 case Residual():
                     block = self._plan(layer.layers, given, f"{prefix}{name}.")
@@ -122,9 +125,10 @@ class Evaluator:
         """Implements `TargetNetwork.forward`."""
         shared = inputs.dim() == self._rank + 1
         assert shared or all(len(inputs) == len(tensor) for tensor in weights.values())
-        x = inputs.movedim(-3, -1) if self._rank == 3 else inputs
+        x = inputs.to(next((tensor.dtype for name, tensor in weights.items() if name not in self._exact), inputs.dtype))
+        x = x.movedim(-3, -1) if self._rank == 3 else x
         axis = 0 if shared else 1
-        inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared)
+        inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared, x.element_size())
         split = [tensor.split(networks_per_block) for tensor in self.arrange(weights).values()]
         parts = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*split, strict=True)]
         outputs = []
@@ -133,14 +137,18 @@ class Evaluator:
             outputs.append(_join([self._finish(w, part) for w, part in zip(parts, own, strict=False)], dim=0))
         return _join(outputs, dim=1)
 
-    def arrange(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Implements `TargetNetwork.arrange`."""
-        arranged = {name: layer.arrange(weights[name]) for name, layer in self._arranged.items()}
-        return {**weights, **arranged}
+    def arrange(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Implements `TargetNetwork.arrange`; without a type, weights keep theirs."""
+        arranged = {}
+        for name, tensor in weights.items():
+            wanted = tensor.dtype if dtype is None or name in self._exact else dtype
+            layer = self._arranged.get(name)
+            arranged[name] = layer.arrange(tensor, wanted) if layer else tensor.to(wanted)
+        return arranged
 
-    def _choose_block(self, inputs: int, shared: bool) -> tuple[int, int]:
-        """Number of inputs, and number of networks, that are evaluated at once."""
-        numbers = NUMBERS_IN_CACHE if self._on_cpu else NUMBERS_ON_DEVICE
+    def _choose_block(self, inputs: int, shared: bool, bytes_each: int) -> tuple[int, int]:
+        """Number of inputs, and number of networks, that are evaluated at once, with numbers of some bytes each."""
+        numbers = (BYTES_IN_CACHE if self._on_cpu else BYTES_ON_DEVICE) // bytes_each
         largest = self.most_numbers
         inputs = min(inputs, INPUTS_PER_BLOCK) if self._on_cpu and shared else inputs
         inputs = max(1, min(inputs, numbers // largest))

@@ -5,6 +5,8 @@ Each computes what the layer's plain PyTorch module computes, up to rounding.
 Channels are last in an image's shape. In the CPU's memory, the networks come after the position: the channels of one
 network follow those of another, as if they belonged to one image. Grouped convolutions are fast with this layout.
 
+A layer computes in the type of its weights, whatever that of its input is.
+
 Shapes: S sampled networks, B inputs.
 """
 
@@ -51,22 +53,23 @@ class Convolution:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H′, W′, channels]."""
         networks, shared = len(weight), x.dim() == 4
-        images = x.movedim(-1, 1) if shared else join_channels(x)
+        images = (x.movedim(-1, 1) if shared else join_channels(x)).to(weight.dtype)
         filters = self.arrange(weight).flatten(0, 1)
         groups = 1 if shared else networks
         return split_channels(
             F.conv2d(images, filters, bias.flatten(), self.stride, self.padding, groups=groups), networks
         )
 
-    def arrange(self, weight: Tensor) -> Tensor:
-        """Puts a weight [S, channels, C, k, k] into the memory layout that is fastest for `forward`."""
+    def arrange(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Puts a weight [S, channels, C, k, k] into a type, and into the memory layout that `forward` prefers."""
+        dtype = dtype or weight.dtype
         if self.channels == 1:  # both layouts are then the same, and PyTorch refuses some gradients
-            return weight
-        return weight.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(weight.shape)
+            return weight.to(dtype)
+        return weight.flatten(0, 1).to(dtype).contiguous(memory_format=torch.channels_last).view(weight.shape)
 
     def unfold(self, x: Tensor, pooling: int = 1) -> Tensor:
-        """The patch of [..., H, W, C] that each output position sees, by position within a pooling window:
-        [pooling², ..., H″, W″, kernel size² · C]."""
+        """The patch of [..., H, W, C] that each output position sees, and a one for the bias, by position within a
+        pooling window: [pooling², ..., H″, W″, kernel size² · C + 1]."""
         padded = F.pad(x, [0, 0, *[self.padding] * 4])
         size, stride = self.kernel_size, self.stride
         windows = padded.unfold(-3, size, stride).unfold(-3, size, stride).movedim(-3, -1)
@@ -74,12 +77,17 @@ class Convolution:
         windows = windows[..., : height * pooling, : width * pooling, :, :, :]
         windows = windows.unflatten(-4, (width, pooling)).unflatten(-6, (height, pooling)).movedim((-6, -4), (0, 1))
         # A few long rows copy faster than many short ones, so the positions in an image are last in memory.
-        patches = windows.movedim((-3, -2, -1), (-6, -5, -4)).contiguous()
-        return torch.movedim(patches.flatten(0, 1).flatten(-6, -4), -4, -1)
+        windows = windows.movedim((-3, -2, -1), (-6, -5, -4))
+        *others, size, _, channels = windows.shape[:-3]
+        patches = x.new_empty(*others, size**2 * channels + 1, *windows.shape[-3:])
+        patches[..., :-1, :, :, :].unflatten(-4, (size, size, channels)).copy_(windows)
+        patches[..., -1, :, :, :] = 1
+        return torch.movedim(patches.flatten(0, 1), -4, -1)
 
-    def multiply(self, patches: Tensor, weight: Tensor) -> Tensor:
-        """Computes `forward` from the result of `unfold`, without the bias and with maxima over pooling windows."""
-        products = multiply(patches.flatten(-4, -2), weight.movedim(2, -1).flatten(2))
+    def multiply(self, patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Computes `forward` from the result of `unfold`, with maxima over pooling windows."""
+        matrices = torch.cat([weight.movedim(2, -1).flatten(2), bias[..., None]], dim=2)
+        products = multiply(patches.flatten(-4, -2).to(weight.dtype), matrices)
         return products.view(len(weight), *patches.shape[-4:-1], self.channels)
 
 
@@ -171,7 +179,7 @@ class Normalization:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, H, W, C], the same for S networks, or [S, B, H, W, C] → [S, B, H, W, C]."""
         networks, shared = len(weight), x.dim() == 4
-        images = x.movedim(-1, 1) if shared else join_channels(x)
+        images = (x.movedim(-1, 1) if shared else join_channels(x)).to(weight.dtype)
         groups = self.groups if shared else networks * self.groups
         # PyTorch 2.13 crashes on the gradient of gains if channels are last and the input needs no gradient.
         if shared or (weight.requires_grad and not x.requires_grad):
@@ -215,7 +223,7 @@ class Linear:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """[B, numbers], the same for S networks, or [S, B, numbers] → [S, B, features]."""
-        products = multiply(x[None], weight)
+        products = multiply(x[None].to(weight.dtype), weight)
         return products + bias[:, None]
 
 
@@ -264,12 +272,6 @@ class Residual:
             return y + F.pad(shortcut, (0, y.shape[-1] - channels))
         y[..., :channels].add_(shortcut)
         return y
-
-
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Adds the biases of S networks, [S, channels], to [S, B, H, W, channels], in place where possible."""
-    addend = bias[:, None, None, None]
-    return x + addend if x.requires_grad or bias.requires_grad else x.add_(addend)
 
 
 Layer = Annotated[

@@ -131,7 +131,7 @@ class TargetNetwork:
         return "\n".join([*lines, "", f"network = {_write_source(module)}"])
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """Outputs of S sampled networks at once.
+        """Outputs of S sampled networks at once, computed in the weights' type.
 
         Memory beside the result is bounded for any S and B, because activations exist for one block of networks and
         inputs at a time.
@@ -145,9 +145,12 @@ class TargetNetwork:
         """
         return self._choose_evaluator(inputs.device).forward(weights, inputs)
 
-    def arrange(self, weights: Weights) -> Weights:
-        """Puts weights into the memory layout that is fastest for `forward`, on their device."""
-        return self._choose_evaluator(next(iter(weights.values())).device).arrange(weights)
+    def arrange(self, weights: Weights, dtype: torch.dtype | None = None) -> Weights:
+        """Puts weights into the memory layout that is fastest for `forward`, on their device, and into a type.
+
+        The weights of normalisations and of the last layer keep their type, and so do variances and outputs.
+        """
+        return self._choose_evaluator(next(iter(weights.values())).device).arrange(weights, dtype)
 
     def _choose_evaluator(self, device: torch.device) -> Evaluator:
         return self._evaluator_on_cpu if device.type == "cpu" else self._evaluator_elsewhere

@@ -168,7 +168,7 @@ def apply_calibration(
     """
     prediction, calibration, task = part.prediction, model.find_calibration(answer.rule), model.task
     size, uncertainty = prediction.size, prediction.uncertainty
-    ensemble = EnsembleIdentity(size=size, seed=answer.seed)
+    ensemble = EnsembleIdentity(size=size, seed=answer.seed, precision=model.precision)
     tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
     judgements = calibration.judge(prediction, false_alarm_rate) if calibration else {}
     sets, intervals = None, None

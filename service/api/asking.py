@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import Request
@@ -85,21 +85,37 @@ class Asking:
         """
         return choose_size(self.model, asked, self.parts.settings.max_ensemble_size)
 
-    def choose_rule(self, rate: float | None) -> tuple[int, StoppingRule | None]:
-        """The number of networks of a whole ensemble, and when ensembles stop growing before they are whole; no rule
-        if none was found at this rate of false alarms that keeps its promise.
+    def choose_ensemble(
+        self, asked: int | Literal["auto"] | None, rate: float | None, *, members: bool
+    ) -> tuple[int, StoppingRule | None]:
+        """The number of networks of a whole ensemble, and when ensembles stop growing before they are whole, if they
+        may: if no rule kept its promise at this rate of false alarms, they do not.
+
+        Args:
+            asked: the requested number of networks, auto, or None for the service's default.
+            rate: the requested rate of false alarms.
+            members: whether the answer of each network is requested.
 
         Raises:
-            ServiceError: 422 if no rules were calibrated, or whole ensembles are not allowed.
+            ServiceError: 422 if there are fewer networks, or ensembles of this model cannot grow.
         """
-        model, allowed = self.model, self.parts.settings.max_ensemble_size
-        if model.calibration is None or model.calibration.stopping is None:
+        model, settings = self.model, self.parts.settings
+        stopping = model.calibration.stopping if model.calibration else None
+        may_grow = stopping is not None and not members and model.default_size <= settings.max_ensemble_size
+        if asked is None and settings.default_ensemble_size == "auto" and may_grow:
+            asked = "auto"
+        if asked != "auto":
+            return self.choose_size(asked), None
+        if members:
+            hint = "Leave out members, or give ensemble_size a number."
+            raise ServiceError(422, "invalid_parameter", "Ensembles that grow have different members.", hint)
+        if model.calibration is None or stopping is None:
             message = f"It was not calibrated when ensembles of {model.name} may stop growing."
             hint = "Leave out ensemble_size, or give a number."
             raise ServiceError(422, "invalid_parameter", message, hint)
         rule = model.calibration.find_rule(rate)
         size = rule.rounds[-1].ensemble_size if rule else model.default_size
-        check_count("ensemble_size", size, allowed)
+        check_count("ensemble_size", size, settings.max_ensemble_size)
         return size, rule
 
     def check_members(self, count: int) -> None:

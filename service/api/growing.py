@@ -24,6 +24,12 @@ GrowingSize = Annotated[
 """A number of networks, or auto."""
 
 
+SIZE_DESCRIPTION = (
+    "Number of networks in the ensemble; by default as many as the model was evaluated with. With auto, each input is "
+    "asked of as many of those as it needs: until more would not change its label or a flag."
+)
+
+
 class GrownEnsemble(BaseModel):
     """The ensemble of one input, which grew until the answer was settled."""
 

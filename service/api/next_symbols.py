@@ -46,7 +46,7 @@ async def predict_next(writing: Writing, parameters: PredictParameters) -> Respo
     logits = torch.stack([outlook.outputs for outlook in outlooks], dim=1)
     found, members = measure_uncertainty(logits), compute_probabilities(logits)
     findings = Findings(
-        EnsembleIdentity(size=size, seed=seed),
+        EnsembleIdentity(size=size, seed=seed, precision="float32"),
         {name: getattr(found, name) for name in ("probabilities", *UncertaintyAnswer.model_fields)},
         {},
         None,

@@ -14,7 +14,6 @@ from service.api.next_symbols import predict_next
 from service.api.schemas import PredictAnswer, PredictParameters
 from service.api.uploads import describe_upload, read_inputs
 from service.api.writing import open_writing
-from service.errors import ServiceError
 from service.operation.access import require
 
 router = APIRouter()
@@ -46,14 +45,8 @@ async def predict(
         return await predict_next(writing, parameters)
     asking = Asking(request, parts, model, timeout)
     asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
-    rule = None
-    if parameters.ensemble_size == "auto":
-        if parameters.members:
-            hint = "Leave out members, or give ensemble_size a number."
-            raise ServiceError(422, "invalid_parameter", "Ensembles that grow have different members.", hint)
-        size, rule = asking.choose_rule(parameters.false_alarm_rate)
-    else:
-        size = asking.choose_size(parameters.ensemble_size)
+    asked, rate = parameters.ensemble_size, parameters.false_alarm_rate
+    size, rule = asking.choose_ensemble(asked, rate, members=parameters.members)
     inputs = await read_inputs(asking, size)
     answer = await asking.predict(inputs, parameters.seed, size, rule)
 

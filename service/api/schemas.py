@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from models.backbones.backbone import BackboneSpec
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT, SEED_LIMIT
+from models.precision import Precision
 from models.predictions.path import PathKind
 from models.sequences.checkpoint import SequenceInput
 from models.sequences.network import CellSize
@@ -15,7 +16,7 @@ from models.tasks.classification import Classification
 from models.tasks.quantity import Axis, Quantity
 from models.tasks.regression import EACH_NUMBER, Regression
 from models.tasks.task import Task
-from service.api.growing import GrowingSize, GrownEnsemble
+from service.api.growing import SIZE_DESCRIPTION, GrowingSize, GrownEnsemble
 from service.api.sequence_schemas import MOST_SYMBOLS
 
 Seed = Annotated[
@@ -58,11 +59,7 @@ class EnsembleParameters(BaseModel):
 class PredictParameters(EnsembleParameters):
     """Query parameters of a prediction."""
 
-    ensemble_size: GrowingSize | None = Field(  # type: ignore[assignment]
-        None,
-        description="Number of networks in the ensemble; by default as many as the model was evaluated with. With "
-        "auto, each input is asked of as many of those as it needs: until more would not change its label or a flag.",
-    )
+    ensemble_size: GrowingSize | None = Field(None, description=SIZE_DESCRIPTION)  # type: ignore[assignment]
     members: bool = Field(False, description="Whether to return the prediction of each member, too.")
     format: Literal["json", "safetensors"] = Field(
         "json", description="Format of the answer. Safetensors has the numbers as tensors, and the rest as metadata."
@@ -149,6 +146,7 @@ class ModelIdentity(BaseModel):
 class EnsembleIdentity(BaseModel):
     size: int = Field(description="Number of networks; with ensemble_size=auto, the most that an input was asked of.")
     seed: int = Field(description="Seed of the networks. The same seed and version give the same answer.")
+    precision: Precision = Field(description="Precision of the networks and their products.")
     temperature: float | None = Field(None, description="Temperature of the mean probabilities, if calibrated.")
 
 

@@ -22,6 +22,7 @@ from models.checkpoint import load_checkpoint
 from models.device import works
 from models.examples import load_examples
 from models.model import Model
+from models.precision import Precision
 from models.predictions.stopping import StoppingRule
 from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.frozen import Outlook
@@ -90,8 +91,11 @@ class Engine:
         observer: Observer | None = None,
         clock: Callable[[], float] = time.perf_counter,
         stream_limits: StreamLimits = StreamLimits(),  # noqa: B008  # it is frozen
+        precision: Precision = "float32",
     ) -> None:
         self.device = device
+        self.precision: Precision = precision
+        """Precision of the networks that answer, and of their products."""
         self.admission = Admission(queue_cost)
         """The limit on waiting inputs × networks."""
         self._observer = GuardedObserver(observer or Observer())
@@ -249,7 +253,7 @@ class Engine:
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
         examples = load_examples(directory, checkpoint.config.input)
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
-        return Model(checkpoint, examples)
+        return Model(checkpoint, examples, self.precision)
 
     def load_sequences(self, directory: Path, most_bytes: int | None = None) -> SequenceModel:
         """Loads a checkpoint for sequences, as `load` does others."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from models.inputs.kind import Datatype
 from service.api.downloads import BINARY
+from service.api.growing import SIZE_DESCRIPTION, GrowingSize
 from service.api.schemas import EnsembleParameters
 from service.api.uploads import validate_json
 from service.errors import ServiceError
@@ -41,6 +42,7 @@ class _Parameters(_Strict):
 class InferenceParameters(EnsembleParameters, _Parameters):
     """Parameters of a request. Other parameters are refused, unless they begin with triton_."""
 
+    ensemble_size: GrowingSize | None = Field(None, description=SIZE_DESCRIPTION)  # type: ignore[assignment]
     timeout: int | None = Field(
         None,
         ge=0,
@@ -108,8 +110,9 @@ class InferenceAnswer(BaseModel):
     model_version: str
     id: str | None = None
     parameters: dict[str, bool | int | float | str] = Field(
-        description="The seed and ensemble_size, which reproduce the answer with the same version; the temperature of "
-        "the probabilities; and the thresholds of the flags with their false-alarm rate."
+        description="The seed and ensemble_size, which reproduce the answer with the same version; the precision; the "
+        "temperature of the probabilities; and the thresholds of the flags with their false-alarm rate. If ensembles "
+        "grew, ensemble_size is that of the largest, and temperatures and thresholds are left out."
     )
     outputs: list[OutputTensor]
 

@@ -283,15 +283,16 @@ async def infer_tensors(
         message, array = read() if small else await to_thread.run_sync(read)
         asked = message.parameters
         asking.limit_time(asked.timeout / 1e6 if asked.timeout else None)
-        size = asking.choose_size(asked.ensemble_size)
         asking.check_rates(asked.false_alarm_rate, asked.coverage)
-        outputs = choose_outputs(message.outputs, model, asked.coverage)
+        members = any(output.name == "members" for output in message.outputs)
+        size, rule = asking.choose_ensemble(asked.ensemble_size, asked.false_alarm_rate, members=members)
+        outputs = choose_outputs(message.outputs, model, asked.coverage, grows=rule is not None)
         asking.check_room(len(array) * size)
         with parts.metrics.time("decode", model.name):
             inputs = await convert_input(asking, array)
-        answer = await asking.predict(inputs, asked.seed, size)
+        answer = await asking.predict(inputs, asked.seed, size, rule)
         write = partial(_write, message, outputs, model, answer)
-        few = len(inputs) <= FEW_INPUTS and all(output.name != "members" for output in outputs)
+        few = len(inputs) <= FEW_INPUTS and not members
         with parts.metrics.time("serialise", model.name):
             response = write() if few else await to_thread.run_sync(write)
         answered = len(inputs)
@@ -314,35 +315,37 @@ def _read(
 
 def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Model, answer: Answer) -> Response:
     asked = message.parameters
-    (part,) = answer.parts
-    findings = apply_calibration(model, answer, part, asked.false_alarm_rate, asked.coverage)
+    rate, coverage = asked.false_alarm_rate, asked.coverage
+    findings = [apply_calibration(model, answer, part, rate, coverage) for part in answer.parts]
     header = InferenceAnswer(
         model_name=model.name,
         model_version=model.version,
         id=message.id,
-        parameters=_describe_answer(findings),
+        parameters=_describe_answer(findings[-1], grew=answer.rule is not None),
         outputs=[],
     )
     tensors = []
     for output in outputs:
         in_binary = output.parameters.binary_data
         in_binary = asked.binary_data_output if in_binary is None else in_binary
-        tensors.append((output.name, collect_output(output, model, answer, findings), in_binary))
+        tensors.append((output.name, collect_output(output, model, answer.parts, findings), in_binary))
     return write_answer(header, tensors)
 
 
-def _describe_answer(findings: Findings) -> dict[str, bool | int | float | str]:
+def _describe_answer(findings: Findings, *, grew: bool) -> dict[str, bool | int | float | str]:
     """Parameters of an answer, which hold for all inputs."""
     ensemble = findings.ensemble
-    parameters: dict[str, bool | int | float | str] = {"seed": ensemble.seed, "ensemble_size": ensemble.size}
-    if ensemble.temperature is not None:
+    parameters: dict[str, bool | int | float | str] = {
+        "seed": ensemble.seed,
+        "ensemble_size": ensemble.size,
+        "precision": ensemble.precision,
+    }
+    if ensemble.temperature is not None and not grew:
         parameters["temperature"] = ensemble.temperature
     if findings.coverage:
         parameters["coverage"] = findings.coverage
     for flag, judgement in findings.judgements.items():
-        parameters |= {
-            f"{flag}_threshold": judgement.threshold,
-            f"{flag}_score_name": judgement.score_name,
-            "false_alarm_rate": judgement.false_alarm_rate,
-        }
+        if not grew:
+            parameters[f"{flag}_threshold"] = judgement.threshold
+        parameters |= {f"{flag}_score_name": judgement.score_name, "false_alarm_rate": judgement.false_alarm_rate}
     return parameters

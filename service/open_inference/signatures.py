@@ -13,10 +13,10 @@ from torch import Tensor
 from models.inputs.kind import Datatype
 from models.inputs.spec import InputSpec
 from models.model import Model
+from models.predictions.prediction import Part
 from service.api.answers import Findings
 from service.api.asking import Asking, check_number, explain_inputs
 from service.api.uploads import decode_base64
-from service.engine.batches import Answer
 from service.errors import ServiceError
 from service.open_inference.messages import (
     InferenceParameters,
@@ -28,6 +28,9 @@ from service.open_inference.messages import (
 )
 from service.open_inference.tensors import Array, decode_binary, decode_json
 from service.settings import Settings
+
+SELDOM = ("ensemble_size", "members")
+"""Outputs that a request must ask for; but `ensemble_size` is also given if ensembles grow."""
 
 COVERING = ("prediction_set", "interval_lower", "interval_upper")
 """Outputs that need a coverage."""
@@ -56,7 +59,7 @@ def describe_outputs(model: Model) -> list[TensorMetadata]:
         outputs += [("interval_lower", "FP32", wide), ("interval_upper", "FP32", wide)]
     for flag in calibration.flags if calibration else ():
         outputs += [(flag, "BOOL", each), (f"{flag}_score", "FP32", each)]
-    outputs.append(("members", "FP32", [-1, -1, len(task.outputs)]))
+    outputs += [("ensemble_size", "INT64", each), ("members", "FP32", [-1, -1, len(task.outputs)])]
     return [TensorMetadata(name=name, datatype=datatype, shape=shape) for name, datatype, shape in outputs]
 
 
@@ -138,8 +141,10 @@ async def convert_input(asking: Asking, array: Array) -> Tensor:
         return spec.read_rows(rows)
 
 
-def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage: float | None) -> list[RequestedOutput]:
-    """The outputs that a request asks for, or the default ones.
+def choose_outputs(
+    requested: Sequence[RequestedOutput], model: Model, coverage: float | None, *, grows: bool
+) -> list[RequestedOutput]:
+    """The outputs that a request asks for, or the default ones, which depend on whether ensembles grow.
 
     Raises:
         ServiceError: 400 for outputs that are unknown or requested twice, or for classification of other outputs than
@@ -149,7 +154,8 @@ def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage:
     if coverage is None:
         names = [name for name in names if name not in COVERING]
     if not requested:
-        return [RequestedOutput(name=name) for name in names if name != "members"]
+        left_out = SELDOM[1:] if grows else SELDOM
+        return [RequestedOutput(name=name) for name in names if name not in left_out]
     asked = [output.name for output in requested]
     if unknown := [name for name in asked if name not in names]:
         needs = " without the parameter coverage" if unknown[0] in COVERING else ""
@@ -161,11 +167,20 @@ def choose_outputs(requested: Sequence[RequestedOutput], model: Model, coverage:
     return list(requested)
 
 
-def collect_output(output: RequestedOutput, model: Model, answer: Answer, findings: Findings) -> Array:
-    """The array for an output that `choose_outputs` returned."""
+def collect_output(output: RequestedOutput, model: Model, parts: Sequence[Part], findings: Sequence[Findings]) -> Array:
+    """The array for an output that `choose_outputs` returned, from the findings of each part of an answer."""
+    arrays = [_collect_part(output, model, part, own) for part, own in zip(parts, findings, strict=True)]
+    order: Array = torch.cat([part.positions for part in parts]).argsort().numpy()
+    joined: Array = np.concatenate(arrays)[order]
+    return joined
+
+
+def _collect_part(output: RequestedOutput, model: Model, part: Part, findings: Findings) -> Array:
     name, classes = output.name, model.task.outputs
     if name == "members":
-        return answer.prediction.members.transpose(0, 1).float().numpy()
+        return part.prediction.members.transpose(0, 1).float().numpy()
+    if name == "ensemble_size":
+        return np.full(len(part.positions), findings.ensemble.size)
     if name == "prediction_set":
         assert findings.sets is not None
         return findings.sets.members.numpy()

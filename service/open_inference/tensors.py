@@ -18,10 +18,17 @@ from service.errors import ServiceError
 
 Array: TypeAlias = NDArray[Any]
 
-_DTYPES = {"BOOL": np.dtype(np.bool_), "UINT8": np.dtype("u1"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+_DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("u1"),
+    "INT64": np.dtype("<i8"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
 _JSON_TYPES: dict[str, set[type]] = {
     "BOOL": {bool},
     "UINT8": {int},
+    "INT64": {int},
     "FP32": {int, float},
     "FP64": {int, float},
     "BYTES": {str},
@@ -82,6 +89,7 @@ def name_datatype(tensor: Array) -> Datatype:
     """The protocol's name for an array's data type."""
     names: dict[np.dtype[Any], Datatype] = {
         np.dtype(np.bool_): "BOOL",
+        np.dtype(np.int64): "INT64",
         np.dtype(np.float32): "FP32",
         np.dtype(object): "BYTES",
     }

@@ -194,7 +194,7 @@ def test_check_prints_the_settings_and_loads_the_models(run: Run, checkpoints: P
     done = run("check", "--checkpoints", str(checkpoints), "--max-inputs", "7")
     assert done.status == 0, done.stderr
     assert "\nmax_inputs = 7\n" in done.stdout
-    assert "# device cpu, models digits" in done.stdout
+    assert "# device cpu, float32, models digits" in done.stdout
     failed = run("check", "--checkpoints", str(tmp_path))
     assert failed.status == 1
     assert "max_inputs = 256" in failed.stdout

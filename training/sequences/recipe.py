@@ -8,12 +8,9 @@ learning rate begins three times as high and falls along a cosine.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from models.sequences.network import NO_DROPOUT, CellSize, Dropout, HyperLSTMSize, LSTMSize
 from models.stored_tensors import Storage
-
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

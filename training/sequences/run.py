@@ -1,12 +1,12 @@
 """A training run on sequences."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.precision import Precision, multiply_in
 from models.sequences.network import SequenceTarget
 from models.sequences.sampler import SequenceSampler, SequenceSamplerConfig
 from training.runs.loop import StepReport
@@ -14,7 +14,7 @@ from training.runs.noise import fork_noise
 from training.runs.schedule import find_rate_factor
 from training.runs.state import TrainingError, load_state, save_state
 from training.sequences.problem import SequenceProblem
-from training.sequences.recipe import Precision, SequenceRecipe
+from training.sequences.recipe import SequenceRecipe
 
 
 class SequenceRun:
@@ -65,7 +65,10 @@ class SequenceRun:
         batch = self.problem.make_batch(
             self.seed, self.steps, len(latents), recipe.batch // len(latents), recipe.window
         )
-        with fork_noise((self.seed << 32) + self.steps & (1 << 64) - 1, self.device), self._autocast():
+        with (
+            fork_noise((self.seed << 32) + self.steps & (1 << 64) - 1, self.device),
+            multiply_in(self.precision, self.device),
+        ):
             outputs, state = sampler(batch.inputs, latents, self._state if batch.carries else None)
         loss = self.problem.measure_loss(outputs.float(), batch)
         self._optimizer.zero_grad()
@@ -116,20 +119,7 @@ class SequenceRun:
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self._optimizer}
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def _schedule(self) -> float:
         """Factor of the learning rate at this step. Short trainings rise in a tenth of their steps."""
         warmup = min(self.recipe.warmup_updates, 1 + self.planned_steps // 10)
         return find_rate_factor(self.steps, self.planned_steps, warmup, self.recipe.final_learning_rate_fraction)
-
-
-def choose_precision(device: torch.device) -> Precision:
-    """The precision of products that is fastest on a device: bfloat16 where the hardware multiplies it."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # no name is public
-    return "bfloat16" if multiplies else "float32"

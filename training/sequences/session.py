@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint_files import dump_json, write_file
+from models.precision import Precision, choose_precision
 from models.sequences.checkpoint import (
     SequenceCheckpoint,
     SequenceConfig,
@@ -22,8 +23,8 @@ from training.runs.output import LOGS, STATE_FILE, check_output, choose_first, c
 from training.runs.state import read_identity
 from training.sequences.card import save_sequence_card
 from training.sequences.problem import SequenceProblem
-from training.sequences.recipe import Precision, SequenceRecipe
-from training.sequences.run import SequenceRun, choose_precision
+from training.sequences.recipe import SequenceRecipe
+from training.sequences.run import SequenceRun
 
 
 @dataclass(frozen=True)

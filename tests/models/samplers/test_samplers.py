@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.checkpoint import MethodConfig, load_checkpoint, save_checkpoint
+from models.precision import multiply_in
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import VariationalSampler, WeightSampler
 from models.targets.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
@@ -51,6 +52,14 @@ def test_the_same_address_is_the_same_network(sampler: WeightSampler) -> None:
     for members in ([3], range(4), range(3, 200)):
         for name, tensor in sampler.sample(7, members).items():
             torch.testing.assert_close(tensor[members.index(3)], many[name][3], rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_only_rounds(sampler: WeightSampler) -> None:
+    exact = sampler.sample(7, range(5))
+    with multiply_in("bfloat16", sampler.device):
+        rounded = sampler.sample(7, range(5))
+    for name, tensor in exact.items():
+        assert (rounded[name] - tensor).norm() <= 0.02 * tensor.norm()
 
 
 def test_other_addresses_are_other_networks(sampler: WeightSampler) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.targets.evaluator import NUMBERS_IN_CACHE, Evaluator
+from models.targets.evaluator import BYTES_IN_CACHE, Evaluator
 from models.targets.layers import (
     Activation,
     Convolution,
@@ -96,10 +96,24 @@ def test_forward_equals_the_plain_module(target: TargetNetwork, distinct: bool, 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_bfloat16_only_rounds(target: TargetNetwork, distinct: bool, on_cpu: bool) -> None:
+    weights = draw_small_weights(target, 4)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn((4, 6, *target.input_shape) if distinct else (6, *target.input_shape), generator=generator)
+    evaluator = Evaluator(target.layers, target.input_shape, on_cpu)
+    exact = evaluator.forward(weights, images)
+    rounded = evaluator.forward(evaluator.arrange(weights, torch.bfloat16), images)
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("distinct", [False, True])
 def test_the_way_of_other_devices_equals_the_plain_module(
     target: TargetNetwork, distinct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.targets.evaluator.NUMBERS_ON_DEVICE", 30_000)  # so that there are several blocks
+    monkeypatch.setattr("models.targets.evaluator.BYTES_ON_DEVICE", 120_000)  # so that there are several blocks
     weights = draw_small_weights(target, 4)
     shape = (4, 7, *target.input_shape) if distinct else (7, *target.input_shape)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -162,14 +176,14 @@ def test_source_builds_the_module(target: TargetNetwork) -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches how many numbers the largest tensor has that an operation makes."""
+    """Watches the size of the largest tensor that an operation makes."""
 
-    numbers = 0
+    bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
-            self.numbers = max(self.numbers, result.untyped_storage().nbytes() // 4)
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
         return result
 
 
@@ -185,7 +199,7 @@ def test_memory_of_activations_does_not_grow(name: str, batch: int) -> None:
     watch = LargestTensor()  # type: ignore[no-untyped-call]  # PyTorch leaves its initialiser untyped
     with torch.inference_mode(), watch as largest:
         target.forward(weights, images)
-    assert largest.numbers <= max(NUMBERS_IN_CACHE, given)
+    assert largest.bytes <= max(BYTES_IN_CACHE, 4 * given)
 
 
 @pytest.mark.parametrize(

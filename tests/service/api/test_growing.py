@@ -1,6 +1,5 @@
 """Predictions of ensembles that grow until their answer is settled."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models.checkpoint import save_calibration
 from models.inputs.pixels import encode_image
 from models.model import Model
 from models.predictions.stopping import StoppingRule
 from service.app import create_app
-from service.engine.engine import Engine
 from service.settings import Settings
 from tests.conftest import serve
 from tests.engine import draw_images
-from tests.growing import SIZES, add_rules
+from tests.growing import SIZES
 
 PREDICT = "/v1/models/digits/predict"
-
-
-@pytest.fixture
-def grown(store: Path, engine: Engine) -> tuple[Path, StoppingRule, list[bytes]]:
-    """A directory with a checkpoint that has a rule, the rule, and images that it settles in every round."""
-    images = draw_images(engine.load(store / "digits"), 60)
-    model, rule = add_rules(engine.load(store / "digits"), images)
-    assert model.calibration is not None
-    save_calibration(store / "digits", model.calibration, model.checkpoint.density)
-    return store, rule, [encode_image(image) for image in images]
-
-
-@pytest.fixture
-def growing(grown: tuple[Path, StoppingRule, list[bytes]]) -> Iterator[httpx.Client]:
-    with serve(create_app(Settings(checkpoints=grown[0]))) as address, httpx.Client(base_url=address) as client:
-        yield client
 
 
 def ask(client: httpx.Client, images: list[bytes], **parameters: Any) -> httpx.Response:
@@ -50,7 +31,7 @@ def test_each_image_gets_the_answer_of_its_own_ensemble(
     answer = ask(growing, images, ensemble_size="auto", seed=7, coverage=0.9).json()
     sizes = [one["ensemble"]["size"] for one in answer["predictions"]]
     assert set(sizes) == set(SIZES)
-    assert answer["ensemble"] == {"size": 100, "seed": 7}
+    assert answer["ensemble"] == {"size": 100, "seed": 7, "precision": "float32"}
     for size in SIZES:
         (last,) = (each for each in rule.rounds if each.ensemble_size == size)
         fixed = ask(growing, images, ensemble_size=size, seed=7, coverage=0.9).json()
@@ -113,6 +94,17 @@ def test_a_model_without_rules_says_so(client: httpx.Client, model: Model) -> No
     refused = ask(client, [encode_image(draw_images(model, 1)[0])], ensemble_size="auto")
     assert refused.status_code == 422
     assert refused.json()["error"]["message"] == "It was not calibrated when ensembles of digits may stop growing."
+
+
+@pytest.mark.parametrize("parameters", [{}, {"ensemble_size": 20}, {"members": True}])
+def test_ensembles_may_grow_unless_a_request_says_otherwise(
+    grown: tuple[Path, StoppingRule, list[bytes]], parameters: dict[str, Any]
+) -> None:
+    settings = Settings(checkpoints=grown[0], default_ensemble_size="auto")
+    with serve(create_app(settings)) as address, httpx.Client(base_url=address) as client:
+        answer = ask(client, grown[2], seed=7, **parameters).json()
+        asked = {"ensemble_size": 100, **parameters} if parameters else {"ensemble_size": "auto"}
+        assert answer == ask(client, grown[2], seed=7, **asked).json()
 
 
 def test_whole_ensembles_must_be_allowed(grown: tuple[Path, StoppingRule, list[bytes]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from models.precision import Precision
 from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.network import HyperLSTMSize, LSTMSize
 from models.sequences.text import OTHER
@@ -19,7 +20,7 @@ from training.data.dataset import DatasetError
 from training.data.text import Text, load_text
 from training.runs.loop import StepReport
 from training.runs.state import TrainingError
-from training.sequences.recipe import Precision, SequenceRecipe, own_text
+from training.sequences.recipe import SequenceRecipe, own_text
 from training.sequences.run import SequenceRun
 from training.sequences.session import SequenceSession, train_sequences
 from training.sequences.text import TextProblem, score_text
