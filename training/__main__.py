@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from models.device import choose_device
+from models.precision import Precision
 from models.predictions.perturbation import Norm
 from models.sequences.checkpoint import is_sequence_checkpoint
 from training.backbone_command import backbone_command
@@ -164,6 +165,9 @@ def evaluate_command(
     data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     outliers: OutliersOption = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Tell also what this precision changes, in which a service may answer.")
+    ] = "float32",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
@@ -173,7 +177,7 @@ def evaluate_command(
         if is_sequence_checkpoint(checkpoint):
             evaluate_sequence_directory(checkpoint, data, choose_device(device))
         else:
-            evaluate_directory(checkpoint, data, choose_device(device), outliers or ())
+            evaluate_directory(checkpoint, data, choose_device(device), outliers or (), precision)
     conclude(f"Wrote {file} and {checkpoint / 'README.md'}.", file, as_json)
 
 

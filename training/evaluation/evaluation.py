@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from models.checkpoint import Checkpoint
+from models.precision import Precision
 from models.predictions.prediction import Outputs, evaluate, join_outputs
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
@@ -21,7 +22,7 @@ INPUTS_PER_PART = 1024
 
 
 def evaluate_sets(
-    checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
+    checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor], precision: Precision = "float32"
 ) -> dict[str, Outputs]:
     """Outputs of the largest ensemble on each set, by name; the test set is `test`. Nothing if a density was fitted.
 
@@ -29,6 +30,7 @@ def evaluate_sets(
         checkpoint: the checkpoint to evaluate.
         dataset: the dataset that it was trained on.
         outliers: sets of outliers [B, …], by name.
+        precision: precision of the networks and their products.
 
     Raises:
         ValueError: if the checkpoint is for other inputs or another task than the dataset.
@@ -42,21 +44,24 @@ def evaluate_sets(
         return {}
     sets = {"test": dataset.test.inputs, **outliers}
     outputs = {}
-    with Bar("evaluating", "input", sum(map(len, sets.values()))) as bar:
+    what = "evaluating" if precision == "float32" else f"evaluating in {precision}"
+    with Bar(what, "input", sum(map(len, sets.values()))) as bar:
         for name, inputs in sets.items():
             parts = []
             for part in inputs.split(INPUTS_PER_PART):
-                parts.append(evaluate_split(checkpoint, part))
+                parts.append(evaluate_split(checkpoint, part, precision=precision))
                 bar.update(len(part))
             outputs[name] = join_outputs(parts, dim=1)
     return outputs
 
 
-def evaluate_split(checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED) -> Outputs:
+def evaluate_split(
+    checkpoint: Checkpoint, inputs: Tensor, seed: int = SEED, precision: Precision = "float32"
+) -> Outputs:
     """Outputs of the largest ensemble on inputs [B, …]."""
     config, sampler = checkpoint.config, checkpoint.sampler
     networks = sampler.limit_networks(config.training.largest_ensemble)
-    return evaluate(sampler, checkpoint.input, config.task, inputs, seed, networks, checkpoint.density)
+    return evaluate(sampler, checkpoint.input, config.task, inputs, seed, networks, checkpoint.density, precision)
 
 
 def evaluate_parts(checkpoint: Checkpoint, inputs: Tensor, seeds: Sequence[int], what: str = "evaluating") -> Outputs:

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint import Checkpoint
 from models.checkpoint_files import dump_json, write_file
+from models.precision import Precision
 from models.predictions.prediction import ScoreName
 from models.tasks.kind import Flag
 from training.evaluation.summaries import Share, Spread
@@ -107,6 +108,47 @@ class ForeignGrowthMetrics:
 
 
 @dataclass(frozen=True)
+class WholeMetrics:
+    """Metrics of the whole ensemble on the test inputs, in some precision."""
+
+    accuracy: float | None
+    """None if there are no classes."""
+    nll: float
+    """In nats, at the calibrated temperature if there are classes."""
+    flagged: dict[Flag, float]
+    """Share for which each flag is raised, at the default budget."""
+
+
+@dataclass(frozen=True)
+class RoundedOutlierMetrics:
+    """Metrics of the whole ensemble on outliers, told from the test inputs, in float32 and in another precision."""
+
+    dataset: str
+    exact_auroc: float
+    """By predictive entropy, or by the relative deviation of numbers."""
+    auroc: float
+    exact_flagged: float
+    """Share flagged as out of distribution, at the default budget."""
+    flagged: float
+
+
+@dataclass(frozen=True)
+class RoundingMetrics:
+    """What another precision than float32 changes, by the same members of the same seed."""
+
+    precision: Precision
+    differing: float
+    """Share of test inputs whose label, or a flag at the default budget, is another."""
+    mean_change: float
+    """Mean absolute change of the predictive entropy in nats, or of the relative deviation of numbers."""
+    largest_change: float
+    exact: WholeMetrics
+    """In float32."""
+    rounded: WholeMetrics
+    outliers: tuple[RoundedOutlierMetrics, ...]
+
+
+@dataclass(frozen=True)
 class SetMetrics:
     """Metrics of prediction sets at one coverage."""
 
@@ -186,6 +228,8 @@ class ClassificationMetrics:
     """Mean recall of the classes by the whole ensemble."""
     growth: tuple[GrowthMetrics, ...] = ()
     """For each rate with a rule for when ensembles stop growing."""
+    rounding: RoundingMetrics | None = None
+    """None unless another precision was measured, too."""
     version: str | None = None
     """Version of the checkpoint that was measured; None in older files."""
     kind: Literal["classification"] = "classification"
@@ -228,6 +272,7 @@ class RegressionMetrics:
     flags: tuple[FlagMetrics, ...]
     layer_norms: dict[str, Spread]
     beyond: tuple[BeyondMetrics, ...]
+    rounding: RoundingMetrics | None = None
     version: str | None = None
     """Version of the checkpoint that was measured; None in older files."""
     intervals: tuple[IntervalMetrics, ...] = ()
@@ -270,10 +315,11 @@ def keep_sets(metrics: Metrics, earlier: Metrics | None) -> Metrics:
     match metrics, earlier:
         case ClassificationMetrics(), ClassificationMetrics() if earlier.version in (None, metrics.version):
             outliers = {row.dataset: row for row in (*earlier.outliers, *metrics.outliers)}
-            return replace(metrics, outliers=tuple(outliers.values()))
+            rounding = metrics.rounding or earlier.rounding
+            return replace(metrics, outliers=tuple(outliers.values()), rounding=rounding)
         case RegressionMetrics(), RegressionMetrics() if earlier.version in (None, metrics.version):
             beyond = {row.dataset: row for row in (*earlier.beyond, *metrics.beyond)}
-            return replace(metrics, beyond=tuple(beyond.values()))
+            return replace(metrics, beyond=tuple(beyond.values()), rounding=metrics.rounding or earlier.rounding)
     return metrics
 
 

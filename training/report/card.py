@@ -20,6 +20,7 @@ from training.report.card_attacks import describe_attacks
 from training.report.card_flags import describe_flags
 from training.report.card_growth import describe_growth
 from training.report.card_metrics import describe_metrics
+from training.report.card_rounding import describe_rounding
 
 FIGURES = {
     "accuracies": "Accuracy of single networks on the test set.",
@@ -51,6 +52,8 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
     sections.append(describe_flags(checkpoint, metrics))
     if growth := describe_growth(checkpoint, metrics):
         sections.append(growth)
+    if rounding := describe_rounding(metrics):
+        sections.append(rounding)
     if report := load_attack_report(directory):
         sections.append(describe_attacks(report, checkpoint))
     sections.append(_describe_use(directory.name, config))

@@ -12,6 +12,7 @@ from models.checkpoint_files import CheckpointError, digest_config
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
+from models.precision import Precision
 from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import Calibration, list_scores
@@ -32,7 +33,8 @@ from training.evaluation.calibration import calibrate
 from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
 from training.evaluation.measurement import measure_checkpoint
-from training.evaluation.metrics import Metrics, keep_sets, load_metrics, save_metrics
+from training.evaluation.metrics import DensityMetrics, Metrics, RoundingMetrics, keep_sets, load_metrics, save_metrics
+from training.evaluation.rounding import measure_rounding
 from training.evaluation.stopping import can_pass, learn_rules
 from training.progress import track
 from training.report.card import save_card
@@ -92,7 +94,9 @@ def calibrate_directory(directory: Path, data: Path, device: torch.device) -> No
 
 
 @flush_denormals()
-def evaluate_directory(directory: Path, data: Path, device: torch.device, folders: Collection[Path]) -> Metrics:
+def evaluate_directory(
+    directory: Path, data: Path, device: torch.device, folders: Collection[Path], precision: Precision = "float32"
+) -> Metrics:
     """Evaluates a finished checkpoint on its dataset's test set, and writes its metrics and card.
 
     Metrics on other sets of outliers stay if they are of this version of the checkpoint.
@@ -102,6 +106,7 @@ def evaluate_directory(directory: Path, data: Path, device: torch.device, folder
         data: folder of the datasets.
         device: device to compute on.
         folders: folders of images that are outliers.
+        precision: a precision that is compared with float32, unless it is that.
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or if it has no calibration.
@@ -114,7 +119,7 @@ def evaluate_directory(directory: Path, data: Path, device: torch.device, folder
         hint = "calibrate the checkpoint first" if training.folds is None else "continue the training with --resume"
         raise CheckpointError(directory / "calibration.json", f"is missing; {hint}")
     try:
-        return measure_directory(directory, checkpoint, dataset, outliers)
+        return measure_directory(directory, checkpoint, dataset, outliers, precision)
     except ValueError as error:
         raise CheckpointError(directory / "config.json", str(error)) from error
 
@@ -328,15 +333,38 @@ def _choose(examples: Tensor, most: int) -> Tensor:
 
 
 def measure_directory(
-    directory: Path, checkpoint: Checkpoint, dataset: Dataset | Mixture, outliers: Mapping[str, Tensor]
+    directory: Path,
+    checkpoint: Checkpoint,
+    dataset: Dataset | Mixture,
+    outliers: Mapping[str, Tensor],
+    precision: Precision = "float32",
 ) -> Metrics:
     """Evaluates a checkpoint; writes its metrics and card and, for a classifier, evidence for comparisons."""
     earlier = load_metrics(checkpoint)
     outputs = evaluate_sets(checkpoint, dataset, outliers)
-    metrics = keep_sets(measure_checkpoint(checkpoint, dataset, outputs), earlier)
+    metrics = measure_checkpoint(checkpoint, dataset, outputs)
+    if precision != "float32" and not isinstance(metrics, DensityMetrics):
+        metrics = replace(metrics, rounding=_compare(checkpoint, dataset, outliers, outputs, precision))
+    metrics = keep_sets(metrics, earlier)
     if isinstance(dataset, Dataset) and dataset.task.has_classes:
         origin = trace_origin(checkpoint, dataset, outliers)
         save_evidence(directory, gather_evidence(checkpoint, dataset, origin, outputs))
     save_metrics(directory, metrics)
     save_card(directory, checkpoint, metrics)
     return metrics
+
+
+def _compare(
+    checkpoint: Checkpoint,
+    dataset: Dataset | Mixture,
+    outliers: Mapping[str, Tensor],
+    exact: Mapping[str, Outputs],
+    precision: Precision,
+) -> RoundingMetrics:
+    """What a precision changes, beside the outputs in float32."""
+    assert isinstance(dataset, Dataset)
+    assert checkpoint.calibration is not None
+    rounded = evaluate_sets(checkpoint, dataset, outliers, precision)
+    return measure_rounding(
+        checkpoint.config.task, checkpoint.calibration, precision, dataset.test.labels, exact, rounded
+    )
