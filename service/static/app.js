@@ -94,13 +94,15 @@ function read() {
   return { model: currentModel(), ...settings.read() };
 }
 
-async function askAnswer({ model, image, ...options }, signal) {
+async function askAnswer({ model, image, auto, ...options }, signal) {
   if (!image) return;
-  const answer = await predict(model.name, [image], options, signal);
+  const asked = auto ? { ...options, size: "auto", members: false } : options;
+  const answer = await predict(model.name, [image], asked, signal);
   showSent(image);
   results.show(answer, model, image);
   showWhetherKept();
-  flags.show(answer.predictions[0].flags, await describe(model, answer.model.version, signal));
+  if (auto) flags.reset(); // whose figure is about ensembles of one size
+  else flags.show(answer.predictions[0].flags, await describe(model, answer.model.version, signal));
 }
 
 function resetAnswer(model) {
@@ -236,7 +238,8 @@ async function offerExamples(model) {
   results.invite("Draw something, or choose an image. The answer appears here.");
   const find = async () => {
     if (!isOfImages(model)) return [];
-    const { examples: own } = await describe(model, model.version);
+    const { examples: own, calibration } = await describe(model, model.version);
+    if (model === currentModel()) settings.offerAuto(Boolean(calibration?.stopping));
     if (own.length || !isOfDigits(model)) return fetchExamples(own, model.name);
     return fetchExamples(await fetchPageExamples());
   };

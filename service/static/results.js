@@ -51,15 +51,16 @@ export const createResults = (root) => {
       const { probabilities, class_index: winner, label, uncertainty } = prediction;
       const verdict = judge(prediction.flags ?? {});
       const probability = percent(probabilities[winner]);
-      const networks = plural(answer.ensemble.size, "network");
+      const { size, settled } = prediction.ensemble ?? answer.ensemble;
+      const networks = plural(size, "network");
 
       root.classList.remove("empty");
-      showHeadline(label, probability, answer.ensemble.size === 1 ? "of one network" : `mean of ${networks}`);
+      const mean = size === 1 ? "of one network" : `mean of ${networks}`;
+      showHeadline(label, probability, settled ? `${mean}; more would not change the answer` : mean);
       showVerdict(verdict.kind, verdict.title, verdict.detail);
       showClasses(probabilities, prediction.member_probabilities ?? [], winner);
       showEntropy(uncertainty, model.task.classes.length, prediction.flags?.out_of_distribution);
-      const otherwise = Math.round(uncertainty.variation_ratio * answer.ensemble.size);
-      write("variation-ratio", `${otherwise} of ${answer.ensemble.size}`);
+      write("variation-ratio", `${Math.round(uncertainty.variation_ratio * size)} of ${size}`);
       showRecipe(call, answer, image);
       write("summary", `Prediction: ${label}, ${probability}. ${verdict.title}. ${networks}, seed ${answer.ensemble.seed}.`);
     },
@@ -200,17 +201,19 @@ const showRecipe = (call, answer, image) => {
     element("first-network").removeAttribute("href");
     return;
   }
-  const { model, ensemble } = answer;
-  const { size, seed } = ensemble;
+  const { model, ensemble, predictions } = answer;
+  const { seed } = ensemble;
+  const grown = Boolean(predictions[0].ensemble);
+  const size = grown ? "auto" : ensemble.size;
   write("used-seed", seed);
   write("provenance", `${model.name} · ${model.method} · version ${model.version.slice(0, 8)}`);
   call.show(
-    curlUpload(predictUrl(model.name, { size, seed }), image.name),
+    curlUpload(predictUrl(model.name, { size, seed, members: !grown }), image.name),
     pythonClient("answer", "predict", [quote(image.name)], {
       model: quote(model.name),
-      ensemble_size: size,
+      ensemble_size: grown ? quote(size) : size,
       seed,
-      members: "True",
+      ...(grown ? {} : { members: "True" }),
     }),
   );
   Object.assign(element("first-network"), { href: weightsUrl(model.name, seed, 0), onclick: download });

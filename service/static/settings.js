@@ -7,7 +7,7 @@ const SEEDS = 2n ** 63n;
 const element = (id) => document.getElementById(id);
 
 export const createSettings = (onChange) => {
-  const [size, slider, seed] = ["size", "size-slider", "seed"].map(element);
+  const [size, slider, seed, auto] = ["size", "size-slider", "seed", "auto"].map(element);
   const used = { size: null, seed: "" }; // the last valid ones; no size until one is chosen
   let most = MOST;
   let usual = Number(size.value);
@@ -44,7 +44,7 @@ export const createSettings = (onChange) => {
     onChange();
   };
 
-  const read = () => ({ ...used, size: Math.min(used.size ?? usual, most) });
+  const read = () => ({ ...used, size: Math.min(used.size ?? usual, most), auto: auto.checked && !element("auto-field").hidden });
 
   size.addEventListener("input", checkSize);
   seed.addEventListener("input", checkSeed);
@@ -54,9 +54,10 @@ export const createSettings = (onChange) => {
   });
   for (const field of [size, slider]) field.addEventListener("change", takeSize);
   seed.addEventListener("change", takeSeed);
+  auto.addEventListener("change", onChange);
 
   return {
-    /** In effect: { size, seed }; a seed is text, empty for fresh networks. */
+    /** In effect: { size, seed, auto }; a seed is text, empty for fresh networks; auto if ensembles may stop growing. */
     read,
     /** Offers as many networks as a model has, and as many as it was evaluated with until another number is chosen. */
     offer: ({ sampler: { num_networks: held, ensemble_size: evaluated }, task }) => {
@@ -67,7 +68,10 @@ export const createSettings = (onChange) => {
       element("size-limit").textContent = held ? `of ${held} available` : `up to ${limit}`;
       size.value = read().size;
       checkSize();
+      element("auto-field").hidden = true;
     },
+    /** Offers to stop early, or not. */
+    offerAuto: (possible) => (element("auto-field").hidden = !possible),
     setSeed: (text, note = "") => {
       seed.value = used.seed = text;
       say(seed, note);

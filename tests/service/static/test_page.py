@@ -26,6 +26,7 @@ from selenium.webdriver.support.ui import Select
 
 from models.checkpoint import save_checkpoint
 from models.examples import save_examples
+from models.predictions.stopping import StoppingRule
 from models.samplers.static_hypernetwork import StaticHypernetworkConfig
 from models.tasks.classification import Classification
 from service.app import create_app
@@ -497,3 +498,30 @@ def test_a_key_is_asked_for(browser: webdriver.Chrome, checkpoints: Path, tmp_pa
         browser.get("about:blank")
     page.errors()
     read_requests(browser)
+
+
+def test_networks_stop_when_more_would_not_change_the_answer(
+    browser: webdriver.Chrome, grown: tuple[Path, StoppingRule, list[bytes]], tmp_path: Path
+) -> None:
+    store, _, images = grown
+    with serve(create_app(Settings(checkpoints=store))) as address:
+        page = Page(browser, address)
+        page.open()
+        (tmp_path / "one.png").write_bytes(images[0])
+        page.open_file(tmp_path / "one.png")
+        wait_until(lambda: "mean of 100 networks" in page.text("#ensemble"))
+        assert page.find("#flags").is_displayed()
+        page.find("#auto").click()
+        wait_until(lambda: "more would not change the answer" in page.text("#ensemble"))
+        networks = int(page.text("#ensemble").split()[2])
+        assert networks < 100
+        assert page.text("#variation-ratio").endswith(f" of {networks}")
+        assert not page.find("#flags").is_displayed()
+        assert "ensemble_size=auto" in page.text("#answer-curl")
+        assert not page.errors()
+
+
+def test_a_model_without_rules_does_not_offer_to_stop(page: Page) -> None:
+    page.open()
+    page.choose_example("seven")
+    assert not page.find("#auto").is_displayed()
