@@ -5,6 +5,7 @@ Shapes: n usual inputs, B inputs.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,16 +35,23 @@ def measure_surprise(scores: Tensor, levels: Levels) -> Tensor:
 
     It is linear between the levels, and goes on beyond the last as between the last two.
     """
-    known = {level: -math.log(share) for level, share in reversed(list(zip(levels, SHARES, strict=True)))}
-    points = torch.tensor(sorted(known.items()), dtype=torch.float64)
-    if len(points) == 1:  # whatever is larger was never seen
-        points = torch.cat([points, points + torch.tensor([[points.abs().max().clamp(min=1e-6), 1.0]])])
-    x, y = points.mT.contiguous()
+    x, y = _trace_curve(levels)
     scores = scores.double().contiguous()
     after = torch.searchsorted(x, scores).clamp(1, len(x) - 1)
     slopes = (y[after] - y[after - 1]) / (x[after] - x[after - 1])
     surprise: Tensor = (y[after - 1] + slopes * (scores - x[after - 1])).clamp(0, MOST_SURPRISE)
     return surprise
+
+
+@lru_cache(maxsize=256)
+def _trace_curve(levels: Levels) -> tuple[Tensor, Tensor]:
+    """Ascending scores, and the surprise of each."""
+    known = {level: -math.log(share) for level, share in reversed(list(zip(levels, SHARES, strict=True)))}
+    points = torch.tensor(sorted(known.items()), dtype=torch.float64)
+    if len(points) == 1:  # whatever is larger was never seen
+        points = torch.cat([points, points + torch.tensor([[points.abs().max().clamp(min=1e-6), 1.0]])])
+    x, y = points.mT.contiguous()
+    return x, y
 
 
 def measure_score(prediction: Prediction, name: ScoreName, levels: Mapping[ScoreName, Levels]) -> Tensor:

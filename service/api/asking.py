@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from anyio import to_thread
 from fastapi import Request
 from torch import Tensor
 
@@ -181,7 +180,7 @@ class Asking:
             inputs: raw inputs, [B, …].
             seed: seed of the networks, or None for fresh ones.
             size: S, from `choose_size`.
-            rule: when ensembles stop growing before they have S networks, from `choose_rule`.
+            rule: when ensembles stop growing before they have S networks, from `choose_ensemble`.
 
         Raises:
             ServiceError: 500 for outputs that are not finite, 503 if the service is shutting down, 504 after the
@@ -190,17 +189,7 @@ class Asking:
         """
         with self._explaining_nonsense():
             future = self.parts.engine.predict(self.model, inputs, seed, size, self._client, rule)
-            answer = await self._wait_for(future)
-        if len(inputs) <= FEW_INPUTS:
-            self._count(answer)
-        else:
-            await to_thread.run_sync(self._count, answer)
-        return answer
-
-    def _count(self, answer: Answer) -> None:
-        calibration = self.model.find_calibration(answer.rule)
-        for part in answer.parts:
-            self.parts.metrics.count_answer(self.model, part.prediction, calibration)
+            return await self._wait_for(future)
 
     async def compute(self, steps: Generator[None, None, Result], cost: int) -> Result:
         """Runs a computation for a request that has been read completely, and returns its result.

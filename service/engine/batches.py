@@ -24,6 +24,9 @@ from service.engine.ensembles import Ensemble
 from service.engine.jobs import Job, settle
 from service.engine.observer import Observer, RequestOrigin
 
+LEAST_COST = 32
+"""Inputs × networks of a step that takes little longer than a smaller one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -93,14 +96,14 @@ class PredictionRequest:
         if len(rest := self.unprepared):
             self.prepared.append(self.model.prepare(rest[:most]))
 
-    def find_stop(self, start: int) -> int:
-        """Number of networks after which inputs may need no more, if more than `start` are evaluated."""
+    def list_stops(self, start: int) -> list[int]:
+        """Numbers of networks after which inputs may need no more, if `start` are evaluated."""
         if self.rule is None:
-            return self.size
-        return next(each.ensemble_size for each in self.rule.rounds if each.ensemble_size > start)
+            return [self.size]
+        return [each.ensemble_size for each in self.rule.rounds if each.ensemble_size > start]
 
     def take(self, prediction: Prediction, settled: Tensor, seed: int) -> None:
-        """Takes the prediction for the open inputs, and which of them need no more networks, bool [b]."""
+        """Takes the prediction for the open inputs by the first members, and which of them need no more, bool [b]."""
         if settled.all():
             self.parts.append(Part(self.open, prediction))
             settle(self.future, Answer(seed, self.parts, self.rule))
@@ -108,11 +111,12 @@ class PredictionRequest:
         chosen, rest = settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]
         if len(chosen):
             self.parts.append(Part(self.open[chosen], prediction.of_inputs(chosen)))
-            self.outputs = [prediction.outputs.of_inputs(rest)]
+            evaluated = join_outputs(self.outputs, dim=0)
+            self.outputs = [evaluated.of_inputs(rest)]
             self.prepared = [join_inputs(self.prepared)[rest]]
             self.open = self.open[rest]
             if self.reservation:
-                self.reservation.shrink(len(chosen) * (self.size - prediction.size))
+                self.reservation.shrink(len(chosen) * (self.size - len(evaluated.plain)))
 
     def fail(self, error: Exception) -> None:
         settle(self.future, error)
@@ -187,14 +191,21 @@ class Batch(Job):
             if not request.outputs:
                 request.prepare()
         inputs = join_inputs([part for request in self._requests for part in request.prepared])
-        stops = [request.find_stop(self._start) for request in self._requests]
-        growing = [stop for stop, request in zip(stops, self._requests, strict=True) if request.rule]
-        stop = min(self._start + self._most_networks, *(growing or [max(stops)]))
+        stop = min(self._start + self._most_networks, self._choose_stop(len(inputs)))
         start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
         if lacking:
             self._observer.draw(self.model.name, len(self._networks.members), start, self._origins)
         self._rest.extend(inputs.split(max(1, budget // len(self._networks.members))))
+
+    def _choose_stop(self, inputs: int) -> int:
+        """The last member for the next step, and some before, if memory allows."""
+        growing = [request.list_stops(self._start) for request in self._requests if request.rule]
+        if not growing:
+            return max(request.size for request in self._requests)
+        stops = min(growing)
+        cheap = [stop for stop in stops if (stop - self._start) * inputs <= LEAST_COST]
+        return cheap[-1] if cheap else stops[0]
 
     def _run_backbone(self) -> bool:
         """Runs the backbone, if any, on the next inputs that it has not seen. Returns whether there were any."""
@@ -214,20 +225,23 @@ class Batch(Job):
         """Gives each request its outputs of some networks, and its answer if it is complete."""
         outputs = join_outputs(self._parts, dim=1)
         start, stop = networks.members.start, networks.members.stop
-        complete: dict[tuple[int, int], list[PredictionRequest]] = {}
+        by_rule: dict[tuple[int, int], list[PredictionRequest]] = {}
         for request, own in _share_inputs(self._requests):
             request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
             if request.reservation:
                 request.reservation.shrink(len(request.open) * (min(request.size, stop) - start))
-            if request.find_stop(start) <= stop:
-                complete.setdefault((request.size, id(request.rule)), []).append(request)
+            by_rule.setdefault((request.size, id(request.rule)), []).append(request)
         self._networks, self._start, self._parts = None, stop, []
-        for requests in complete.values():
-            self._interpret(requests)
+        for requests in by_rule.values():
+            for size in requests[0].list_stops(start):
+                if size <= stop and (left := [request for request in requests if not request.finished]):
+                    self._interpret(left, size)
 
-    def _interpret(self, requests: Sequence[PredictionRequest]) -> None:
-        """Interprets the outputs for requests of one size and rule, all together, and gives each its own."""
-        rule, parts = requests[0].rule, [join_outputs(request.outputs, dim=0) for request in requests]
+    def _interpret(self, requests: Sequence[PredictionRequest], size: int) -> None:
+        """Interprets the outputs of the first networks for requests with one rule, all together, and gives each its
+        own."""
+        rule = requests[0].rule
+        parts = [join_outputs(request.outputs, dim=0).prefix(size) for request in requests]
         try:
             prediction = self.model.interpret(join_outputs(parts, dim=1))
         except NotFiniteError as error:
@@ -235,13 +249,21 @@ class Batch(Job):
                 requests[0].fail(error)
             else:
                 for request in requests:
-                    self._interpret([request])
+                    self._interpret([request], size)
             return
         if rule:
             settled = self.model.settle(prediction, rule)
         else:
             settled = torch.ones(prediction.members.shape[1], dtype=torch.bool)
-        for request, own in _share_inputs(requests):
+        shares = _share_inputs(requests)
+        answered = settled.clone()
+        for request, own in shares:
+            if request.reservation is None:  # a warm-up
+                answered[own] = False
+        if answered.any():
+            told = prediction if answered.all() else prediction.of_inputs(answered.nonzero()[:, 0])
+            self._observer.answer(self.model, told, self.model.find_calibration(rule))
+        for request, own in shares:
             request.take(prediction.of_inputs(own), settled[own], self.ensemble.seed)
 
 

@@ -7,6 +7,10 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 
+from models.model import Model
+from models.predictions.detection import Calibration
+from models.predictions.prediction import Prediction
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +43,9 @@ class Observer:
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
+    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+        """Called before inputs are answered, with their prediction and what it is judged by."""
+
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         """Called when a consumer gets elements of a sequence, now and `last` before that, if not for the first time."""
 
@@ -68,6 +75,9 @@ class GuardedObserver(Observer):
 
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
+
+    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+        self._tell("answer", partial(self._observer.answer, model, prediction, calibration))
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         self._tell("hand_over", partial(self._observer.hand_over, model, elements, last, origin))

@@ -192,7 +192,8 @@ class Scheduler(Generic[QueuedRequest]):
         """Adapts a model's budget to the time of a step."""
         if model is None:
             return
-        if seconds > STEP_SECONDS or cost > budget / 2:  # a short, cheap step says nothing about larger ones
-            estimate = min(cost * STEP_SECONDS / seconds, 4 * budget) if seconds > 0 else 4 * budget
+        estimate = min(cost * STEP_SECONDS / seconds, 4 * budget) if seconds > 0 else 4 * budget
+        # A cheap step takes longer for its cost than others do, so it may say that more is possible, but not less.
+        if estimate > budget or seconds > STEP_SECONDS or cost > budget / 2:
             budget = max(1, int((budget * estimate) ** 0.5))  # the geometric mean, as some steps are slow by chance
         self._budgets[model] = budget

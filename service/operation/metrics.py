@@ -154,6 +154,22 @@ class ServiceMetrics(Observer):
         self._step_cost.observe(cost)
         self._end_stage("forward", model, start, [origin.context for origin in origins])
 
+    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+        """Counts uncertainty and flags, which reveal drift. The flags are those of the default rate, or of the rate by
+        whose rule the ensembles grew.
+
+        For numbers, the uncertainty is the relative deviation. It has no bound, but has the same unit for all models,
+        and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
+        noise.
+        """
+        self._predictions.labels(model.name).inc(prediction.members.shape[1])
+        for name, quantity in model.task.quantities.items():
+            if quantity.monitored:
+                _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
+        if calibration:
+            for flag, judgement in calibration.judge(prediction).items():
+                self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
+
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         self._symbols.labels(model).inc(elements)
         now = time.perf_counter()
@@ -174,22 +190,6 @@ class ServiceMetrics(Observer):
         start = time.perf_counter()
         yield
         self._end_stage(stage, model, start, [copy_context()])
-
-    def count_answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
-        """Counts an answer's uncertainty and flags, which reveal drift. The flags are those of the default rate, or of
-        the rate by whose rule the ensembles grew.
-
-        For numbers, the uncertainty is the relative deviation. It has no bound, but has the same unit for all models,
-        and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
-        noise.
-        """
-        self._predictions.labels(model.name).inc(prediction.members.shape[1])
-        for name, quantity in model.task.quantities.items():
-            if quantity.monitored:
-                _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
-        if calibration:
-            for flag, judgement in calibration.judge(prediction).items():
-                self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
 
     def count_request(self, route: str, method: str, status: int, seconds: float, cancelled: bool) -> None:
         """Counts a request that has ended.

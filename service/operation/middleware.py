@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,14 +60,7 @@ class Exchange:
         """Name of the client, for its share of queues: its key's, or else its address."""
         if (key := self.scope.get("hyperdraw.key")) is not None:
             return f"key {key}"
-        host = self.scope["client"][0] if self.scope.get("client") else ""
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return str(host)
-        if address.version == 6:  # a client usually has a whole network of addresses
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        return _name_host(self.scope["client"][0] if self.scope.get("client") else "")
 
     @property
     def client_left(self) -> bool:
@@ -168,3 +162,15 @@ class Accounting:
             "key": scope.get("hyperdraw.key"),
         }
         logger.info("request", extra=entry)
+
+
+@lru_cache(maxsize=4096)
+def _name_host(host: str) -> str:
+    """The name of a client without a key."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 6:  # a client usually has a whole network of addresses
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
