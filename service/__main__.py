@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from models.device import DeviceError
 from models.memory import keep_freed_memory
+from models.processors import choose_threads
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.decoding.pool import DecoderError
@@ -147,6 +148,7 @@ def serve(settings: Settings) -> None:
     """
     check_address(settings.host, settings.port)
     keep_freed_memory()
+    choose_threads(settings.threads)
     configure_logs(settings.log_format, settings.log_level)
     settings = limit_connections(settings)
     app = create_app(settings)

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     )
     max_model_bytes: Count = Field(default=MODEL_BYTES, description="Most memory for all models together, in bytes.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto: cuda if available, otherwise cpu.")
+    threads: Count | None = Field(
+        default=None,
+        description="Threads that compute together on the CPU; by default as many as PyTorch would use, but no more "
+        "than the processors that the process may run on, and than its container's share of their time.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Precision of the networks that answer, and of their products; auto: bfloat16 if the device "

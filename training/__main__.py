@@ -10,6 +10,7 @@ import typer
 from models.device import choose_device
 from models.precision import Precision
 from models.predictions.perturbation import Norm
+from models.processors import choose_threads
 from models.sequences.checkpoint import is_sequence_checkpoint
 from training.backbone_command import backbone_command
 from training.endings import INTERRUPTED, conclude, explain_errors
@@ -77,6 +78,7 @@ def train_command(
     ] = False,
 ) -> None:
     """Takes the flags that stand before a command."""
+    choose_threads()
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
