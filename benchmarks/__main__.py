@@ -19,7 +19,8 @@ from benchmarks.memory import measure_large_memory, measure_memory
 from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
 from benchmarks.sequences import measure_sequences
-from benchmarks.serving import measure_backbone, measure_download, measure_service
+from benchmarks.serving import measure_backbone, measure_download, measure_neighbours, measure_service
+from benchmarks.stages import measure_stages
 from benchmarks.streams import measure_streams
 from benchmarks.training_step import measure_training
 from models.checkpoint import load_checkpoint
@@ -43,6 +44,7 @@ class Part(StrEnum):
 
     EVALUATOR = "evaluator"
     RESIDUAL = "residual"
+    STAGES = "stages"
     SAMPLER = "sampler"
     TRAINING = "training"
     SEQUENCES = "sequences"
@@ -87,13 +89,14 @@ def main(
     parts: dict[Part, Callable[[], Iterable[Ratio]]] = {
         Part.EVALUATOR: lambda: measure_evaluator("evaluator", load_checkpoint(MODEL, chosen).sampler, chosen),
         Part.RESIDUAL: lambda: measure_residual(chosen),
+        Part.STAGES: lambda: measure_stages(MODEL, chosen),
         Part.SAMPLER: lambda: measure_samplers(chosen),
         Part.TRAINING: lambda: measure_training(chosen),
         Part.SEQUENCES: lambda: measure_sequences(chosen),
         Part.STREAMS: lambda: measure_streams(WRITER, chosen),
         Part.MEMORY: lambda: chain(measure_memory(MODEL), measure_large_memory()),
         Part.WEIGHTS: lambda: measure_downloads(chosen),
-        Part.SERVICE: lambda: measure_service(MODEL, chosen),
+        Part.SERVICE: lambda: chain(measure_service(MODEL, chosen), measure_neighbours(MODEL, chosen)),
     }
     if model is not None:
         parts[Part.BACKBONE] = lambda: measure_backbone(model, chosen)

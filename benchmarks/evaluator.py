@@ -10,6 +10,7 @@ from benchmarks.machine import MatrixProduct
 from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
+from models.precision import DTYPES, choose_precision
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork
 
@@ -38,6 +39,7 @@ def measure_evaluator(
     operations = count_operations(target)
     for networks, counts in cases.items():
         weights = sampler.sample(0, range(networks))
+        arranged = {dtype: target.arrange(weights, dtype) for dtype in DTYPES.values()}
         for count in counts:
             inputs = torch.randn(count, *target.input_shape, device=device)
             functions: dict[str, Callable[[], object]] = {
@@ -47,6 +49,7 @@ def measure_evaluator(
             if networks == 100:
                 functions["vmap"] = partial(forward_vmap, target, weights, inputs)
                 functions["loop"] = partial(forward_loop, target, weights, inputs)
+                functions |= {name: partial(target.forward, arranged[dtype], inputs) for name, dtype in DTYPES.items()}
             times = measure_times(functions, device)
             case = f"{networks:,} networks × {count} inputs"
             share = operations * networks * count / times["ours"] / (product.operations / times["product"])
@@ -54,3 +57,7 @@ def measure_evaluator(
             for way in ("vmap", "loop"):
                 if way in times:
                     yield Ratio(part, case, times[way] / times["ours"], f"times as fast as {way}")
+            if "bfloat16" in times and choose_precision(device) == "bfloat16":
+                rounded, own = times["bfloat16"], f"{case} in bfloat16"
+                yield Ratio(part, own, times["float32"] / rounded, "times as fast as in float32", rounded)
+                yield Ratio(part, own, times["vmap"] / rounded, "times as fast as vmap in float32")

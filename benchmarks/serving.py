@@ -1,6 +1,7 @@
 """The service, against its own engine in process and against other servers that host the same checkpoint.
 
-A client sends one image and asks for 100 fresh networks. The servers and their clients share this machine.
+A client sends one image and asks for 100 fresh networks, or for as many as the image needs. The servers and their
+clients share this machine.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +23,20 @@ from benchmarks.timing import measure_times
 from models.checkpoint import load_checkpoint
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image, encode_image
+from models.precision import choose_precision
 from models.predictions.prediction import split_members
 from service.engine.engine import Engine
 
 IMAGE = ROOT / "service" / "static" / "examples" / "seven.png"
+"""An image that 10 networks answer, as they do most of MNIST's."""
+HARD_IMAGE = IMAGE.with_name("ambiguous.png")
+"""One that takes all networks."""
 ENVIRONMENTS = ROOT / "benchmarks" / "environments"
 NEEDED = ("numpy", "pydantic", "safetensors", "pillow")
 """By what the servers host, besides PyTorch."""
 
 CLIENTS = (1, 8, 64)
+NEIGHBOURS = 2
 NETWORKS = 1000
 """That are downloaded."""
 SECONDS = 6.0
@@ -60,8 +67,10 @@ SERVERS = (
 
 def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
     """HTTP against the engine in process, then against other servers."""
+    command, path = make_command(directory, device), f"/v1/models/{directory.name}/predict"
     alone = _measure_engine(directory, device)
-    ours = _measure_server(make_command(directory, device), f"/v1/models/{directory.name}/predict", {})
+    ours = _measure_server(command, path, {})
+    grown = _measure_server(command, f"{path}?ensemble_size=auto", {})
     for clients in CLIENTS:
         engine, http, case = alone[clients], ours[clients], f"{clients} clients"
         share = http.throughput / engine.throughput
@@ -70,6 +79,10 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
         yield Ratio("service", case, latency, "p50 of the engine in process", http.quantile(0.5), True)
         late = http.quantile(0.99) / engine.quantile(0.99)
         yield Ratio("service", case, late, "p99 of the engine in process", http.quantile(0.99), True)
+    yield from _compare(ours, _measure_server(command, path, {"HYPERDRAW_PRECISION": "float32"}), "", "float32")
+    yield from _compare(grown, ours, "as many networks as needed", "100 networks")
+    hard, fixed = (_measure_server(command, own, {}, HARD_IMAGE) for own in (f"{path}?ensemble_size=auto", path))
+    yield from _compare(hard, fixed, "as many as needed by a hard image", "100 networks")
     for server in SERVERS:
         theirs = _measure_server(_install(server), server.path, {"HYPERDRAW_PEER_CHECKPOINT": str(directory)})
         for clients in CLIENTS:
@@ -79,6 +92,30 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
             for share in (0.5, 0.99):
                 ratio = we.quantile(share) / they.quantile(share)
                 yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share), True)
+        yield from _compare(grown, theirs, "as many networks as needed", server.name)
+
+
+def _compare(ours: Mapping[int, Load], theirs: Mapping[int, Load], how: str, of: str) -> Iterator[Ratio]:
+    for clients in CLIENTS:
+        we, they, case = ours[clients], theirs[clients], ", ".join(filter(None, [f"{clients} clients", how]))
+        yield Ratio("service", case, we.throughput / they.throughput, f"answers a second of {of}", 1 / we.throughput)
+        latency = we.quantile(0.5) / they.quantile(0.5)
+        yield Ratio("service", case, latency, f"p50 of {of}", we.quantile(0.5), True)
+
+
+def measure_neighbours(directory: Path, device: torch.device) -> Iterator[Ratio]:
+    """One client's answers beside processes that are as busy as they can be, against those without."""
+    command, path = make_command(directory, device), f"/v1/models/{directory.name}/predict"
+    busy = [sys.executable, "-c", "while True: pass"]
+    quiet = _measure_server(command, path, {}, clients=(1,))[1]
+    with ExitStack() as stack:
+        for process in [subprocess.Popen(busy) for _ in range(NEIGHBOURS)]:
+            stack.callback(process.kill)
+        beside = _measure_server(command, path, {}, clients=(1,))[1]
+    for share in (0.5, 0.99):
+        ratio = beside.quantile(share) / quiet.quantile(share)
+        case = f"1 client beside {NEIGHBOURS} busy processes"
+        yield Ratio("service", case, ratio, f"p{100 * share:.0f} without them", beside.quantile(share), True)
 
 
 def measure_download(directory: Path, device: torch.device) -> Iterator[Ratio]:
@@ -128,7 +165,7 @@ def _write_request(image: bytes) -> bytes:
 
 
 def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
-    engine = Engine(device)
+    engine = Engine(device, precision=choose_precision(device))
     model = engine.load(directory)
     engine.warm_up(model)
     spec = model.input
@@ -146,13 +183,19 @@ def _measure_engine(directory: Path, device: torch.device) -> dict[int, Load]:
     return loads
 
 
-def _measure_server(command: Sequence[str], path: str, variables: Mapping[str, str]) -> dict[int, Load]:
-    body = _write_request(IMAGE.read_bytes())
+def _measure_server(
+    command: Sequence[str],
+    path: str,
+    variables: Mapping[str, str],
+    image: Path = IMAGE,
+    clients: Sequence[int] = CLIENTS,
+) -> dict[int, Load]:
+    body = _write_request(image.read_bytes())
     with run_server(command, variables) as port:
 
         async def measure() -> dict[int, Load]:
             await wait_for(lambda: _ask_once(port, path, body))
-            return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in CLIENTS}
+            return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in clients}
 
         return asyncio.run(measure())
 

@@ -236,7 +236,7 @@ def draw(
     """Draws some members of a seed, for `evaluate_draw`. The other arguments are those of `evaluate`."""
     noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
     noise = spec.draw_noise(seed, noisy) if noisy else None
-    with multiply_in(precision, sampler.device):
+    with multiply_in(precision if sampler.multiplies else "float32", sampler.device):
         weights = sampler.sample(seed, members)
     return Draw(seed, members, sampler.target.arrange(weights, DTYPES[precision]), noise)
 

@@ -30,6 +30,9 @@ class WeightSampler(nn.Module, ABC):
     num_networks: int | None = None
     """Number of networks, which are drawn without replacement; None if every draw gives new ones."""
 
+    multiplies: bool = False
+    """Whether a draw consists of matrix products, which a coarser precision makes faster."""
+
     def __init__(self, target: TargetNetwork, latent_size: int) -> None:
         super().__init__()
         self.target = target
@@ -118,6 +121,8 @@ class Hypernetwork(WeightSampler):
 
     joint_code_size: int
     """C."""
+
+    multiplies = True
 
     @abstractmethod
     def mix(self, latents: Tensor) -> Tensor:

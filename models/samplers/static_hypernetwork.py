@@ -54,6 +54,8 @@ class StaticHypernetworkConfig:
 class StaticHypernetwork(ModalSampler):
     """The generator, the embeddings, and the parameters that are learned directly."""
 
+    multiplies = True
+
     def __init__(self, config: StaticHypernetworkConfig, target: TargetNetwork) -> None:
         super().__init__(target, config.modes, config.latent_size)
         self.config = config

@@ -9,14 +9,21 @@ import pytest
 import torch
 
 from models.checkpoint import MethodConfig, load_checkpoint, save_checkpoint
-from models.precision import multiply_in
+from models.inputs.image import ImageSpec
+from models.precision import Precision, multiply_in
+from models.predictions.prediction import draw
 from models.samplers.modes import ModalSampler
 from models.samplers.sampler import VariationalSampler, WeightSampler
 from models.targets.layers import Activation, Convolution, Flatten, Linear, Normalization, Residual
 from models.targets.target import TargetNetwork, Weights
+from models.tasks.classification import Classification
 from tests.checkpoints import make_config
 from tests.conftest import SMALL_TARGET
 from tests.samplers import CONFIGS, MAKES_ANY_TARGET, MAKES_FILTERS
+
+SPEC = ImageSpec(channels=1, height=12, width=12, mean=(0.5,), std=(0.5,))
+TASK = Classification(tuple("0123456789"))
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 @cache
@@ -60,6 +67,16 @@ def test_bfloat16_only_rounds(sampler: WeightSampler) -> None:
         rounded = sampler.sample(7, range(5))
     for name, tensor in exact.items():
         assert (rounded[name] - tensor).norm() <= 0.02 * tensor.norm()
+
+
+def test_a_draw_in_bfloat16_rounds_only_what_it_evaluates(sampler: WeightSampler) -> None:
+    """Without products, the networks are those of float32, rounded once."""
+    exact, rounded = (draw(sampler, SPEC, TASK, 7, range(5), p).weights for p in PRECISIONS)
+    for name, tensor in exact.items():
+        last = name.startswith(SMALL_TARGET.weighted_layers[-1])
+        assert rounded[name].dtype == (torch.float32 if last else torch.bfloat16) or sampler.multiplies
+        if not sampler.multiplies:
+            assert torch.equal(rounded[name], tensor.to(rounded[name].dtype))
 
 
 def test_other_addresses_are_other_networks(sampler: WeightSampler) -> None:
