@@ -56,7 +56,8 @@ def show_provenance(console: Console, answer: Prediction) -> None:
     """Shows which networks answered, and how to read the bars."""
     temperature = getattr(answer, "temperature", None)
     calibrated = f", temperature {temperature:.3g}" if temperature else ""
-    origin = f"{_count_networks(answer)} of {answer.model.name}, seed {answer.seed}{calibrated}"
+    rounded = "" if answer.precision in (None, "float32") else f", {answer.precision}"
+    origin = f"{_count_networks(answer)} of {answer.model.name}, seed {answer.seed}{rounded}{calibrated}"
     console.print(Text(printable(origin), "dim"))
     if np.all(answer.ensemble_size == 1):
         console.print(Text("a single network cannot disagree with others, so nothing is epistemic", "dim"))

@@ -27,7 +27,8 @@ def test_predict_says_what_the_service_says(ask: Ask, address: str, client: http
 
     assert isinstance(answer, hyperdraw.Classification)
     assert vars(answer.model) == said["model"]
-    assert {"size": answer.ensemble_size, "seed": answer.seed, "temperature": answer.temperature} == said["ensemble"]
+    named = {name: getattr(answer, name) for name in ("seed", "precision", "temperature")}
+    assert {"size": answer.ensemble_size, **named} == said["ensemble"]
     assert (len(answer), answer.probabilities.shape, answer.classes) == (2, (2, 10), tuple("0123456789"))
     assert answer.members is not None
     assert answer.members.shape == (20, 2, 10)

@@ -6,6 +6,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from hyperdraw import Client
+from hyperdraw.terminal import show_provenance
+from rich.console import Console
 from tritonclient.http import InferenceServerClient
 
 from models.inputs.pixels import encode_image
@@ -26,9 +29,15 @@ def test_bfloat16_only_rounds_answers(checkpoints: Path, client: httpx.Client, m
         serve(create_app(Settings(checkpoints=checkpoints, precision="bfloat16"))) as address,
         httpx.Client(base_url=address) as rounding,
         InferenceServerClient(address.removeprefix("http://")) as triton,
+        Client(address) as ours,
     ):
+        told = ours.predict(images, model="digits", seed=7)
         rounded = rounding.post("/v1/models/digits/predict", files=files, params={"seed": 7}).json()
         found = triton.infer("digits", [give(np.array(images, dtype=object), "encoded_images")], parameters={"seed": 7})
+    console = Console(record=True, width=100)
+    show_provenance(console, told)
+    assert "100 networks of digits, seed 7, bfloat16, temperature" in console.export_text()
+    assert told.precision == "bfloat16"
     assert exact["ensemble"]["precision"] == "float32"
     assert rounded["ensemble"]["precision"] == "bfloat16"
     assert found.get_response()["parameters"]["precision"] == "bfloat16"
