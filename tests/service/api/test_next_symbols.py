@@ -59,7 +59,7 @@ class TestPrediction:
         response = client.post("/v1/models/writer/predict", params=query, json={"inputs": TEXTS})
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
-        assert answer["ensemble"] == {"size": 5, "seed": 7}
+        assert answer["ensemble"] == {"size": 5, "seed": 7, "precision": "float32"}
         for text, found in zip(TEXTS, answer["predictions"], strict=True):
             expected = predict_next(writer, text, 7, 5)
             assert found["probabilities"] == pytest.approx(expected.mean(0).tolist(), abs=1e-6)

@@ -89,7 +89,8 @@ def test_prediction_is_what_the_model_says(client: httpx.Client, checkpoint: Che
     assert response.status_code == 200
     answer = response.json()
     assert answer["model"] == {"name": "digits", "version": checkpoint.version, "method": "hypergan"}
-    assert answer["ensemble"] == {"size": 20, "seed": 7, "temperature": pytest.approx(1, abs=0.5)}
+    ensemble = {"size": 20, "seed": 7, "precision": "float32", "temperature": pytest.approx(1, abs=0.5)}
+    assert answer["ensemble"] == ensemble
     assert len(answer["predictions"]) == 3
 
     spec = checkpoint.config.input

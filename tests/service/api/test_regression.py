@@ -62,7 +62,7 @@ def test_prediction_is_what_the_networks_say(cubic_client: httpx.Client, cubic: 
     )
     assert response.status_code == 200, response.text
     answer = response.json()
-    assert answer["ensemble"] == {"size": 20, "seed": 7}
+    assert answer["ensemble"] == {"size": 20, "seed": 7, "precision": "float32"}
     config = cubic.config
     inputs = config.input.prepare(torch.tensor(rows))
     members = config.task.predict(evaluate_members(cubic.sampler, inputs, seed=7, size=20)).double()
