@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import torch
 
+from models.targets.target import TargetNetwork
+
 Precision = Literal["float32", "bfloat16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -16,6 +18,14 @@ def choose_precision(device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     multiplies = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()  # no name is public
     return "bfloat16" if multiplies else "float32"
+
+
+def limit_precision(precision: Precision, target: TargetNetwork) -> Precision:
+    """The precision in which a target network answers: a coarser one only for images.
+
+    Networks of vectors are too small to get faster, and numbers that they predict should change smoothly.
+    """
+    return precision if len(target.input_shape) == 3 else "float32"
 
 
 def multiply_in(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

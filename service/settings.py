@@ -111,8 +111,8 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Precision of the networks that answer, and of their products; auto: bfloat16 if the device "
-        "multiplies it, otherwise float32. Downloads, attacks and sequences are in float32. Every answer names it.",
+        description="Precision of the networks that answer for images, and of their products; auto: bfloat16 if the "
+        "device multiplies it, otherwise float32. All else is in float32. Every answer names its precision.",
     )
     freshness: Policy = Field(
         default="batch",

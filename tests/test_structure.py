@@ -31,7 +31,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "noise": set(),
         "device": set(),
         "memory": set(),
-        "precision": set(),
+        "precision": {"targets"},
         "processors": set(),
         "files": set(),
         "foreign_files": set(),

@@ -22,7 +22,7 @@ from models.checkpoint import load_checkpoint
 from models.device import works
 from models.examples import load_examples
 from models.model import Model
-from models.precision import Precision
+from models.precision import Precision, limit_precision
 from models.predictions.stopping import StoppingRule
 from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.frozen import Outlook
@@ -95,7 +95,7 @@ class Engine:
     ) -> None:
         self.device = device
         self.precision: Precision = precision
-        """Precision of the networks that answer, and of their products."""
+        """Precision of the networks that answer for images, and of their products."""
         self.admission = Admission(queue_cost)
         """The limit on waiting inputs × networks."""
         self._observer = GuardedObserver(observer or Observer())
@@ -253,7 +253,7 @@ class Engine:
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
         examples = load_examples(directory, checkpoint.config.input)
         self._add(Computation(_move(checkpoint.sampler, self.device))).result()
-        return Model(checkpoint, examples, self.precision)
+        return Model(checkpoint, examples, limit_precision(self.precision, checkpoint.config.target))
 
     def load_sequences(self, directory: Path, most_bytes: int | None = None) -> SequenceModel:
         """Loads a checkpoint for sequences, as `load` does others."""

@@ -111,10 +111,9 @@ class ForeignGrowthMetrics:
 class WholeMetrics:
     """Metrics of the whole ensemble on the test inputs, in some precision."""
 
-    accuracy: float | None
-    """None if there are no classes."""
+    accuracy: float
     nll: float
-    """In nats, at the calibrated temperature if there are classes."""
+    """In nats, at the calibrated temperature."""
     flagged: dict[Flag, float]
     """Share for which each flag is raised, at the default budget."""
 
@@ -125,7 +124,7 @@ class RoundedOutlierMetrics:
 
     dataset: str
     exact_auroc: float
-    """By predictive entropy, or by the relative deviation of numbers."""
+    """By predictive entropy."""
     auroc: float
     exact_flagged: float
     """Share flagged as out of distribution, at the default budget."""
@@ -140,7 +139,7 @@ class RoundingMetrics:
     differing: float
     """Share of test inputs whose label, or a flag at the default budget, is another."""
     mean_change: float
-    """Mean absolute change of the predictive entropy in nats, or of the relative deviation of numbers."""
+    """Mean absolute change of the predictive entropy, in nats."""
     largest_change: float
     exact: WholeMetrics
     """In float32."""
@@ -272,7 +271,6 @@ class RegressionMetrics:
     flags: tuple[FlagMetrics, ...]
     layer_norms: dict[str, Spread]
     beyond: tuple[BeyondMetrics, ...]
-    rounding: RoundingMetrics | None = None
     version: str | None = None
     """Version of the checkpoint that was measured; None in older files."""
     intervals: tuple[IntervalMetrics, ...] = ()
@@ -319,7 +317,7 @@ def keep_sets(metrics: Metrics, earlier: Metrics | None) -> Metrics:
             return replace(metrics, outliers=tuple(outliers.values()), rounding=rounding)
         case RegressionMetrics(), RegressionMetrics() if earlier.version in (None, metrics.version):
             beyond = {row.dataset: row for row in (*earlier.beyond, *metrics.beyond)}
-            return replace(metrics, beyond=tuple(beyond.values()), rounding=metrics.rounding or earlier.rounding)
+            return replace(metrics, beyond=tuple(beyond.values()))
     return metrics
 
 

@@ -10,17 +10,18 @@ from torch import Tensor
 from models.precision import Precision
 from models.predictions.detection import Calibration
 from models.predictions.prediction import Outputs, Prediction, ScoreName, interpret
+from models.tasks.classification import Classification
 from models.tasks.kind import Flag
-from models.tasks.task import Task
 from training.evaluation.answers import read_answers
 from training.evaluation.measures import measure_accuracy, measure_auroc, measure_nll
 from training.evaluation.metrics import RoundedOutlierMetrics, RoundingMetrics, WholeMetrics
-from training.evaluation.regression import measure_regression_nll
 from training.evaluation.summaries import measure_share
+
+SCORE: ScoreName = "predictive_entropy"
 
 
 def measure_rounding(
-    task: Task,
+    task: Classification,
     calibration: Calibration,
     precision: Precision,
     labels: Tensor,
@@ -30,17 +31,16 @@ def measure_rounding(
     """Compares the outputs of the same members in float32 and in another precision.
 
     Args:
-        task: the task.
+        task: the classes.
         calibration: the calibration, measured in float32.
         precision: the other precision.
         labels: labels of the test inputs, [B].
         exact: outputs by set in float32; that of the test inputs is `test`.
         rounded: the same in the other precision.
     """
-    score: ScoreName = "predictive_entropy" if task.has_classes else "relative_deviation"
     pairs = {name: (interpret(task, exact[name]), interpret(task, rounded[name])) for name in exact}
     one, other = pairs.pop("test")
-    change = (one.score(score) - other.score(score)).abs()
+    change = (one.score(SCORE) - other.score(SCORE)).abs()
     own, others = (read_answers(calibration, each, calibration.default_rate) for each in (one, other))
     return RoundingMetrics(
         precision=precision,
@@ -52,8 +52,8 @@ def measure_rounding(
         outliers=tuple(
             RoundedOutlierMetrics(
                 dataset=name,
-                exact_auroc=measure_auroc(one.score(score), before.score(score)),
-                auroc=measure_auroc(other.score(score), after.score(score)),
+                exact_auroc=measure_auroc(one.score(SCORE), before.score(SCORE)),
+                auroc=measure_auroc(other.score(SCORE), after.score(SCORE)),
                 exact_flagged=_measure_flagged(calibration, before)["out_of_distribution"],
                 flagged=_measure_flagged(calibration, after)["out_of_distribution"],
             )
@@ -63,12 +63,9 @@ def measure_rounding(
 
 
 def _measure_whole(calibration: Calibration, prediction: Prediction, labels: Tensor) -> WholeMetrics:
-    if prediction.task.has_classes:
-        logs = calibration.temper(prediction.log_probabilities, prediction.size)
-        accuracy, nll = measure_accuracy(logs, labels), measure_nll(logs, labels)
-    else:
-        accuracy, nll = None, measure_regression_nll(prediction, labels)
-    return WholeMetrics(accuracy, nll, _measure_flagged(calibration, prediction))
+    logs = calibration.temper(prediction.log_probabilities, prediction.size)
+    flagged = _measure_flagged(calibration, prediction)
+    return WholeMetrics(measure_accuracy(logs, labels), measure_nll(logs, labels), flagged)
 
 
 def _measure_flagged(calibration: Calibration, prediction: Prediction) -> dict[Flag, float]:

@@ -12,7 +12,7 @@ from models.checkpoint_files import CheckpointError, digest_config
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
 from models.inputs.vector import VectorSpec
-from models.precision import Precision
+from models.precision import Precision, limit_precision
 from models.predictions.anchor import Anchor
 from models.predictions.density import FeatureDensity, fit_density, fit_feature_density
 from models.predictions.detection import Calibration, list_scores
@@ -20,6 +20,7 @@ from models.predictions.perturbation import Norm
 from models.predictions.prediction import Outputs, join_outputs
 from models.predictions.stopping import Stopping
 from models.samplers.sampler import WeightSampler
+from models.tasks.classification import Classification
 from training.data.dataset import Dataset
 from training.data.datasets import load_training_data
 from training.data.features import cache_features
@@ -33,7 +34,14 @@ from training.evaluation.calibration import calibrate
 from training.evaluation.evaluation import evaluate_parts, evaluate_sets
 from training.evaluation.evidence import gather_evidence, save_evidence, trace_origin
 from training.evaluation.measurement import measure_checkpoint
-from training.evaluation.metrics import DensityMetrics, Metrics, RoundingMetrics, keep_sets, load_metrics, save_metrics
+from training.evaluation.metrics import (
+    ClassificationMetrics,
+    Metrics,
+    RoundingMetrics,
+    keep_sets,
+    load_metrics,
+    save_metrics,
+)
 from training.evaluation.rounding import measure_rounding
 from training.evaluation.stopping import can_pass, learn_rules
 from training.progress import track
@@ -113,6 +121,9 @@ def evaluate_directory(
         DatasetError: if data is missing or damaged.
     """
     checkpoint, dataset = load_with_dataset(directory, data, device)
+    if limit_precision(precision, checkpoint.config.target) != precision:
+        reason = "is not for images, so services answer in float32; leave out --precision"
+        raise CheckpointError(directory / "config.json", reason)
     outliers = load_outliers(checkpoint.config.training.dataset, data, folders, checkpoint.config.input)
     if checkpoint.calibration is None and not isinstance(dataset, Mixture):
         training = checkpoint.config.training
@@ -343,7 +354,7 @@ def measure_directory(
     earlier = load_metrics(checkpoint)
     outputs = evaluate_sets(checkpoint, dataset, outliers)
     metrics = measure_checkpoint(checkpoint, dataset, outputs)
-    if precision != "float32" and not isinstance(metrics, DensityMetrics):
+    if precision != "float32" and isinstance(metrics, ClassificationMetrics):
         metrics = replace(metrics, rounding=_compare(checkpoint, dataset, outliers, outputs, precision))
     metrics = keep_sets(metrics, earlier)
     if isinstance(dataset, Dataset) and dataset.task.has_classes:
@@ -362,9 +373,9 @@ def _compare(
     precision: Precision,
 ) -> RoundingMetrics:
     """What a precision changes, beside the outputs in float32."""
+    task, calibration = checkpoint.config.task, checkpoint.calibration
     assert isinstance(dataset, Dataset)
-    assert checkpoint.calibration is not None
+    assert isinstance(task, Classification)
+    assert calibration is not None
     rounded = evaluate_sets(checkpoint, dataset, outliers, precision)
-    return measure_rounding(
-        checkpoint.config.task, checkpoint.calibration, precision, dataset.test.labels, exact, rounded
-    )
+    return measure_rounding(task, calibration, precision, dataset.test.labels, exact, rounded)

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.model import Model
 from models.predictions.prediction import Outputs, evaluate
+from models.tasks.classification import Classification
+from tests.checkpoints import save_curve
 from tests.engine import draw_images
 from training.__main__ import app
 from training.evaluation.metrics import ClassificationMetrics, load_metrics
@@ -26,6 +28,7 @@ def ask(checkpoint: Checkpoint, seed: int) -> Outputs:
 
 def test_what_is_the_same_does_not_differ(checkpoint: Checkpoint) -> None:
     outputs, task, calibration = ask(checkpoint, 7), checkpoint.config.task, checkpoint.calibration
+    assert isinstance(task, Classification)
     assert calibration is not None
     sets = {"test": outputs, "others": outputs.of_inputs(slice(0, 9))}
     found = measure_rounding(task, calibration, "bfloat16", torch.arange(30) % 10, sets, sets)
@@ -38,6 +41,7 @@ def test_what_is_the_same_does_not_differ(checkpoint: Checkpoint) -> None:
 def test_what_differs_is_counted(checkpoint: Checkpoint) -> None:
     """Of 30 images, six get the logits of other images, of which one has another label."""
     outputs, task, calibration = ask(checkpoint, 7), checkpoint.config.task, checkpoint.calibration
+    assert isinstance(task, Classification)
     assert calibration is not None
     labels = torch.softmax(outputs.plain, -1).mean(0).argmax(-1)
     turned = replace(outputs, plain=outputs.plain.roll(1, dims=-1))
@@ -80,3 +84,10 @@ def test_evaluate_measures_it_and_the_card_tells(measured: Path) -> None:
 def test_a_card_without_it_has_no_section(checkpoint: Checkpoint) -> None:
     assert describe_rounding(None) == ""
     assert describe_rounding(load_metrics(checkpoint)) == ""
+
+
+def test_models_of_vectors_have_none(tmp_path: Path) -> None:
+    save_curve(tmp_path / "curve")
+    refused = CliRunner().invoke(app, ["evaluate", str(tmp_path / "curve"), "--precision", "bfloat16", "--quiet"])
+    assert refused.exit_code == 1
+    assert "is not for images, so services answer in float32" in " ".join(refused.output.split())
