@@ -56,7 +56,7 @@ export const createResults = (root) => {
 
       root.classList.remove("empty");
       const mean = size === 1 ? "of one network" : `mean of ${networks}`;
-      showHeadline(label, probability, settled ? `${mean}; more would not change the answer` : mean);
+      showHeadline(label, probability, settled ? `${mean}; more would hardly change it` : mean);
       showVerdict(verdict.kind, verdict.title, verdict.detail);
       showClasses(probabilities, prediction.member_probabilities ?? [], winner);
       showEntropy(uncertainty, model.task.classes.length, prediction.flags?.out_of_distribution);

@@ -500,7 +500,7 @@ def test_a_key_is_asked_for(browser: webdriver.Chrome, checkpoints: Path, tmp_pa
     read_requests(browser)
 
 
-def test_networks_stop_when_more_would_not_change_the_answer(
+def test_networks_stop_when_more_would_hardly_change_the_answer(
     browser: webdriver.Chrome, grown: tuple[Path, StoppingRule, list[bytes]], tmp_path: Path
 ) -> None:
     store, _, images = grown
@@ -512,7 +512,7 @@ def test_networks_stop_when_more_would_not_change_the_answer(
         wait_until(lambda: "mean of 100 networks" in page.text("#ensemble"))
         assert page.find("#flags").is_displayed()
         page.find("#auto").click()
-        wait_until(lambda: "more would not change the answer" in page.text("#ensemble"))
+        wait_until(lambda: "more would hardly change it" in page.text("#ensemble"))
         networks = int(page.text("#ensemble").split()[2])
         assert networks < 100
         assert page.text("#variation-ratio").endswith(f" of {networks}")
