@@ -84,7 +84,9 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
     hard, fixed = (_measure_server(command, own, {}, HARD_IMAGE) for own in (f"{path}?ensemble_size=auto", path))
     yield from _compare(hard, fixed, "as many as needed by a hard image", "100 networks")
     for server in SERVERS:
-        theirs = _measure_server(_install(server), server.path, {"HYPERDRAW_PEER_CHECKPOINT": str(directory)})
+        peer, variables = _install(server), {"HYPERDRAW_PEER_CHECKPOINT": str(directory)}
+        theirs = _measure_server(peer, server.path, variables)
+        growing = _measure_server(peer, server.path, {**variables, "HYPERDRAW_PEER_GROWS": "1"})
         for clients in CLIENTS:
             case, we, they = f"{clients} clients", ours[clients], theirs[clients]
             faster = we.throughput / they.throughput
@@ -93,6 +95,7 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
                 ratio = we.quantile(share) / they.quantile(share)
                 yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share), True)
         yield from _compare(grown, theirs, "as many networks as needed", server.name)
+        yield from _compare(grown, growing, "as many networks as needed", f"{server.name} that does the same")
 
 
 def _compare(ours: Mapping[int, Load], theirs: Mapping[int, Load], how: str, of: str) -> Iterator[Ratio]:
