@@ -69,6 +69,15 @@ def test_bfloat16_only_rounds(sampler: WeightSampler) -> None:
         assert (rounded[name] - tensor).norm() <= 0.02 * tensor.norm()
 
 
+def test_the_same_address_is_the_same_network_in_bfloat16(sampler: WeightSampler) -> None:
+    """Up to one rounding of each number; on processors that multiply bfloat16 it is mostly none."""
+    many = draw(sampler, SPEC, TASK, 7, range(200), "bfloat16").weights
+    for members in (range(3, 4), range(4), range(3, 20)):
+        for name, tensor in draw(sampler, SPEC, TASK, 7, members, "bfloat16").weights.items():
+            one, other = (each.float() for each in (tensor[members.index(3)], many[name][3]))
+            torch.testing.assert_close(one, other, rtol=0, atol=float(2**-7 * other.abs().max()))
+
+
 def test_a_draw_in_bfloat16_rounds_only_what_it_evaluates(sampler: WeightSampler) -> None:
     """Without products, the networks are those of float32, rounded once."""
     exact, rounded = (draw(sampler, SPEC, TASK, 7, range(5), p).weights for p in PRECISIONS)

@@ -52,6 +52,33 @@ def test_each_input_is_asked_of_as_many_networks_as_it_needs(
     await_idle(engine)
 
 
+def test_one_image_is_asked_of_several_rounds_at_once(
+    engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 networks take little longer than 5, and its answer is still that by the fewest that settle it."""
+    images = draw_images(model, 60)
+    model, rule = add_rules(model, images)
+    steps: list[int] = []
+    evaluate_all = Model.evaluate
+
+    def count(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
+        steps.append(len(draw.members))
+        return evaluate_all(model, draw, inputs)
+
+    monkeypatch.setattr(Model, "evaluate", count)
+    expected = {5: [20], 10: [20], 20: [20], 50: [20, 30], 100: [20, 30, 50]}
+    seen = set()
+    for i in range(60):
+        steps.clear()
+        answer = engine.predict(model, images[i : i + 1], 7, 100, rule=rule).result(PATIENCE)
+        (size,) = check(answer, model, images[i : i + 1], rule)
+        assert steps == expected[size]
+        assert engine.admission.amount == 0
+        seen.add(size)
+    assert seen == set(SIZES)
+    await_idle(engine)
+
+
 def test_an_answer_does_not_depend_on_what_shares_the_batch(engine: Engine, model: Model) -> None:
     """Single images, several, and ensembles of fixed sizes, all by the networks of one seed."""
     images = draw_images(model, 60)
