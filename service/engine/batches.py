@@ -27,6 +27,9 @@ from service.engine.observer import Observer, RequestOrigin
 LEAST_COST = 32
 """Inputs × networks of a step that takes little longer than a smaller one."""
 
+FEW_NETWORKS = 20
+"""Most networks after which others are asked step by step. An input that needs more mostly needs many more."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -204,6 +207,8 @@ class Batch(Job):
         if not growing:
             return max(request.size for request in self._requests)
         stops = min(growing)
+        if self._start >= FEW_NETWORKS:
+            return stops[-1]
         cheap = [stop for stop in stops if (stop - self._start) * inputs <= LEAST_COST]
         return cheap[-1] if cheap else stops[0]
 
