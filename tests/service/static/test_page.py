@@ -519,6 +519,8 @@ def test_networks_stop_when_more_would_hardly_change_the_answer(
         assert not page.find("#flags").is_displayed()
         assert "ensemble_size=auto" in page.text("#answer-curl")
         assert not page.errors()
+        browser.get("about:blank")
+    assert {urlsplit(url).netloc for url in read_requests(browser)} <= {"", urlsplit(address).netloc}
 
 
 def test_a_model_without_rules_does_not_offer_to_stop(page: Page) -> None:

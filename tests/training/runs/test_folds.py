@@ -148,9 +148,11 @@ def test_every_example_has_a_seed_and_the_density_of_its_fold(tmp_path: Path, mo
     table = load_things(tmp_path, "kind", 3)
     calls: list[tuple[int, Tensor, Any]] = []
 
-    def look(sampler: Any, spec: Any, task: Any, inputs: Tensor, seed: int, size: int, density: Any) -> Outputs:
+    def look(
+        sampler: Any, spec: Any, task: Any, inputs: Tensor, seed: int, size: int, density: Any, *more: Any
+    ) -> Outputs:
         calls.append((seed, inputs, density))
-        return evaluate(sampler, spec, task, inputs, seed, size, density)
+        return evaluate(sampler, spec, task, inputs, seed, size, density, *more)
 
     monkeypatch.setattr("training.evaluation.evaluation.evaluate", look)
     assert train(make_session(tmp_path / "model", table), table.dataset)
