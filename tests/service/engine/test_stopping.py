@@ -33,22 +33,28 @@ def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> l
     return asked.tolist()
 
 
+def watch_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The networks and inputs of each step from now on."""
+    steps: list[tuple[int, int]] = []
+    evaluate_all = Model.evaluate
+
+    def count(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
+        steps.append((len(draw.members), len(inputs)))
+        return evaluate_all(model, draw, inputs)
+
+    monkeypatch.setattr(Model, "evaluate", count)
+    return steps
+
+
 def test_each_input_is_asked_of_as_many_networks_as_it_needs(
     engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = draw_images(model, 60)
     model, rule = add_rules(model, images)
-    costs: list[int] = []
-    evaluate_all = Model.evaluate
-
-    def count(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
-        costs.append(len(inputs) * len(draw.members))
-        return evaluate_all(model, draw, inputs)
-
-    monkeypatch.setattr(Model, "evaluate", count)
+    steps = watch_steps(monkeypatch)
     sizes = check(engine.predict(model, images, 7, 100, rule=rule).result(PATIENCE), model, images, rule)
     assert set(sizes) == set(SIZES)
-    assert sum(costs) == sum(size if size <= 20 else 100 for size in sizes)
+    assert sum(networks * inputs for networks, inputs in steps) == sum(size if size <= 20 else 100 for size in sizes)
     await_idle(engine)
 
 
@@ -58,21 +64,14 @@ def test_one_image_is_asked_of_several_rounds_at_once(
     """20 networks take little longer than 5, and its answer is still that by the fewest that settle it."""
     images = draw_images(model, 60)
     model, rule = add_rules(model, images)
-    steps: list[int] = []
-    evaluate_all = Model.evaluate
-
-    def count(model: Model, draw: Draw, inputs: Inputs) -> Outputs:
-        steps.append(len(draw.members))
-        return evaluate_all(model, draw, inputs)
-
-    monkeypatch.setattr(Model, "evaluate", count)
+    steps = watch_steps(monkeypatch)
     expected = {5: [20], 10: [20], 20: [20], 50: [20, 80], 100: [20, 80]}
     seen = set()
     for i in range(60):
         steps.clear()
         answer = engine.predict(model, images[i : i + 1], 7, 100, rule=rule).result(PATIENCE)
         (size,) = check(answer, model, images[i : i + 1], rule)
-        assert steps == expected[size]
+        assert steps == [(networks, 1) for networks in expected[size]]
         assert engine.admission.amount == 0
         seen.add(size)
     assert seen == set(SIZES)
