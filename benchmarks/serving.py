@@ -71,14 +71,7 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
     alone = _measure_engine(directory, device)
     ours = _measure_server(command, path, {})
     grown = _measure_server(command, f"{path}?ensemble_size=auto", {})
-    for clients in CLIENTS:
-        engine, http, case = alone[clients], ours[clients], f"{clients} clients"
-        share = http.throughput / engine.throughput
-        latency = http.quantile(0.5) / engine.quantile(0.5)
-        yield Ratio("service", case, share, "answers a second of the engine in process", 1 / http.throughput)
-        yield Ratio("service", case, latency, "p50 of the engine in process", http.quantile(0.5), True)
-        late = http.quantile(0.99) / engine.quantile(0.99)
-        yield Ratio("service", case, late, "p99 of the engine in process", http.quantile(0.99), True)
+    yield from _compare(ours, alone, "", "the engine in process", (0.5, 0.99))
     yield from _compare(ours, _measure_server(command, path, {"HYPERDRAW_PRECISION": "float32"}), "", "float32")
     yield from _compare(grown, ours, "as many networks as needed", "100 networks")
     hard, fixed = (_measure_server(command, own, {}, HARD_IMAGE) for own in (f"{path}?ensemble_size=auto", path))
@@ -87,23 +80,20 @@ def measure_service(directory: Path, device: torch.device) -> Iterator[Ratio]:
         peer, variables = _install(server), {"HYPERDRAW_PEER_CHECKPOINT": str(directory)}
         theirs = _measure_server(peer, server.path, variables)
         growing = _measure_server(peer, server.path, {**variables, "HYPERDRAW_PEER_GROWS": "1"})
-        for clients in CLIENTS:
-            case, we, they = f"{clients} clients", ours[clients], theirs[clients]
-            faster = we.throughput / they.throughput
-            yield Ratio("service", case, faster, f"answers a second of {server.name}", 1 / we.throughput)
-            for share in (0.5, 0.99):
-                ratio = we.quantile(share) / they.quantile(share)
-                yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {server.name}", we.quantile(share), True)
+        yield from _compare(ours, theirs, "", server.name, (0.5, 0.99))
         yield from _compare(grown, theirs, "as many networks as needed", server.name)
         yield from _compare(grown, growing, "as many networks as needed", f"{server.name} that does the same")
 
 
-def _compare(ours: Mapping[int, Load], theirs: Mapping[int, Load], how: str, of: str) -> Iterator[Ratio]:
+def _compare(
+    ours: Mapping[int, Load], theirs: Mapping[int, Load], how: str, of: str, shares: Sequence[float] = (0.5,)
+) -> Iterator[Ratio]:
     for clients in CLIENTS:
         we, they, case = ours[clients], theirs[clients], ", ".join(filter(None, [f"{clients} clients", how]))
         yield Ratio("service", case, we.throughput / they.throughput, f"answers a second of {of}", 1 / we.throughput)
-        latency = we.quantile(0.5) / they.quantile(0.5)
-        yield Ratio("service", case, latency, f"p50 of {of}", we.quantile(0.5), True)
+        for share in shares:
+            ratio = we.quantile(share) / they.quantile(share)
+            yield Ratio("service", case, ratio, f"p{100 * share:.0f} of {of}", we.quantile(share), True)
 
 
 def measure_neighbours(directory: Path, device: torch.device) -> Iterator[Ratio]:

@@ -23,15 +23,10 @@ ROUNDS = 30
 def measure_stages(directory: Path, device: torch.device) -> Iterator[Ratio]:
     """Shares of the time for one input, in each precision that the device multiplies; and the evaluator's bound."""
     checkpoint = load_checkpoint(directory, device)
-    sampler, spec, task, calibration = (
-        checkpoint.sampler,
-        checkpoint.input,
-        checkpoint.config.task,
-        checkpoint.calibration,
-    )
-    assert isinstance(checkpoint.config.input, ImageSpec)
+    sampler, spec, calibration = checkpoint.sampler, checkpoint.config.input, checkpoint.calibration
+    assert isinstance(spec, ImageSpec)
     assert calibration is not None
-    target, members = sampler.target, range(NETWORKS)
+    task, target, members = checkpoint.config.task, sampler.target, range(NETWORKS)
     raw = torch.randint(256, (1, *spec.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     product, copy = MatrixProduct(device), Copy(device)
     precisions: set[Precision] = {"float32", choose_precision(device)}

@@ -39,10 +39,10 @@ def _list_quotas(groups: Path, own: Path) -> Iterator[float]:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        # A container may see its own group at the top of the directory.
-        base = groups / controllers
-        for group in (base, *(base.joinpath(*Path(path).parts[1:end]) for end in range(2, len(Path(path).parts) + 1))):
-            if (quota := _read_quota(group)) is not None:
+        names = Path(path).parts[1:]
+        for depth in range(len(names) + 1):  # a container may see its own group at the top of the directory
+            quota = _read_quota(groups.joinpath(controllers, *names[:depth]))
+            if quota is not None:
                 yield quota
 
 

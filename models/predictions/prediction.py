@@ -147,7 +147,12 @@ class Part:
 
 def join_parts(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:
     """What was found for each part, [b, …], in the order of the inputs, [B, …]."""
-    return torch.cat(list(found))[torch.cat([part.positions for part in parts]).argsort()]
+    return torch.cat(list(found))[order_parts(parts)]
+
+
+def order_parts(parts: Sequence[Part]) -> Tensor:
+    """Where each input is among those of all parts, one part after the other: [B]."""
+    return torch.cat([part.positions for part in parts]).argsort()
 
 
 def interpret(task: Task, outputs: Outputs) -> Prediction:
@@ -274,6 +279,8 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
 
 def join_outputs(parts: Sequence[Outputs], dim: Literal[0, 1]) -> Outputs:
     """Joins outputs of successive members for the same inputs, dim 0, or the same members for successive inputs, 1."""
+    if len(parts) == 1:
+        return parts[0]
     jittered = [part.jittered for part in parts if part.jittered is not None]
     distances = [part.distances for part in parts if part.distances is not None]
     return Outputs(

@@ -114,7 +114,7 @@ class PredictionRequest:
         chosen, rest = settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]
         if len(chosen):
             self.parts.append(Part(self.open[chosen], prediction.of_inputs(chosen)))
-            evaluated = join_outputs(self.outputs, dim=0)
+            (evaluated,) = self.outputs
             self.outputs = [evaluated.of_inputs(rest)]
             self.prepared = [join_inputs(self.prepared)[rest]]
             self.open = self.open[rest]
@@ -246,7 +246,9 @@ class Batch(Job):
         """Interprets the outputs of the first networks for requests with one rule, all together, and gives each its
         own."""
         rule = requests[0].rule
-        parts = [join_outputs(request.outputs, dim=0).prefix(size) for request in requests]
+        for request in requests:
+            request.outputs = [join_outputs(request.outputs, dim=0)]
+        parts = [request.outputs[0].prefix(size) for request in requests]
         try:
             prediction = self.model.interpret(join_outputs(parts, dim=1))
         except NotFiniteError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.inputs.kind import Datatype
 from models.inputs.spec import InputSpec
 from models.model import Model
-from models.predictions.prediction import Part
+from models.predictions.prediction import Part, order_parts
 from service.api.answers import Findings
 from service.api.asking import Asking, check_number, explain_inputs
 from service.api.uploads import decode_base64
@@ -170,8 +170,9 @@ def choose_outputs(
 def collect_output(output: RequestedOutput, model: Model, parts: Sequence[Part], findings: Sequence[Findings]) -> Array:
     """The array for an output that `choose_outputs` returned, from the findings of each part of an answer."""
     arrays = [_collect_part(output, model, part, own) for part, own in zip(parts, findings, strict=True)]
-    order: Array = torch.cat([part.positions for part in parts]).argsort().numpy()
-    joined: Array = np.concatenate(arrays)[order]
+    if len(arrays) == 1:
+        return arrays[0]
+    joined: Array = np.concatenate(arrays)[order_parts(parts).numpy()]
     return joined
 
 
