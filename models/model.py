@@ -133,11 +133,6 @@ class Model:
         rules = calibration.stopping.rules if calibration and calibration.stopping else ()
         return {id(rule): calibration.follow(rule) for rule in rules if calibration and rule}
 
-    def settle(self, prediction: Prediction, rule: StoppingRule) -> Tensor:
-        """Which inputs are settled by a rule of this model after one of its rounds, bool [B]."""
-        assert self.calibration is not None
-        return rule.settle(prediction, self.calibration.for_size(prediction.size))
-
     def draw(self, seed: int, members: range) -> Draw:
         """Some networks of a seed, ready to be evaluated."""
         return draw(self.checkpoint.sampler, self.checkpoint.input, self.task, seed, members, self.precision)

@@ -13,7 +13,7 @@ Shapes: S members, n calibration inputs, B inputs, K outputs.
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -172,15 +172,25 @@ class Calibration:
         Raises:
             ValueError: if the rate is outside the calibrated range.
         """
-        index = self.find_rate(self.default_rate if rate is None else rate)
+        return self.judge_scores(self.measure(prediction), prediction.size, rate)
+
+    def measure(self, prediction: Prediction) -> dict[Flag, Tensor]:
+        """The score that raises each flag, [B]."""
         size = self.for_size(prediction.size)
-        prediction = prediction.prefix(size.ensemble_size)
+        first = prediction.prefix(size.ensemble_size)
+        return {flag: size.measure(first, flag) for flag in size.scores}
+
+    def judge_scores(
+        self, scores: Mapping[Flag, Tensor], ensemble_size: int, rate: float | None = None
+    ) -> dict[Flag, "Judgement"]:
+        """As `judge`, from the scores that `measure` found for an ensemble of this size."""
+        index = self.find_rate(self.default_rate if rate is None else rate)
+        size = self.for_size(ensemble_size)
         judgements: dict[Flag, Judgement] = {}
         for flag, name in size.scores.items():
-            scores, threshold = size.measure(prediction, flag), size.thresholds[flag][index]
-            judgements[flag] = Judgement(
-                name, scores, threshold, scores > threshold, self.rates[index], size.ensemble_size
-            )
+            threshold = size.thresholds[flag][index]
+            flagged = scores[flag] > threshold
+            judgements[flag] = Judgement(name, scores[flag], threshold, flagged, self.rates[index], size.ensemble_size)
         return judgements
 
     def temperature_for(self, ensemble_size: int) -> float:

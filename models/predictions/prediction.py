@@ -4,8 +4,8 @@ Shapes: S sampled networks, J of them that also see noisy inputs, B inputs, K ou
 """
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from models.predictions.density import FeatureDensity
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.classification import Uncertainty
+from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
 
@@ -143,6 +144,13 @@ class Part:
     positions: Tensor
     """Numbers of the inputs, [b]."""
     prediction: Prediction
+    scores: Mapping[Flag, Tensor] = field(default_factory=dict)
+    """The score that raises each flag, [b], if the model is calibrated."""
+
+    def of_inputs(self, chosen: slice | Tensor, positions: Tensor) -> "Part":
+        """The prediction for some of the part's inputs, by their numbers in it, under other numbers."""
+        scores = {flag: scores[chosen] for flag, scores in self.scores.items()}
+        return Part(positions, self.prediction.of_inputs(chosen), scores)
 
 
 def join_parts(parts: Sequence[Part], found: Sequence[Tensor]) -> Tensor:

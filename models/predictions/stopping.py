@@ -67,16 +67,16 @@ class StoppingRule:
     """Half the width of each number's prediction interval, in predicted standard deviations, for each rate of intervals
     that miss, if there are numbers."""
 
-    def settle(self, prediction: Prediction, size: SizeCalibration) -> Tensor:
+    def settle(self, prediction: Prediction, scores: Mapping[Flag, Tensor]) -> Tensor:
         """Which inputs are settled after a round, bool [B].
 
         Args:
             prediction: prediction of an ensemble that has the size of a round.
-            size: what was calibrated for ensembles of this size.
+            scores: its score for each flag, [B].
         """
         last = self._find_round(prediction.size)
         assert last is not None
-        return last.settle(measure_lead(prediction), {flag: size.measure(prediction, flag) for flag in last.centres})
+        return last.settle(measure_lead(prediction), scores)
 
     def adjust(self, size: SizeCalibration) -> SizeCalibration:
         """What is calibrated for ensembles that stopped growing at a size, from what is for all of the size."""
@@ -140,20 +140,23 @@ class Stopping:
                 raise ValueError(f"a rule must have prediction sets or intervals for each of {len(rates)} rates")
 
 
-def grow(rule: StoppingRule, sizes: Callable[[int], SizeCalibration], prediction: Prediction) -> list[Part]:
+def grow(
+    rule: StoppingRule, measure: Callable[[Prediction], Mapping[Flag, Tensor]], prediction: Prediction
+) -> list[Part]:
     """The predictions of ensembles that stop growing, from that of whole ones; a part for each round in which any does.
 
     Args:
         rule: when they stop growing.
-        sizes: what was calibrated for ensembles of a size: `Calibration.for_size`.
+        measure: finds the score for each flag: `Calibration.measure`.
         prediction: prediction of the whole ensemble for B inputs.
     """
     found, left = [], torch.arange(prediction.members.shape[1])
     for each in rule.rounds:
         grown = prediction.of_inputs(left).prefix(each.ensemble_size)
-        settled = rule.settle(grown, sizes(each.ensemble_size))
+        scores = measure(grown)
+        settled = rule.settle(grown, scores)
         if settled.any():
-            found.append(Part(left[settled], grown.of_inputs(settled.nonzero()[:, 0])))
+            found.append(Part(left, grown, scores).of_inputs(settled.nonzero()[:, 0], left[settled]))
         left = left[~settled]
     return found
 

@@ -170,7 +170,7 @@ def apply_calibration(
     size, uncertainty = prediction.size, prediction.uncertainty
     ensemble = EnsembleIdentity(size=size, seed=answer.seed, precision=model.precision)
     tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
-    judgements = calibration.judge(prediction, false_alarm_rate) if calibration else {}
+    judgements = calibration.judge_scores(part.scores, size, false_alarm_rate) if calibration else {}
     sets, intervals = None, None
     if task.has_classes:
         tensors["probabilities"] = prediction.probabilities

@@ -68,10 +68,8 @@ class PredictionRequest:
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None
     """Its room in the queue, which shrinks as networks are evaluated."""
-    outputs: list[Outputs] = field(default_factory=list)
-    """Outputs of the first members for the open inputs, as far as they are evaluated."""
     prepared: list[Inputs] = field(default_factory=list)
-    """The open inputs, as far as they are prepared. All are, before the first network is evaluated."""
+    """What a backbone made of the first inputs, if the model has one."""
     parts: list[Part] = field(default_factory=list)
     """Predictions for inputs that need no more networks."""
     open: Tensor = field(init=False)
@@ -91,13 +89,8 @@ class PredictionRequest:
 
     @property
     def unprepared(self) -> Tensor:
-        """Raw inputs that are not yet prepared."""
+        """Raw inputs that no backbone has seen."""
         return self.inputs[sum(map(len, self.prepared)) :]
-
-    def prepare(self, most: int | None = None) -> None:
-        """Prepares the next inputs, once for all networks: all of them, or so many at most."""
-        if len(rest := self.unprepared):
-            self.prepared.append(self.model.prepare(rest[:most]))
 
     def list_stops(self, start: int) -> list[int]:
         """Numbers of networks after which inputs may need no more, if `start` are evaluated."""
@@ -105,23 +98,34 @@ class PredictionRequest:
             return [self.size]
         return [each.ensemble_size for each in self.rule.rounds if each.ensemble_size > start]
 
-    def take(self, prediction: Prediction, settled: Tensor, seed: int) -> None:
-        """Takes the prediction for the open inputs by the first members, and which of them need no more, bool [b]."""
+    def take(self, part: Part, own: slice, settled: Tensor, seed: int) -> None:
+        """Takes the prediction for the open inputs by the first networks.
+
+        Args:
+            part: the prediction for inputs of several requests.
+            own: where the open inputs of this one are among them.
+            settled: which of these need no more, bool [b].
+            seed: seed of the networks.
+        """
+        if not settled.any():
+            return
         if settled.all():
-            self.parts.append(Part(self.open, prediction))
+            self.parts.append(part.of_inputs(own, self.open))
+            self.leave()
             settle(self.future, Answer(seed, self.parts, self.rule))
             return
-        chosen, rest = settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]
-        if len(chosen):
-            self.parts.append(Part(self.open[chosen], prediction.of_inputs(chosen)))
-            (evaluated,) = self.outputs
-            self.outputs = [evaluated.of_inputs(rest)]
-            self.prepared = [join_inputs(self.prepared)[rest]]
-            self.open = self.open[rest]
-            if self.reservation:
-                self.reservation.shrink(len(chosen) * (self.size - len(evaluated.plain)))
+        chosen = settled.nonzero()[:, 0]
+        self.parts.append(part.of_inputs(own.start + chosen, self.open[chosen]))
+        self.open = self.open[~settled]
+        if self.reservation:
+            self.reservation.shrink(len(chosen) * (self.size - part.prediction.size))
+
+    def leave(self) -> None:
+        """Has no open inputs any more."""
+        self.open = self.open[:0]
 
     def fail(self, error: Exception) -> None:
+        self.leave()
         settle(self.future, error)
 
 
@@ -133,6 +137,10 @@ class Batch(Job):
         self.ensemble = ensemble
         self._requests = list(requests)
         self._observer = observer
+        self._inputs: Inputs | None = None
+        """The open inputs of all requests in turn, once they are prepared."""
+        self._outputs: list[Outputs] = []
+        """Outputs of successive networks for these."""
         self._networks: Draw | None = None
         self._start = 0
         """The first member that is not yet evaluated."""
@@ -189,17 +197,38 @@ class Batch(Job):
 
     def _begin(self, budget: int) -> None:
         """Takes the next networks, for the requests that are still open."""
-        self._requests = [request for request in self._requests if not request.finished]
-        for request in self._requests:
-            if not request.outputs:
-                request.prepare()
-        inputs = join_inputs([part for request in self._requests for part in request.prepared])
+        self._leave_out_finished()
+        inputs = self._inputs = self._prepare() if self._inputs is None else self._inputs
         stop = min(self._start + self._most_networks, self._choose_stop(len(inputs)))
         start, lacking = time.perf_counter(), self._start >= self.ensemble.count
         self._networks = self.ensemble.draw(self._start, stop)
         if lacking:
             self._observer.draw(self.model.name, len(self._networks.members), start, self._origins)
         self._rest.extend(inputs.split(max(1, budget // len(self._networks.members))))
+
+    def _prepare(self) -> Inputs:
+        """Prepares the inputs of all requests, once for all networks."""
+        if self.model.backbone:
+            return join_inputs([part for request in self._requests for part in request.prepared])
+        return self.model.prepare(torch.cat([request.inputs for request in self._requests]))
+
+    def _leave_out_finished(self) -> None:
+        """Leaves out requests that nobody waits for any more."""
+        wanted = torch.ones(sum(len(request.open) for request in self._requests), dtype=torch.bool)
+        for request, own in _share_inputs(self._requests):
+            if request.finished:
+                wanted[own] = False
+                request.leave()
+        self._keep(wanted)
+
+    def _keep(self, kept: Tensor) -> None:
+        """Keeps some of the open inputs of all requests, bool [B]."""
+        if kept.all():
+            return
+        rows = kept.nonzero()[:, 0]
+        self._requests = [request for request in self._requests if len(request.open)]
+        self._inputs = self._inputs and self._inputs[rows]
+        self._outputs = [outputs.of_inputs(rows) for outputs in self._outputs]
 
     def _choose_stop(self, inputs: int) -> int:
         """The last member for the next step, and some before, if memory allows."""
@@ -218,7 +247,7 @@ class Batch(Job):
         if self.model.backbone is None or (request := next(waiting, None)) is None:
             return False
         start = time.perf_counter()
-        request.prepare(IMAGES_PER_RUN)
+        request.prepared.append(self.model.prepare(request.unprepared[:IMAGES_PER_RUN]))
         self._observer.extract(self.model.name, start, [request.origin])
         return True
 
@@ -227,51 +256,61 @@ class Batch(Job):
         return [request.origin for request in self._requests]
 
     def _deliver(self, networks: Draw) -> None:
-        """Gives each request its outputs of some networks, and its answer if it is complete."""
-        outputs = join_outputs(self._parts, dim=1)
+        """Answers for the inputs that need no more networks than have been evaluated."""
         start, stop = networks.members.start, networks.members.stop
-        by_rule: dict[tuple[int, int], list[PredictionRequest]] = {}
-        for request, own in _share_inputs(self._requests):
-            request.outputs.append(outputs.of_inputs(own).prefix(request.size - start))
+        self._outputs.append(join_outputs(self._parts, dim=1))
+        self._networks, self._start, self._parts = None, stop, []
+        self._leave_out_finished()
+        for request in self._requests:
             if request.reservation:
                 request.reservation.shrink(len(request.open) * (min(request.size, stop) - start))
-            by_rule.setdefault((request.size, id(request.rule)), []).append(request)
-        self._networks, self._start, self._parts = None, stop, []
-        for requests in by_rule.values():
-            for size in requests[0].list_stops(start):
-                if size <= stop and (left := [request for request in requests if not request.finished]):
-                    self._interpret(left, size)
+        for size in sorted({size for request in self._requests for size in request.list_stops(start) if size <= stop}):
+            self._outputs = [join_outputs(self._outputs, dim=0)]
+            self._answer(size)
 
-    def _interpret(self, requests: Sequence[PredictionRequest], size: int) -> None:
-        """Interprets the outputs of the first networks for requests with one rule, all together, and gives each its
-        own."""
-        rule = requests[0].rule
-        for request in requests:
-            request.outputs = [join_outputs(request.outputs, dim=0)]
-        parts = [request.outputs[0].prefix(size) for request in requests]
+    def _answer(self, size: int) -> None:
+        """Answers for the inputs that need no more than the first networks."""
+        (outputs,) = self._outputs
+        by_rule: dict[int, list[tuple[PredictionRequest, slice]]] = {}
+        for request, own in _share_inputs(self._requests):
+            if size in request.list_stops(0):
+                by_rule.setdefault(id(request.rule), []).append((request, own))
+        kept = torch.ones(outputs.plain.shape[1], dtype=torch.bool)
+        for shares in by_rule.values():
+            rows = torch.cat([torch.arange(own.start, own.stop) for _, own in shares])
+            chosen = outputs if len(rows) == len(kept) else outputs.of_inputs(rows)
+            kept[rows] = ~self._interpret([request for request, _ in shares], chosen.prefix(size))
+        self._keep(kept)
+
+    def _interpret(self, requests: Sequence[PredictionRequest], outputs: Outputs) -> Tensor:
+        """Interprets outputs for the open inputs of requests with one rule, and gives each its answers.
+
+        Returns:
+            Which inputs need no more networks, bool [B].
+        """
+        rule, shares = requests[0].rule, _share_inputs(requests)
         try:
-            prediction = self.model.interpret(join_outputs(parts, dim=1))
+            prediction = self.model.interpret(outputs)
         except NotFiniteError as error:
-            if len(requests) == 1:
-                requests[0].fail(error)
-            else:
-                for request in requests:
-                    self._interpret([request], size)
-            return
-        if rule:
-            settled = self.model.settle(prediction, rule)
-        else:
-            settled = torch.ones(prediction.members.shape[1], dtype=torch.bool)
-        shares = _share_inputs(requests)
+            if len(requests) > 1:
+                return torch.cat([self._interpret([request], outputs.of_inputs(own)) for request, own in shares])
+            requests[0].fail(error)
+            return torch.ones(outputs.plain.shape[1], dtype=torch.bool)
+        calibration = self.model.find_calibration(rule)
+        scores = calibration.measure(prediction) if calibration else {}
+        numbers = torch.arange(outputs.plain.shape[1])
+        settled = rule.settle(prediction, scores) if rule else torch.ones_like(numbers, dtype=torch.bool)
+        part = Part(numbers, prediction, scores)
         answered = settled.clone()
         for request, own in shares:
             if request.reservation is None:  # a warm-up
                 answered[own] = False
         if answered.any():
-            told = prediction if answered.all() else prediction.of_inputs(answered.nonzero()[:, 0])
-            self._observer.answer(self.model, told, self.model.find_calibration(rule))
+            told = part if answered.all() else part.of_inputs(numbers[answered], numbers[answered])
+            self._observer.answer(self.model, told, calibration)
         for request, own in shares:
-            request.take(prediction.of_inputs(own), settled[own], self.ensemble.seed)
+            request.take(part, own, settled[own], self.ensemble.seed)
+        return settled
 
 
 def _share_inputs(requests: Sequence[PredictionRequest]) -> list[tuple[PredictionRequest, slice]]:

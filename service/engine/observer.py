@@ -9,7 +9,7 @@ from functools import partial
 
 from models.model import Model
 from models.predictions.detection import Calibration
-from models.predictions.prediction import Prediction
+from models.predictions.prediction import Part
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Observer:
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
-    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+    def answer(self, model: Model, part: Part, calibration: Calibration | None) -> None:
         """Called before inputs are answered, with their prediction and what it is judged by."""
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
@@ -76,8 +76,8 @@ class GuardedObserver(Observer):
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
 
-    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
-        self._tell("answer", partial(self._observer.answer, model, prediction, calibration))
+    def answer(self, model: Model, part: Part, calibration: Calibration | None) -> None:
+        self._tell("answer", partial(self._observer.answer, model, part, calibration))
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         self._tell("hand_over", partial(self._observer.hand_over, model, elements, last, origin))

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 from models.model import Model
 from models.predictions.detection import Calibration
-from models.predictions.prediction import Prediction
+from models.predictions.prediction import Part
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 from service.admission import Admission
@@ -154,7 +154,7 @@ class ServiceMetrics(Observer):
         self._step_cost.observe(cost)
         self._end_stage("forward", model, start, [origin.context for origin in origins])
 
-    def answer(self, model: Model, prediction: Prediction, calibration: Calibration | None) -> None:
+    def answer(self, model: Model, part: Part, calibration: Calibration | None) -> None:
         """Counts uncertainty and flags, which reveal drift. The flags are those of the default rate, or of the rate by
         whose rule the ensembles grew.
 
@@ -162,12 +162,13 @@ class ServiceMetrics(Observer):
         and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
         noise.
         """
-        self._predictions.labels(model.name).inc(prediction.members.shape[1])
+        prediction = part.prediction
+        self._predictions.labels(model.name).inc(len(part.positions))
         for name, quantity in model.task.quantities.items():
             if quantity.monitored:
                 _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
         if calibration:
-            for flag, judgement in calibration.judge(prediction).items():
+            for flag, judgement in calibration.judge_scores(part.scores, prediction.size).items():
                 self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:

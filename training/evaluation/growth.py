@@ -31,7 +31,7 @@ def measure_growth(
     for rate, rule in zip(calibration.rates, rules, strict=False):
         if rule is None:
             continue
-        parts = grow(rule, calibration.for_size, whole)
+        parts = grow(rule, calibration.measure, whole)
         networks = join_parts(parts, [torch.full_like(part.positions, part.prediction.size) for part in parts]).double()
         own, followed = [part.prediction for part in parts], calibration.follow(rule)
         answers = join_parts(parts, [read_answers(followed, each, rate) for each in own])
@@ -60,7 +60,7 @@ def measure_foreign_growth(
     rule = calibration.find_rule()
     if rule is None:
         return None
-    usual, foreign = (grow(rule, calibration.for_size, each) for each in (inside, outside))
+    usual, foreign = (grow(rule, calibration.measure, each) for each in (inside, outside))
     entropies = [
         join_parts(parts, [part.prediction.score("predictive_entropy") for part in parts]) for parts in (usual, foreign)
     ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.model import Model
-from models.predictions.prediction import Draw, Inputs, Outputs
+from models.predictions.prediction import Draw, Inputs, Outputs, Prediction
 from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
@@ -19,6 +19,12 @@ from tests.waiting import PATIENCE, wait_until
 
 def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> list[int]:
     """Checks that each image was asked of the fewest networks that settle it; returns how many these were."""
+    calibration = model.calibration
+    assert calibration is not None
+
+    def settle(prediction: Prediction) -> Tensor:
+        return rule.settle(prediction, calibration.measure(prediction))
+
     asked = torch.zeros(len(images), dtype=torch.int64)
     for part in answer.parts:
         size = part.prediction.size
@@ -26,9 +32,9 @@ def check(answer: Answer, model: Model, images: Tensor, rule: StoppingRule) -> l
         torch.testing.assert_close(part.prediction.members, expected.members, rtol=1e-4, atol=1e-6)
         assert not asked[part.positions].any()
         asked[part.positions] = size
-        assert model.settle(part.prediction, rule).all()
+        assert settle(part.prediction).all()
         for earlier in (each.ensemble_size for each in rule.rounds if each.ensemble_size < size):
-            assert not model.settle(part.prediction.prefix(earlier), rule).any()
+            assert not settle(part.prediction.prefix(earlier)).any()
     assert asked.all()
     return asked.tolist()
 
@@ -109,14 +115,14 @@ def test_room_in_the_queue_is_freed_as_inputs_leave(engine: Engine, model: Model
     images = draw_images(model, 60)
     model, rule = add_rules(model, images)
     room: list[int] = []
-    settle = Model.settle
+    settle = StoppingRule.settle
 
-    def look(model: Model, *asked: object) -> Tensor:
+    def look(rule: StoppingRule, *asked: object) -> Tensor:
         room.append(engine.admission.amount)
-        return settle(model, *asked)  # type: ignore[arg-type]
+        return settle(rule, *asked)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "settle", look)
+        patch.setattr(StoppingRule, "settle", look)
         sizes = check(engine.predict(model, images, 7, 100, rule=rule).result(PATIENCE), model, images, rule)
     left = [sum(size >= each for size in sizes) * (100 - each) if each <= 20 else 0 for each in SIZES]
     assert room[: len(SIZES)] == left

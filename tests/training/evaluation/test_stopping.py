@@ -58,7 +58,7 @@ def find_rule(calibration: Calibration, rate: float) -> StoppingRule:
 
 def grow_all(calibration: Calibration, rule: StoppingRule, outputs: Outputs) -> list[Part]:
     """The predictions of ensembles that stop growing."""
-    parts = grow(rule, calibration.for_size, interpret(TASK, outputs))
+    parts = grow(rule, calibration.measure, interpret(TASK, outputs))
     assert torch.equal(
         torch.cat([part.positions for part in parts]).sort().values, torch.arange(outputs.plain.shape[1])
     )
@@ -148,7 +148,7 @@ def test_metrics_are_those_of_the_answers() -> None:
         rate for rate, rule in zip(calibration.rates, calibration.stopping.rules, strict=True) if rule
     ]
     (row,) = (row for row in found if row.rate == 0.05)
-    parts = grow(find_rule(calibration, 0.05), calibration.for_size, whole)
+    parts = grow(find_rule(calibration, 0.05), calibration.measure, whole)
     asked = sorted(size for part in parts for size in [part.prediction.size] * len(part.positions))
     assert row.networks == pytest.approx(sum(asked) / 1200)
     assert row.quantiles == (asked[599], asked[1140])
@@ -169,7 +169,7 @@ def test_outliers_are_told_apart_as_well() -> None:
     assert found is not None
     assert 5 <= found.networks <= NETWORKS
     assert found.auroc == pytest.approx(found.whole_auroc, abs=0.02)
-    parts = grow(find_rule(calibration, 0.05), calibration.for_size, outside)
+    parts = grow(find_rule(calibration, 0.05), calibration.measure, outside)
     followed = calibration.follow(find_rule(calibration, 0.05))
     flagged = sum(int(followed.judge(p.prediction)["out_of_distribution"].flagged.sum()) for p in parts)
     assert found.flagged == flagged / 600
