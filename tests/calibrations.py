@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models.inputs.image import ImageSpec
+from models.inputs.kind import InputKind
 from models.predictions.detection import Calibration, list_scores
 from models.predictions.prediction import Outputs
 from models.tasks.classification import Classification
@@ -23,17 +24,17 @@ def draw_logits(networks: int, inputs: int, seed: int = 0, draw: int | None = No
 
 
 def make_calibration(
-    n: int = 999, networks: int = 25, foreign: Outputs | None = None, noise: float = 1.0
+    n: int = 999, networks: int = 25, foreign: Outputs | None = None, noise: float = 1.0, spec: InputKind = SPEC
 ) -> Calibration:
     """Labels are drawn from the tempered probabilities of all networks, so that those are right."""
     plain = draw_logits(networks, n, noise=noise)
     labels = plain.double().softmax(-1).mean(0).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
-    outputs = Outputs(plain, draw_logits(networks, n, seed=2, noise=noise))
+    outputs = Outputs(plain, draw_logits(networks, n, seed=2, noise=noise) if spec.perturbable else None)
     return calibrate(
         checkpoint="0" * 64,
         split="test/calibration",
         seeds=range(1, n + 1),
-        scores=list_scores(TASK, SPEC),
+        scores=list_scores(TASK, spec),
         task=TASK,
         outputs=outputs,
         labels=labels,

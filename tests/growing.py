@@ -14,7 +14,7 @@ SIZES = (5, 10, 20, 50, 100)
 def ask(model: Model, images: Tensor, seed: int, size: int) -> Prediction:
     """The prediction of an ensemble that is asked alone."""
     config, checkpoint = model.checkpoint.config, model.checkpoint
-    outputs = evaluate(checkpoint.sampler, config.input, config.task, images, seed, size, checkpoint.density)
+    outputs = evaluate(checkpoint.sampler, checkpoint.input, config.task, images, seed, size, checkpoint.density)
     return interpret(config.task, outputs)
 
 

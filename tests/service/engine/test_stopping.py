@@ -1,17 +1,21 @@
 """Ensembles that stop growing, input by input."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.backbones.backbone import IMAGES_PER_RUN
 from models.model import Model
 from models.predictions.prediction import Draw, Inputs, Outputs, Prediction
 from models.predictions.stopping import StoppingRule
 from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
 from service.engine.engine import Engine
+from tests.backbones import save_with_backbone
+from tests.calibrations import TASK, make_calibration
 from tests.engine import await_idle, draw_images, hold
 from tests.growing import SIZES, add_rules, ask
 from tests.waiting import PATIENCE, wait_until
@@ -151,3 +155,28 @@ def test_outputs_that_are_not_finite_fail_their_request_alone(
                 future.result(PATIENCE)
         else:
             assert len(future.result(PATIENCE).parts) == 1
+
+
+def test_a_backbone_sees_each_image_once(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after some inputs have left, and where images are more than it sees at a time."""
+    torch.manual_seed(0)
+    save_with_backbone(tmp_path, TASK.classes)
+    loaded = engine.load(tmp_path)
+    calibration = make_calibration(networks=100, spec=loaded.checkpoint.input)
+    loaded = Model(dataclasses.replace(loaded.checkpoint, calibration=calibration))
+    images = draw_images(loaded, 2 * IMAGES_PER_RUN + 3)
+    model, rule = add_rules(loaded, images)
+    seen: list[int] = []
+    prepare = Model.prepare
+
+    def count(model: Model, raw: Tensor) -> Inputs:
+        seen.append(len(raw))
+        return prepare(model, raw)
+
+    monkeypatch.setattr(Model, "prepare", count)
+    futures = [engine.predict(model, part, 7, 100, rule=rule) for part in (images, images[:1])]
+    sizes = check(futures[0].result(PATIENCE), model, images, rule)
+    assert len(set(sizes)) > 1
+    assert check(futures[1].result(PATIENCE), model, images[:1], rule) == sizes[:1]
+    assert seen == [IMAGES_PER_RUN, IMAGES_PER_RUN, 3, 1]
+    await_idle(engine)
