@@ -75,6 +75,30 @@ class Outputs:
         distances = None if self.distances is None else self.distances[chosen]
         return Outputs(self.plain[:, chosen], None if self.jittered is None else self.jittered[:, chosen], distances)
 
+    def reserve(self, inputs: int) -> "Outputs":
+        """Memory for outputs like these for a number of inputs, for `fill`.
+
+        Small tensors that stay, allocated between large ones that do not, leave gaps that are hardly used again. The
+        outputs of thousands of ensembles, one by one, took 15 GB for this reason.
+        """
+        plain, jittered, distances = self.plain, self.jittered, self.distances
+        return Outputs(
+            plain.new_empty(len(plain), inputs, *plain.shape[2:]),
+            None if jittered is None else jittered.new_empty(len(jittered), inputs, *jittered.shape[2:]),
+            None if distances is None else distances.new_empty(inputs),
+        )
+
+    def fill(self, start: int, part: "Outputs") -> None:
+        """Copies outputs for successive inputs to their place."""
+        place = self.of_inputs(slice(start, start + part.plain.shape[1]))
+        for there, here in (
+            (place.plain, part.plain),
+            (place.jittered, part.jittered),
+            (place.distances, part.distances),
+        ):
+            if there is not None and here is not None:
+                there.copy_(here)
+
 
 @dataclass(frozen=True)
 class Prediction:

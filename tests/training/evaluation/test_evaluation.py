@@ -7,12 +7,13 @@ from pydantic import TypeAdapter
 
 from models.checkpoint import Checkpoint
 from models.predictions.detection import Calibration, Seeds
+from models.predictions.prediction import Outputs, join_outputs
 from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.tasks.probabilities import measure_disagreement
 from tests import ROOT
 from training.evaluation.classification import measure_classes, measure_ensembles
 from training.evaluation.diversity import measure_weight_spread
-from training.evaluation.evaluation import evaluate_split
+from training.evaluation.evaluation import evaluate_parts, evaluate_split
 from training.evaluation.metrics import ClassificationMetrics
 from training.report.own_images import list_cautions
 
@@ -33,6 +34,21 @@ def test_the_largest_ensemble_that_is_evaluated_is_the_checkpoints_own(checkpoin
     training = replace(checkpoint.config.training, largest_ensemble=3)
     limited = replace(checkpoint, config=replace(checkpoint.config, training=training))
     assert len(evaluate_split(limited, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).plain) == 3
+
+
+def assert_equal(found: Outputs, expected: Outputs) -> None:
+    for name, tensor in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), tensor, rtol=0, atol=0)
+
+
+def test_parts_are_those_of_their_own_seeds(checkpoint: Checkpoint) -> None:
+    inputs = torch.randint(256, (7, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = evaluate_parts(checkpoint, inputs, [5, 9, 2])
+    expected = [evaluate_split(checkpoint, *part) for part in ((inputs[:3], 5), (inputs[3:5], 9), (inputs[5:], 2))]
+    assert_equal(found, join_outputs(expected, dim=1))
+    few = evaluate_parts(checkpoint, inputs[:2], [5, 9, 2])
+    expected = [evaluate_split(checkpoint, inputs[:1], 5), evaluate_split(checkpoint, inputs[1:2], 9)]
+    assert_equal(few, join_outputs(expected, dim=1))
 
 
 @pytest.fixture
