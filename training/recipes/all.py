@@ -22,6 +22,7 @@ from training.recipes.mnist import (
     mnist_deutsch_diverse,
     mnist_hyperdraw,
     mnist_hyperdraw_hard,
+    mnist_hyperdraw_noise,
     mnist_hypergan,
     mnist_hypergan_small,
     mnist_mc_dropout,
@@ -34,6 +35,7 @@ from training.recipes.toys import digits_hypergan, toy_cubic, toy_mixture
 RECIPES: tuple[Callable[[], Recipe], ...] = (
     mnist_hyperdraw,
     mnist_hyperdraw_hard,
+    mnist_hyperdraw_noise,
     mnist_hypergan,
     mnist_hypergan_small,
     mnist_5000_hypergan,

@@ -11,6 +11,7 @@ from models.samplers.hypergan import HyperGANConfig
 from models.stored_tensors import Storage
 from models.targets.target import TargetNetwork
 from training.data.augmentation import Augmentation
+from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.objectives import Diversity
 
@@ -24,6 +25,7 @@ class Part(StrEnum):
     AUGMENTATION = "augmentation"
     OUTLIERS = "outliers"
     HARDENING = "hardening"
+    NOISE = "noise"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Recipe:
     outliers: OutlierExposure | None = None
     hardening: Hardening | None = None
     """Settings of adversarial training, if any."""
+    noise: GaussianNoise | None = None
+    """Settings of the noise that images get, if any. Each network then sees several noisy copies of its inputs."""
     diversity: Diversity | None = None
     moment_matching_weight: float = 0.0
     adversarial_weight: float = 0.0

@@ -6,6 +6,7 @@ from typing import Any
 
 from models.samplers.hypergan import HyperGANConfig
 from training.data.augmentation import Augmentation
+from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.objectives import Diversity, Measure
 from training.recipes.recipe import OutlierExposure, Part, Recipe
@@ -14,6 +15,7 @@ ADDABLE: Mapping[Part, Any] = {
     Part.AUGMENTATION: Augmentation(),
     Part.OUTLIERS: OutlierExposure(),
     Part.HARDENING: Hardening(),
+    Part.NOISE: GaussianNoise(),
 }
 """Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 

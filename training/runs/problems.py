@@ -16,9 +16,11 @@ from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
+from training.objectives.gaussian_noise import add_noise, consistency_loss
 from training.objectives.hardening import harden
 from training.objectives.objectives import balance_classes, outlier_loss
 from training.recipes.recipe import Recipe
+from training.runs.noise import fork_noise
 from training.runs.sources import make_source
 
 ORDER_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 11, 14, 15
@@ -79,6 +81,8 @@ class Supervised(Problem):
                 f"a step of {networks} networks with {inputs} examples each needs more than the {self.num_examples} of "
                 "the training set; use fewer, or all of them for each network"
             )
+        if recipe.noise is not None and (dataset.backbone is not None or not isinstance(dataset.input, ImageSpec)):
+            raise ValueError("noise can be added only to images that the networks see themselves")
         self._source = make_source(recipe, dataset, seed, device)
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -86,12 +90,16 @@ class Supervised(Problem):
         inputs, labels = self.draw_batch(step)
         if self.recipe.hardening is not None:
             inputs = self._harden(target, weights, inputs, labels, step)
+        if self.recipe.noise is not None:
+            inputs, labels = self._add_noise(inputs, step), labels.repeat(1, self.recipe.noise.copies)
         count = inputs.shape[1]
         if self.recipe.outliers is not None:
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
             inputs = torch.cat([inputs, shared], dim=1)
         outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
+        if self.recipe.noise is not None:
+            losses["consistency"] = consistency_loss(outputs, self.recipe.noise)
         if self.recipe.outliers is not None:
             order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
             loss = outlier_loss(others[order], self.recipe.outliers.group_size)
@@ -128,6 +136,14 @@ class Supervised(Problem):
         assert isinstance(self.dataset.input, ImageSpec)
         noise = uniform(self.seed, [step], images.numel(), HARDENING_STREAM)
         return harden(target, weights, self.dataset.input, images, labels, noise, self.recipe.hardening)
+
+    def _add_noise(self, images: Tensor, step: int) -> Tensor:
+        assert self.recipe.noise is not None
+        assert isinstance(self.dataset.input, ImageSpec)
+        networks, count, *shape = images.shape
+        with fork_noise((self.seed << 32) + step & (1 << 64) - 1, images.device):
+            draws = torch.randn(networks, self.recipe.noise.copies * count, *shape, device=images.device)
+        return add_noise(self.dataset.input, images, draws, self.recipe.noise)
 
     def _choose(self, step: int) -> Tensor:
         """Indices of a step's examples, network after network."""
