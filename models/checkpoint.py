@@ -65,7 +65,7 @@ DENSITY_FILE = "density.safetensors"
 MEASURED = ("metrics.json", "report.json", "README.md")
 """Files that belong to one version of a checkpoint, beside its weights and its calibration."""
 
-MEASURED_OF_WEIGHTS = ("attack.json", "figures")
+MEASURED_OF_WEIGHTS = ("attack.json", "certificates.json", "figures")
 """Files that a new calibration keeps. They took hours, and state their calibration or depend on weights alone."""
 
 MethodConfig = Annotated[

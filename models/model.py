@@ -15,6 +15,7 @@ from models.backbones.backbone import NO_GRADIENT, BackboneSpec
 from models.checkpoint import Checkpoint, Training
 from models.checkpoint_files import count_bytes
 from models.examples import Example
+from models.inputs.image import ImageSpec
 from models.inputs.spec import InputSpec
 from models.noise import MEMBER_LIMIT
 from models.precision import Precision
@@ -32,6 +33,7 @@ from models.predictions.prediction import (
     interpret,
     prepare,
 )
+from models.predictions.smoothing import Certificate, Smoothing, certify
 from models.predictions.stopping import StoppingRule
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.task import Task
@@ -103,6 +105,11 @@ class Model:
         return self.checkpoint.input.perturbable
 
     @property
+    def certifiable(self) -> bool:
+        """Whether it classifies images that its networks see themselves, so that these may see noise."""
+        return isinstance(self.checkpoint.input, ImageSpec) and self.task.has_classes
+
+    @property
     def num_networks(self) -> int | None:
         """Number of networks; None if every draw gives new ones."""
         return self.checkpoint.sampler.num_networks
@@ -171,6 +178,18 @@ class Model:
         if not self.perturbable:
             raise ValueError(f"the inputs of {self.name} cannot be perturbed: {NO_GRADIENT}")
         return perturb(self.checkpoint.sampler, self.input, pixels, seed, size, epsilon, steps)
+
+    def certify(self, pixels: Tensor, seed: int, smoothing: Smoothing) -> Generator[None, None, list[Certificate]]:
+        """Certifies the answers for images: `models.predictions.smoothing.certify`.
+
+        Raises:
+            ValueError: if the model is not a classifier of images that its networks see themselves.
+        """
+        spec = self.checkpoint.input
+        if not self.certifiable:
+            raise ValueError(f"{self.name} does not classify images that its networks see themselves")
+        assert isinstance(spec, ImageSpec)
+        return certify(self.checkpoint.sampler, spec, pixels, seed, smoothing, self.precision)
 
     def follow_paths(
         self, inputs: Tensor, seed: int, ends: tuple[int, int], points: int

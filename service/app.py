@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from models.device import choose_device
 from models.precision import choose_precision
 from service.admission import Admission
-from service.api import explorations, health, models, page, predictions, sequences, weights
+from service.api import certificates, explorations, health, models, page, predictions, sequences, weights
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
@@ -110,7 +110,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    for routes in (page, health, models, predictions, explorations, weights, sequences, open_inference, openai):
+    for routes in (
+        page,
+        health,
+        models,
+        predictions,
+        explorations,
+        certificates,
+        weights,
+        sequences,
+        open_inference,
+        openai,
+    ):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app

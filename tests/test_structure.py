@@ -138,6 +138,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "report",
             "runs",
         },
+        "certify_command": {"endings", "evaluation", "options", "progress", "runs"},
         "table_command": {"data", "endings", "options", "progress", "recipes", "report", "runs", "studies"},
         "sequence_checks": {"data", "endings", "options", "progress", "sequences"},
         "sequence_command": {"data", "endings", "options", "progress", "sequences"},
@@ -145,6 +146,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "translate_command": {"endings", "options", "progress", "translation"},
         "__main__": {
             "backbone_command",
+            "certify_command",
             "endings",
             "evaluation",
             "images_command",

@@ -13,6 +13,7 @@ from models.predictions.perturbation import Norm
 from models.processors import choose_threads
 from models.sequences.checkpoint import is_sequence_checkpoint
 from training.backbone_command import backbone_command
+from training.certify_command import certify_command
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
 from training.images_command import images_command
@@ -228,6 +229,9 @@ def attack_command(
         budget = Budget(images, steps, restarts)
         attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks)
     conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
+
+
+app.command("certify", rich_help_panel="Checkpoints")(certify_command)
 
 
 @app.command("compare", rich_help_panel="Checkpoints")

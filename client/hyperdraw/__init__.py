@@ -21,6 +21,7 @@ from hyperdraw.answers import (
     Sample,
     Uncertainty,
 )
+from hyperdraw.certificates import Certificate, Certification
 from hyperdraw.client import AsyncClient, Client
 from hyperdraw.drawings import Drawing, DrawingImages, Drawings, DrawingScore, ScoredPoints
 from hyperdraw.errors import (
@@ -40,6 +41,8 @@ from hyperdraw.texts import Foreign, Passage, Score, Symbol
 __all__ = [
     "AsyncClient",
     "AsyncTextStream",
+    "Certificate",
+    "Certification",
     "Classification",
     "Client",
     "ConnectionFailed",

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from hyperdraw.answers import Classification, Prediction
+from hyperdraw.certify_command import certify_command
 from hyperdraw.client import TIMEOUT, Client
 from hyperdraw.commands import (
     LOCAL,
@@ -270,6 +271,7 @@ def sample_command(
     typer.echo(printable(text), err=mixed)
 
 
+app.command("certify")(certify_command)
 app.command("write")(write_command)
 app.command("score")(score_command)
 app.command("draw")(draw_command)

@@ -13,7 +13,7 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, drawings, predictions, texts
+from hyperdraw import calls, certificates, drawings, predictions, texts
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
 from hyperdraw.text_streams import AsyncTextStream, TextStream
@@ -121,6 +121,7 @@ class Client(Connection):
     example = _blocking(calls.example)
     predict = _blocking(predictions.predict)
     predict_each = _blocking(predictions.predict_each)
+    certify = _blocking(certificates.certify)
     sample = _blocking(calls.sample)
     sample_tensors = _blocking(calls.sample_tensors)
     download = _blocking(calls.download)
@@ -232,6 +233,7 @@ class AsyncClient(Connection):
     example = _awaited(calls.example)
     predict = _awaited(predictions.predict)
     predict_each = _awaited(predictions.predict_each)
+    certify = _awaited(certificates.certify)
     sample = _awaited(calls.sample)
     sample_tensors = _awaited(calls.sample_tensors)
     download = _awaited(calls.download)

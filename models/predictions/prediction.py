@@ -273,9 +273,14 @@ def draw(
     """Draws some members of a seed, for `evaluate_draw`. The other arguments are those of `evaluate`."""
     noisy = members[: max(0, JITTERED_NETWORKS - members.start)] if task.noisy_scores else members[:0]
     noise = spec.draw_noise(seed, noisy) if noisy else None
+    return Draw(seed, members, draw_weights(sampler, seed, members, precision), noise)
+
+
+def draw_weights(sampler: WeightSampler, seed: int, members: Sequence[int], precision: Precision) -> Weights:
+    """Draws some members of a seed, arranged for the target in a precision."""
     with multiply_in(precision if sampler.multiplies else "float32", sampler.device):
         weights = sampler.sample(seed, members)
-    return Draw(seed, members, sampler.target.arrange(weights, DTYPES[precision]), noise)
+    return sampler.target.arrange(weights, DTYPES[precision])
 
 
 def prepare(spec: InputKind, raw: Tensor, density: FeatureDensity | None = None) -> Inputs:

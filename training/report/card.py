@@ -15,8 +15,10 @@ from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 from training.data.datasets import IMPORTED
 from training.evaluation.attack_report import load_attack_report
+from training.evaluation.certification import load_certification_report
 from training.evaluation.metrics import Metrics
 from training.report.card_attacks import describe_attacks
+from training.report.card_certificates import describe_certificates
 from training.report.card_flags import describe_flags
 from training.report.card_growth import describe_growth
 from training.report.card_metrics import describe_metrics
@@ -56,6 +58,8 @@ def save_card(directory: Path, checkpoint: Checkpoint, metrics: Metrics | None) 
         sections.append(rounding)
     if report := load_attack_report(directory):
         sections.append(describe_attacks(report, checkpoint))
+    if certificates := load_certification_report(directory):
+        sections.append(describe_certificates(certificates))
     sections.append(_describe_use(directory.name, config))
     write_file(directory / "README.md", "\n\n".join(sections).encode() + b"\n")
 
