@@ -59,6 +59,11 @@ export const attack = async (model, image, options, signal) => {
   return keepSeed(answer, answer.ensemble, options.seed);
 };
 
+export const certify = async (model, image, options, signal) => {
+  const answer = await fetchJson(certifyUrl(model, options), { method: "POST", body: upload([image]), signal });
+  return keepSeed(answer, answer.ensemble, options.seed);
+};
+
 export const walk = async (model, image, options, signal) => {
   const answer = await fetchJson(walkUrl(model, options), { method: "POST", body: upload([image]), signal });
   return keepSeed(answer, answer, options.seed);
@@ -107,6 +112,9 @@ export const predictUrl = (model, { size, seed, coverage, members = true }) =>
 
 export const attackUrl = (model, { size, seed, epsilon, steps }) =>
   withQuery(model, "attack", { epsilon, steps, ensemble_size: size, seed });
+
+export const certifyUrl = (model, { size, seed, sigma, samples }) =>
+  withQuery(model, "certify", { sigma, samples, ensemble_size: size, seed });
 
 export const walkUrl = (model, { seed, from, to, points }) => withQuery(model, "walk", { seed, from, to, points });
 

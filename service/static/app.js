@@ -2,6 +2,7 @@
 
 import { ApiError, fetchExamples, fetchModel, fetchModels, fetchPageExamples, predict } from "./api.js";
 import { createAttack } from "./attack.js";
+import { createCertify } from "./certify.js";
 import { createCurve } from "./curve.js";
 import { createDraw } from "./draw.js";
 import { createExamples } from "./examples.js";
@@ -45,6 +46,7 @@ const views = {
   answer: { reset: resetAnswer, ask: askAnswer },
   vary: createVary(studio),
   attack: createAttack(studio),
+  certify: createCertify(studio),
   weights: createWeights(studio),
   curve: createCurve(),
   row: createRow(studio),
@@ -205,7 +207,7 @@ function chooseModel() {
   document.body.classList.toggle("single", single);
   element("seed-field").hidden = single && model.task.kind !== "sequence"; // which a single network draws, too
   reset();
-  tabs.offer(kindOf(model), model.backbone ? ["attack"] : []); // which needs a gradient
+  tabs.offer(kindOf(model), model.backbone ? ["attack", "certify"] : []); // which need the networks to see the image themselves
 }
 
 const kindOf = (model) => {
@@ -215,7 +217,7 @@ const kindOf = (model) => {
   return isOfNumbers(model) ? "number" : "row";
 };
 
-const VIEWS = { image: ["answer", "vary", "attack", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"], strokes: ["draw"] };
+const VIEWS = { image: ["answer", "vary", "attack", "certify", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"], strokes: ["draw"] };
 
 function reset() {
   const model = currentModel();

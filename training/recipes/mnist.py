@@ -116,7 +116,7 @@ def mnist_hyperdraw_hard() -> Recipe:
 
 
 def mnist_hyperdraw_noise() -> Recipe:
-    """mnist-hyperdraw with 8 modes, trained for certificates on images with noise; an hour on 2 cores."""
+    """mnist-hyperdraw with 8 modes, trained for certificates on images with noise; half an hour on one core."""
     modes = 8
     return replace(
         mnist_hyperdraw(),

@@ -120,9 +120,10 @@ def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
     assert page.attribute("#tab-attack", "aria-selected") == "true"
     assert page.find("#attack").is_displayed()
     page.find("#tab-attack").send_keys(Keys.ARROW_RIGHT)
-    assert page.browser.switch_to.active_element.get_attribute("id") == "tab-weights"
-    assert page.find("#weights").is_displayed()
+    assert page.browser.switch_to.active_element.get_attribute("id") == "tab-certify"
+    assert page.find("#certify").is_displayed()
     assert not page.find("#attack").is_displayed()
+    page.find("#tab-certify").send_keys(Keys.ARROW_RIGHT, Keys.TAB)
     page.find("#tab-weights").send_keys(Keys.ARROW_RIGHT)
     assert page.find("#answer").is_displayed()
     assert page.browser.current_url.endswith("#/answer")
@@ -157,7 +158,7 @@ def test_uncertainty_moves(page: Page) -> None:
 def test_an_attack_and_fresh_networks(page: Page) -> None:
     page.open("attack")
     page.choose_example("two")
-    cards = [card.text for card in page.browser.find_elements(By.CSS_SELECTOR, ".answer-card")]
+    cards = [card.text for card in page.browser.find_elements(By.CSS_SELECTOR, "#verdicts .answer-card")]
     assert len(cards) == 3
     assert "the same networks" in cards[1]
     assert "fresh networks, seed" in cards[2]
@@ -172,6 +173,25 @@ def test_an_attack_and_fresh_networks(page: Page) -> None:
     assert "The answer is still" in page.text("#attack-note")
     assert "proves nothing" in page.text("#attack")
     assert "/attack?epsilon=0&steps=20" in page.text("#attack-curl")
+
+
+def test_a_certificate_in_words_and_as_a_call(page: Page) -> None:
+    page.open("certify")
+    page.choose_example("two")
+    assert page.text("#certified-label") in [*"0123456789", "undecided"]
+    assert page.find("#noisy").is_displayed()
+    page.set_slider("#sigma", 0.02)
+    assert page.text("#certified-radius").startswith("Certified radius 0.0")
+    assert "no change shorter than 0.0" in page.text("#certify-note")
+    assert "found in" in page.text("#certified-votes")
+    assert "/certify?sigma=0.02&samples=1000&ensemble_size=8&seed=" in page.text("#certify-curl")
+    page.set_slider("#sigma", 1)
+    python = next(
+        b for b in page.browser.find_elements(By.CSS_SELECTOR, "#certify .kinds button") if b.text == "Python"
+    )
+    python.click()
+    assert 'client.certify("two.png", model="digits", ensemble_size=8, sigma=1' in page.text("#certify-python")
+    compile(page.text("#certify-python"), "page", "exec")
 
 
 def test_weights_side_by_side_as_points_and_on_a_walk(page: Page) -> None:
@@ -349,7 +369,12 @@ def test_a_single_network_is_no_distribution(page: Page) -> None:
 
 
 def test_no_view_breaks_a_word_of_a_label(page: Page) -> None:
-    labels = {"answer": "#label, #classes th span", "vary": "#varied-label", "attack": ".answer-card .big"}
+    labels = {
+        "answer": "#label, #classes th span",
+        "vary": "#varied-label",
+        "attack": "#verdicts .big",
+        "certify": "#certified-label",
+    }
     try:
         for width in (1200, 360):
             set_screen(page.browser, width, 900)
@@ -413,7 +438,7 @@ def test_a_models_own_examples_are_tapped_on_a_phone(page: Page, tmp_path: Path)
         set_screen(page.browser, 1200, 900)
 
 
-@pytest.mark.parametrize("view", ["answer", "vary", "attack", "weights"])
+@pytest.mark.parametrize("view", ["answer", "vary", "attack", "certify", "weights"])
 def test_nothing_is_wider_than_a_phone(page: Page, view: str) -> None:
     set_screen(page.browser, 360, 700)
     try:
