@@ -46,6 +46,9 @@ FEWEST = 100
 COST_PER_STEP = 3_200
 """Most images × networks that are evaluated before other work may run, or one sample."""
 
+NUMBERS_AT_ONCE = 2**24
+"""Most pixels of noisy images in memory at a time: 64 MB, or those of one network."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -161,8 +164,9 @@ class _Counter:
 
     def votes(self, pixels: Tensor, samples: range) -> Generator[None, None, Tensor]:
         """Number of samples that find each class, int64 [B, K]."""
-        images, at_once = pixels / 255, max(1, COST_PER_STEP // (self._networks * len(pixels)))
-        counts = None
+        images, counts = pixels / 255, None
+        cost = self._networks * len(pixels)
+        at_once = max(1, min(COST_PER_STEP // cost, NUMBERS_AT_ONCE // (cost * pixels[0].numel())))
         for start in range(samples.start, samples.stop, at_once):
             found = self._ask(images, samples[start - samples.start :][:at_once])
             votes = torch.nn.functional.one_hot(found.argmax(-1), found.shape[-1]).sum(0)
@@ -177,8 +181,8 @@ class _Counter:
         target, k = self._sampler.target, self._networks
         noise = self._deviation * standard_normal(self._seed, samples, images[0].numel(), NOISE_STREAM)
         noise = noise.view(-1, 1, *images.shape[1:])
-        members, block = range(samples.start * k, samples.stop * k), count_networks_per_block(target)
-        logits = []
+        members, logits = range(samples.start * k, samples.stop * k), []
+        block = max(1, min(count_networks_per_block(target), NUMBERS_AT_ONCE // images.numel()))
         for own in (members[i : i + block] for i in range(0, len(members), block)):
             weights = draw_weights(self._sampler, self._seed, self._choose(own), self._precision)
             places = torch.tensor([member // k - samples.start for member in own])
