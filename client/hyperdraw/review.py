@@ -6,6 +6,7 @@ for Classification and Preference Learning", 2011).
 
 import heapq
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperdraw.logged import Log, LoggedPrediction
+
+DISTANCE_SURPRISE = "distance_surprise"
+"""Quantity that tells how far an input lies from the training examples: −ln of the share of usual inputs that lie as
+far, in nats."""
+
+FARTHEST = 0.05
+"""Share of usual inputs that lie too far to count as usual."""
 
 CANDIDATES = 20
 """Candidates for each chosen input, if near-duplicates are left out."""
@@ -36,12 +44,16 @@ class Filters:
     label: str | None = None
     """The class that must have been predicted."""
     since: datetime | None = None
+    usual: bool = False
+    """Whether the input must lie as near to the training examples as most usual inputs do."""
 
     def accept(self, record: LoggedPrediction) -> bool:
         """Whether to consider a record."""
         raised = self.flag is None or (self.flag in record.flags and record.flags[self.flag].flagged)
+        surprise = record.uncertainty.get(DISTANCE_SURPRISE, math.inf)
         return (
             raised
+            and (not self.usual or surprise <= -math.log(FARTHEST))
             and self.model in (None, record.model)
             and self.label in (None, record.label)
             and (self.since is None or record.time >= self.since)
@@ -79,7 +91,7 @@ def review(log: Log, count: int, by: str, filters: Filters, apart: float | None 
             root mean square over pixels, as a share of their range.
 
     Raises:
-        ValueError: if no record has the quantity, or images are to be compared without Pillow.
+        ValueError: if no record has the quantity or tells the distance, or images are to be compared without Pillow.
         OSError: if a file cannot be read.
     """
     if apart is not None and not find_spec("PIL"):
@@ -97,8 +109,9 @@ def review(log: Log, count: int, by: str, filters: Filters, apart: float | None 
             heapq.heappush(best, entry)
         else:
             heapq.heappushpop(best, entry)
-    if by not in found.quantities and found.quantities:
-        raise ValueError(f"no record has {by}; they have {', '.join(sorted(found.quantities))}")
+    for quantity in [by, *[DISTANCE_SURPRISE] * filters.usual]:
+        if quantity not in found.quantities and found.quantities:
+            raise ValueError(f"no record has {quantity}; they have {', '.join(sorted(found.quantities))}")
     candidates = [record for _, _, record in sorted(best, reverse=True)]
     found.records = candidates if apart is None else leave_out_duplicates(candidates, count, apart)
     return found

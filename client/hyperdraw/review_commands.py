@@ -35,6 +35,12 @@ def review_command(
     since: Annotated[
         datetime | None, typer.Option(help="Only inputs that were answered from this time on, in UTC.")
     ] = None,
+    usual: Annotated[
+        bool,
+        typer.Option(
+            "--usual", help="Only inputs that are no farther from the training examples than 95 % of usual inputs."
+        ),
+    ] = False,
     apart: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +63,7 @@ def review_command(
     since = since and (since if since.tzinfo else since.replace(tzinfo=UTC))
     with _explaining():
         lines = Log(log)
-        found = review(lines, count, by, Filters(model, flag, label, since), apart)
+        found = review(lines, count, by, Filters(model, flag, label, since, usual), apart)
         if html is not None:
             with replace_file(html) as file:
                 file.write(write_page(found).encode(errors="replace"))

@@ -20,6 +20,9 @@ from service.api.schemas import ModelIdentity
 from service.engine.batches import Answer
 from service.recording.record import Record
 
+DISTANCE_SURPRISE = "distance_surprise"
+"""What records name the surprise of the distance from the training examples, beside the task's quantities."""
+
 
 @dataclass(frozen=True)
 class _Answered:
@@ -33,6 +36,8 @@ class _Answered:
     calibration: Calibration | None
     rule: StoppingRule | None
     findings: Sequence[Findings]
+    surprises: Sequence[Tensor | None]
+    """How surprising the inputs' distances from the training examples are, for each of the findings, if known."""
     spec: InputSpec
     inputs: Tensor | None
     """Raw inputs [B, …], if they are logged."""
@@ -41,7 +46,7 @@ class _Answered:
     def nbytes(self) -> int:
         """Bytes of all tensors that would otherwise be free. What a batch's requests share counts for each of them."""
         tensors = [tensor for own in self.findings for tensor in own.list_tensors()]
-        tensors += [] if self.inputs is None else [self.inputs]
+        tensors += [tensor for tensor in (*self.surprises, self.inputs) if tensor is not None]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def make_records(self) -> list[Record]:
@@ -50,8 +55,9 @@ class _Answered:
         answers = answer_inputs(self.task, self.calibration, self.findings, self.rule)
         given = [None] * len(answers) if self.inputs is None else describe_inputs(self.spec, self.inputs)
         records: dict[int, Record] = {}
-        for own in self.findings:
+        for own, surprise in zip(self.findings, self.surprises, strict=True):
             measured = {name: own.tensors[name].tolist() for name in own.tensors if name in whole}
+            measured |= {} if surprise is None else {DISTANCE_SURPRISE: surprise.tolist()}
             for place, index in enumerate(own.positions.tolist()):
                 records[index] = Record(
                     time=self.time,
@@ -84,6 +90,7 @@ def log_answer(asking: Asking, inputs: Tensor, answer: Answer, findings: Sequenc
     parts, model = asking.parts, asking.model
     if parts.log is None:
         return
+    calibration = model.find_calibration(answer.rule)
     answered = _Answered(
         time=datetime.now(UTC),
         request_id=find_exchange(asking.request).request_id,
@@ -92,6 +99,9 @@ def log_answer(asking: Asking, inputs: Tensor, answer: Answer, findings: Sequenc
         task=model.task,
         calibration=model.calibration,
         rule=answer.rule,
+        surprises=[
+            calibration.measure_distance_surprise(part.prediction) if calibration else None for part in answer.parts
+        ],
         findings=findings,
         spec=model.input,
         inputs=inputs if parts.settings.log_inputs else None,

@@ -105,6 +105,16 @@ def test_filters(write: Write) -> None:
     assert json.loads(run(folder, "--json", "--label", "1")[0])["considered"] == 3
 
 
+def test_what_is_far_from_the_training_examples_can_be_left_out(write: Write) -> None:
+    surprises = 3.1, 2.9, 0.0, 700.0
+    far = [{"mutual_information": 1 - i / 10, "distance_surprise": surprise} for i, surprise in enumerate(surprises)]
+    folder = write(*(make_line(i, uncertainty=measured) for i, measured in enumerate(far)), make_line(4, 2.0))
+    assert rank(folder) == [4, 0, 1, 2, 3]
+    assert rank(folder, "--usual") == [1, 2]  # −ln 0.05 = 2.996
+    unknown = write(make_line(0), file="unknown.jsonl") / "unknown.jsonl"
+    assert "distance_surprise" in run(unknown, "--usual", code=2)[1]
+
+
 def test_near_duplicates_are_left_out(write: Write) -> None:
     greys = 100, 102, 200, 104, 101, 210
     folder = write(*(make_line(i, 1 - i / 10, input=show(grey)) for i, grey in enumerate(greys)), make_line(6))

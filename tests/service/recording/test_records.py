@@ -11,12 +11,18 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import service.recording.log
+from models.inputs.image import ImageSpec
+from models.inputs.pixels import decode_image
+from models.model import Model
+from models.predictions.prediction import FEATURE_DISTANCE
 from models.predictions.stopping import StoppingRule
+from models.predictions.surprise import measure_surprise
 from service.app import create_app
 from service.catalog import ConfigurationError
 from service.settings import Settings
@@ -51,13 +57,20 @@ def count(client: httpx.Client) -> dict[str, float]:
     return {s.labels["outcome"]: s.value for s in family.samples if s.name.endswith("_total")}
 
 
-def test_a_record_says_what_was_answered(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_record_says_what_was_answered(checkpoints: Path, tmp_path: Path, model: Model) -> None:
     asked = {"seed": 7, "coverage": 0.9, "false_alarm_rate": 0.1}
     with logging_to(tmp_path, checkpoints) as client:
         answer = client.post(PREDICT, files=FILES, params=asked)
         packed = client.post(PREDICT, files=FILES, params={**asked, "format": "safetensors"})
         wait_until(lambda: count(client)["written"] == 4)
     told, records = answer.json(), read(tmp_path)
+    calibration, density = model.calibration, model.checkpoint.density
+    assert calibration is not None
+    assert density is not None
+    assert isinstance(model.input, ImageSpec)
+    images = torch.stack([decode_image(picture, model.input, 10**6, "") for picture in PICTURES])
+    levels = calibration.for_size(told["ensemble"]["size"]).levels[FEATURE_DISTANCE]
+    surprises = measure_surprise(density.measure_distance(model.input.prepare(images)), levels).tolist()
     for response, own in ((answer, records[:2]), (packed, records[2:])):
         for index, (record, prediction) in enumerate(zip(own, told["predictions"], strict=True)):
             assert record["request_id"] == response.headers["x-request-id"]
@@ -66,7 +79,9 @@ def test_a_record_says_what_was_answered(checkpoints: Path, tmp_path: Path) -> N
             ensemble = told["ensemble"]
             assert (record["seed"], record["ensemble_size"]) == (7, ensemble["size"])
             assert (record["precision"], record["temperature"]) == ("float32", ensemble["temperature"])
+            surprise = record["uncertainty"].pop("distance_surprise")
             assert record["uncertainty"] == prediction["uncertainty"]
+            assert surprise == pytest.approx(surprises[index])
             assert record["prediction"] == {k: v for k, v in prediction.items() if k != "uncertainty"}
             assert record["prediction"]["flags"]["out_of_distribution"]["false_alarm_rate"] == 0.1
             assert record["prediction"]["prediction_set"]["coverage"] == 0.9
