@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi import FastAPI, Response
@@ -144,7 +145,10 @@ def _open_sink(settings: Settings) -> Sink | None:
         if settings.log_inputs:
             raise ConfigurationError("--log-inputs adds inputs to a log; say where to with --prediction-log")
         return None
-    if "://" in destination:
+    host = urlsplit(destination).hostname if "://" in destination else None
+    inputs = "with" if settings.log_inputs else "without"
+    logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)
+    if host:
         from service.recording.events import EventSink  # with a client of HTTP, which takes long to import
 
         return EventSink(destination)

@@ -310,11 +310,13 @@ def _find(trial: Sequence[Outcome], pool: str) -> Outcome:
 
 def _compare(differences: Sequence[float]) -> list[str]:
     """The mean difference of accuracies, and how often it is positive."""
-    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    error = ""
+    if len(differences) > 1:
+        error = f" ± {100 * statistics.stdev(differences) / math.sqrt(len(differences)):.1f}"
     better = sum(difference > 0 for difference in differences)
-    return [f"{100 * statistics.mean(differences):+.1f} ± {100 * error:.1f}", f"{better} of {len(differences)}"]
+    return [f"{100 * statistics.mean(differences):+.1f}{error}", f"{better} of {len(differences)}"]
 
 
 def _summarize(values: Sequence[float], pattern: str) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{pattern.format(statistics.mean(values))} ± {pattern.format(deviation)}"
+    deviation = f" ± {pattern.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return pattern.format(statistics.mean(values)) + deviation
