@@ -50,7 +50,7 @@ from training.sequence_checks import (
 from training.sequence_command import add_sequence_commands
 from training.studies.ablation import ablate
 from training.studies.labelling import FILE as LABELLING_FILE
-from training.studies.labelling import describe_labelling, study_labelling
+from training.studies.labelling import RARITY, describe_labelling, study_labelling
 from training.table_command import divisions_command, table_command, vectors_command
 from training.translate_command import translate_command, translate_text_command
 
@@ -313,6 +313,10 @@ def labelling_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of steps of each training.", show_default="the recipe's")
     ] = None,
+    rarity: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How often images of half of the classes come, compared with those of others."),
+    ] = RARITY,
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
@@ -322,7 +326,7 @@ def labelling_command(
     """
     torch.set_num_threads(1)  # more threads would wait for one another, as the images are small and few
     with explain_errors(), be_quiet(quiet):
-        study = study_labelling(dataset, data, out, seed or range(5), steps)
+        study = study_labelling(dataset, data, out, seed or range(5), steps, rarity)
     conclude(describe_labelling(study), out / LABELLING_FILE, as_json)
 
 

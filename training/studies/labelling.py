@@ -47,7 +47,7 @@ LABELLED, ADDED, POOL, VALIDATION, TEST = 50, 50, 2_000, 50, 2_000
 last three may be fewer."""
 
 RARE_CLASSES, RARITY = 0.5, 0.1
-"""Share of the classes that are rare, and how often their images come, compared with those of other classes."""
+"""Share of the classes that are rare, and how often their images come by default, compared with those of others."""
 
 FOREIGN = 0.2
 """Share of a mixed pool that belongs to no class."""
@@ -85,6 +85,8 @@ class Labelling:
     labelled: int
     added: int
     steps: int
+    rarity: float
+    """How often images of rare classes come, compared with those of others."""
     trials: tuple[tuple[Outcome, ...], ...]
     """The outcomes of each seed. The first is without further labels."""
 
@@ -161,7 +163,9 @@ STRATEGIES: Mapping[str, Strategy] = {
 }
 
 
-def study_labelling(name: str, data: Path, out: Path, seeds: Sequence[int], steps: int | None = None) -> Labelling:
+def study_labelling(
+    name: str, data: Path, out: Path, seeds: Sequence[int], steps: int | None = None, rarity: float = RARITY
+) -> Labelling:
     """Compares the strategies with several seeds, and writes a table of the results.
 
     Finished seeds are kept, so the same call continues after an interrupt.
@@ -172,6 +176,7 @@ def study_labelling(name: str, data: Path, out: Path, seeds: Sequence[int], step
         out: folder of the table and of each seed's outcomes.
         seeds: seeds of the trainings, of the rare classes and of the pool.
         steps: steps of each training, if not the recipe's.
+        rarity: how often images of rare classes come, compared with those of others.
 
     Raises:
         DatasetError: if the dataset is missing or damaged, or not one of classes of images.
@@ -184,9 +189,10 @@ def study_labelling(name: str, data: Path, out: Path, seeds: Sequence[int], step
     out.mkdir(parents=True, exist_ok=True)
     parts: list[Labelling] = []
     for seed in track(seeds, "labelling", "seed"):
-        file = out / f"seed-{seed}{f'-{steps}-steps' if steps else ''}.json"
+        trial = _Trial(name, data, dataset, seed, steps, rarity)
+        file = out / f"{name}-{trial.recipe.steps}-steps-rarity-{rarity:g}-seed-{seed}.json"
         if not file.exists():
-            write_file(file, dump_json(_Trial(name, data, dataset, seed, steps).run()))
+            write_file(file, dump_json(trial.run()))
         parts.append(TypeAdapter(Labelling).validate_json(file.read_bytes()))
     study = replace(parts[0], trials=tuple(trial for part in parts for trial in part.trials))
     write_file(out / FILE, dump_json(study))
@@ -197,21 +203,22 @@ def study_labelling(name: str, data: Path, out: Path, seeds: Sequence[int], step
 class _Trial:
     """All strategies with one seed."""
 
-    def __init__(self, name: str, data: Path, dataset: Dataset, seed: int, steps: int | None) -> None:
+    def __init__(self, name: str, data: Path, dataset: Dataset, seed: int, steps: int | None, rarity: float) -> None:
         self._name = name
         self._data = data
         self._dataset = dataset
         self._seed = seed
+        self._rarity = rarity
         classes = len(dataset.task.outputs)
-        self._recipe = own_images(name, dataset.input.shape, classes, LABELLED)
-        self._recipe = replace(self._recipe, steps=steps or self._recipe.steps)
+        recipe = own_images(name, dataset.input.shape, classes, LABELLED)
+        self.recipe = replace(recipe, steps=steps or recipe.steps)
         self._generator = torch.Generator().manual_seed(seed)
         self._rare = torch.randperm(classes, generator=self._generator)[: round(RARE_CLASSES * classes)]
 
     def run(self) -> Labelling:
         """The outcomes of all strategies."""
         train = self._dataset.train
-        shares = torch.where(torch.isin(train.labels, self._rare), RARITY, 1.0)
+        shares = torch.where(torch.isin(train.labels, self._rare), self._rarity, 1.0)
         (kept,) = (torch.rand(len(train), generator=self._generator) < shares).nonzero(as_tuple=True)
         kept = kept[torch.randperm(len(kept), generator=self._generator)]
         labelled, waiting = train[kept[:LABELLED]], train[kept[LABELLED : LABELLED + POOL]]
@@ -229,7 +236,7 @@ class _Trial:
                     *(torch.cat(pair) for pair in zip((labelled.inputs, labelled.labels), added, strict=True))
                 )
                 outcomes.append(self._judge(self._train(both), title, strategy, labels))
-        return Labelling(self._name, LABELLED, ADDED, self._recipe.steps, (tuple(outcomes),))
+        return Labelling(self._name, LABELLED, ADDED, self.recipe.steps, self._rarity, (tuple(outcomes),))
 
     def _make_pool(self, sampler: WeightSampler, labelled: Examples, waiting: Examples) -> Pool:
         """A mixed pool, with what the networks say about it."""
@@ -253,9 +260,8 @@ class _Trial:
 
     @flush_denormals()
     def _train(self, examples: Examples) -> WeightSampler:
-        recipe = replace(self._recipe, inputs_per_network=min(self._recipe.inputs_per_network, len(examples)))
         dataset = replace(self._dataset, train=examples)
-        run = start_run(recipe, dataset, self._seed, recipe.steps, torch.device("cpu"))
+        run = start_run(self.recipe, dataset, self._seed, self.recipe.steps, torch.device("cpu"))
         while not run.finished:
             run.step()
         run.recalibrate()
@@ -284,8 +290,8 @@ def describe_labelling(study: Labelling) -> str:
         f"# {study.dataset}: {study.added} further labels",
         "",
         f"Trained on {study.labelled} labelled images for {study.steps:,} steps, and then on {study.added} more, with "
-        f"{len(study.trials)} seeds. Half of the classes are rare among them and in the pool, and none is in the test "
-        "images. Made by `hyperdraw-train labelling`.",
+        f"{len(study.trials)} seeds. Half of the classes have {study.rarity:g} times as many images as the others, but "
+        "not in the test images. Made by `hyperdraw-train labelling`.",
         "",
         "| pool | labels by | accuracy | NLL | points more than random | better | rare | foreign |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -75,7 +75,7 @@ def test_each_seed_tries_all_strategies(tmp_path: Path) -> None:
     assert sum(own.foreign for trial in study.trials for own in trial) > 0
     assert study.trials[0] != study.trials[1]
     assert (tmp_path / "README.md").read_text() == describe_labelling(study)
-    file = tmp_path / "seed-0-2-steps.json"
+    file = tmp_path / "digits-2-steps-rarity-0.1-seed-0.json"
     file.write_text(file.read_text().replace("no further labels", "something kept"))
     assert study_labelling("digits", tmp_path, tmp_path, (0,), 2).trials[0][0].strategy == "something kept"
 
@@ -93,10 +93,10 @@ def test_the_table_has_paired_differences() -> None:
         (tell("", "no further labels", 0.5), tell("usual", "random", random), tell("usual", "mutual information", ours))
         for random, ours in ((0.6, 0.7), (0.8, 0.78))
     )
-    lines = describe_labelling(Labelling("digits", 50, 50, 400, trials)).splitlines()
+    lines = describe_labelling(Labelling("digits", 50, 50, 400, 0.1, trials)).splitlines()
     assert lines[-2:] == [
         "| usual | random | 70.0% ± 14.1% | 0.500 ± 0.000 |  |  | 2.0 | 1.0 |",
         "| usual | mutual information | 74.0% ± 5.7% | 0.500 ± 0.000 | +4.0 ± 6.0 | 1 of 2 | 2.0 | 1.0 |",
     ]
-    single = describe_labelling(Labelling("digits", 50, 50, 400, trials[:1]))
+    single = describe_labelling(Labelling("digits", 50, 50, 400, 0.1, trials[:1]))
     assert "| 70.0% | 0.500 | +10.0 | 1 of 1 |" in single
