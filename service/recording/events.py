@@ -89,7 +89,7 @@ class EventSink:
         try:
             status = self._client.post(self._url, headers=headers, content=content).status_code
         except httpx.HTTPError as error:
-            return f"the receiver of events cannot be reached: {error or type(error).__name__}"
+            return f"the receiver of events cannot be reached: {str(error) or type(error).__name__}"
         if 200 <= status < 300:
             return None
         failure = f"the receiver of events answers with status {status}"

@@ -290,8 +290,8 @@ def describe_labelling(study: Labelling) -> str:
         f"# {study.dataset}: {study.added} further labels",
         "",
         f"Trained on {study.labelled} labelled images for {study.steps:,} steps, and then on {study.added} more, with "
-        f"{len(study.trials)} seeds. Half of the classes have {study.rarity:g} times as many images as the others, but "
-        "not in the test images. Made by `hyperdraw-train labelling`.",
+        f"{len(study.trials)} seeds. Half of the classes have {study.rarity:g} times as many images as the others, "
+        "except in the test set. Made by `hyperdraw-train labelling`.",
         "",
         "| pool | labels by | accuracy | NLL | points more than random | better | rare | foreign |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
