@@ -6,7 +6,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi import FastAPI, Response
@@ -19,7 +21,7 @@ from models.device import choose_device
 from models.precision import choose_precision
 from service.admission import Admission
 from service.api import certificates, explorations, health, models, page, predictions, sequences, weights
-from service.catalog import Catalog
+from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
@@ -33,6 +35,8 @@ from service.operation.headers import SecurityHeaders
 from service.operation.metrics import ServiceMetrics
 from service.operation.middleware import Accounting, Follow
 from service.parts import Parts
+from service.recording.folder import FolderSink
+from service.recording.log import PredictionLog, Sink
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         KeyFileError: if the key file cannot be used.
     """
     settings.check_exposure()
+    sink = _open_sink(settings)
     keys = KeyFile(settings.keys, settings.keys_broken) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
@@ -67,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         engine.close()
         decoder.close()
         raise
+    log = PredictionLog(sink, metrics.count_logged) if sink else None
     bodies = Admission(settings.max_held_bytes)
     metrics.watch(engine, catalog, decoder.admission, bodies, keys)
 
@@ -79,6 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
         catalog.close()
         await to_thread.run_sync(engine.close)
         await to_thread.run_sync(decoder.close)
+        if log:
+            await to_thread.run_sync(log.close)
         if traces:
             await to_thread.run_sync(traces.close)
 
@@ -89,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state = Parts(settings, keys, engine, decoder, metrics, catalog)  # type: ignore[assignment]
+    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, log)  # type: ignore[assignment]
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -110,18 +118,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    for routes in (
-        page,
-        health,
-        models,
-        predictions,
-        explorations,
-        certificates,
-        weights,
-        sequences,
-        open_inference,
-        openai,
-    ):
+    own = (page, health, models, predictions, explorations, certificates, weights, sequences)
+    for routes in (*own, open_inference, openai):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app
@@ -135,6 +133,30 @@ def _open_traces(settings: Settings) -> "Traces | None":
     from service.operation.traces import Traces
 
     return Traces(settings.otlp_endpoint)
+
+
+def _open_sink(settings: Settings) -> Sink | None:
+    """Opens the folder or address that predictions are logged to, if they are.
+
+    Raises:
+        ConfigurationError: if the folder cannot be used, or inputs alone shall be logged.
+    """
+    destination = settings.prediction_log
+    if destination is None:
+        if settings.log_inputs:
+            raise ConfigurationError("--log-inputs adds inputs to a log; say where to with --prediction-log")
+        return None
+    host = urlsplit(destination).hostname if "://" in destination else None
+    inputs = "with" if settings.log_inputs else "without"
+    logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)
+    if host:
+        from service.recording.events import EventSink  # with a client of HTTP, which takes long to import
+
+        return EventSink(destination)
+    try:
+        return FolderSink(Path(destination), settings.prediction_log_bytes)
+    except OSError as error:
+        raise ConfigurationError(f"predictions cannot be logged to {destination}: {error.strerror}") from error
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:

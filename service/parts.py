@@ -10,6 +10,7 @@ from service.engine.engine import Engine
 from service.operation.access import KeyFile
 from service.operation.metrics import ServiceMetrics
 from service.operation.statistics import Statistics
+from service.recording.log import PredictionLog
 from service.settings import Settings
 
 
@@ -23,6 +24,8 @@ class Parts:
     decoder: Decoder
     metrics: ServiceMetrics
     catalog: Catalog
+    log: PredictionLog | None = None
+    """Where answers are logged, if they are."""
     statistics: Statistics = field(default_factory=Statistics)
     draining: bool = False
     """Whether the service is shutting down."""

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
@@ -54,6 +55,13 @@ def _check_network(network: str) -> str:
         return str(ipaddress.ip_network(network))
     except ValueError as error:
         raise ValueError(f"a proxy must be an address or a network like 10.0.0.0/8: {error}") from error
+
+
+def _check_destination(destination: str) -> str:
+    scheme, separator, rest = destination.partition("://")
+    if separator and (scheme not in ("http", "https") or not urlsplit(destination).hostname or " " in rest):
+        raise ValueError("it must be a folder, or an address like https://example.org/events")
+    return destination
 
 
 def _split(value: Any) -> Any:
@@ -225,6 +233,17 @@ class Settings(BaseSettings):
         description="json, one line per event, or console. The default is console on a terminal, otherwise json.",
     )
     log_level: LogLevel = Field(default="info", description="Lowest level of events to log.")
+    prediction_log: Annotated[str, AfterValidator(_check_destination)] | None = Field(
+        default=None,
+        description="Where to log each predicted input: a folder for files of JSON lines, or an address that gets "
+        "CloudEvents. Without it, predictions are not logged.",
+    )
+    prediction_log_bytes: Count = Field(
+        default=2**30, description="Most bytes of the files in the folder, whose oldest are removed."
+    )
+    log_inputs: bool = Field(
+        default=False, description="Log also the inputs, at the size that the model takes. They may be personal data."
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         description="Trace collector for OTLP over HTTP, such as http://127.0.0.1:4318. The default is "

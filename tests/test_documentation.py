@@ -39,6 +39,7 @@ from tests import ROOT
 from tests.conftest import make_session, serve
 from tests.pictures import EXAMPLES
 from tests.sequences import save_writer
+from tests.waiting import wait_until
 from training.__main__ import app as training_app
 from training.recipes.toys import toy_cubic
 from training.runs.session import train
@@ -141,7 +142,11 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         (path / "checkpoints" / name).symlink_to(ROOT / "checkpoints" / name)
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
     save_writer(path / "checkpoints" / "sums")
-    return create_app(Settings(checkpoints=path / "checkpoints", default_model="mnist-hyperdraw"))
+    log = str(path / "predictions")
+    checkpoints = path / "checkpoints"
+    return create_app(
+        Settings(checkpoints=checkpoints, default_model="mnist-hyperdraw", prediction_log=log, log_inputs=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +166,9 @@ def workspace(documented_app: FastAPI, tmp_path_factory: pytest.TempPathFactory)
         address, keyed_address = (
             stack.enter_context(serve(app)).removeprefix("http://") for app in (documented_app, keyed)
         )
+        image = (EXAMPLES / "ambiguous.png").read_bytes()
+        httpx.post(f"http://{address}/v1/models/mnist-hyperdraw/predict", content=image, timeout=60)
+        wait_until(lambda: any((path / "predictions").iterdir()))
         yield Workspace(path, address, keyed_address, environment)
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from models.device import choose_device
@@ -49,6 +50,8 @@ from training.sequence_checks import (
 )
 from training.sequence_command import add_sequence_commands
 from training.studies.ablation import ablate
+from training.studies.labelling import FILE as LABELLING_FILE
+from training.studies.labelling import RARITY, describe_labelling, study_labelling
 from training.table_command import divisions_command, table_command, vectors_command
 from training.translate_command import translate_command, translate_text_command
 
@@ -298,6 +301,37 @@ def ablate_command(
     if not finished:
         warn("the ablation was interrupted. Continue with the same command.")
     conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)
+
+
+@app.command("labelling", rich_help_panel="Experiments")
+def labelling_command(
+    out: Annotated[Path, typer.Option(help="Directory for the table, and for the outcomes of each seed.")],
+    dataset: Annotated[
+        str, typer.Option(help="Dataset of images: digits, which needs no download, or mnist.")
+    ] = "digits",
+    data: DataOption = DATA_FOLDER,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=2**63 - 1, help="Seed of the runs. Can be repeated.", show_default="0 to 4"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps of each training.", show_default="the recipe's")
+    ] = None,
+    rarity: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How often images of half of the classes come, compared with those of others."),
+    ] = RARITY,
+    quiet: QuietOption = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Compare labels that are asked for where networks disagree with labels of random images.
+
+    Finished seeds are kept, so the same command continues after an interrupt.
+    """
+    torch.set_num_threads(1)  # more threads would wait for one another, as the images are small and few
+    with explain_errors(), be_quiet(quiet):
+        study = study_labelling(dataset, data, out, seed or range(5), steps, rarity)
+    conclude(describe_labelling(study), out / LABELLING_FILE, as_json)
 
 
 add_sequence_checks(app)

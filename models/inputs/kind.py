@@ -83,6 +83,10 @@ class InputKind(ABC):
         """
         raise NotImplementedError(f"{self.noun} are not rows")
 
+    def write_rows(self, raw: Tensor) -> list[Mapping[str, Cell]]:
+        """Rows of values by name, which `read_rows` reads, from raw inputs [B, …], for inputs that are rows."""
+        raise NotImplementedError(f"{self.noun} are not rows")
+
     def decode(self, values: Tensor) -> Tensor:
         """Raw inputs [B, …] from finite values of the signature's tensor, unless it holds files.
 

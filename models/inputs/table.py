@@ -3,7 +3,8 @@
 Shapes: B rows, C columns, D features.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -62,6 +63,16 @@ class TableSpec(InputKind):
             InputError: if a column is missing or unknown, or a value is not one of its column.
         """
         return self.read_cells(arrange_rows(rows, self.column_names))
+
+    def write_rows(self, raw: Tensor) -> list[Mapping[str, Cell]]:
+        """Values by the columns' names, from rows [B, C]: rare categories by one name, and times to the second."""
+        return [
+            {
+                column.name: None if math.isnan(number) else column.name_number(number)
+                for column, number in zip(self.columns, row, strict=True)
+            }
+            for row in raw.tolist()
+        ]
 
     def read_cells(self, rows: Sequence[Sequence[Cell]]) -> Tensor:
         """float64 [B, C] from rows of values in order.

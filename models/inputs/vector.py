@@ -4,7 +4,7 @@ Shapes: B inputs.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from models.inputs.kind import InputError, InputKind, Row, TensorSignature
+from models.inputs.kind import Cell, InputError, InputKind, Row, TensorSignature
 from models.inputs.rows import arrange_rows, show
 from models.schema import STRICT, Deviations, Means, Shape
 
@@ -63,6 +63,10 @@ class VectorSpec(InputKind):
                 if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_NUMBER:
                     raise InputError(f"{name} in row {number} is {show(value)}.", "It must be a finite number.")
         return self.decode(torch.tensor(arranged, dtype=torch.float64))
+
+    def write_rows(self, raw: Tensor) -> list[Mapping[str, Cell]]:
+        """Numbers by name, from vectors [B, numbers]."""
+        return [dict(zip(self.names, row, strict=True)) for row in raw.tolist()]
 
     def decode(self, values: Tensor) -> Tensor:
         """float32 [B, numbers] from finite numbers in double precision.

@@ -26,7 +26,7 @@ from models.noise import SEED_LIMIT
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
 from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.predictions.stopping import Stopping, StoppingRule
-from models.predictions.surprise import COMBINED_SURPRISE, SHARES
+from models.predictions.surprise import COMBINED_SURPRISE, SHARES, measure_surprise
 from models.schema import STRICT
 from models.tasks.kind import Flag
 from models.tasks.regression import RegressionUncertainty
@@ -179,6 +179,12 @@ class Calibration:
         size = self.for_size(prediction.size)
         first = prediction.prefix(size.ensemble_size)
         return {flag: size.measure(first, flag) for flag in size.scores}
+
+    def measure_distance_surprise(self, prediction: Prediction) -> Tensor | None:
+        """How surprising the inputs' distances from the training examples are among usual inputs, in nats: [B]. None if
+        no combined surprise knows."""
+        levels = self.for_size(prediction.size).levels.get(FEATURE_DISTANCE)
+        return None if levels is None else measure_surprise(prediction.score(FEATURE_DISTANCE), levels)
 
     def judge_scores(
         self, scores: Mapping[Flag, Tensor], ensemble_size: int, rate: float | None = None

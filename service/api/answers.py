@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,18 +13,20 @@ from torch import Tensor
 
 from models.inputs.pixels import encode_image
 from models.model import Model
-from models.predictions.detection import Calibration, Judgement, PredictionIntervals, PredictionSets
+from models.predictions.detection import Calibration, Judgement
 from models.predictions.path import PathKind
-from models.predictions.prediction import Part, join_parts
+from models.predictions.prediction import join_parts
+from models.predictions.stopping import StoppingRule
 from models.sequences.model import SequenceModel
 from models.tasks.kind import Flag
 from models.tasks.regression import Regression
+from models.tasks.task import Task
+from service.api.findings import Findings, apply_calibration
 from service.api.growing import GrownEnsemble
 from service.api.schemas import (
     AttackAnswer,
     AttackDescription,
     AttackParameters,
-    EnsembleIdentity,
     ExampleDescription,
     FlagAnswer,
     IntervalAnswer,
@@ -36,7 +38,6 @@ from service.api.schemas import (
     PredictAnswer,
     PredictionAnswer,
     PredictionSetAnswer,
-    PredictParameters,
     RefusedModel,
     RegressionAnswer,
     RequestLimits,
@@ -133,90 +134,52 @@ def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
     )
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The calibrated numbers of an answer by ensembles of one size, in whatever form it is sent."""
-
-    ensemble: EnsembleIdentity
-    tensors: dict[str, Tensor]
-    """The task's quantities, [B] or [B, K] each, and for classes the tempered `probabilities`."""
-    judgements: dict[Flag, Judgement]
-    sets: PredictionSets | None
-    intervals: PredictionIntervals | None
-
-    @property
-    def coverage(self) -> float | None:
-        """Coverage of the prediction sets or intervals, if any."""
-        found = self.sets or self.intervals
-        return found.coverage if found else None
-
-
-def apply_calibration(
-    model: Model, answer: Answer, part: Part, false_alarm_rate: float | None, coverage: float | None
-) -> Findings:
-    """Applies a model's calibration to a part of the engine's answer.
+def answer_prediction(
+    model: Model, findings: Sequence[Findings], rule: StoppingRule | None, members: Tensor | None = None
+) -> PredictAnswer:
+    """The answer to a prediction request.
 
     Args:
         model: the model that answered.
-        answer: the engine's answer.
-        part: the part.
-        false_alarm_rate: rate for each flag, if not the default.
-        coverage: coverage of prediction sets or intervals, if requested.
-
-    Raises:
-        ValueError: if the rate or coverage was not calibrated.
+        findings: the findings of each part of the answer.
+        rule: the rule by which ensembles stopped growing, if any.
+        members: the prediction of each member, [S, B, K], if requested.
     """
-    prediction, calibration, task = part.prediction, model.find_calibration(answer.rule), model.task
-    size, uncertainty = prediction.size, prediction.uncertainty
-    ensemble = EnsembleIdentity(size=size, seed=answer.seed, precision=model.precision)
-    tensors: dict[str, Tensor] = {name: getattr(uncertainty, name) for name in task.quantities}
-    judgements = calibration.judge_scores(part.scores, size, false_alarm_rate) if calibration else {}
-    sets, intervals = None, None
-    if task.has_classes:
-        tensors["probabilities"] = prediction.probabilities
-    if task.has_classes and calibration:
-        ensemble.temperature = calibration.temperature_for(size)
-        tensors["probabilities"] = calibration.temper(prediction.log_probabilities, size).exp()
-    if calibration and coverage is not None:
-        if task.has_classes:
-            sets = calibration.choose_sets(prediction, coverage)
-        else:
-            intervals = calibration.choose_intervals(prediction, coverage)
-    return Findings(ensemble, tensors, judgements, sets, intervals)
-
-
-def answer_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> PredictAnswer:
-    """The answer to a prediction request, from the engine's answer.
-
-    Raises:
-        ValueError: if a requested rate or coverage was not calibrated.
-    """
-    found: dict[int, PredictionAnswer | RegressionAnswer] = {}
-    for part in answer.parts:
-        own = apply_calibration(model, answer, part, parameters.false_alarm_rate, parameters.coverage)
-        answers = _answer_part(model, own, part.prediction.members if parameters.members else None)
-        if answer.rule:
-            settled = own.ensemble.size < answer.rule.rounds[-1].ensemble_size
-            grown = GrownEnsemble(size=own.ensemble.size, settled=settled, temperature=own.ensemble.temperature)
-            for one in answers:
-                one.ensemble = grown
-        found |= dict(zip(part.positions.tolist(), answers, strict=True))
-    ensemble = own.ensemble  # parts grow, so the last is the largest
-    if answer.rule:
-        ensemble.temperature = None
-    predictions: Any = [found[i] for i in range(len(found))]
+    ensemble = findings[-1].ensemble  # parts grow, so the last is the largest
+    if rule:
+        ensemble = ensemble.model_copy(update={"temperature": None})
+    predictions: Any = answer_inputs(model.task, model.calibration, findings, rule, members)
     return PredictAnswer(model=identify(model), ensemble=ensemble, predictions=predictions)
 
 
+def answer_inputs(
+    task: Task,
+    calibration: Calibration | None,
+    findings: Sequence[Findings],
+    rule: StoppingRule | None,
+    members: Tensor | None = None,
+) -> list[PredictionAnswer | RegressionAnswer]:
+    """The answer for each input, in order. The other arguments are those of `answer_prediction`."""
+    found: dict[int, PredictionAnswer | RegressionAnswer] = {}
+    for own in findings:
+        answers = _answer_part(task, calibration, own, members)
+        if rule:
+            settled = own.ensemble.size < rule.rounds[-1].ensemble_size
+            grown = GrownEnsemble(size=own.ensemble.size, settled=settled, temperature=own.ensemble.temperature)
+            for one in answers:
+                one.ensemble = grown
+        found |= dict(zip(own.positions.tolist(), answers, strict=True))
+    return [found[i] for i in range(len(found))]
+
+
 def _answer_part(
-    model: Model, findings: Findings, members: Tensor | None
-) -> list[PredictionAnswer] | list[RegressionAnswer]:
-    judged = _raise_flags(model.calibration, findings.judgements) if model.calibration else {}
-    count = len(next(iter(findings.tensors.values())))
-    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(count)]
-    if isinstance(model.task, Regression):
-        return _answer_numbers(model.task, findings, flags, members)
-    return answer_classes(model.task.classes, findings, flags, members)
+    task: Task, calibration: Calibration | None, findings: Findings, members: Tensor | None
+) -> Sequence[PredictionAnswer | RegressionAnswer]:
+    judged = _raise_flags(calibration, findings.judgements) if calibration else {}
+    flags = [{kind: answers[i] for kind, answers in judged.items()} for i in range(len(findings.positions))]
+    if isinstance(task, Regression):
+        return _answer_numbers(task, findings, flags, members)
+    return answer_classes(task.classes, findings, flags, members)
 
 
 def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: AttackParameters) -> AttackAnswer:
@@ -225,8 +188,8 @@ def answer_attack(model: Model, answer: Answer, pixels: Tensor, parameters: Atta
     Raises:
         ValueError: if a requested rate or coverage was not calibrated.
     """
-    asked = PredictParameters(false_alarm_rate=parameters.false_alarm_rate, coverage=parameters.coverage)
-    told = answer_prediction(model, answer, asked)
+    findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
+    told = answer_prediction(model, findings, answer.rule)
     before, after = told.predictions
     assert isinstance(before, PredictionAnswer)
     assert isinstance(after, PredictionAnswer)
@@ -258,32 +221,28 @@ def answer_walk(model: Model, seed: int, members: tuple[int, int], paths: Mappin
     )
 
 
-def pack_prediction(model: Model, answer: Answer, parameters: PredictParameters) -> bytes:
+def pack_prediction(model: Model, answer: Answer, findings: Sequence[Findings], members: Tensor | None = None) -> bytes:
     """The answer's numbers as a safetensors file. The first axis of each tensor counts the inputs, or the members and
     then the inputs. The metadata hold what applies to all inputs. Where ensembles grew, their sizes and thresholds are
-    tensors.
-
-    Raises:
-        ValueError: if a requested rate or coverage was not calibrated.
+    tensors. The arguments are those of `answer_prediction`, and the engine's answer.
     """
-    rate, coverage = parameters.false_alarm_rate, parameters.coverage
-    found = [apply_calibration(model, answer, part, rate, coverage) for part in answer.parts]
-    collected = [_collect_tensors(findings, grew=answer.rule is not None) for findings in found]
+    collected = [_collect_tensors(own, grew=answer.rule is not None) for own in findings]
     tensors = {name: join_parts(answer.parts, [own[name] for own in collected]) for name in collected[0]}
-    if parameters.members:
-        tensors["members"] = answer.prediction.members
-    findings = found[-1]
-    thresholds = _describe_thresholds(model.calibration, findings.judgements) if model.calibration else {}
+    if members is not None:
+        tensors["members"] = members
+    largest = findings[-1]
+    ensemble, coverage = largest.ensemble, largest.coverage
+    thresholds = _describe_thresholds(model.calibration, largest.judgements) if model.calibration else {}
     if answer.rule:
-        findings.ensemble.temperature = None
+        ensemble = ensemble.model_copy(update={"temperature": None})
         for described in thresholds.values():
             del described["threshold"], described["calibrated_ensemble_size"]
     metadata = {
         "model": identify(model).model_dump_json(),
-        "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
+        "ensemble": ensemble.model_dump_json(exclude_none=True),
         "task": json.dumps(asdict(model.task)),
         "flags": json.dumps(thresholds),
-        **({"coverage": str(findings.coverage)} if findings.coverage else {}),
+        **({"coverage": str(coverage)} if coverage else {}),
     }
     content = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return save({name: tensor.contiguous() for name, tensor in content.items()}, metadata)
@@ -370,7 +329,7 @@ def identify(model: ServedModel) -> ModelIdentity:
     return ModelIdentity(name=model.name, version=model.version, method=model.method)
 
 
-def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, dict[str, Any]]:
+def _describe_thresholds(calibration: Calibration, judgements: Mapping[Flag, Judgement]) -> dict[str, dict[str, Any]]:
     """Score, threshold and calibration of each flag."""
     return {
         flag: {
@@ -384,7 +343,7 @@ def _describe_thresholds(calibration: Calibration, judgements: dict[Flag, Judgem
     }
 
 
-def _raise_flags(calibration: Calibration, judgements: dict[Flag, Judgement]) -> dict[str, list[FlagAnswer]]:
+def _raise_flags(calibration: Calibration, judgements: Mapping[Flag, Judgement]) -> dict[str, list[FlagAnswer]]:
     """Answers for each kind of flag, one for each input."""
     thresholds = _describe_thresholds(calibration, judgements)
     return {

@@ -9,9 +9,10 @@ from safetensors.torch import save
 
 from models.tasks.classification import measure_uncertainty
 from models.tasks.probabilities import compute_probabilities
-from service.api.answers import Findings, answer_classes, identify, summarize_sequence_model
+from service.api.answers import answer_classes, identify, summarize_sequence_model
 from service.api.asking import choose_size
 from service.api.downloads import BINARY
+from service.api.findings import Findings
 from service.api.schemas import EnsembleIdentity, PredictAnswer, PredictParameters, UncertaintyAnswer
 from service.api.sequence_schemas import MOST_NETWORKS, TextsBody
 from service.api.uploads import read_json
@@ -46,6 +47,7 @@ async def predict_next(writing: Writing, parameters: PredictParameters) -> Respo
     logits = torch.stack([outlook.outputs for outlook in outlooks], dim=1)
     found, members = measure_uncertainty(logits), compute_probabilities(logits)
     findings = Findings(
+        torch.arange(logits.shape[1]),
         EnsembleIdentity(size=size, seed=seed, precision="float32"),
         {name: getattr(found, name) for name in ("probabilities", *UncertaintyAnswer.model_fields)},
         {},

@@ -10,7 +10,9 @@ from service.api.answers import answer_prediction, pack_prediction
 from service.api.asking import FEW_INPUTS, Asking, set_deadline
 from service.api.dependencies import PartsDependency, ServedModelDependency, TimeoutHeader, describe_errors
 from service.api.downloads import BINARY, BINARY_SCHEMA
+from service.api.findings import apply_calibration
 from service.api.next_symbols import predict_next
+from service.api.records import log_answer
 from service.api.schemas import PredictAnswer, PredictParameters
 from service.api.uploads import describe_upload, read_inputs
 from service.api.writing import open_writing
@@ -51,9 +53,12 @@ async def predict(
     answer = await asking.predict(inputs, parameters.seed, size, rule)
 
     def encode() -> bytes:
+        findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
+        log_answer(asking, inputs, answer, findings)
+        members = answer.prediction.members if parameters.members else None
         if parameters.format == "safetensors":
-            return pack_prediction(model, answer, parameters)
-        return answer_prediction(model, answer, parameters).model_dump_json(exclude_none=True).encode()
+            return pack_prediction(model, answer, findings, members)
+        return answer_prediction(model, findings, answer.rule, members).model_dump_json(exclude_none=True).encode()
 
     few = len(inputs) <= FEW_INPUTS and not parameters.members
     with parts.metrics.time("serialise", model.name):

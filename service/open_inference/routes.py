@@ -8,7 +8,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version as distribution_version
 from typing import Annotated, Any, TypeVar
@@ -18,7 +18,6 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from models.inputs.spec import InputSpec
 from models.model import Model
-from service.api.answers import Findings, apply_calibration
 from service.api.asking import FEW_INPUTS, Asking, set_deadline
 from service.api.dependencies import (
     ANY_KEY,
@@ -31,6 +30,8 @@ from service.api.dependencies import (
     describe_foreign_errors,
 )
 from service.api.downloads import BINARY, BINARY_SCHEMA
+from service.api.findings import Findings, apply_calibration
+from service.api.records import log_answer
 from service.api.uploads import (
     EXAMPLE_IMAGE,
     OTHER_VALUES,
@@ -291,7 +292,12 @@ async def infer_tensors(
         with parts.metrics.time("decode", model.name):
             inputs = await convert_input(asking, array)
         answer = await asking.predict(inputs, asked.seed, size, rule)
-        write = partial(_write, message, outputs, model, answer)
+
+        def write() -> Response:
+            findings = apply_calibration(model, answer, asked.false_alarm_rate, asked.coverage)
+            log_answer(asking, inputs, answer, findings)
+            return _write(message, outputs, model, answer, findings)
+
         few = len(inputs) <= FEW_INPUTS and not members
         with parts.metrics.time("serialise", model.name):
             response = write() if few else await to_thread.run_sync(write)
@@ -313,10 +319,13 @@ def _read(
     return message, read_input(message.inputs, tensors, spec, settings)
 
 
-def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Model, answer: Answer) -> Response:
-    asked = message.parameters
-    rate, coverage = asked.false_alarm_rate, asked.coverage
-    findings = [apply_calibration(model, answer, part, rate, coverage) for part in answer.parts]
+def _write(
+    message: InferenceRequest,
+    outputs: Sequence[RequestedOutput],
+    model: Model,
+    answer: Answer,
+    findings: Sequence[Findings],
+) -> Response:
     header = InferenceAnswer(
         model_name=model.name,
         model_version=model.version,
@@ -327,7 +336,7 @@ def _write(message: InferenceRequest, outputs: list[RequestedOutput], model: Mod
     tensors = []
     for output in outputs:
         in_binary = output.parameters.binary_data
-        in_binary = asked.binary_data_output if in_binary is None else in_binary
+        in_binary = message.parameters.binary_data_output if in_binary is None else in_binary
         tensors.append((output.name, collect_output(output, model, answer.parts, findings), in_binary))
     return write_answer(header, tensors)
 

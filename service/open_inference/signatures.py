@@ -14,8 +14,8 @@ from models.inputs.kind import Datatype
 from models.inputs.spec import InputSpec
 from models.model import Model
 from models.predictions.prediction import Part, order_parts
-from service.api.answers import Findings
 from service.api.asking import Asking, check_number, explain_inputs
+from service.api.findings import Findings
 from service.api.uploads import decode_base64
 from service.errors import ServiceError
 from service.open_inference.messages import (

@@ -22,6 +22,7 @@ def configure_logs(log_format: LogFormat | None, level: LogLevel) -> None:
     handler.setFormatter(make_formatter(log_format or ("console" if terminal else "json"), terminal))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs each event that is sent, and its address
 
 
 def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -24,6 +24,7 @@ from service.catalog import Catalog
 from service.engine.engine import Engine
 from service.engine.observer import Observer, RequestOrigin
 from service.operation.access import KeyFile
+from service.recording.log import Outcome
 
 Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise", "sequence"]
 
@@ -105,6 +106,14 @@ class ServiceMetrics(Observer):
             for name, quantity in task.quantities.items()
             if quantity.monitored
         }
+        logged = Counter(
+            "hyperdraw_logged_predictions",
+            "Records for the log of predictions. dropped: too many waited; failed: the disk or the receiver did not "
+            "take them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._logged = {outcome: logged.labels(outcome) for outcome in get_args(Outcome)}  # counts from 0 on
         self._symbols = Counter(
             "hyperdraw_symbols", "Characters and points written or scored.", ["model"], registry=registry
         )
@@ -208,6 +217,10 @@ class ServiceMetrics(Observer):
             self._cancelled.labels(route).inc()
         if status == 504:
             self._late.labels(route).inc()
+
+    def count_logged(self, outcome: Outcome, records: int) -> None:
+        """Counts records for the log of predictions."""
+        self._logged[outcome].inc(records)
 
     async def follow_download(self, model: str, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
         """Passes on the chunks of a weights file, and counts each after it is sent."""

@@ -31,6 +31,8 @@ class Exchange:
     scope: Scope
     method: str
     """Method of the request; routes see GET for HEAD."""
+    request_id: str
+    """The valid X-Request-ID of the request, or a new one."""
     start: float = field(default_factory=time.perf_counter)
     """Time when the request's head had been read."""
     status: int = 500
@@ -105,10 +107,11 @@ class Accounting:
             return
         method = scope["method"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method}
-        exchange = scope["hyperdraw.exchange"] = Exchange(scope, method if method in METHODS else "other")
-        request_id = exchange.headers.get("x-request-id", "")
+        request_id = Headers(scope=scope).get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
+        known = method if method in METHODS else "other"
+        exchange = scope["hyperdraw.exchange"] = Exchange(scope, known, request_id)
         held: Reservation | None = None
 
         async def count_in() -> Message:
