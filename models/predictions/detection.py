@@ -115,6 +115,18 @@ class Calibration:
         """Flags that can be raised."""
         return tuple(self.sizes[0].scores)
 
+    def count_bins(self, size: SizeCalibration, flag: Flag) -> list[int]:
+        """How many scores of the calibration are above all thresholds of a flag, between each two, and above none.
+
+        No score but the quantile itself may equal a threshold. Where thresholds of successive rates are equal, all
+        scores between them are.
+        """
+        thresholds, ranks = size.thresholds[flag], [find_rank(self.n, rate) for rate in self.rates]
+        for i in range(1, len(ranks)):
+            if thresholds[i] == thresholds[i - 1]:
+                ranks[i] = ranks[i - 1]
+        return [above - below for above, below in pairwise((self.n, *ranks, 0))]
+
     def for_size(self, ensemble_size: int) -> SizeCalibration:
         """Calibration of the largest size that does not exceed this ensemble's."""
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
@@ -347,10 +359,15 @@ def conformal_quantile(scores: Tensor, rate: float) -> float:
     Raises:
         ValueError: if n is too small for α, n < 1/α − 1.
     """
-    rank = math.ceil((len(scores) + 1) * (1 - rate))
+    rank = find_rank(len(scores), rate)
     if rank > len(scores):
         raise ValueError(f"{len(scores)} scores are too few for a false-alarm rate of {rate}")
     return float(scores.sort().values[rank - 1])
+
+
+def find_rank(n: int, rate: float) -> int:
+    """Rank of the conformal quantile among n scores, from 1 on: so many of them do not exceed it."""
+    return math.ceil((n + 1) * (1 - rate))
 
 
 def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:

@@ -51,7 +51,7 @@ def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
     heard = ["begin", "draw", "evaluate", "refuse"]
     for name in heard:
         monkeypatch.setattr(Observer, name, fail)
-    engine = Engine(torch.device("cpu"), queue_cost=20)
+    engine = Engine(torch.device("cpu"), queue_cost=20, observers=[Observer()])
     with caplog.at_level(logging.ERROR, "service.engine.observer"):
         for seed in range(5):
             assert ask(engine, model, seed).result(PATIENCE).seed == seed

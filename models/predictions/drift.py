@@ -1,0 +1,134 @@
+"""Drift: whether a stream of inputs is still like those of the calibration, tested by betting.
+
+Each score of the stream is ranked among those of the calibration and of the stream before it. If all are exchangeable,
+the smoothed ranks are independent, uniform p-values (Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random
+World", 2005, chapters 2 and 7). A gambler bets on each p-value before it is seen. While nothing changes, no bet makes
+the capital grow on average: it is a martingale that starts at 1. By Ville's inequality, it ever reaches 1/δ with a
+probability of at most δ, however long the stream is.
+
+A fixed calibration would not do: given n scores, the share of inputs above their quantile is not quite the rate, and a
+long stream would show the difference.
+
+Shapes: B inputs in order, M calibrated rates, K strategies; "…" are independent streams, in a study.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+ODDS = (1 / 8, 1 / 2, 2, 4, 16, 64, 512)
+"""How many times larger the odds of a p-value below the cut are, if a strategy is right."""
+
+EARLY = 30
+"""Number of inputs in which a sixth of the capital is put at risk."""
+
+MOST_CAPITAL = 1e100
+"""Capital of a strategy above which it stops growing."""
+
+STEPS = 64
+"""Inputs that are bet on at once: so few that no product leaves the range of double precision."""
+
+
+def find_bins(scores: Floats, thresholds: Sequence[float]) -> Integers:
+    """Numbers of the bins of scores [B], from 0 for those above all thresholds to M for those above none, int64 [B].
+
+    Args:
+        scores: the scores.
+        thresholds: thresholds of rates that increase, [M].
+    """
+    return len(thresholds) - np.searchsorted(np.asarray(thresholds)[::-1], scores)
+
+
+class Bag:
+    """Numbers of scores in the bins between thresholds: those of the calibration, and of the stream so far."""
+
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        """Begins with counts […, M + 1], the highest scores first."""
+        self.counts = counts
+
+    def rank(self, bins: Integers, chances: Floats) -> Floats:
+        """Smoothed p-values of scores, each among those before it, which are then part of the bag: float64 […, B].
+
+        Args:
+            bins: bins of the scores, […, B].
+            chances: uniform random numbers in [0, 1), which break the ties within a bin, […, B].
+        """
+        added = np.eye(self.counts.shape[-1], dtype=np.int64)[bins]
+        counts = self.counts[..., None, :] + added.cumsum(-2)
+        self.counts = counts[..., -1, :]
+        chosen = bins[..., None]
+        own = np.take_along_axis(counts, chosen, -1)[..., 0]
+        at_least = np.take_along_axis(counts.cumsum(-1), chosen, -1)[..., 0]
+        p_values: Floats = (at_least - own + chances * own) / counts.sum(-1)
+        return p_values
+
+
+class Martingale:
+    """The capital of a gambler who bets on uniform p-values, starting from 1.
+
+    Each strategy bets on one cut: that more, or fewer, p-values are below it than its value. The capital is divided
+    among strategies, and among the times when they start to bet: a change that comes late finds capital that was not
+    spent before (a mixture over change points, as in Shin, Ramdas & Rinaldo, "E-detectors", 2024). What is kept in
+    reserve after t inputs is ln c / ln(c + t).
+    """
+
+    def __init__(self, cuts: Sequence[float], inputs: int = 0, capital: Floats | None = None) -> None:
+        """Begins, or goes on after some inputs.
+
+        Args:
+            cuts: the cuts, increasing in (0, 1), [M].
+            inputs: number of p-values so far.
+            capital: capital of each strategy, […, K].
+        """
+        self.inputs = inputs
+        self._cuts = np.asarray(cuts)
+        self._payoffs = _list_payoffs(self._cuts)
+        self.capital = np.zeros(self._payoffs.shape[1]) if capital is None else capital
+
+    @property
+    def value(self) -> Floats:
+        """All capital, […]."""
+        value: Floats = self.capital.sum(-1) + _keep_back(self.inputs)
+        return value
+
+    def bet(self, p_values: Floats) -> Floats:
+        """Bets on p-values […, B] one after the other. Returns the values after each, […, B]."""
+        parts = [p_values[..., start : start + STEPS] for start in range(0, p_values.shape[-1], STEPS)]
+        return np.concatenate([self._bet(part) for part in parts], -1)
+
+    def _bet(self, p_values: Floats) -> Floats:
+        count, strategies = p_values.shape[-1], self._payoffs.shape[1]
+        reserves = _keep_back(np.arange(self.inputs, self.inputs + count + 1))
+        stakes = (reserves[:-1] - reserves[1:])[:, None] / strategies
+        payoffs = self._payoffs[np.searchsorted(self._cuts, p_values)]
+        products = payoffs.cumprod(-2)
+        # C ← (C + stake) · payoff, for all steps at once
+        grown = self.capital[..., None, :] + (stakes * payoffs / products).cumsum(-2)
+        capital = np.minimum(products * grown, MOST_CAPITAL)
+        self.capital, self.inputs = capital[..., -1, :], self.inputs + count
+        values: Floats = capital.sum(-1) + reserves[1:]
+        return values
+
+
+def count_strategies(cuts: Sequence[float]) -> int:
+    """K for these cuts."""
+    return len(cuts) * len(ODDS)
+
+
+def _list_payoffs(cuts: Floats) -> Floats:
+    """By what each strategy multiplies its capital, [M + 1, K], if a p-value is the first cut or less, …, above all."""
+    cut, odds = np.repeat(cuts, len(ODDS)), np.tile(ODDS, len(cuts))
+    chance = cut * odds / (1 - cut + cut * odds)
+    below = np.arange(len(cuts) + 1)[:, None] <= np.repeat(np.arange(len(cuts)), len(ODDS))
+    payoffs: Floats = np.where(below, chance / cut, (1 - chance) / (1 - cut))
+    return payoffs
+
+
+def _keep_back(inputs: Integers | int) -> Floats:
+    """Capital that no strategy has after a number of inputs."""
+    return math.log(EARLY) / np.log(EARLY + np.asarray(inputs, dtype=np.float64))
