@@ -34,6 +34,7 @@ from hyperdraw.errors import (
     ServiceError,
     Unauthorized,
 )
+from hyperdraw.monitoring import DriftAlarm, FlagMonitor, FlagShare, Monitor, PredictedClass, StreamPart
 from hyperdraw.text_streams import AsyncTextStream, TextStream
 from hyperdraw.texts import Foreign, Passage, Score, Symbol
 
@@ -49,7 +50,10 @@ __all__ = [
     "DrawingImages",
     "DrawingScore",
     "Drawings",
+    "DriftAlarm",
     "Flag",
+    "FlagMonitor",
+    "FlagShare",
     "Foreign",
     "HyperdrawError",
     "InvalidAnswer",
@@ -58,9 +62,11 @@ __all__ = [
     "ModelIdentity",
     "ModelList",
     "ModelSummary",
+    "Monitor",
     "NotFound",
     "Overloaded",
     "Passage",
+    "PredictedClass",
     "Prediction",
     "Regression",
     "Reload",
@@ -69,6 +75,7 @@ __all__ = [
     "Score",
     "ScoredPoints",
     "ServiceError",
+    "StreamPart",
     "Symbol",
     "TextStream",
     "Unauthorized",
