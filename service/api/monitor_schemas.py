@@ -71,4 +71,4 @@ class MonitorAnswer(BaseModel):
     rates: list[float] = Field(description="Calibrated rates of false alarms, which divide the counts of scores.")
     flags: dict[str, FlagMonitorAnswer] = Field(description="Flags by name. Empty if the model has no calibration.")
     classes: list[ClassMonitorAnswer] | None = Field(description="None if the model predicts numbers.")
-    history: list[BucketAnswer] = Field(description="The whole stream in at most 120 parts, the first part first.")
+    history: list[BucketAnswer] = Field(description="The whole stream in few parts, the first part first.")

@@ -11,7 +11,7 @@ from models.predictions.drift import MOST_CAPITAL, count_strategies
 from models.schema import STRICT, Finite
 from models.tasks.kind import Flag
 
-MOST_BUCKETS = 120
+MOST_BUCKETS = 48
 """Most buckets of a history. When there are more, each two become one."""
 
 Count = Annotated[int, Field(ge=0)]
