@@ -128,6 +128,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "translation": {"data", "denormals", "progress", "runs", "tensors"},
         "options": {"data", "recipes"},
         "endings": {"data", "imports", "progress", "runs"},
+        "drift_command": {"endings", "options", "progress", "studies"},
         "backbone_command": {"backbones", "endings", "options", "progress"},
         "images_command": {
             "backbones",
@@ -147,6 +148,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "translate_command": {"endings", "options", "progress", "translation"},
         "__main__": {
             "backbone_command",
+            "drift_command",
             "endings",
             "evaluation",
             "images_command",

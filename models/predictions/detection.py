@@ -115,18 +115,6 @@ class Calibration:
         """Flags that can be raised."""
         return tuple(self.sizes[0].scores)
 
-    def count_bins(self, size: SizeCalibration, flag: Flag) -> list[int]:
-        """How many scores of the calibration are above all thresholds of a flag, between each two, and above none.
-
-        No score but the quantile itself may equal a threshold. Where thresholds of successive rates are equal, all
-        scores between them are.
-        """
-        thresholds, ranks = size.thresholds[flag], [find_rank(self.n, rate) for rate in self.rates]
-        for i in range(1, len(ranks)):
-            if thresholds[i] == thresholds[i - 1]:
-                ranks[i] = ranks[i - 1]
-        return [above - below for above, below in pairwise((self.n, *ranks, 0))]
-
     def for_size(self, ensemble_size: int) -> SizeCalibration:
         """Calibration of the largest size that does not exceed this ensemble's."""
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]

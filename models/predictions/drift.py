@@ -18,10 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.predictions.detection import find_rank
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-ODDS = (1 / 8, 1 / 2, 2, 4, 16, 64, 512)
+ODDS = (1 / 4, 2, 8, 64)
 """How many times larger the odds of a p-value below the cut are, if a strategy is right."""
 
 EARLY = 30
@@ -44,11 +46,29 @@ def find_bins(scores: Floats, thresholds: Sequence[float]) -> Integers:
     return len(thresholds) - np.searchsorted(np.asarray(thresholds)[::-1], scores)
 
 
+def count_bins(n: int, rates: Sequence[float], thresholds: Sequence[float]) -> Integers:
+    """How many of the calibration's scores are in each bin, int64 [M + 1].
+
+    No score but the quantile itself may equal a threshold. Where thresholds of successive rates are equal, all scores
+    between them are.
+
+    Args:
+        n: number of scores.
+        rates: rates, increasing, [M].
+        thresholds: their conformal quantiles, [M].
+    """
+    ranks = [find_rank(n, rate) for rate in rates]
+    for i in range(1, len(ranks)):
+        if thresholds[i] == thresholds[i - 1]:
+            ranks[i] = ranks[i - 1]
+    return -np.diff([n, *ranks, 0])
+
+
 class Bag:
     """Numbers of scores in the bins between thresholds: those of the calibration, and of the stream so far."""
 
-    def __init__(self, counts: NDArray[np.int64]) -> None:
-        """Begins with counts […, M + 1], the highest scores first."""
+    def __init__(self, counts: Integers) -> None:
+        """Begins with counts […, M + 1], those of the highest scores first."""
         self.counts = counts
 
     def rank(self, bins: Integers, chances: Floats) -> Floats:

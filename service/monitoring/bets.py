@@ -9,7 +9,7 @@ import numpy as np
 
 from models.model import Model
 from models.predictions.detection import Calibration
-from models.predictions.drift import Bag, Floats, Integers, Martingale, find_bins
+from models.predictions.drift import Bag, Floats, Integers, Martingale, count_bins, find_bins
 from models.predictions.size_calibration import SizeCalibration
 from models.tasks.kind import Flag
 from service.monitoring.state import Alarm, Bets, FlagState
@@ -24,7 +24,8 @@ class _SizeBets:
 
     def __init__(self, calibration: Calibration, size: SizeCalibration, flag: Flag, state: Bets | None) -> None:
         self._thresholds = size.thresholds[flag]
-        self._bag = Bag(np.array(state.bag if state else calibration.count_bins(size, flag)))
+        counts = np.array(state.bag) if state else count_bins(calibration.n, calibration.rates, self._thresholds)
+        self._bag = Bag(counts)
         capital = np.array(state.capital) if state else None
         self._martingale = Martingale(calibration.rates, state.inputs if state else 0, capital)
         self._waiting: list[tuple[Integers, Integers]] = []
