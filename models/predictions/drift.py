@@ -46,8 +46,8 @@ def find_bins(scores: Floats, thresholds: Sequence[float]) -> Integers:
     return len(thresholds) - np.searchsorted(np.asarray(thresholds)[::-1], scores)
 
 
-def count_bins(n: int, rates: Sequence[float], thresholds: Sequence[float]) -> Integers:
-    """How many of the calibration's scores are in each bin, int64 [M + 1].
+def count_gaps(n: int, rates: Sequence[float], thresholds: Sequence[float]) -> Integers:
+    """How many of the n + 1 gaps between the calibration's scores, and beyond them, are in each bin, int64 [M + 1].
 
     No score but the quantile itself may equal a threshold. Where thresholds of successive rates are equal, all scores
     between them are.
@@ -61,30 +61,33 @@ def count_bins(n: int, rates: Sequence[float], thresholds: Sequence[float]) -> I
     for i in range(1, len(ranks)):
         if thresholds[i] == thresholds[i - 1]:
             ranks[i] = ranks[i - 1]
-    return -np.diff([n, *ranks, 0])
+    return -np.diff([n + 1, *ranks, 0])
 
 
 class Bag:
-    """Numbers of scores in the bins between thresholds: those of the calibration, and of the stream so far."""
+    """Scores of the calibration and of the stream so far, by the gaps between them, of which bins are made up.
 
-    def __init__(self, counts: Integers) -> None:
-        """Begins with counts […, M + 1], those of the highest scores first."""
-        self.counts = counts
+    A new score falls into each gap between all scores before it with the same probability, and divides that gap.
+    """
+
+    def __init__(self, gaps: Integers) -> None:
+        """Begins with numbers of gaps […, M + 1], those of the highest scores first."""
+        self.gaps = gaps
 
     def rank(self, bins: Integers, chances: Floats) -> Floats:
-        """Smoothed p-values of scores, each among those before it, which are then part of the bag: float64 […, B].
+        """Smoothed p-values of scores, each among all before it: float64 […, B]. The scores are then part of the bag.
 
         Args:
             bins: bins of the scores, […, B].
-            chances: uniform random numbers in [0, 1), which break the ties within a bin, […, B].
+            chances: uniform random numbers in [0, 1), which choose a place within the bin, […, B].
         """
-        added = np.eye(self.counts.shape[-1], dtype=np.int64)[bins]
-        counts = self.counts[..., None, :] + added.cumsum(-2)
-        self.counts = counts[..., -1, :]
+        added = np.eye(self.gaps.shape[-1], dtype=np.int64)[bins]
+        gaps = self.gaps[..., None, :] + added.cumsum(-2)
+        self.gaps, before = gaps[..., -1, :], gaps - added
         chosen = bins[..., None]
-        own = np.take_along_axis(counts, chosen, -1)[..., 0]
-        at_least = np.take_along_axis(counts.cumsum(-1), chosen, -1)[..., 0]
-        p_values: Floats = (at_least - own + chances * own) / counts.sum(-1)
+        own = np.take_along_axis(before, chosen, -1)[..., 0]
+        higher = np.take_along_axis(before.cumsum(-1), chosen, -1)[..., 0] - own
+        p_values: Floats = (higher + chances * own) / before.sum(-1)
         return p_values
 
 

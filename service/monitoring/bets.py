@@ -9,7 +9,7 @@ import numpy as np
 
 from models.model import Model
 from models.predictions.detection import Calibration
-from models.predictions.drift import Bag, Floats, Integers, Martingale, count_bins, find_bins
+from models.predictions.drift import Bag, Floats, Integers, Martingale, count_gaps, find_bins
 from models.predictions.size_calibration import SizeCalibration
 from models.tasks.kind import Flag
 from service.monitoring.state import Alarm, Bets, FlagState
@@ -24,8 +24,8 @@ class _SizeBets:
 
     def __init__(self, calibration: Calibration, size: SizeCalibration, flag: Flag, state: Bets | None) -> None:
         self._thresholds = size.thresholds[flag]
-        counts = np.array(state.bag) if state else count_bins(calibration.n, calibration.rates, self._thresholds)
-        self._bag = Bag(counts)
+        gaps = np.array(state.bag) if state else count_gaps(calibration.n, calibration.rates, self._thresholds)
+        self._bag = Bag(gaps)
         capital = np.array(state.capital) if state else None
         self._martingale = Martingale(calibration.rates, state.inputs if state else 0, capital)
         self._waiting: list[tuple[Integers, Integers]] = []
@@ -53,7 +53,7 @@ class _SizeBets:
         return numbers, self._martingale.bet(self._bag.rank(bins, random.random(len(bins))))
 
     def save(self) -> Bets:
-        return Bets(self._martingale.inputs, self._bag.counts.tolist(), self._martingale.capital.tolist())
+        return Bets(self._martingale.inputs, self._bag.gaps.tolist(), self._martingale.capital.tolist())
 
 
 class FlagBets:

@@ -25,7 +25,7 @@ class Bets:
     inputs: Count
     """Number of inputs that were bet on."""
     bag: Counts
-    """Numbers of scores between thresholds, the calibration's included: `models.predictions.drift.Bag`."""
+    """Numbers of gaps between scores, in bins between thresholds: `models.predictions.drift.Bag`."""
     capital: Annotated[list[Annotated[float, Field(ge=0, le=MOST_CAPITAL)]], FailFast()]
     """Capital of each strategy."""
 

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint_files import dump_json, write_file
 from models.predictions.detection import DEFAULT_RATE, RATES, find_rank
-from models.predictions.drift import Bag, Floats, Integers, Martingale, count_bins
+from models.predictions.drift import Bag, Floats, Integers, Martingale, count_gaps
 from training.progress import announce
 
 FILE = "drift.json"
@@ -64,7 +64,7 @@ class MartingaleDetector:
     def __init__(self, calibration: Floats, random: np.random.Generator, level: float) -> None:
         n = calibration.shape[1]
         self._thresholds = np.sort(calibration)[:, [find_rank(n, rate) - 1 for rate in RATES]]
-        self._bag = Bag(count_bins(n, RATES, self._thresholds[0].tolist()))
+        self._bag = Bag(count_gaps(n, RATES, self._thresholds[0].tolist()))
         self._martingale = Martingale(RATES)
         self._level, self._random = level, random
 
