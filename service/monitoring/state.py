@@ -127,7 +127,7 @@ def measure_share(count: int, inputs: int) -> tuple[float, float, float]:
     z, share = 1.96, count / inputs
     middle = (share + z * z / (2 * inputs)) / (1 + z * z / inputs)
     reach = z / (1 + z * z / inputs) * math.sqrt(share * (1 - share) / inputs + z * z / (4 * inputs * inputs))
-    return share, max(0.0, middle - reach), min(1.0, middle + reach)
+    return share, max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
 
 
 def _add(some: Counts, others: Counts) -> Counts:
