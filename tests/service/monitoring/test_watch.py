@@ -14,7 +14,7 @@ from service.engine.engine import Engine
 from service.engine.observer import Observer
 from service.monitoring.monitor import Monitor
 from service.monitoring.state import MOST_BUCKETS, measure_share
-from service.monitoring.watch import MOST_OF_A_SEED, Watch
+from service.monitoring.watch import MOST_OF_A_SEED, MOST_SEEDS, Watch, _Seeds
 from tests.drift import draw_scores
 from tests.engine import draw_images
 from tests.growing import add_rules
@@ -81,6 +81,21 @@ def test_of_inputs_that_share_a_seed_few_are_bet_on_where_it_matters(model: Mode
         watch.add(draw_scores(model, 3, networks=networks), seed=8)
         after = {flag: sum(own.inputs for own in state.bets.values()) for flag, state in watch.read().flags.items()}
         assert after == {flag: count + 3 for flag, count in bets.items()}
+
+
+def test_seeds_are_remembered_within_bounds() -> None:
+    seeds = _Seeds(np.random.default_rng(0))
+    assert seeds.choose(0, 10).tolist() == list(range(10))
+    assert len(seeds.choose(0, 10)) == MOST_OF_A_SEED - 10
+    assert len(seeds.choose(0, 10)) == 0
+    for seed in range(1, MOST_SEEDS):
+        chosen = seeds.choose(seed, 100).tolist()
+        assert len(set(chosen)) == MOST_OF_A_SEED
+        assert chosen == sorted(chosen)
+    assert len(seeds.choose(0, 10)) == 0
+    for seed in range(MOST_SEEDS, 2 * MOST_SEEDS):
+        seeds.choose(seed, 1)
+    assert len(seeds._used) == MOST_SEEDS
 
 
 def test_each_size_of_ensembles_has_a_share_of_the_promise(model: Model) -> None:

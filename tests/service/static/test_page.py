@@ -125,6 +125,8 @@ def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
     assert page.find("#weights").is_displayed()
     assert not page.find("#attack").is_displayed()
     page.find("#tab-weights").send_keys(Keys.ARROW_RIGHT)
+    assert page.find("#monitor").is_displayed()
+    page.find("#tab-monitor").send_keys(Keys.ARROW_RIGHT)
     assert page.find("#answer").is_displayed()
     assert page.browser.current_url.endswith("#/answer")
     page.settle()
