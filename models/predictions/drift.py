@@ -95,9 +95,9 @@ class Martingale:
     """The capital of a gambler who bets on uniform p-values, starting from 1.
 
     Each strategy bets on one cut: that more, or fewer, p-values are below it than its value. The capital is divided
-    among strategies, and among the times when they start to bet: a change that comes late finds capital that was not
-    spent before (a mixture over change points, as in Shin, Ramdas & Rinaldo, "E-detectors", 2024). What is kept in
-    reserve after t inputs is ln c / ln(c + t).
+    among strategies, and among the times when they start to bet, so that a change that comes late finds capital that
+    was not spent before. What is kept in reserve after t inputs is ln c / ln(c + t). (Conformal test martingales: Vovk,
+    "Testing Randomness Online", Statistical Science 2021.)
     """
 
     def __init__(self, cuts: Sequence[float], inputs: int = 0, capital: Floats | None = None) -> None:
