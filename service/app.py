@@ -20,13 +20,14 @@ from starlette.datastructures import Headers
 from models.device import choose_device
 from models.precision import choose_precision
 from service.admission import Admission
-from service.api import certificates, explorations, health, models, page, predictions, sequences, weights
+from service.api import certificates, explorations, health, models, monitor, page, predictions, sequences, weights
 from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
 from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
+from service.monitoring.monitor import SAVE_SECONDS, Monitor
 from service.open_inference import routes as open_inference
 from service.openai import routes as openai
 from service.operation.access import KeyFile
@@ -49,7 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Loads and warms up every model, and builds the app around them. An app that exists is thus ready.
 
     Raises:
-        ConfigurationError: if no checkpoint can be served, or the settings contradict each other.
+        ConfigurationError: if no checkpoint can be served, the settings contradict each other, or the monitor's folder
+            cannot be made.
         DecoderError: if the processes that decode images do not start.
         DeviceError: if this machine lacks the device.
         KeyFileError: if the key file cannot be used.
@@ -60,10 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
     traces = _open_traces(settings)
     metrics = ServiceMetrics(traces.add_stage if traces else None)
+    watches = Monitor(settings.drift_level, _make_folder(settings.monitor_folder))
     limits = StreamLimits(settings.max_live_networks, settings.max_live_symbols)
     device = choose_device(settings.device)
     precision = choose_precision(device) if settings.precision == "auto" else settings.precision
-    engine = Engine(device, freshness, settings.max_queue, metrics, stream_limits=limits, precision=precision)
+    observers = metrics, watches
+    engine = Engine(device, freshness, settings.max_queue, observers, stream_limits=limits, precision=precision)
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
@@ -74,16 +78,20 @@ def create_app(settings: Settings) -> FastAPI:
         raise
     log = PredictionLog(sink, metrics.count_logged) if sink else None
     bodies = Admission(settings.max_held_bytes)
-    metrics.watch(engine, catalog, decoder.admission, bodies, keys)
+    watches.resume(catalog.predictors)
+    metrics.watch(engine, catalog, watches, decoder.admission, bodies, keys)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(catalog, settings.watch)) if settings.watch else None
+        tasks = [asyncio.create_task(_keep(watches, catalog))]
+        if settings.watch:
+            tasks.append(asyncio.create_task(_watch(catalog, settings.watch)))
         yield
-        if watching:
-            watching.cancel()
+        for task in tasks:
+            task.cancel()
         catalog.close()
         await to_thread.run_sync(engine.close)
+        await to_thread.run_sync(watches.save, catalog.predictors)
         await to_thread.run_sync(decoder.close)
         if log:
             await to_thread.run_sync(log.close)
@@ -97,7 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, log)  # type: ignore[assignment]
+    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, watches, log)  # type: ignore[assignment]
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -118,7 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    own = (page, health, models, predictions, explorations, certificates, weights, sequences)
+    own = (page, health, models, monitor, predictions, explorations, certificates, weights, sequences)
     for routes in (*own, open_inference, openai):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
@@ -157,6 +165,28 @@ def _open_sink(settings: Settings) -> Sink | None:
         return FolderSink(Path(destination), settings.prediction_log_bytes)
     except OSError as error:
         raise ConfigurationError(f"predictions cannot be logged to {destination}: {error.strerror}") from error
+
+
+def _make_folder(path: Path | None) -> Path | None:
+    """Makes the folder of the monitor, unless it exists.
+
+    Raises:
+        ConfigurationError: if it cannot be made.
+    """
+    try:
+        if path is not None:
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{path} cannot be made; --monitor-folder must name a directory: {error.strerror}"
+        raise ConfigurationError(reason) from error
+    return path
+
+
+async def _keep(watches: Monitor, catalog: Catalog) -> None:
+    """Keeps what is known of the models' inputs, periodically."""
+    while True:
+        await asyncio.sleep(SAVE_SECONDS)
+        await to_thread.run_sync(watches.save, catalog.predictors)
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:

@@ -1,12 +1,15 @@
 """The parts of a running service, which routes, middleware and the server share."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from models.model import Model
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
-from service.engine.engine import Engine
+from service.engine.engine import Engine, ServedModel
+from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
 from service.operation.metrics import ServiceMetrics
 from service.operation.statistics import Statistics
@@ -24,6 +27,7 @@ class Parts:
     decoder: Decoder
     metrics: ServiceMetrics
     catalog: Catalog
+    monitor: Monitor
     log: PredictionLog | None = None
     """Where answers are logged, if they are."""
     statistics: Statistics = field(default_factory=Statistics)
@@ -31,6 +35,13 @@ class Parts:
     """Whether the service is shutting down."""
     streams: int = 0
     """Number of open downloads."""
+
+    async def reload(self, name: str) -> tuple[ServedModel, bool]:
+        """Loads a model from its files, as `Catalog.reload` does, and begins the watch over its inputs anew."""
+        loaded, changed = await asyncio.wrap_future(self.catalog.request_reload(name))
+        if isinstance(loaded, Model):
+            self.monitor.reset(loaded)
+        return loaded, changed
 
 
 async def find_parts(request: Request) -> Parts:

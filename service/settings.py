@@ -228,6 +228,17 @@ class Settings(BaseSettings):
         default=30, description="Seconds after the drain delay within which open requests must be answered."
     )
 
+    drift_level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.01,
+        description="Probability that an alarm of drift is ever raised while a model's inputs do not change, for each "
+        "model and flag.",
+    )
+    monitor_folder: Path | None = Field(
+        default=None,
+        description="A directory where what is known of each model's inputs survives a restart. It is made if it does "
+        "not exist. Without it, each start begins anew.",
+    )
+
     log_format: LogFormat | None = Field(
         default=None,
         description="json, one line per event, or console. The default is console on a terminal, otherwise json.",

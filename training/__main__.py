@@ -15,6 +15,7 @@ from models.processors import choose_threads
 from models.sequences.checkpoint import is_sequence_checkpoint
 from training.backbone_command import backbone_command
 from training.certify_command import certify_command
+from training.drift_command import drift_command
 from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
 from training.images_command import images_command
@@ -274,6 +275,7 @@ def figures_command(
 
 
 app.command("divisions", rich_help_panel="Experiments")(divisions_command)
+app.command("drift", rich_help_panel="Experiments")(drift_command)
 
 
 @app.command("ablate", rich_help_panel="Experiments")

@@ -35,6 +35,7 @@ from hyperdraw.errors import (
     ServiceError,
     Unauthorized,
 )
+from hyperdraw.monitoring import DriftAlarm, FlagMonitor, FlagShare, Monitor, PredictedClass, StreamPart
 from hyperdraw.text_streams import AsyncTextStream, TextStream
 from hyperdraw.texts import Foreign, Passage, Score, Symbol
 
@@ -52,7 +53,10 @@ __all__ = [
     "DrawingImages",
     "DrawingScore",
     "Drawings",
+    "DriftAlarm",
     "Flag",
+    "FlagMonitor",
+    "FlagShare",
     "Foreign",
     "HyperdrawError",
     "InvalidAnswer",
@@ -61,9 +65,11 @@ __all__ = [
     "ModelIdentity",
     "ModelList",
     "ModelSummary",
+    "Monitor",
     "NotFound",
     "Overloaded",
     "Passage",
+    "PredictedClass",
     "Prediction",
     "Regression",
     "Reload",
@@ -72,6 +78,7 @@ __all__ = [
     "Score",
     "ScoredPoints",
     "ServiceError",
+    "StreamPart",
     "Symbol",
     "TextStream",
     "Unauthorized",

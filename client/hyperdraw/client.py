@@ -13,7 +13,7 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, certificates, drawings, predictions, texts
+from hyperdraw import calls, certificates, drawings, monitoring, predictions, texts
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
 from hyperdraw.text_streams import AsyncTextStream, TextStream
@@ -126,6 +126,8 @@ class Client(Connection):
     sample_tensors = _blocking(calls.sample_tensors)
     download = _blocking(calls.download)
     reload = _blocking(calls.reload)
+    monitor = _blocking(monitoring.monitor)
+    reset_monitor = _blocking(monitoring.reset_monitor)
     generate = _streamed(texts.generate)
     score = _blocking(texts.score)
     draw = _blocking(drawings.draw)
@@ -238,6 +240,8 @@ class AsyncClient(Connection):
     sample_tensors = _awaited(calls.sample_tensors)
     download = _awaited(calls.download)
     reload = _awaited(calls.reload)
+    monitor = _awaited(monitoring.monitor)
+    reset_monitor = _awaited(monitoring.reset_monitor)
     generate = _streamed_asynchronously(texts.generate)
     score = _awaited(texts.score)
     draw = _awaited(drawings.draw)

@@ -353,10 +353,15 @@ def conformal_quantile(scores: Tensor, rate: float) -> float:
     Raises:
         ValueError: if n is too small for α, n < 1/α − 1.
     """
-    rank = math.ceil((len(scores) + 1) * (1 - rate))
+    rank = find_rank(len(scores), rate)
     if rank > len(scores):
         raise ValueError(f"{len(scores)} scores are too few for a false-alarm rate of {rate}")
     return float(scores.sort().values[rank - 1])
+
+
+def find_rank(n: int, rate: float) -> int:
+    """Rank of the conformal quantile among n scores, from 1 on: so many of them do not exceed it."""
+    return math.ceil((n + 1) * (1 - rate))
 
 
 def apply_temperature(log_probabilities: Tensor, temperature: float) -> Tensor:

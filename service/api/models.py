@@ -1,6 +1,5 @@
 """Routes about models."""
 
-import asyncio
 import hashlib
 from typing import Annotated
 
@@ -66,7 +65,8 @@ async def reload_model(model: str, parts: PartsDependency) -> ReloadAnswer:
     """Reload a model from its files, or load a new one.
 
     The new version is loaded beside the served one, verified and warmed up, and then replaces it. Requests that have
-    begun are answered by the version that they began with. If the new version cannot be loaded, nothing changes.
+    begun are answered by the version that they began with. If the new version cannot be loaded, nothing changes. The
+    watch over its inputs begins anew, also if the version is the same.
     """
-    loaded, changed = await asyncio.wrap_future(parts.catalog.request_reload(model))
+    loaded, changed = await parts.reload(model)
     return ReloadAnswer(model=identify(loaded), changed=changed)

@@ -301,16 +301,22 @@ class Batch(Job):
         numbers = torch.arange(outputs.plain.shape[1])
         settled = rule.settle(prediction, scores) if rule else torch.ones_like(numbers, dtype=torch.bool)
         part = Part(numbers, prediction, scores)
-        answered = settled.clone()
+        counted = torch.ones_like(settled)
         for request, own in shares:
             if request.reservation is None:  # a warm-up
-                answered[own] = False
-        if answered.any():
-            told = part if answered.all() else part.of_inputs(numbers[answered], numbers[answered])
-            self._observer.answer(self.model, told, calibration)
+                counted[own] = False
+        if prediction.size == requests[0].list_stops(0)[0] and counted.any():
+            self._observer.measure(self.model, _choose(part, counted), self.ensemble.seed)
+        if (answered := settled & counted).any():
+            self._observer.answer(self.model, _choose(part, answered), calibration)
         for request, own in shares:
             request.take(part, own, settled[own], self.ensemble.seed)
         return settled
+
+
+def _choose(part: Part, chosen: Tensor) -> Part:
+    """The prediction for some of a part's inputs, bool [b]."""
+    return part if chosen.all() else part.of_inputs(rows := chosen.nonzero()[:, 0], rows)
 
 
 def _share_inputs(requests: Sequence[PredictionRequest]) -> list[tuple[PredictionRequest, slice]]:

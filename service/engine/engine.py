@@ -88,7 +88,7 @@ class Engine:
         device: torch.device,
         freshness: Freshness | None = None,
         queue_cost: int = QUEUE_COST,
-        observer: Observer | None = None,
+        observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.perf_counter,
         stream_limits: StreamLimits = StreamLimits(),  # noqa: B008  # it is frozen
         precision: Precision = "float32",
@@ -98,7 +98,7 @@ class Engine:
         """Precision of the networks that answer for images, and of their products."""
         self.admission = Admission(queue_cost)
         """The limit on waiting inputs × networks."""
-        self._observer = GuardedObserver(observer or Observer())
+        self._observer = GuardedObserver(*observers)
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
         self._clock = clock
         self._scheduler: Scheduler[PredictionRequest] = Scheduler(

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 from models.model import Model
 from models.predictions.detection import Calibration
@@ -43,6 +43,10 @@ class Observer:
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
         """Called after a step for requests, from `start` until now. The cost is in inputs × networks."""
 
+    def measure(self, model: Model, part: Part, seed: int) -> None:
+        """Called once for all inputs of a batch, before any is answered: with their prediction by as many networks of a
+        seed as all of them are asked of, also where ensembles grow."""
+
     def answer(self, model: Model, part: Part, calibration: Calibration | None) -> None:
         """Called before inputs are answered, with their prediction and what it is judged by."""
 
@@ -57,41 +61,46 @@ class Observer:
 
 
 class GuardedObserver(Observer):
-    """Passes reports on to another observer. Its exceptions affect no answer; each method's first one is logged."""
+    """Passes reports on to other observers. Their exceptions affect no answer, and no other observer; the first one of
+    each method of each observer is logged."""
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._failed: set[str] = set()
-        """Methods that have raised an exception."""
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+        self._failed: set[tuple[Observer, str]] = set()
+        """Observers' methods that have raised an exception."""
 
     def begin(self, model: str, origins: Sequence[RequestOrigin]) -> None:
-        self._tell("begin", partial(self._observer.begin, model, origins))
+        self._tell("begin", model, origins)
 
     def extract(self, model: str, start: float, origins: Sequence[RequestOrigin]) -> None:
-        self._tell("extract", partial(self._observer.extract, model, start, origins))
+        self._tell("extract", model, start, origins)
 
     def draw(self, model: str, networks: int, start: float, origins: Sequence[RequestOrigin] = ()) -> None:
-        self._tell("draw", partial(self._observer.draw, model, networks, start, origins))
+        self._tell("draw", model, networks, start, origins)
 
     def evaluate(self, model: str, cost: int, start: float, origins: Sequence[RequestOrigin]) -> None:
-        self._tell("evaluate", partial(self._observer.evaluate, model, cost, start, origins))
+        self._tell("evaluate", model, cost, start, origins)
+
+    def measure(self, model: Model, part: Part, seed: int) -> None:
+        self._tell("measure", model, part, seed)
 
     def answer(self, model: Model, part: Part, calibration: Calibration | None) -> None:
-        self._tell("answer", partial(self._observer.answer, model, part, calibration))
+        self._tell("answer", model, part, calibration)
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
-        self._tell("hand_over", partial(self._observer.hand_over, model, elements, last, origin))
+        self._tell("hand_over", model, elements, last, origin)
 
     def finish(self, model: str, origin: RequestOrigin) -> None:
-        self._tell("finish", partial(self._observer.finish, model, origin))
+        self._tell("finish", model, origin)
 
     def refuse(self, model: str) -> None:
-        self._tell("refuse", partial(self._observer.refuse, model))
+        self._tell("refuse", model)
 
-    def _tell(self, method: str, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception:
-            if method not in self._failed:
-                self._failed.add(method)
-                logger.exception("the observer's %s failed; its further failures are not logged", method)
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, method)(*arguments)
+            except Exception:
+                if (observer, method) not in self._failed:
+                    self._failed.add((observer, method))
+                    logger.exception("the observer's %s failed; its further failures are not logged", method)

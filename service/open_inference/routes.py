@@ -4,7 +4,6 @@ Sources: KServe's "Open Inference Protocol (V2 Inference Protocol)", and Triton'
 extensions.
 """
 
-import asyncio
 import base64
 import math
 import time
@@ -173,7 +172,7 @@ async def get_index(request: Request, parts: PartsDependency) -> list[Repository
 )
 async def load_model(model: str, parts: PartsDependency) -> dict[str, str]:
     """Reload a model from its files, or load a new one. Parameters of Triton's client have no effect."""
-    await asyncio.wrap_future(parts.catalog.request_reload(model))
+    await parts.reload(model)
     return {}
 
 

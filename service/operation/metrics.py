@@ -23,6 +23,7 @@ from service.admission import Admission
 from service.catalog import Catalog
 from service.engine.engine import Engine
 from service.engine.observer import Observer, RequestOrigin
+from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
 from service.recording.log import Outcome
 
@@ -137,10 +138,17 @@ class ServiceMetrics(Observer):
         self._open_downloads = Gauge("hyperdraw_open_downloads", "Downloads of weights in progress.", registry=registry)
 
     def watch(
-        self, engine: Engine, catalog: Catalog, pixels: Admission, bodies: Admission, keys: KeyFile | None
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        monitor: Monitor,
+        pixels: Admission,
+        bodies: Admission,
+        keys: KeyFile | None,
     ) -> None:
         """Adds the metrics that are read from these parts on each request for metrics."""
         self.registry.register(_State(engine, catalog, pixels, bodies, keys))
+        self.registry.register(_Drift(monitor, catalog))
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
         """The current metrics and their media type: OpenMetrics if the Accept header asks for it, else plain text."""
@@ -297,6 +305,31 @@ class _State:
         for name, count in engine.streams.count().items():
             live.add_metric([name], count)
         yield from (models, rates, live)
+
+
+class _Drift:
+    """Collector of what the monitor knows."""
+
+    def __init__(self, monitor: Monitor, catalog: Catalog) -> None:
+        self._monitor = monitor
+        self._catalog = catalog
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        labels = ["model", "flag"]
+        martingales = GaugeMetricFamily(
+            "hyperdraw_drift_log10", "Decimal logarithm of the martingale that reveals drift.", labels=labels
+        )
+        alarms = GaugeMetricFamily("hyperdraw_drift_alarm", "Whether a model's inputs have changed.", labels=labels)
+        starts = GaugeMetricFamily(
+            "hyperdraw_drift_watched_since_seconds", "Start of the watch, in seconds since 1970.", labels=labels
+        )
+        for model in self._catalog.predictors:
+            known = self._monitor.find(model).read()
+            for flag, state in known.flags.items():
+                martingales.add_metric([model.name, flag], state.log10)
+                alarms.add_metric([model.name, flag], state.alarm is not None)
+                starts.add_metric([model.name, flag], known.since)
+        return martingales, alarms, starts
 
 
 def _observe(histogram: Histogram, values: torch.Tensor) -> None:

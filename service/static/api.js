@@ -22,6 +22,9 @@ export const fetchModels = (signal) => fetchJson("/v1/models", { signal });
 /** All that is known of a model. */
 export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal });
 
+/** What is known of the stream of a model's inputs. */
+export const fetchMonitor = (model, signal) => fetchJson(monitorUrl(model), { signal });
+
 /** What a model's examples, or those of the page, are: [{ file, caption, source, licence }], with a File each. */
 export const fetchExamples = (entries, model, signal) => {
   const folder = model ? `${modelUrl(model)}/examples` : PAGE_EXAMPLES;
@@ -121,6 +124,8 @@ export const walkUrl = (model, { seed, from, to, points }) => withQuery(model, "
 export const weightsUrl = (model, seed, member) => withQuery(model, "weights", { seed, member });
 
 export const networksUrl = (model, seed, count) => withQuery(model, "weights", { seed, count, dtype: "float16" });
+
+export const monitorUrl = (model) => `${modelUrl(model)}/monitor`;
 
 export const generateUrl = (model) => `${modelUrl(model)}/generate`;
 

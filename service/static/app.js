@@ -7,6 +7,7 @@ import { createCurve } from "./curve.js";
 import { createDraw } from "./draw.js";
 import { createExamples } from "./examples.js";
 import { createFlags } from "./flags.js";
+import { createMonitor } from "./monitor.js";
 import { createPad } from "./pad.js";
 import { hideFile, openImage, showFile } from "./pixels.js";
 import { createResults } from "./results.js";
@@ -50,6 +51,7 @@ const views = {
   weights: createWeights(studio),
   curve: createCurve(),
   row: createRow(studio),
+  monitor: createMonitor(studio),
   write: createWrite(studio),
   score: createScore(studio),
   draw: createDraw(studio),
@@ -217,7 +219,13 @@ const kindOf = (model) => {
   return isOfNumbers(model) ? "number" : "row";
 };
 
-const VIEWS = { image: ["answer", "vary", "attack", "certify", "weights"], number: ["curve"], row: ["row"], text: ["write", "score"], strokes: ["draw"] };
+const VIEWS = {
+  image: ["answer", "vary", "attack", "certify", "weights", "monitor"],
+  number: ["curve", "monitor"],
+  row: ["row", "monitor"],
+  text: ["write", "score"],
+  strokes: ["draw"],
+};
 
 function reset() {
   const model = currentModel();

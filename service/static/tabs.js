@@ -43,7 +43,7 @@ export const createTabs = (list, onChange) => {
     current: () => panel(current).id,
     /** Offers the tabs for a kind of model, and shows the one that the address names if it is among them. */
     offer: (kind, without = []) => {
-      tabs.forEach((tab) => (tab.hidden = tab.dataset.for !== kind || without.includes(panel(tab).id)));
+      tabs.forEach((tab) => (tab.hidden = !tab.dataset.for.split(" ").includes(kind) || without.includes(panel(tab).id)));
       const all = offered();
       choose(all.find((tab) => location.hash === address(tab)) ?? (all.includes(current) ? current : all[0]));
       list.hidden = all.length < 2;

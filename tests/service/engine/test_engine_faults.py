@@ -19,7 +19,7 @@ from service.app import create_app
 from service.engine.batches import Answer
 from service.engine.engine import Engine
 from service.engine.ensembles import Ensembles
-from service.engine.observer import Observer
+from service.engine.observer import GuardedObserver, Observer
 from service.settings import Settings
 from tests.conftest import serve
 from tests.engine import await_idle, draw_images, hold
@@ -51,7 +51,7 @@ def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
     heard = ["begin", "draw", "evaluate", "refuse"]
     for name in heard:
         monkeypatch.setattr(Observer, name, fail)
-    engine = Engine(torch.device("cpu"), queue_cost=20)
+    engine = Engine(torch.device("cpu"), queue_cost=20, observers=[Observer()])
     with caplog.at_level(logging.ERROR, "service.engine.observer"):
         for seed in range(5):
             assert ask(engine, model, seed).result(PATIENCE).seed == seed
@@ -62,6 +62,22 @@ def test_an_observer_that_raises_costs_no_answer_and_is_logged_once(
     assert sorted(record.getMessage().split()[2] for record in caplog.records) == heard
     assert engine.fault is None
     engine.close()
+
+
+def test_an_observer_that_raises_keeps_no_other_from_hearing() -> None:
+    class Broken(Observer):
+        def refuse(self, model: str) -> None:
+            raise RuntimeError(model)
+
+    class Listener(Observer):
+        def refuse(self, model: str) -> None:
+            heard.append(model)
+
+    heard: list[str] = []
+    observer = GuardedObserver(Broken(), Listener())
+    observer.refuse("some")
+    observer.refuse("other")
+    assert heard == ["some", "other"]
 
 
 def test_what_cannot_begin_fails_alone(engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ from service.settings import Settings
 from tests.browser import open_browser, read_requests, set_screen
 from tests.checkpoints import make_config, save_curve, save_table
 from tests.conftest import SMALL_TARGET, serve
+from tests.drift import draw_scores
 from tests.engine import hold
 from tests.examples import make_example
 from tests.keys import write_keys
@@ -125,6 +126,8 @@ def test_tabs_by_keyboard_and_their_address(page: Page) -> None:
     assert not page.find("#attack").is_displayed()
     page.find("#tab-certify").send_keys(Keys.ARROW_RIGHT, Keys.TAB)
     page.find("#tab-weights").send_keys(Keys.ARROW_RIGHT)
+    assert page.find("#monitor").is_displayed()
+    page.find("#tab-monitor").send_keys(Keys.ARROW_RIGHT)
     assert page.find("#answer").is_displayed()
     assert page.browser.current_url.endswith("#/answer")
     page.settle()
@@ -438,7 +441,7 @@ def test_a_models_own_examples_are_tapped_on_a_phone(page: Page, tmp_path: Path)
         set_screen(page.browser, 1200, 900)
 
 
-@pytest.mark.parametrize("view", ["answer", "vary", "attack", "certify", "weights"])
+@pytest.mark.parametrize("view", ["answer", "vary", "attack", "certify", "weights", "monitor"])
 def test_nothing_is_wider_than_a_phone(page: Page, view: str) -> None:
     set_screen(page.browser, 360, 700)
     try:
@@ -552,3 +555,31 @@ def test_a_model_without_rules_does_not_offer_to_stop(page: Page) -> None:
     page.open()
     page.choose_example("seven")
     assert not page.find("#auto").is_displayed()
+
+
+def test_the_monitor_shows_whether_inputs_have_changed(page: Page, app: FastAPI) -> None:
+    digits = app.state.catalog.resolve("digits")
+    app.state.monitor.reset(digits)
+    usual, foreign = draw_scores(digits, 300), draw_scores(digits, 60, foreign=True)
+    page.open("monitor")
+    assert page.text("#monitor-note").startswith("0 inputs since")
+    assert "No inputs so far" in page.text("#monitor-flags")
+    app.state.monitor.measure(digits, usual, seed=1)
+    page.open("monitor")
+    flag = "[aria-label='out of distribution']"
+    assert page.text(f"{flag} .verdict-title") == "No change so far"
+    app.state.monitor.measure(digits, foreign, seed=2)
+    page.open("monitor")
+    assert page.text("#monitor-note").startswith("360 inputs since")
+    assert page.attribute(f"{flag} .verdict", "data-kind") == "flagged"
+    assert re.match(r"This was certain after 30\d inputs, ", page.text(f"{flag} .verdict-detail"))
+    for chart in ("martingale", "share", "scores"):
+        assert page.ink(f"{flag} .{chart}") > 100
+        assert page.attribute(f"{flag} .{chart}", "aria-label")
+    assert "The inputs have changed" in page.run("document.getElementById('summary').textContent")
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#monitor-lines tr")) == 10
+    assert page.text("#monitor-curl") == f"curl '{page.address}/v1/models/digits/monitor'"
+    compile(page.run("document.getElementById('monitor-python').textContent"), "page", "exec")
+    Select(page.find("#model")).select_by_value("people")
+    wait_until(lambda: "no calibration" in page.text("#monitor-note"))
+    page.settle()
