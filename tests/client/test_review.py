@@ -298,8 +298,9 @@ def test_labels_are_saved_as_a_table(page: Path, tmp_path: Path) -> None:
         wait_until(lambda: saved.exists() and saved.stat().st_size)
         assert browser.find_element("css selector", "output").text == "2 of 2 labelled"
         assert browser.title == "hyperdraw review"
-        browser.refresh()  # labels are still there
-        assert browser.find_element("css selector", "output").text == "2 of 2 labelled"
+        browser.refresh()
+        labelled = browser.find_element("css selector", "output")
+        wait_until(lambda: labelled.text == "2 of 2 labelled")  # still, once the page's script has run
         asked = read_requests(browser)
         messages = browser.get_log("browser")  # type: ignore[no-untyped-call]
     rows = list(csv.reader(io.StringIO(saved.read_text())))
