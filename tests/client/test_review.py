@@ -298,9 +298,12 @@ def test_labels_are_saved_as_a_table(page: Path, tmp_path: Path) -> None:
         wait_until(lambda: saved.exists() and saved.stat().st_size)
         assert browser.find_element("css selector", "output").text == "2 of 2 labelled"
         assert browser.title == "hyperdraw review"
-        browser.refresh()
-        labelled = browser.find_element("css selector", "output")
-        wait_until(lambda: labelled.text == "2 of 2 labelled")  # still, once the page's script has run
+
+        def open_again() -> str:
+            browser.refresh()
+            return browser.find_element("css selector", "output").text
+
+        wait_until(lambda: open_again() == "2 of 2 labelled")  # a busy browser takes a while to store them
         asked = read_requests(browser)
         messages = browser.get_log("browser")  # type: ignore[no-untyped-call]
     rows = list(csv.reader(io.StringIO(saved.read_text())))
