@@ -217,6 +217,8 @@ def check(settings: Settings) -> None:
     app = create_app(settings)
     app.state.engine.close()
     app.state.decoder.close()
+    if app.state.feedback:
+        app.state.feedback.close()
     names = ", ".join(model.name for model in app.state.catalog)
     print(f"# device {app.state.engine.device}, {app.state.engine.precision}, models {names}")
     for name, reason in app.state.catalog.refused.items():

@@ -16,15 +16,17 @@ from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 
 from models.device import choose_device
+from models.feedback.labels import FeedbackError
 from models.precision import choose_precision
 from service.admission import Admission
-from service.api import explorations, health, models, page, predictions, sequences, weights
-from service.catalog import Catalog
+from service.api import explorations, feedback, health, models, page, predictions, sequences, weights
+from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
 from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
+from service.feedback import Feedback
 from service.open_inference import routes as open_inference
 from service.openai import routes as openai
 from service.operation.access import KeyFile
@@ -45,7 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Loads and warms up every model, and builds the app around them. An app that exists is thus ready.
 
     Raises:
-        ConfigurationError: if no checkpoint can be served, or the settings contradict each other.
+        ConfigurationError: if no checkpoint can be served, feedback cannot be kept where the settings say, or the
+            settings contradict each other.
         DecoderError: if the processes that decode images do not start.
         DeviceError: if this machine lacks the device.
         KeyFileError: if the key file cannot be used.
@@ -63,12 +66,14 @@ def create_app(settings: Settings) -> FastAPI:
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
         decoder.warm_up()
+        collected = _collect_feedback(settings)
     except BaseException:
         engine.close()
         decoder.close()
         raise
     bodies = Admission(settings.max_held_bytes)
     metrics.watch(engine, catalog, decoder.admission, bodies, keys)
+    metrics.watch_feedback(catalog, collected)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
         catalog.close()
         await to_thread.run_sync(engine.close)
         await to_thread.run_sync(decoder.close)
+        if collected:
+            await to_thread.run_sync(collected.close)
         if traces:
             await to_thread.run_sync(traces.close)
 
@@ -89,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state = Parts(settings, keys, engine, decoder, metrics, catalog)  # type: ignore[assignment]
+    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, collected)  # type: ignore[assignment]
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -110,7 +117,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    for routes in (page, health, models, predictions, explorations, weights, sequences, open_inference, openai):
+    for routes in (
+        page,
+        health,
+        models,
+        predictions,
+        feedback,
+        explorations,
+        weights,
+        sequences,
+        open_inference,
+        openai,
+    ):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app
@@ -124,6 +142,19 @@ def _open_traces(settings: Settings) -> "Traces | None":
     from service.operation.traces import Traces
 
     return Traces(settings.otlp_endpoint)
+
+
+def _collect_feedback(settings: Settings) -> Feedback | None:
+    """Begins to keep answers if the settings say where. Otherwise SQLAlchemy is not imported."""
+    if settings.feedback is None:
+        return None
+    from models.feedback.store import Store
+
+    try:
+        store = Store(settings.feedback.get_secret_value())
+    except FeedbackError as error:
+        raise ConfigurationError(str(error)) from error
+    return Feedback(store, settings.max_feedback_answers, settings.feedback_days)
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:

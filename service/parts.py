@@ -7,6 +7,7 @@ from fastapi import Request
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
+from service.feedback import Feedback
 from service.operation.access import KeyFile
 from service.operation.metrics import ServiceMetrics
 from service.operation.statistics import Statistics
@@ -23,6 +24,8 @@ class Parts:
     decoder: Decoder
     metrics: ServiceMetrics
     catalog: Catalog
+    feedback: Feedback | None = None
+    """Keeps answers until their labels arrive, if the operator wants that."""
     statistics: Statistics = field(default_factory=Statistics)
     draining: bool = False
     """Whether the service is shutting down."""

@@ -1,11 +1,11 @@
 """Confidence sequences by betting: what observations say of a mean, valid whenever one looks.
 
-Gamblers bet on each observation before it is seen. If the mean is what a hypothesis says, no strategy makes their wealth
-grow on average, so it ever reaches 1/δ with a probability of at most δ (Ville's inequality). Waudby-Smith & Ramdas,
-"Estimating means of bounded random variables by betting", JRSS B 2024.
+Gamblers bet on each observation before it is seen. If the mean is what a hypothesis says, no strategy makes their
+wealth grow on average, so it ever reaches 1/δ with a probability of at most δ (Ville's inequality). Source:
+Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024.
 
-Against the hypothesis that the mean is m, a gambler with the stake s gains the factor 1 + s (m − x)/(1 − m), so that the
-worst observation, 1, costs the part s of the wealth. The paper's diversified Kelly betting divides the money among
+Against the hypothesis that the mean is m, a gambler with the stake s gains the factor 1 + s (m − x)/(1 − m), so that
+the worst observation, 1, costs the part s of the wealth. The paper's diversified Kelly betting divides the money among
 gamblers with several stakes. Their wealth grows with m.
 
 Shapes: n observations in [0, 1], S stakes.
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 STAKES = (0.95, 0.8, *(2.0**-power for power in range(1, 13)))
-"""Stakes that share the money. Some stake is near the best one, unless that is less than 1/5,000: then it would win only
-after millions of observations."""
+"""Stakes that share the money. Some stake is near the best one, unless that is less than 1/5,000: then it would win
+only after millions of observations."""
 
 _HALVINGS = 40
 """Steps in which an end of an interval is found, to 1e-12."""
@@ -70,7 +70,7 @@ def _gain(x: Tensor, bound: float) -> Tensor:
 
 
 def _bound_above(x: Tensor, level: float) -> float:
-    """The largest mean against which those who bet on smaller ones have not won 1/level. Their order does not matter."""
+    """The largest mean against which those who bet on smaller ones have not won 1/level, in whatever order."""
     values, counts = x.unique(return_counts=True)
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):

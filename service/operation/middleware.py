@@ -21,7 +21,7 @@ from service.operation.metrics import ServiceMetrics
 logger = logging.getLogger(__name__)
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Exchange:
     """Method of the request; routes see GET for HEAD."""
     start: float = field(default_factory=time.perf_counter)
     """Time when the request's head had been read."""
+    request_id: str = ""
+    """Id of the request, which its answer names."""
     status: int = 500
     """Status of the answer; 500 is what the server sends if the app does not answer."""
     bytes_in: int = 0
@@ -61,6 +63,11 @@ class Exchange:
         if (key := self.scope.get("hyperdraw.key")) is not None:
             return f"key {key}"
         return _name_host(self.scope["client"][0] if self.scope.get("client") else "")
+
+    @property
+    def key(self) -> str:
+        """Name of the request's key. It is empty if no key is required, when clients cannot be told apart for sure."""
+        return self.scope.get("hyperdraw.key") or ""
 
     @property
     def client_left(self) -> bool:
@@ -107,8 +114,9 @@ class Accounting:
         scope = {**scope, "method": "GET" if method == "HEAD" else method}
         exchange = scope["hyperdraw.exchange"] = Exchange(scope, method if method in METHODS else "other")
         request_id = exchange.headers.get("x-request-id", "")
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
+        exchange.request_id = request_id
         held: Reservation | None = None
 
         async def count_in() -> Message:

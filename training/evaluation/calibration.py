@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.predictions.calibration_origin import Seeds
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     RATES,
     Calibration,
-    Seeds,
     apply_temperature,
     conformal_quantile,
     list_sizes,
