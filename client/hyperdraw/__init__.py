@@ -34,6 +34,7 @@ from hyperdraw.errors import (
     ServiceError,
     Unauthorized,
 )
+from hyperdraw.feedback import Feedback, LabelledCoverage, LabelledShare, Labelling, LabelRefusal
 from hyperdraw.text_streams import AsyncTextStream, TextStream
 from hyperdraw.texts import Foreign, Passage, Score, Symbol
 
@@ -49,11 +50,16 @@ __all__ = [
     "DrawingImages",
     "DrawingScore",
     "Drawings",
+    "Feedback",
     "Flag",
     "Foreign",
     "HyperdrawError",
     "InvalidAnswer",
     "InvalidRequest",
+    "LabelRefusal",
+    "LabelledCoverage",
+    "LabelledShare",
+    "Labelling",
     "ModelDescription",
     "ModelIdentity",
     "ModelList",

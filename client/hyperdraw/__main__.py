@@ -37,6 +37,7 @@ from hyperdraw.commands import (
     show_json,
 )
 from hyperdraw.drawing_commands import draw_command
+from hyperdraw.feedback_commands import feedback_command
 from hyperdraw.runs import predict_to_file
 from hyperdraw.sources import Source, find_inputs
 from hyperdraw.tables import check_format
@@ -273,6 +274,7 @@ def sample_command(
 app.command("write")(write_command)
 app.command("score")(score_command)
 app.command("draw")(draw_command)
+app.command("feedback")(feedback_command)
 
 
 @app.command("models")
