@@ -176,7 +176,7 @@ class Feedback:
             before, now = self.measures.get((name, version)), measure(stored.model, self._store.read(stored))
             self.measures[name, version] = now
             if now.alarm and not (before and before.alarm):
-                logger.warning("prediction sets of %s, version %s, miss labels more often than promised", name, version)
+                logger.warning("%s, version %s, covers fewer labels than its sets or intervals promise", name, version)
         self._note_fault(None)
 
     def _note_fault(self, fault: str | None) -> None:

@@ -18,7 +18,7 @@ LEVEL = 0.05
 """Probability of an error over all time: that the accuracy ever leaves its interval, that a coverage ever leaves its
 interval, and that an alarm ever is false."""
 
-_HALVINGS = 40
+_HALVINGS = 30
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ STAKES = (0.95, 0.8, *(2.0**-power for power in range(1, 13)))
 """Stakes that share the money. Some stake is near the best one, unless that is less than 1/5,000: then it would win
 only after millions of observations."""
 
-_HALVINGS = 40
-"""Steps in which an end of an interval is found, to 1e-12."""
+_HALVINGS = 30
+"""Steps in which an end of an interval is found, to 1e-9."""
 
 
 def bound_mean(observations: Tensor, level: float) -> tuple[float, float]:
