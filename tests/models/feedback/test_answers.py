@@ -12,7 +12,7 @@ from models.model import Model
 from models.predictions.detection import Calibration
 from models.predictions.prediction import Outputs, Part, Prediction, interpret
 from models.predictions.size_calibration import NumberCalibration, SizeCalibration
-from models.tasks.regression import Regression
+from models.tasks.regression import Regression, RegressionUncertainty
 from tests.calibrations import TASK, draw_logits, make_calibration
 
 
@@ -78,13 +78,15 @@ def test_numbers_are_inside_the_intervals_that_are_chosen(networks: int) -> None
     part = Part(torch.arange(30), prediction, calibration.measure(prediction))
     kept, model = keep_part(part, calibration, grew=False), describe_answering("m", "v", task, calibration)
     intervals = [calibration.choose_intervals(prediction, 1 - rate) for rate in calibration.rates]
-    labels = prediction.uncertainty.mean + torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    assert isinstance(prediction.uncertainty, RegressionUncertainty)
+    mean = prediction.uncertainty.mean
+    labels = mean + torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     for i in range(30):
         first = (kept.answered[i].tobytes(), kept.judged[i].tobytes(), kept.allowed[i].tobytes())
         _, *inside, error, _ = observe(model, *first, labels[i].tolist())
         expected = [((each.lower <= labels) & (labels <= each.upper))[i].double().mean() for each in intervals]
         assert inside == expected
-        assert error == pytest.approx(float((labels - prediction.uncertainty.mean)[i, 0] ** 2), rel=1e-4)
+        assert error == pytest.approx(float((labels - mean)[i, 0] ** 2), rel=1e-4)
     assert kept.confidences is None
 
 
