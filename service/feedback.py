@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from models.feedback.answers import RequestAnswers, describe_answering, keep_part
 from models.feedback.labels import FeedbackError, GivenLabel, Outcome
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from models.feedback.store import Store
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+THREADS, MOST_CALLS = 4, 64
+"""Threads that label and measure for clients, and most clients that they work for or that wait for them."""
 
 MOST_WAITING = 10_000
 """Most answers that wait to be written. Further ones are dropped."""
@@ -60,6 +66,8 @@ class Feedback:
         self._count = self._submitted = self._settled = 0
         """Answers that wait, and requests whose answers ever waited, and do not any more."""
         self._closing = False
+        self._calls = ThreadPoolExecutor(THREADS, "feedback calls")
+        self._open_calls = 0
         self._labels: dict[int, int] = {}
         """Number of labels when a version was measured, by its id in the store."""
         self._next_measure = self._next_trim = 0.0
@@ -88,28 +96,22 @@ class Feedback:
             self._submitted += 1
             self._changed.notify_all()
 
-    def label(self, client: str, labels: Sequence[GivenLabel]) -> list[tuple[Outcome, str]]:
+    def label(self, client: str, labels: Sequence[GivenLabel]) -> Future[list[tuple[Outcome, str]]]:
         """Labels a client's answers, those included that wait to be written: `Store.label`.
 
         Raises:
-            FeedbackError: if the store cannot be used.
+            FeedbackError: if too many clients wait; the future's, if the store cannot be used.
         """
-        with self._changed:
-            submitted = self._submitted
-            self._changed.wait_for(lambda: self._settled >= submitted, WRITE_SECONDS)
-        return self._store.label(client, labels)
+        return self._call(lambda: self._label(client, labels))
 
-    def measure(self, name: str, version: str) -> Measures:
+    def measure(self, name: str, version: str) -> Future[Measures]:
         """Measures a version of a model now.
 
         Raises:
-            FeedbackError: if the store cannot be used.
-            LookupError: if no answer of this version was ever kept.
+            FeedbackError: if too many clients wait; the future's, if the store cannot be used.
+            LookupError: the future's, if no answer of this version was ever kept.
         """
-        for stored in self._store.list_models():
-            if (stored.model.name, stored.model.version) == (name, version):
-                return measure(stored.model, self._store.read(stored))
-        raise LookupError(f"no answer of {name} at this version was kept")
+        return self._call(lambda: self._measure(name, version))
 
     def close(self) -> None:
         """Writes what waits, for a limited time, and closes the store."""
@@ -117,7 +119,34 @@ class Feedback:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(WRITE_SECONDS)
+        self._calls.shutdown(wait=False, cancel_futures=True)
         self._store.close()
+
+    def _call(self, call: Callable[[], Result]) -> Future[Result]:
+        """Uses the store in a thread that nothing else needs."""
+        with self._changed:
+            if self._open_calls >= MOST_CALLS:
+                raise FeedbackError("too many clients wait for the feedback store")
+            self._open_calls += 1
+        future = self._calls.submit(call)
+        future.add_done_callback(self._end_call)
+        return future
+
+    def _end_call(self, _: object) -> None:
+        with self._changed:
+            self._open_calls -= 1
+
+    def _label(self, client: str, labels: Sequence[GivenLabel]) -> list[tuple[Outcome, str]]:
+        with self._changed:
+            submitted = self._submitted
+            self._changed.wait_for(lambda: self._settled >= submitted, WRITE_SECONDS)
+        return self._store.label(client, labels)
+
+    def _measure(self, name: str, version: str) -> Measures:
+        for stored in self._store.list_models():
+            if (stored.model.name, stored.model.version) == (name, version):
+                return measure(stored.model, self._store.read(stored))
+        raise LookupError(f"no answer of {name} at this version was kept")
 
     def _run(self) -> None:
         while True:

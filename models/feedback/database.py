@@ -17,7 +17,6 @@ from sqlalchemy import (
     Double,
     Engine,
     ForeignKey,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -73,7 +72,7 @@ ANSWERS = Table(
     Column("label", JSON(none_as_null=True)),
     Column("observation", LargeBinary),
     UniqueConstraint("client", "request_id", "position"),
-    Index("hyperdraw_answers_numbers", "model_id", "number"),
+    UniqueConstraint("model_id", "number"),
 )
 
 
@@ -150,7 +149,7 @@ def _prepare_server(place: str) -> Engine:
         options = f"-c lock_timeout={SECONDS}s -c statement_timeout={6 * SECONDS}s"
         return create_engine(
             url,
-            connect_args={"connect_timeout": SECONDS, "options": options},
+            connect_args={"connect_timeout": SECONDS, "tcp_user_timeout": 1000 * SECONDS, "options": options},
             pool_pre_ping=True,
             pool_timeout=SECONDS,
             hide_parameters=True,

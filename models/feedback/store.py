@@ -44,7 +44,8 @@ class Store:
     def add(self, answers: Sequence[RequestAnswers]) -> None:
         """Adds answers. One whose name is known already is left out, and the known one takes no more labels."""
         with self._database.begin() as connection:
-            ids = {model: self._find_id(connection, model) for model in {request.model for request in answers}}
+            models = dict.fromkeys(request.model for request in answers)
+            ids = {model: self._find_id(connection, model) for model in models}
             rows = [row for request in answers for row in _make_rows(request, ids[request.model])]
             adding = self._database.insert(ANSWERS)
             name = ("client", "request_id", "position")
@@ -59,10 +60,10 @@ class Store:
         names = {(label.request_id, label.position) for label in labels}
         with self._database.begin() as connection:
             connection.execute(update(MODELS).values(labels=MODELS.c.labels))  # locks out others who label
-            known = {stored.id: stored for stored in _list_models(connection)}
             wanted = tuple_(ANSWERS.c.request_id, ANSWERS.c.position).in_(list(names))
             query = select(ANSWERS).where(ANSWERS.c.client == client, wanted)
             rows = {(row.request_id, row.position): row for row in connection.execute(query)}
+            known = {stored.id: stored for stored in _list_models(connection)}
             counts = {model_id: stored.labels for model_id, stored in known.items()}
             given: dict[int, Any] = {}
             outcomes: list[tuple[Outcome, str]] = []
@@ -174,7 +175,8 @@ def _judge_label(
 ) -> tuple[Outcome, str, dict[str, Any] | None]:
     """What becomes of a label, why, and what changes in its row, if anything does."""
     if row is None:
-        return "unknown_answer", "no answer to this client is kept under this id and index", None
+        reason = "no answer to this client is kept under this id and index, or it has become too old, or one too many"
+        return "unknown_answer", reason, None
     if row.repeated:
         return "ambiguous_answer", "several requests had this id, so the label may be for either", None
     model = known[row.model_id].model

@@ -1,10 +1,11 @@
 """Routes of feedback: labels of earlier answers, and what they say."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Annotated, TypeVar
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 
 from models.feedback.labels import FeedbackError, GivenLabel
@@ -12,7 +13,7 @@ from models.feedback.measures import LEVEL, Measures, Share
 from models.model import Model
 from models.tasks.probabilities import BINS
 from service.api.answers import identify
-from service.api.asking import find_exchange, set_deadline
+from service.api.asking import Deadline, find_exchange, set_deadline, wait_for
 from service.api.dependencies import ANY_KEY, ModelDependency, PartsDependency, describe_body, describe_errors
 from service.api.feedback_schemas import (
     CoverageAnswer,
@@ -53,7 +54,7 @@ async def post_labels(request: Request, parts: PartsDependency) -> LabelsAnswer:
     body = await read_json(request, parts.settings, deadline, LabelsBody, "feedback is sent", _HINT)
     labels = [GivenLabel(label.request_id, label.index, label.label) for label in body.labels]
     client = find_exchange(request).key
-    outcomes = await _use_store(lambda: feedback.label(client, labels))
+    outcomes = await _wait_for(lambda: feedback.label(client, labels), request, deadline)
     counts = [outcome for outcome, _ in outcomes]
     return LabelsAnswer(
         recorded=counts.count("recorded"),
@@ -68,18 +69,21 @@ async def post_labels(request: Request, parts: PartsDependency) -> LabelsAnswer:
 
 @router.get(
     "/v1/models/{model}/feedback",
-    responses=describe_errors(401, 404, 422, 501, 503),
+    responses=describe_errors(401, 404, 422, 501, 503, 504),
     response_model_exclude_none=True,
     dependencies=[ANY_KEY],
 )
 async def get_measures(
-    model: ModelDependency, parts: PartsDependency, parameters: Annotated[FeedbackParameters, Query()]
+    request: Request,
+    model: ModelDependency,
+    parts: PartsDependency,
+    parameters: Annotated[FeedbackParameters, Query()],
 ) -> FeedbackAnswer:
     """Show how right a model's answers were, as far as their labels have arrived."""
     feedback = _find_feedback(parts)
-    version = parameters.version or model.version
+    version, deadline = parameters.version or model.version, set_deadline(request, None, parts)
     try:
-        measures = await _use_store(lambda: feedback.measure(model.name, version))
+        measures = await _wait_for(lambda: feedback.measure(model.name, version), request, deadline)
     except LookupError as error:
         if version != model.version:
             hint = "Leave out version, or wait until it has answered."
@@ -97,9 +101,14 @@ def _find_feedback(parts: Parts) -> Feedback:
     return parts.feedback
 
 
-async def _use_store(call: Callable[[], Result]) -> Result:
+async def _wait_for(call: Callable[[], Future[Result]], request: Request, deadline: Deadline) -> Result:
+    """Waits for a call that uses the store.
+
+    Raises:
+        ServiceError: 503 if the store cannot be used, and as `asking.wait_for`.
+    """
     try:
-        return await to_thread.run_sync(call)
+        return await wait_for(asyncio.wrap_future(call()), request, deadline)
     except FeedbackError as error:
         message, hint = "The feedback store cannot be used.", "Try again later; the service's log says why."
         raise ServiceError(503, "feedback_unavailable", message, hint) from error

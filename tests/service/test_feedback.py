@@ -16,7 +16,7 @@ from models.feedback.store import Store
 from models.model import Model
 from models.predictions.prediction import Part
 from service.engine.batches import Answer
-from service.feedback import Feedback
+from service.feedback import MOST_CALLS, Feedback
 from tests.engine import draw_images
 from tests.waiting import wait_until
 
@@ -49,14 +49,14 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def label_all(feedback: Feedback, request_id: str, label: object = 0) -> list[str]:
-    return [outcome for outcome, _ in feedback.label("", [GivenLabel(request_id, i, label) for i in range(3)])]
+    return [outcome for outcome, _ in feedback.label("", [GivenLabel(request_id, i, label) for i in range(3)]).result()]
 
 
 def test_a_label_may_follow_at_once(feedback: Feedback, model: Model, answer: Answer) -> None:
     for i in range(20):
         feedback.keep("", f"{i}", model, answer)
         assert label_all(feedback, f"{i}") == ["recorded"] * 3
-    measures = feedback.measure(model.name, model.version)
+    measures = feedback.measure(model.name, model.version).result()
     assert (measures.answers, measures.labels) == (60, 60)
     assert feedback.kept == {model.name: 60}
     wait_until(lambda: feedback.measures.get((model.name, model.version)) == measures)
@@ -64,7 +64,7 @@ def test_a_label_may_follow_at_once(feedback: Feedback, model: Model, answer: An
 
 def test_an_unknown_version_has_no_measures(feedback: Feedback) -> None:
     with pytest.raises(LookupError):
-        feedback.measure("nothing", "0" * 64)
+        feedback.measure("nothing", "0" * 64).result()
 
 
 def test_what_waits_is_written_before_the_end(path: Path, model: Model, answer: Answer) -> None:
@@ -88,7 +88,12 @@ def test_nothing_waits_for_a_store_that_hangs(
         for i in range(50):
             feedback.keep("", f"{i}", model, answer)
         assert feedback.dropped["queue"] >= 120
+        calls = [feedback.label("", [GivenLabel("first", 0, 1)]) for _ in range(MOST_CALLS)]
+        with pytest.raises(FeedbackError, match="too many clients wait"):
+            feedback.measure(model.name, model.version)
         other.rollback()
+    outcomes = [outcome for call in calls for outcome, _ in call.result()]
+    assert sorted(outcomes) == ["recorded", *["repeated"] * (MOST_CALLS - 1)]
     wait_until(lambda: feedback.kept[model.name] + feedback.dropped["queue"] == 153)
 
 
@@ -129,7 +134,7 @@ def test_a_broken_promise_is_logged_once(
     with caplog.at_level(logging.WARNING, "service.feedback"):
         for i in range(30):
             feedback.keep("", f"{i}", model, answer)
-            feedback.label("", [GivenLabel(f"{i}", k, label) for k, label in enumerate(least)])
+            feedback.label("", [GivenLabel(f"{i}", k, label) for k, label in enumerate(least)]).result()
         wait_until(lambda: caplog.messages)
         wait_until(lambda: feedback.measures[model.name, model.version].labels == 90)
     assert feedback.measures[model.name, model.version].alarm
