@@ -18,11 +18,12 @@ RUN case "$TORCH" in \
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN /opt/venv/bin/pip install '.[backbone,serve]' && rm /opt/venv/bin/hyperdraw-train # which needs training/
+RUN /opt/venv/bin/pip install '.[backbone,postgres,serve]' && rm /opt/venv/bin/hyperdraw-train # which needs training/
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv
 COPY checkpoints /checkpoints
+RUN install -d -m 700 -o 10001 -g 10001 /feedback
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -83,6 +83,7 @@ def _make_flag(name: str, schema: dict[str, Any]) -> Any:
         names = [f"{names[0]}/--no-{names[0][2:]}"]
         return Annotated[bool | None, typer.Option(*names, help=schema["description"], show_default=shown)]
     metavar = "|".join(kind["enum"]) if "enum" in kind else kind.get("format", kind["type"]).upper()
+    metavar = "FILE|URL" if metavar == "PASSWORD" else metavar  # a place that may hold one
     option = typer.Option(*names, help=schema["description"], show_default=shown, metavar=metavar)
     return Annotated[list[str] | None, option] if kind["type"] == "array" else Annotated[str | None, option]
 
@@ -219,6 +220,8 @@ def check(settings: Settings) -> None:
     app.state.decoder.close()
     if app.state.log:
         app.state.log.close()
+    if app.state.feedback:
+        app.state.feedback.close()
     names = ", ".join(model.name for model in app.state.catalog)
     print(f"# device {app.state.engine.device}, {app.state.engine.precision}, models {names}")
     for name, reason in app.state.catalog.refused.items():

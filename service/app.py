@@ -18,15 +18,28 @@ from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 
 from models.device import choose_device
+from models.feedback.labels import FeedbackError
 from models.precision import choose_precision
 from service.admission import Admission
-from service.api import certificates, explorations, health, models, monitor, page, predictions, sequences, weights
+from service.api import (
+    certificates,
+    explorations,
+    feedback,
+    health,
+    models,
+    monitor,
+    page,
+    predictions,
+    sequences,
+    weights,
+)
 from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
 from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
+from service.feedback import Feedback
 from service.monitoring.monitor import SAVE_SECONDS, Monitor
 from service.open_inference import routes as open_inference
 from service.openai import routes as openai
@@ -50,8 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Loads and warms up every model, and builds the app around them. An app that exists is thus ready.
 
     Raises:
-        ConfigurationError: if no checkpoint can be served, the settings contradict each other, or the monitor's folder
-            cannot be made.
+        ConfigurationError: if no checkpoint can be served, feedback cannot be kept where the settings say, the settings
+            contradict each other, or the monitor's folder cannot be made.
         DecoderError: if the processes that decode images do not start.
         DeviceError: if this machine lacks the device.
         KeyFileError: if the key file cannot be used.
@@ -72,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
         decoder.warm_up()
+        collected = _collect_feedback(settings)
     except BaseException:
         engine.close()
         decoder.close()
@@ -80,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     bodies = Admission(settings.max_held_bytes)
     watches.resume(catalog.predictors)
     metrics.watch(engine, catalog, watches, decoder.admission, bodies, keys)
+    metrics.watch_feedback(catalog, collected)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -95,6 +110,8 @@ def create_app(settings: Settings) -> FastAPI:
         await to_thread.run_sync(decoder.close)
         if log:
             await to_thread.run_sync(log.close)
+        if collected:
+            await to_thread.run_sync(collected.close)
         if traces:
             await to_thread.run_sync(traces.close)
 
@@ -105,7 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, watches, log)  # type: ignore[assignment]
+    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, watches, log, collected)  # type: ignore[assignment]
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:
@@ -126,7 +143,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    own = (page, health, models, monitor, predictions, explorations, certificates, weights, sequences)
+    own = (page, health, models, monitor, predictions, feedback, explorations, certificates, weights, sequences)
     for routes in (*own, open_inference, openai):
         app.include_router(routes.router)
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
@@ -187,6 +204,19 @@ async def _keep(watches: Monitor, catalog: Catalog) -> None:
     while True:
         await asyncio.sleep(SAVE_SECONDS)
         await to_thread.run_sync(watches.save, catalog.predictors)
+
+
+def _collect_feedback(settings: Settings) -> Feedback | None:
+    """Begins to keep answers if the settings say where. Otherwise SQLAlchemy is not imported."""
+    if settings.feedback is None:
+        return None
+    from models.feedback.store import Store
+
+    try:
+        store = Store(settings.feedback.get_secret_value())
+    except FeedbackError as error:
+        raise ConfigurationError(str(error)) from error
+    return Feedback(store, settings.max_feedback_answers, settings.feedback_days)
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:

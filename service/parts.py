@@ -9,6 +9,7 @@ from models.model import Model
 from service.catalog import Catalog
 from service.decoding.pool import Decoder
 from service.engine.engine import Engine, ServedModel
+from service.feedback import Feedback
 from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
 from service.operation.metrics import ServiceMetrics
@@ -30,6 +31,8 @@ class Parts:
     monitor: Monitor
     log: PredictionLog | None = None
     """Where answers are logged, if they are."""
+    feedback: Feedback | None = None
+    """Keeps answers until their labels arrive, if the operator wants that."""
     statistics: Statistics = field(default_factory=Statistics)
     draining: bool = False
     """Whether the service is shutting down."""

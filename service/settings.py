@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -238,6 +238,19 @@ class Settings(BaseSettings):
         description="A directory where what is known of each model's inputs survives a restart. It is made if it does "
         "not exist. Without it, each start begins anew.",
     )
+    feedback: SecretStr | None = Field(
+        default=None,
+        description="Where to keep answers until their labels arrive: a file for SQLite, or the URL of a PostgreSQL "
+        "database, which several services may share, such as postgresql://user@host/database. Inputs are not kept. "
+        "Without it, nothing is kept.",
+    )
+    max_feedback_answers: Count = Field(
+        default=100_000,
+        description="Most answers that are kept for feedback. The oldest without a label are dropped first.",
+    )
+    feedback_days: Annotated[float, Field(gt=0, le=36_500)] = Field(
+        default=90.0, description="Days that an answer waits for its label, and is kept after that."
+    )
 
     log_format: LogFormat | None = Field(
         default=None,
@@ -287,12 +300,18 @@ class Settings(BaseSettings):
             )
 
     def describe(self) -> str:
-        """All settings, as a file for `--config`."""
-        values = self.model_dump(mode="json", exclude={"config"})
-        return "\n".join(
-            f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}"
-            for name, value in values.items()
-        )
+        """All settings, as a file for `--config`. The URL of a database, which may hold a password, is left out."""
+        values = self.model_dump(mode="json", exclude={"config", "feedback"})
+        place = self.feedback and self.feedback.get_secret_value()
+        if place and "://" in place:
+            return f"{_describe_values(values)}\n# feedback is set, but not shown, as it may hold a password"
+        return _describe_values(values | {"feedback": place})
+
+
+def _describe_values(values: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}" for name, value in values.items()
+    )
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:

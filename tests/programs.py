@@ -1,12 +1,28 @@
 """Programs beside Python that some tests need: hooks of pytest that skip these tests where they are missing."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver", "git": "git", "promtool": "prometheus"}
+PROGRAMS = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "git": "git",
+    "initdb": "postgresql",
+    "promtool": "prometheus",
+}
 """Programs that some tests need, and Debian's packages of them."""
+
+FOLDERS = [os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))]
+"""Where they are; Debian leaves those of PostgreSQL out of the path."""
+
+
+def find_program(name: str) -> str | None:
+    """The path of a program, if it is installed."""
+    return shutil.which(name, path=os.pathsep.join(FOLDERS))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def check_programs(item: pytest.Item) -> None:
     """Skips a test marked `needs` whose programs are missing."""
     needed = {program for mark in item.iter_markers("needs") for program in mark.args}
-    if missing := sorted(program for program in needed if shutil.which(program) is None):
+    if missing := sorted(program for program in needed if find_program(program) is None):
         reason = f"needs {' and '.join(missing)}"
         if item.config.getoption("--require-programs"):
             pytest.fail(reason, pytrace=False)

@@ -28,6 +28,7 @@ import typer
 import yaml
 from fastapi import FastAPI
 from hyperdraw.__main__ import app as client_app
+from pydantic import SecretStr
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -142,10 +143,14 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         (path / "checkpoints" / name).symlink_to(ROOT / "checkpoints" / name)
     assert train(make_session(path / "checkpoints" / "toy-cubic", steps=20, recipe=toy_cubic()))
     save_writer(path / "checkpoints" / "sums")
-    log = str(path / "predictions")
-    checkpoints = path / "checkpoints"
     return create_app(
-        Settings(checkpoints=checkpoints, default_model="mnist-hyperdraw", prediction_log=log, log_inputs=True)
+        Settings(
+            checkpoints=path / "checkpoints",
+            default_model="mnist-hyperdraw",
+            prediction_log=str(path / "predictions"),
+            log_inputs=True,
+            feedback=SecretStr(str(path / "feedback.sqlite")),
+        )
     )
 
 

@@ -150,15 +150,31 @@ app.command("translate-text", rich_help_panel="Your own data")(translate_text_co
 def calibrate_command(
     checkpoint: CheckpointArgument,
     data: TrainingDataOption = DATA_FOLDER,
+    feedback: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FEEDBACK",
+            help="Measure them on the labelled answers that services kept with --feedback, instead: the same file or "
+            "URL. The checkpoint must be the version that answered.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
     """Measure a checkpoint's thresholds again on the calibration split. Run `evaluate` afterwards."""
-    file = checkpoint / "calibration.json"
+    file, sequences = checkpoint / "calibration.json", is_sequence_checkpoint(checkpoint)
+    if sequences and feedback is not None:
+        raise typer.BadParameter("models of sequences take no feedback")
     with explain_errors(), be_quiet(quiet):
-        calibrate = calibrate_sequence_directory if is_sequence_checkpoint(checkpoint) else calibrate_directory
-        calibrate(checkpoint, data, choose_device(device))
+        if feedback is not None:
+            from training.runs.recalibration import recalibrate_directory  # takes long to import
+
+            recalibrate_directory(checkpoint, feedback, choose_device(device))
+        else:
+            calibrate = calibrate_sequence_directory if sequences else calibrate_directory
+            calibrate(checkpoint, data, choose_device(device))
     conclude(
         f"Wrote {file} and removed the old metrics. Measure them again: hyperdraw-train evaluate {checkpoint}",
         file,

@@ -10,6 +10,7 @@ import typer
 from models.backbones.backbone import BackboneError
 from models.checkpoint_files import CheckpointError, dump_json
 from models.device import DeviceError
+from models.feedback.labels import FeedbackError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError
 from training.progress import warn
@@ -49,6 +50,14 @@ def explain_errors() -> Iterator[None]:
     """Turns errors that a user can fix into a message and exit status 1."""
     try:
         yield
-    except (DatasetError, NetworkError, TrainingError, CheckpointError, BackboneError, DeviceError) as error:
+    except (
+        DatasetError,
+        NetworkError,
+        TrainingError,
+        CheckpointError,
+        BackboneError,
+        DeviceError,
+        FeedbackError,
+    ) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

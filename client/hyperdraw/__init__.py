@@ -35,6 +35,7 @@ from hyperdraw.errors import (
     ServiceError,
     Unauthorized,
 )
+from hyperdraw.feedback import Feedback, LabelledCoverage, LabelledShare, Labelling, LabelRefusal
 from hyperdraw.monitoring import DriftAlarm, FlagMonitor, FlagShare, Monitor, PredictedClass, StreamPart
 from hyperdraw.text_streams import AsyncTextStream, TextStream
 from hyperdraw.texts import Foreign, Passage, Score, Symbol
@@ -54,6 +55,7 @@ __all__ = [
     "DrawingScore",
     "Drawings",
     "DriftAlarm",
+    "Feedback",
     "Flag",
     "FlagMonitor",
     "FlagShare",
@@ -61,6 +63,10 @@ __all__ = [
     "HyperdrawError",
     "InvalidAnswer",
     "InvalidRequest",
+    "LabelRefusal",
+    "LabelledCoverage",
+    "LabelledShare",
+    "Labelling",
     "ModelDescription",
     "ModelIdentity",
     "ModelList",

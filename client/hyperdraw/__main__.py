@@ -38,6 +38,7 @@ from hyperdraw.commands import (
     show_json,
 )
 from hyperdraw.drawing_commands import draw_command
+from hyperdraw.feedback_commands import feedback_command
 from hyperdraw.monitor_commands import monitor_command
 from hyperdraw.review_commands import review_command
 from hyperdraw.runs import predict_to_file
@@ -279,6 +280,7 @@ app.command("score")(score_command)
 app.command("draw")(draw_command)
 app.command("review")(review_command)
 app.command("monitor")(monitor_command)
+app.command("feedback")(feedback_command)
 
 
 @app.command("models")

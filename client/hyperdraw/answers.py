@@ -148,6 +148,10 @@ class _Answer:
     """`out_of_distribution` and `suspect_adversarial`; empty if the model is not calibrated."""
     members: Floats | None
     """[S, B, K], prediction of each network, if requested."""
+    request_ids: NDArray[np.str_] | None = None
+    """[B], ids of the requests that were answered, which `Client.label` takes; None if a proxy removed them."""
+    request_indices: NDArray[np.int64] | None = None
+    """[B], number of each input in its request."""
 
     def __len__(self) -> int:
         mean = self._mean
@@ -295,8 +299,8 @@ def read_reload(content: bytes) -> Reload:
         return Reload(read_fields(ModelIdentity, answer["model"]), answer["changed"])
 
 
-def read_prediction(file: TensorFile) -> Prediction:
-    """Reads a prediction from the service's tensors."""
+def read_prediction(file: TensorFile, request_id: str | None) -> Prediction:
+    """Reads a prediction from the service's tensors, which answer a request."""
     with explain_answers():
         arrays: dict[str, Any] = file.arrays()
         metadata = file.metadata
@@ -314,6 +318,9 @@ def read_prediction(file: TensorFile) -> Prediction:
             "members": arrays.get("members"),
         }
         content["coverage"] = float(metadata["coverage"]) if "coverage" in metadata else None
+        if request_id is not None:
+            inputs = len(next(array for name, array in arrays.items() if name != "members"))
+            content |= {"request_ids": np.full(inputs, request_id), "request_indices": np.arange(inputs)}
         if task["kind"] == "regression":
             ends = {f"interval_{end}": arrays.get(f"interval.{end}") for end in ("lower", "upper")}
             return read_fields(Regression, content | ends | {"names": tuple(task["names"])})

@@ -13,7 +13,7 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, certificates, drawings, monitoring, predictions, texts
+from hyperdraw import calls, certificates, drawings, feedback, monitoring, predictions, texts
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
 from hyperdraw.text_streams import AsyncTextStream, TextStream
@@ -133,6 +133,8 @@ class Client(Connection):
     draw = _blocking(drawings.draw)
     draw_svg = _blocking(drawings.draw_svg)
     score_drawing = _blocking(drawings.score_drawing)
+    label = _blocking(feedback.label)
+    feedback = _blocking(feedback.feedback)
 
     def _carry_out(self, call: Attempts[T], stopped: threading.Event) -> T:
         """Carries out a call, unless it is stopped between two attempts."""
@@ -247,6 +249,8 @@ class AsyncClient(Connection):
     draw = _awaited(drawings.draw)
     draw_svg = _awaited(drawings.draw_svg)
     score_drawing = _awaited(drawings.score_drawing)
+    label = _awaited(feedback.label)
+    feedback = _awaited(feedback.feedback)
 
     async def _carry_out(self, call: Attempts[T]) -> T:
         http = await self._open()

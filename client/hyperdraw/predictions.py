@@ -261,8 +261,9 @@ def _ask(
     content, content_type = encode_body(batch)
     asked = {**parameters, "format": "safetensors"}
     request = RequestSpec("POST", f"{find_path(name)}/predict", asked, content, content_type)
-    yield from Transfer(request, file, client, limit, retries=retries).attempts()
-    return read_prediction(file)
+    transfer = Transfer(request, file, client, limit, retries=retries)
+    yield from transfer.attempts()
+    return read_prediction(file, transfer.headers.get("X-Request-ID"))
 
 
 def _ask_at_once(

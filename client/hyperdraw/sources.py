@@ -25,7 +25,7 @@ def find_inputs(path: str) -> list[tuple[str, Source]]:
     if Path(path).is_dir():
         return [(name, name) for name in _find_pictures(path)]
     if path.lower().endswith(_TABLES):
-        return [(f"{path}:{line}", row) for line, row in _read_table(path)]
+        return [(f"{path}:{line}", row) for line, row in read_table(path)]
     return [(path, path)]
 
 
@@ -45,8 +45,13 @@ def _find_pictures(folder: str) -> list[str]:
     return found
 
 
-def _read_table(path: str) -> list[tuple[int, dict[str, str]]]:
-    """Rows by the names of the columns, each with the number of its line. The first line has the names."""
+def read_table(path: str) -> list[tuple[int, dict[str, str]]]:
+    """Rows by the names of the columns, each with the number of its line. The first line has the names.
+
+    Raises:
+        ValueError: if it cannot be read as a table.
+        OSError: if it cannot be read.
+    """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()

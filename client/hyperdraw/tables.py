@@ -45,7 +45,8 @@ def make_row(name: str, answer: Prediction) -> dict[str, Any]:
     else:
         fields = vars(answer).items()
         measures: dict[str, Any] = {name: value for name, value in fields if isinstance(value, np.ndarray | np.generic)}
-        measures.pop("members", None)
+        for other in ("members", "request_ids", "request_indices"):
+            measures.pop(other, None)
         for k, number in enumerate(answer.names):
             row |= {f"{number}.{measure}": _round(value[k]) for measure, value in measures.items() if value.ndim}
         row |= {measure: _round(value) for measure, value in measures.items() if not value.ndim}
@@ -53,6 +54,8 @@ def make_row(name: str, answer: Prediction) -> dict[str, Any]:
         row["coverage"] = answer.coverage
     for flag, judged in answer.flags.items():
         row |= {flag: bool(judged.flagged), f"{flag}.score": _round(judged.scores)}
+    if answer.request_ids is not None and answer.request_indices is not None:
+        row |= {"request_id": str(answer.request_ids), "request_index": int(answer.request_indices)}
     return row
 
 

@@ -7,7 +7,7 @@ The quantile for one size says nothing about another size's scores, whose distri
 ensemble between two calibrated sizes, or larger than all of them, is therefore judged by its first networks, as many as
 were calibrated. Their score is exchangeable with the scores behind the threshold, for any size.
 
-Shapes: S members, n calibration inputs, B inputs, K outputs.
+Shapes: S members, n calibration inputs, B inputs, K outputs, R rates.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, FailFast, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.inputs.kind import InputKind
-from models.noise import SEED_LIMIT
+from models.predictions.calibration_origin import Feedback, Seeds, read_seeds
 from models.predictions.prediction import FEATURE_DISTANCE, Prediction, ScoreName
 from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.predictions.stopping import Stopping, StoppingRule
@@ -47,22 +47,6 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Seeds:
-    """Successive seeds."""
-
-    first: Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
-    count: Annotated[int, Field(ge=1)]
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def _read_list(seeds: Any) -> Any:
-    """Converts the list of all seeds in files of earlier versions."""
-    return Seeds(seeds[0], len(seeds)) if isinstance(seeds, list) and seeds else seeds
-
-
-@dataclass(frozen=True, config=STRICT)
 class Calibration:
     """The content of `calibration.json`.
 
@@ -80,9 +64,9 @@ class Calibration:
     """SHA-256 of the `config.json` to which the calibration belongs."""
     split: str
     n: Annotated[int, Field(ge=1)]
-    seeds: Annotated[Seeds, BeforeValidator(_read_list)]
+    seeds: Annotated[Seeds | None, BeforeValidator(read_seeds)]
     """Seeds of the draws that judge the inputs, each draw an equal part of them. Prefixes of a draw are the ensembles.
-    There are n seeds; files of earlier versions have ten, which inputs share."""
+    There are n seeds; files of earlier versions have ten, which inputs share. None if requests chose them."""
     temperature_split: str | None
     """Split on which the temperature was fitted, by least negative log-likelihood, and the scores were chosen."""
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), FailFast()]
@@ -93,10 +77,13 @@ class Calibration:
     """Number of folds, if the calibration was crosswise. Then the split is that of all training examples."""
     stopping: Stopping | None = None
     """When ensembles stop growing that are as large as an input needs, if that was calibrated."""
+    feedback: Feedback | None = None
+    """The labelled answers of a service that the calibration was made of, instead of a split. Ensembles smaller than
+    those that gave them are then not calibrated."""
 
     def __post_init__(self) -> None:
         sizes = [size.ensemble_size for size in self.sizes]
-        if sizes[0] != 1 or not _grows(sizes):
+        if (sizes[0] != 1 and self.feedback is None) or not _grows(sizes):
             raise ValueError(f"ensemble sizes must increase from 1, unlike {sizes}")
         if not _grows(self.rates):
             raise ValueError(f"rates must increase, unlike {self.rates}")
@@ -115,8 +102,19 @@ class Calibration:
         """Flags that can be raised."""
         return tuple(self.sizes[0].scores)
 
+    @property
+    def least_size(self) -> int:
+        """Size of the smallest ensembles that are calibrated."""
+        return self.sizes[0].ensemble_size
+
     def for_size(self, ensemble_size: int) -> SizeCalibration:
-        """Calibration of the largest size that does not exceed this ensemble's."""
+        """Calibration of the largest size that does not exceed this ensemble's.
+
+        Raises:
+            ValueError: if the ensemble is too small.
+        """
+        if ensemble_size < self.least_size:
+            raise ValueError(f"ensembles of less than {self.least_size} networks are not calibrated")
         return self.sizes[bisect_right([size.ensemble_size for size in self.sizes], ensemble_size) - 1]
 
     def find_rule(self, rate: float | None = None) -> StoppingRule | None:
@@ -221,11 +219,17 @@ class Calibration:
         Raises:
             ValueError: if the coverage is outside the calibrated range, or there are no classes.
         """
-        index, size = self.find_coverage(coverage), self.for_size(prediction.size).ensemble_size
+        index = self.find_coverage(coverage)
+        return PredictionSets(self.grade_classes(prediction) > index, 1 - self.rates[index])
+
+    def grade_classes(self, prediction: Prediction) -> Tensor:
+        """For how many of the calibrated coverages, from the largest on, `choose_sets` chooses each class, [B, K]. Sets
+        for smaller coverages are parts of those for larger ones."""
+        size = self.for_size(prediction.size).ensemble_size
         probabilities = self.temper(prediction.prefix(size).log_probabilities, size).exp()
-        members = probabilities >= self._classes(size).least_probabilities[index]
+        least = probabilities.new_tensor(self._classes(size).least_probabilities)
         best = prediction.log_probabilities == prediction.log_probabilities.amax(-1, keepdim=True)
-        return PredictionSets(members | best, 1 - self.rates[index])
+        return ((probabilities[..., None] >= least) | best[..., None]).sum(-1)
 
     def choose_intervals(self, prediction: Prediction, coverage: float) -> "PredictionIntervals":
         """Chooses an interval for each number that contains it for a share of inputs like those of the calibration.
@@ -242,11 +246,21 @@ class Calibration:
             ValueError: if the coverage is outside the calibrated range, or there are no intervals.
         """
         index, size = self.find_coverage(coverage), self.for_size(prediction.size)
-        assert size.numbers is not None
         measured = prediction.prefix(size.ensemble_size).uncertainty
         assert isinstance(measured, RegressionUncertainty)
-        reach = measured.standard_deviation * measured.mean.new_tensor(size.numbers.reaches[index])
+        reach = self.measure_reaches(measured, prediction.size)[:, index]
         return PredictionIntervals(measured.mean - reach, measured.mean + reach, 1 - self.rates[index])
+
+    def measure_reaches(self, measured: RegressionUncertainty, ensemble_size: int) -> Tensor:
+        """Half the widths of the intervals for each calibrated coverage, from the largest on, [B, R, K].
+
+        Args:
+            measured: what the first networks, the largest calibrated number, say.
+            ensemble_size: size of the whole ensemble.
+        """
+        numbers = self.for_size(ensemble_size).numbers
+        assert numbers is not None
+        return measured.standard_deviation[:, None] * measured.mean.new_tensor(numbers.reaches)
 
     def _classes(self, ensemble_size: int) -> ClassCalibration:
         classes = self.for_size(ensemble_size).classes
@@ -292,9 +306,9 @@ class PredictionIntervals:
     """Coverage for which they were calibrated."""
 
 
-def list_sizes(networks: int, sizes: Iterable[int] = SIZES) -> list[int]:
-    """Sizes of ensembles that are evaluated, up to the largest."""
-    return sorted({*(size for size in sizes if size <= networks), networks})
+def list_sizes(networks: int, sizes: Iterable[int] = SIZES, least: int = 1) -> list[int]:
+    """Sizes of ensembles that are evaluated, from the smallest that is calibrated to the largest."""
+    return sorted({*(size for size in sizes if least <= size <= networks), networks})
 
 
 def list_scores(task: Task, spec: InputKind, *, density: bool = False) -> dict[Flag, tuple[ScoreName, ...]]:

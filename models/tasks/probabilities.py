@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+BINS = 15
+"""Number of bins of confidence."""
+
 
 class NotFiniteError(ValueError):
     """Network outputs that are not finite. They must not pass for certainty."""
@@ -35,6 +38,18 @@ def compute_probabilities(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
         raise NotFiniteError("a sampled network gave logits that are not finite")
     return logits.double().softmax(-1)
+
+
+def measure_calibration_error(confidences: Tensor, right: Tensor) -> float:
+    """Expected calibration error, in `BINS` bins of equal width (Guo et al., ICML 2017).
+
+    Args:
+        confidences: probabilities of the answers, [B].
+        right: whether each is right, [B].
+    """
+    gaps = confidences.double() - right.double()
+    bins = (confidences.double() * BINS).ceil().long().clamp(1, BINS) - 1
+    return float(torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, gaps).abs().sum() / len(gaps))
 
 
 def measure_disagreement(member_probabilities: Tensor) -> float:

@@ -6,8 +6,10 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
+from anyio import to_thread
 from fastapi import Request
 from torch import Tensor
 
@@ -80,9 +82,13 @@ class Asking:
         """The requested number of networks, or the default.
 
         Raises:
-            ServiceError: 422 if there are fewer.
+            ServiceError: 422 if there are fewer, or so few were not calibrated.
         """
-        return choose_size(self.model, asked, self.parts.settings.max_ensemble_size)
+        size = choose_size(self.model, asked, self.parts.settings.max_ensemble_size)
+        if self.model.calibration and size < (least := self.model.calibration.least_size):
+            message = f"{self.model.name} was calibrated with answers of {least} networks; {size} are too few."
+            raise ServiceError(422, "invalid_parameter", message, f"ensemble_size must be at least {least}.")
+        return size
 
     def choose_ensemble(
         self, asked: int | Literal["auto"] | None, rate: float | None, *, members: bool
@@ -190,6 +196,15 @@ class Asking:
         with self._explaining_nonsense():
             future = self.parts.engine.predict(self.model, inputs, seed, size, self._client, rule)
             return await self._wait_for(future)
+
+    async def keep(self, answer: Answer) -> None:
+        """Keeps the answer until its labels arrive, if the service collects feedback."""
+        feedback, exchange = self.parts.feedback, find_exchange(self.request)
+        if feedback is None:
+            return
+        keep = partial(feedback.keep, exchange.key, exchange.request_id, self.model, answer)
+        few = sum(len(part.positions) for part in answer.parts) <= FEW_INPUTS
+        keep() if few else await to_thread.run_sync(keep)
 
     async def compute(self, steps: Generator[None, None, Result], cost: int) -> Result:
         """Runs a computation for a request that has been read completely, and returns its result.

@@ -130,6 +130,9 @@ def check_readiness(parts: Parts) -> None:
 
 def list_warnings(parts: Parts) -> list[str] | None:
     """Problems to fix although requests are answered, if there are any. They name no paths."""
-    if parts.keys is None or parts.keys.fault is None:
-        return None
-    return ["The key file cannot be used. The keys that were read before are still valid."]
+    warnings = []
+    if parts.keys is not None and parts.keys.fault is not None:
+        warnings.append("The key file cannot be used. The keys that were read before are still valid.")
+    if parts.feedback is not None and parts.feedback.fault is not None:
+        warnings.append("The feedback store cannot be used. Answers are not kept.")
+    return warnings or None

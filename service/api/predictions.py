@@ -63,4 +63,5 @@ async def predict(
     few = len(inputs) <= FEW_INPUTS and not parameters.members
     with parts.metrics.time("serialise", model.name):
         content = encode() if few else await to_thread.run_sync(encode)
+    await asking.keep(answer)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)

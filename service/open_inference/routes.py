@@ -300,6 +300,7 @@ async def infer_tensors(
         few = len(inputs) <= FEW_INPUTS and not members
         with parts.metrics.time("serialise", model.name):
             response = write() if few else await to_thread.run_sync(write)
+        await asking.keep(answer)
         answered = len(inputs)
         return response
     finally:

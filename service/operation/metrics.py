@@ -23,8 +23,10 @@ from service.admission import Admission
 from service.catalog import Catalog
 from service.engine.engine import Engine
 from service.engine.observer import Observer, RequestOrigin
+from service.feedback import Feedback
 from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
+from service.operation.feedback_metrics import FeedbackState
 from service.recording.log import Outcome
 
 Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise", "sequence"]
@@ -149,6 +151,10 @@ class ServiceMetrics(Observer):
         """Adds the metrics that are read from these parts on each request for metrics."""
         self.registry.register(_State(engine, catalog, pixels, bodies, keys))
         self.registry.register(_Drift(monitor, catalog))
+
+    def watch_feedback(self, catalog: Catalog, feedback: Feedback | None) -> None:
+        """Adds the metrics of feedback, which are read on each request for metrics."""
+        self.registry.register(FeedbackState(catalog, feedback))
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
         """The current metrics and their media type: OpenMetrics if the Accept header asks for it, else plain text."""

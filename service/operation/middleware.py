@@ -21,7 +21,7 @@ from service.operation.metrics import ServiceMetrics
 logger = logging.getLogger(__name__)
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass
@@ -63,6 +63,11 @@ class Exchange:
         if (key := self.scope.get("hyperdraw.key")) is not None:
             return f"key {key}"
         return _name_host(self.scope["client"][0] if self.scope.get("client") else "")
+
+    @property
+    def key(self) -> str:
+        """Name of the request's key. It is empty if no key is required, when clients cannot be told apart for sure."""
+        return self.scope.get("hyperdraw.key") or ""
 
     @property
     def client_left(self) -> bool:
@@ -108,7 +113,7 @@ class Accounting:
         method = scope["method"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method}
         request_id = Headers(scope=scope).get("x-request-id", "")
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16)
         known = method if method in METHODS else "other"
         exchange = scope["hyperdraw.exchange"] = Exchange(scope, known, request_id)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint, save_calibration, save_checkpoint
 from models.checkpoint_files import CheckpointError, digest_config, dump_json, write_file
-from models.predictions.detection import Calibration, Seeds
+from models.predictions.calibration_origin import Seeds
+from models.predictions.detection import Calibration
 from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGAN

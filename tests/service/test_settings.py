@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.__main__ import FAULT, OTHER_DESCRIPTORS, app, main
 from service.catalog import ConfigurationError
@@ -76,6 +76,25 @@ def test_what_is_described_can_be_read_again(tmp_path: Path) -> None:
     path.write_text(settings.describe())
     again = read("--config", str(path))
     assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
+
+
+def test_a_file_for_feedback_is_described_and_a_url_is_secret(tmp_path: Path) -> None:
+    path = tmp_path / "hyperdraw.toml"
+    path.write_text(Settings(feedback=SecretStr("answers.sqlite")).describe())
+    assert read("--config", str(path)).feedback == SecretStr("answers.sqlite")
+    settings = read("--feedback", "postgresql://me:secret@host/answers")
+    assert "secret" not in settings.describe() + repr(settings) + settings.model_dump_json()
+    path.write_text(settings.describe())
+    assert read("--config", str(path)).feedback is None
+
+
+@pytest.mark.parametrize("place", ["mysql://me:secret@host/answers", "nowhere/answers.sqlite"])
+def test_feedback_that_cannot_be_kept_ends_the_start(run: Run, checkpoints: Path, place: str) -> None:
+    done = run("check", "--checkpoints", str(checkpoints), "--feedback", place)
+    assert done.status == 1
+    assert "feedback store" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

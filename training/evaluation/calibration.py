@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.predictions.calibration_origin import Seeds
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     RATES,
     Calibration,
-    Seeds,
     apply_temperature,
     conformal_quantile,
     list_sizes,
@@ -110,22 +110,39 @@ def _prepare_score(names: tuple[ScoreName, ...], usual: Prediction | None) -> tu
     return COMBINED_SURPRISE, {name: measure_levels(usual.score(name)) for name in names}
 
 
-def measure_deviations(prediction: Prediction, labels: Tensor) -> Tensor:
-    """How far labels [n, K] are from their predicted means, in predicted standard deviations, [n, K]."""
-    measured = prediction.uncertainty
-    assert isinstance(measured, RegressionUncertainty)
-    least = torch.finfo(torch.float64).tiny
-    return (labels - measured.mean).abs() / measured.standard_deviation.clamp(min=least)
+def measure_deviations(means: Tensor, deviations: Tensor, labels: Tensor) -> Tensor:
+    """How far labels are from their predicted means, in predicted standard deviations; all [n, K]."""
+    return (labels - means).abs() / deviations.clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def measure_label_probabilities(prediction: Prediction, temperature: float, labels: Tensor) -> Tensor:
-    """Mean probabilities of the labels [n] at a temperature, [n]."""
-    tempered = apply_temperature(prediction.log_probabilities, temperature).exp()
-    return tempered.gather(1, labels[:, None])[:, 0]
+def measure_label_probabilities(log_probabilities: Tensor, temperature: float, labels: Tensor) -> Tensor:
+    """Mean probabilities of the labels [n] at a temperature, [n], from the logarithms of all, [n, K]."""
+    return apply_temperature(log_probabilities, temperature).exp().gather(1, labels[:, None])[:, 0]
 
 
-def _calibrate_intervals(prediction: Prediction, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
-    distances = measure_deviations(prediction, labels)
+def choose_rates(n: int) -> tuple[float, ...]:
+    """The rates for which n inputs suffice.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
+    if not rates:
+        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
+    return rates
+
+
+def calibrate_sets(
+    log_probabilities: Tensor, temperature: float, labels: Tensor, rates: Sequence[float]
+) -> ClassCalibration:
+    """Calibrates prediction sets at a temperature, from mean probabilities' logarithms, [n, K], and labels, [n]."""
+    found = measure_label_probabilities(log_probabilities, temperature, labels)
+    return ClassCalibration(temperature, tuple(-conformal_quantile(-found, rate) for rate in rates))
+
+
+def calibrate_intervals(means: Tensor, deviations: Tensor, labels: Tensor, rates: Sequence[float]) -> NumberCalibration:
+    """Calibrates prediction intervals from predicted means, standard deviations and labels, [n, K] each."""
+    distances = measure_deviations(means, deviations, labels)
     return NumberCalibration(tuple(tuple(conformal_quantile(d, rate) for d in distances.unbind(1)) for rate in rates))
 
 
@@ -163,9 +180,7 @@ def calibrate(
         ValueError: if the split is too small for every rate.
     """
     n = len(labels)
-    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
-    if not rates:
-        raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
+    rates = choose_rates(n)
     alone = best = {flag: names[:1] for flag, names in scores.items()}
     if foreign is not None and validation is not None:
         alone, best = (
@@ -190,10 +205,11 @@ def calibrate(
         classes = None
         if validation is not None and usual is not None and task.has_classes:
             temperature = fit_temperature(usual.log_probabilities, validation[2])
-            found = measure_label_probabilities(prediction, temperature, labels)
-            least = tuple(-conformal_quantile(-found, rate) for rate in rates)
-            classes = ClassCalibration(temperature, least)
-        numbers = None if task.has_classes else _calibrate_intervals(prediction, labels, rates)
+            classes = calibrate_sets(prediction.log_probabilities, temperature, labels, rates)
+        measured = prediction.uncertainty
+        numbers = None
+        if isinstance(measured, RegressionUncertainty):
+            numbers = calibrate_intervals(measured.mean, measured.standard_deviation, labels, rates)
         sizes.append(SizeCalibration(size, chosen, thresholds, classes, numbers, levels))
     return Calibration(
         checkpoint=checkpoint,

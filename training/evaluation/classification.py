@@ -75,7 +75,8 @@ def measure_classification(
             nll=average([measure_nll(logits.double().log_softmax(-1), test.labels) for logits in inside.plain]),
         ),
         ensembles=tuple(
-            measure_ensembles(inside.plain, test.labels, size, calibration) for size in list_sizes(networks)
+            measure_ensembles(inside.plain, test.labels, size, calibration)
+            for size in list_sizes(networks, least=calibration.least_size)
         ),
         disagreement=measure_disagreement(prediction.members),
         mutual_information=float(prediction.score("mutual_information").mean()),

@@ -77,7 +77,7 @@ def gather_evidence(
     outliers = [name for name in outputs if name != "test"]
     curves: dict[str, dict[int, float]] = {name: {} for name in ("NLL", *(f"{name} AUROC" for name in outliers))}
     predictions: dict[str, Prediction] = {}
-    for size in list_sizes(len(outputs["test"].plain)):
+    for size in list_sizes(len(outputs["test"].plain), least=calibration.least_size):
         predictions = {name: interpret(task, o.prefix(size)) for name, o in outputs.items()}
         tempered = calibration.temper(predictions["test"].log_probabilities, size)
         curves["NLL"][size] = measure_nll(tempered, dataset.test.labels)

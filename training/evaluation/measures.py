@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-BINS = 15
+from models.tasks.probabilities import BINS, measure_calibration_error
 
 
 def measure_accuracy(probabilities: Tensor, labels: Tensor) -> float:
@@ -36,12 +36,11 @@ def measure_ece(probabilities: Tensor, labels: Tensor, *, adaptive: bool = False
     The bins are of equal width or, if adaptive, of equally many inputs (Nguyen & O'Connor, EMNLP 2015).
     """
     confidences, chosen = probabilities.double().max(-1)
+    if not adaptive:
+        return measure_calibration_error(confidences, chosen == labels)
     gaps = confidences - (chosen == labels).double()
-    if adaptive:
-        parts = gaps[confidences.argsort(stable=True)].tensor_split(BINS)
-        return float(sum(part.sum().abs() for part in parts) / len(gaps))
-    bins = (confidences * BINS).ceil().long().clamp(1, BINS) - 1
-    return float(torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, gaps).abs().sum() / len(gaps))
+    parts = gaps[confidences.argsort(stable=True)].tensor_split(BINS)
+    return float(sum(part.sum().abs() for part in parts) / len(gaps))
 
 
 def measure_aurc(scores: Tensor, wrong: Tensor) -> float:

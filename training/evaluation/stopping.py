@@ -19,6 +19,7 @@ from models.predictions.prediction import Outputs, Prediction, interpret
 from models.predictions.size_calibration import SizeCalibration
 from models.predictions.stopping import ROUNDS, Round, Stopping, StoppingRule, measure_lead
 from models.tasks.kind import Flag
+from models.tasks.regression import RegressionUncertainty
 from models.tasks.task import Task
 from training.evaluation.answers import read_answers, read_labels
 from training.evaluation.betting import find_p_value
@@ -94,8 +95,11 @@ def _judge(calibration: Calibration, task: Task, sizes: Sequence[int], outputs: 
 def _measure_fits(judged: _Judged, labels: Tensor) -> Tensor:
     """What prediction sets or intervals are calibrated by, [B, 1] or [B, K]: the smaller, the better labels fit."""
     if judged.size.classes is None:
-        return measure_deviations(judged.prediction, labels)
-    return -measure_label_probabilities(judged.prediction, judged.size.classes.temperature, labels)[:, None]
+        measured = judged.prediction.uncertainty
+        assert isinstance(measured, RegressionUncertainty)
+        return measure_deviations(measured.mean, measured.standard_deviation, labels)
+    logs, temperature = judged.prediction.log_probabilities, judged.size.classes.temperature
+    return -measure_label_probabilities(logs, temperature, labels)[:, None]
 
 
 class _Learner:

@@ -58,6 +58,10 @@ These are the thresholds for {count_networks(largest.ensemble_size)}. The test s
 
 def _describe_use(calibration: Calibration) -> str:
     """The promise, by what else the calibration inputs were used for."""
+    if (feedback := calibration.feedback) is not None:
+        return f"""the answers of
+version `{feedback.version[:12]}` from {feedback.first} to {feedback.last} whose labels a service received; {feedback.fitted:,} others fitted the temperature.
+Labels that arrive are not a random sample of all inputs, so budgets and coverages hold for inputs whose labels arrive."""
     if calibration.folds is None:
         return "which have no other\nuse."
     return f"""each judged by
@@ -74,6 +78,9 @@ def _choose_caveat(checkpoint: Checkpoint) -> str:
 
 def _describe_draws(calibration: Calibration) -> str:
     """Which networks judge calibration inputs, and how ensembles of other sizes are judged."""
+    if calibration.seeds is None:
+        least = calibration.least_size
+        return f"Requests chose the seeds. Only ensembles of {least} and more networks\nare calibrated, and judged by their first {least}."
     own = len(calibration.seeds) == calibration.n
     judges = "networks of its own seed" if own else f"one of {len(calibration.seeds)} draws"
     seeds = f"Each input is judged by {judges}."

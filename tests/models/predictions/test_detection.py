@@ -10,10 +10,10 @@ from torch import Tensor
 
 from models.checkpoint_files import dump_json
 from models.inputs.vector import VectorSpec
+from models.predictions.calibration_origin import Seeds
 from models.predictions.detection import (
     CALIBRATED_SIZES,
     Calibration,
-    Seeds,
     check_calibration,
     conformal_quantile,
     list_scores,

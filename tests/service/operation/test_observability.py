@@ -58,6 +58,11 @@ def labels(client: httpx.Client) -> dict[str, set[str]]:
     found["hyperdraw_weights_sent_bytes_total"] |= {"model"}
     found["hyperdraw_symbols_total"] |= {"model"}
     found["hyperdraw_live_networks"] |= {"model"}
+    found["hyperdraw_feedback_answers_total"] |= {"model"}
+    found["hyperdraw_feedback_dropped_answers_total"] |= {"reason"}
+    found["hyperdraw_feedback_coverage"] |= {"model", "promised"}
+    for name in ("labels", "accuracy", "coverage_alarm"):
+        found[f"hyperdraw_feedback_{name}"] |= {"model"}
     for name in ("hyperdraw_first_symbol_seconds_bucket", "hyperdraw_symbol_seconds_bucket"):
         found[name] |= {"model", "le"}
     return found

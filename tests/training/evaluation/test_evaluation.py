@@ -6,7 +6,8 @@ import torch
 from pydantic import TypeAdapter
 
 from models.checkpoint import Checkpoint
-from models.predictions.detection import Calibration, Seeds
+from models.predictions.calibration_origin import Seeds
+from models.predictions.detection import Calibration
 from models.predictions.prediction import Outputs, join_outputs
 from models.predictions.size_calibration import ClassCalibration, SizeCalibration
 from models.tasks.probabilities import measure_disagreement

@@ -104,6 +104,7 @@ def test_every_calibration_input_is_judged_by_networks_of_its_own(
     assert isinstance(dataset, Dataset)
     assert checkpoint.calibration is not None
     seeds, count = checkpoint.calibration.seeds, len(dataset.calibration)
+    assert seeds is not None
     first = seeds.first
     own = {seed: inputs for seed, inputs in calls if first <= seed < first + count}
     assert torch.equal(torch.cat([own[seed] for seed in sorted(own)]), dataset.calibration.inputs)
