@@ -39,7 +39,7 @@ router = APIRouter(tags=["feedback"])
 
 @router.post(
     "/v1/feedback",
-    responses=describe_errors(401, 403, 408, 413, 415, 422, 501, 503, 504),
+    responses=describe_errors(401, 403, 408, 409, 413, 415, 422, 503, 504),
     openapi_extra={"requestBody": describe_body(LabelsBody)},
     dependencies=[Depends(require("predict"))],
 )
@@ -69,7 +69,7 @@ async def post_labels(request: Request, parts: PartsDependency) -> LabelsAnswer:
 
 @router.get(
     "/v1/models/{model}/feedback",
-    responses=describe_errors(401, 404, 422, 501, 503, 504),
+    responses=describe_errors(401, 404, 409, 422, 503, 504),
     response_model_exclude_none=True,
     dependencies=[ANY_KEY],
 )
@@ -97,7 +97,7 @@ async def get_measures(
 def _find_feedback(parts: Parts) -> Feedback:
     if parts.feedback is None:
         hint = "The operator can start it with --feedback FILE, or with the URL of a PostgreSQL database."
-        raise ServiceError(501, "feedback_off", "This service keeps no answers, so it takes no labels.", hint)
+        raise ServiceError(409, "feedback_off", "This service keeps no answers, so it takes no labels.", hint)
     return parts.feedback
 
 

@@ -202,7 +202,7 @@ def test_a_service_without_feedback_says_how_to_have_it(store: Path) -> None:
             client.get("/v1/models/digits/feedback"),
         ):
             error = answer.json()["error"]
-            assert (answer.status_code, error["code"]) == (501, "feedback_off")
+            assert (answer.status_code, error["code"]) == (409, "feedback_off")
             assert "--feedback" in error["hint"]
 
 
