@@ -2,13 +2,10 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI, Response
@@ -18,7 +15,6 @@ from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 
 from models.device import choose_device
-from models.feedback.labels import FeedbackError
 from models.precision import choose_precision
 from service.admission import Admission
 from service.api import (
@@ -33,13 +29,13 @@ from service.api import (
     sequences,
     weights,
 )
-from service.catalog import Catalog, ConfigurationError
+from service.catalog import Catalog
 from service.decoding.pool import Decoder
+from service.destinations import make_monitor_folder, open_feedback, open_sink, open_traces
 from service.engine.engine import Engine
 from service.engine.ensembles import Freshness
 from service.engine.streams import StreamLimits
 from service.errors import add_error_handlers
-from service.feedback import Feedback
 from service.monitoring.monitor import SAVE_SECONDS, Monitor
 from service.open_inference import routes as open_inference
 from service.openai import routes as openai
@@ -49,14 +45,10 @@ from service.operation.headers import SecurityHeaders
 from service.operation.metrics import ServiceMetrics
 from service.operation.middleware import Accounting, Follow
 from service.parts import Parts
-from service.recording.folder import FolderSink
-from service.recording.log import PredictionLog, Sink
+from service.recording.log import PredictionLog
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from service.operation.traces import Traces
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -70,12 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
         KeyFileError: if the key file cannot be used.
     """
     settings.check_exposure()
-    sink = _open_sink(settings)
+    sink = open_sink(settings)
     keys = KeyFile(settings.keys, settings.keys_broken) if settings.keys else None
     freshness = Freshness(settings.freshness, settings.freshness_seconds, settings.freshness_predictions)
-    traces = _open_traces(settings)
+    traces = open_traces(settings)
     metrics = ServiceMetrics(traces.add_stage if traces else None)
-    watches = Monitor(settings.drift_level, _make_folder(settings.monitor_folder))
+    watches = Monitor(settings.drift_level, make_monitor_folder(settings))
     limits = StreamLimits(settings.max_live_networks, settings.max_live_symbols)
     device = choose_device(settings.device)
     precision = choose_precision(device) if settings.precision == "auto" else settings.precision
@@ -85,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     try:
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
         decoder.warm_up()
-        collected = _collect_feedback(settings)
+        collected = open_feedback(settings)
     except BaseException:
         engine.close()
         decoder.close()
@@ -150,73 +142,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _open_traces(settings: Settings) -> "Traces | None":
-    """Opens traces if there is a collector for them. Otherwise OpenTelemetry's SDK is not imported."""
-    variables = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-    if settings.otlp_endpoint is None and not any(map(os.environ.get, variables)):
-        return None
-    from service.operation.traces import Traces
-
-    return Traces(settings.otlp_endpoint)
-
-
-def _open_sink(settings: Settings) -> Sink | None:
-    """Opens the folder or address that predictions are logged to, if they are.
-
-    Raises:
-        ConfigurationError: if the folder cannot be used, or inputs alone shall be logged.
-    """
-    destination = settings.prediction_log
-    if destination is None:
-        if settings.log_inputs:
-            raise ConfigurationError("--log-inputs adds inputs to a log; say where to with --prediction-log")
-        return None
-    host = urlsplit(destination).hostname if "://" in destination else None
-    inputs = "with" if settings.log_inputs else "without"
-    logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)
-    if host:
-        from service.recording.events import EventSink  # with a client of HTTP, which takes long to import
-
-        return EventSink(destination)
-    try:
-        return FolderSink(Path(destination), settings.prediction_log_bytes)
-    except OSError as error:
-        raise ConfigurationError(f"predictions cannot be logged to {destination}: {error.strerror}") from error
-
-
-def _make_folder(path: Path | None) -> Path | None:
-    """Makes the folder of the monitor, unless it exists.
-
-    Raises:
-        ConfigurationError: if it cannot be made.
-    """
-    try:
-        if path is not None:
-            path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{path} cannot be made; --monitor-folder must name a directory: {error.strerror}"
-        raise ConfigurationError(reason) from error
-    return path
-
-
 async def _keep(watches: Monitor, catalog: Catalog) -> None:
     """Keeps what is known of the models' inputs, periodically."""
     while True:
         await asyncio.sleep(SAVE_SECONDS)
         await to_thread.run_sync(watches.save, catalog.predictors)
-
-
-def _collect_feedback(settings: Settings) -> Feedback | None:
-    """Begins to keep answers if the settings say where. Otherwise SQLAlchemy is not imported."""
-    if settings.feedback is None:
-        return None
-    from models.feedback.store import Store
-
-    try:
-        store = Store(settings.feedback.get_secret_value())
-    except FeedbackError as error:
-        raise ConfigurationError(str(error)) from error
-    return Feedback(store, settings.max_feedback_answers, settings.feedback_days)
 
 
 async def _watch(catalog: Catalog, seconds: float) -> None:

@@ -132,11 +132,11 @@ def test_a_broken_promise_is_logged_once(
     part = answer.parts[0]
     least = part.prediction.probabilities.argmin(-1).tolist()
     with caplog.at_level(logging.WARNING, "service.feedback"):
-        for i in range(30):
+        for i in range(10):
             feedback.keep("", f"{i}", model, answer)
             feedback.label("", [GivenLabel(f"{i}", k, label) for k, label in enumerate(least)]).result()
         wait_until(lambda: caplog.messages)
-        wait_until(lambda: feedback.measures[model.name, model.version].labels == 90)
+        wait_until(lambda: feedback.measures[model.name, model.version].labels == 30)
     assert feedback.measures[model.name, model.version].alarm
     (message,) = caplog.messages
     assert message.startswith(f"{model.name}, version {model.version}, covers fewer labels")
