@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +18,8 @@ from models.checkpoint_files import CheckpointError
 from models.predictions.detection import DEFAULT_RATE, Calibration
 from models.predictions.perturbation import Norm
 from models.tasks.kind import Flag
+
+Report = TypeVar("Report")
 
 FILE = "attack.json"
 RATES = (0.01, DEFAULT_RATE)
@@ -145,11 +147,19 @@ def load_attack_report(directory: Path) -> AttackReport | None:
     Raises:
         CheckpointError: if the file cannot be read.
     """
-    path = directory / FILE
+    return load_report(directory / FILE, AttackReport)
+
+
+def load_report(path: Path, kind: type[Report]) -> Report | None:
+    """Reads what was measured of a checkpoint's weights, a dataclass in a file of its own, if it exists.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
     if not path.exists():
         return None
     try:
-        report: AttackReport = TypeAdapter(AttackReport).validate_json(path.read_bytes())
+        report: Report = TypeAdapter(kind).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(path, str(error)) from error
     return report

@@ -6,16 +6,15 @@ Shapes: n images.
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from models.checkpoint import Checkpoint
-from models.checkpoint_files import CheckpointError
 from models.inputs.image import ImageSpec
 from models.noise import SEED_LIMIT
 from models.precision import Precision
 from models.predictions.smoothing import Smoothing, certify
 from training.data.dataset import Examples
+from training.evaluation.attack_report import load_report
 from training.progress import Bar
 
 FILE = "certificates.json"
@@ -123,11 +122,4 @@ def load_certification_report(directory: Path) -> CertificationReport | None:
     Raises:
         CheckpointError: if the file cannot be read.
     """
-    path = directory / FILE
-    if not path.exists():
-        return None
-    try:
-        report: CertificationReport = TypeAdapter(CertificationReport).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(path, str(error)) from error
-    return report
+    return load_report(directory / FILE, CertificationReport)
