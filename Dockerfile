@@ -23,7 +23,7 @@ RUN /opt/venv/bin/pip install '.[backbone,postgres,serve]' && rm /opt/venv/bin/h
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv
 COPY checkpoints /checkpoints
-RUN install -d -m 700 -o 10001 -g 10001 /feedback
+RUN install -d -m 700 -o 10001 -g 10001 /state
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
