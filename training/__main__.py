@@ -120,12 +120,15 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
                 show_default=f"{recipe.moment_matching_weight:g}",
             ),
         ] = None,
+        precision: Annotated[
+            Precision, typer.Option(help="Precision of the networks of a step, if they take images.")
+        ] = "float32",
         quiet: QuietOption = False,
         as_json: JSONOption = False,
     ) -> None:
         check_length(steps, minutes, resume)
         try:
-            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or ())
+            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or (), precision)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with explain_errors(), be_quiet(quiet):

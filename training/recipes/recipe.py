@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from models.checkpoint import MethodConfig
+from models.precision import Precision
 from models.samplers.deutsch import DeutschConfig
 from models.samplers.hypergan import HyperGANConfig
 from models.stored_tensors import Storage
@@ -110,6 +111,9 @@ class Recipe:
     largest_ensemble: int = 100
     """The largest ensemble that is calibrated and evaluated. It is smaller where evaluation is slow."""
     storage: Storage = "float32"
+    precision: Precision = "float32"
+    """Precision of the networks of a step, which must take images, and of their products. Their last layers,
+    normalisations and losses are in float32, and so are the sampler's parameters."""
     options: str = ""
     """Command-line options that changed this recipe from what its function returns."""
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+from models.precision import Precision
 from models.samplers.hypergan import HyperGANConfig
 from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
@@ -27,6 +28,7 @@ def vary(
     measure: Measure | None = None,
     moment_matching_weight: float | None = None,
     extras: Collection[Part] = (),
+    precision: Precision = "float32",
 ) -> Recipe:
     """A recipe without some of its parts, with extra parts, or with other regularisers.
 
@@ -37,6 +39,7 @@ def vary(
         measure: how diversity is measured, instead of the recipe's way.
         moment_matching_weight: weight of the distance between the moments of the mixed codes and of their prior.
         extras: parts to add.
+        precision: precision of the networks of a step.
 
     Raises:
         ValueError: if the recipe lacks a part to leave out or has a part to add already, if λ is not positive, or if
@@ -86,6 +89,9 @@ def vary(
     if moment_matching_weight is not None:
         changed = replace(changed, moment_matching_weight=moment_matching_weight)
         options.append(f" --moment-matching {_write(moment_matching_weight)}")
+    if precision != recipe.precision:
+        changed = replace(changed, precision=precision)
+        options.append(f" --precision {precision}")
     return replace(changed, options="".join(options))
 
 

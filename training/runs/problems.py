@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.inputs.image import ImageSpec
 from models.noise import choices, permutations, uniform
+from models.precision import DTYPES, limit_precision
 from models.predictions.prediction import evaluate_members
 from models.samplers.sampler import WeightSampler
 from models.targets.target import TargetNetwork, Weights
@@ -81,6 +82,8 @@ class Supervised(Problem):
                 f"a step of {networks} networks with {inputs} examples each needs more than the {self.num_examples} of "
                 "the training set; use fewer, or all of them for each network"
             )
+        if limit_precision(recipe.precision, recipe.target) != recipe.precision:
+            raise ValueError(f"networks are trained in {recipe.precision} only if they take images")
         if recipe.noise is not None and (dataset.backbone is not None or not isinstance(dataset.input, ImageSpec)):
             raise ValueError("noise can be added only to images that the networks see themselves")
         self._source = make_source(recipe, dataset, seed, device)
@@ -96,7 +99,8 @@ class Supervised(Problem):
         if self.recipe.outliers is not None:
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
             inputs = torch.cat([inputs, shared], dim=1)
-        outputs, others = target.forward(weights, inputs).tensor_split([count], dim=1)
+        arranged = target.arrange(weights, DTYPES[self.recipe.precision])
+        outputs, others = target.forward(arranged, inputs).tensor_split([count], dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
         if self.recipe.noise is not None:
             losses["consistency"] = consistency_loss(outputs, self.recipe.noise)

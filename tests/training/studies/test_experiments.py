@@ -85,6 +85,8 @@ def test_parts_can_be_left_out() -> None:
     assert (extended.outliers, extended.hardening) == (OutlierExposure(), Hardening())
     assert extended.options == " --with outliers --with hardening"
     assert vary(mnist_hyperdraw(), [Part.OUTLIERS]).outliers is None
+    rounded = vary(mnist_hyperdraw(), precision="bfloat16")
+    assert (rounded.precision, rounded.options) == ("bfloat16", " --precision bfloat16")
     varied = vary(mnist_deutsch(), (), 0.125, "variance")
     assert varied.options == " --accuracy-weight 0.125 --diversity variance"
     assert varied.diversity is not None
