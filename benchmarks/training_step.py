@@ -1,7 +1,7 @@
-"""A step of HyperGAN's training, against the same step as its authors formulate it.
+"""A step of training: of HyperGAN's, against the same step as its authors formulate it, and in bfloat16.
 
-They evaluate one generated network after the other, by PyTorch's convolutions and pooling. All else is the same here:
-examples, losses, generators and optimisers.
+HyperGAN's authors evaluate one generated network after the other, by PyTorch's convolutions and pooling. All else is
+the same here: examples, losses, generators and optimisers.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ from benchmarks.plain import forward_loop
 from benchmarks.report import Ratio
 from benchmarks.timing import measure_times
 from models.inputs.image import ImageSpec
+from models.precision import DTYPES, choose_precision
 from models.schema import STRICT
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.classification import Classification
 from training.data.dataset import Dataset, Examples
-from training.recipes.mnist import mnist_hypergan
+from training.recipes.mnist import mnist_hyperdraw, mnist_hypergan
+from training.recipes.recipe import Recipe
 from training.runs.fitting import FittingRun
 
 EXAMPLES = 10_000
@@ -37,7 +39,7 @@ class PlainTarget(TargetNetwork):
 
 
 def measure_training(device: torch.device) -> Iterator[Ratio]:
-    """How much faster a step is than the authors' formulation."""
+    """How much faster a step is than the authors' formulation, and in bfloat16 than in float32."""
     recipe, dataset = mnist_hypergan(), _make_dataset()
     target = recipe.target
     plain = PlainTarget(**{field.name: getattr(target, field.name) for field in fields(target)})
@@ -47,6 +49,20 @@ def measure_training(device: torch.device) -> Iterator[Ratio]:
     times = measure_times({"ours": ours.step, "theirs": theirs.step}, device)
     case = f"mnist-hypergan, {recipe.networks_per_step} networks × {recipe.inputs_per_network} images"
     yield Ratio("training step", case, times["theirs"] / times["ours"], "times as fast as one by one", times["ours"])
+    if choose_precision(device) == "bfloat16":
+        for recipe in (mnist_hypergan(), mnist_hyperdraw()):
+            yield _compare_precisions(recipe, dataset, device)
+
+
+def _compare_precisions(recipe: Recipe, dataset: Dataset, device: torch.device) -> Ratio:
+    runs = {
+        precision: FittingRun(replace(recipe, precision=precision), dataset, 0, recipe.steps, device)
+        for precision in DTYPES
+    }
+    times = measure_times({precision: run.step for precision, run in runs.items()}, device)
+    case = f"{recipe.name}, {recipe.networks_per_step} networks × {recipe.inputs_per_network} images, bfloat16"
+    ratio = times["float32"] / times["bfloat16"]
+    return Ratio("training step", case, ratio, "times as fast as in float32", times["bfloat16"])
 
 
 def _make_dataset() -> Dataset:
