@@ -128,9 +128,17 @@ class Feedback:
             if self._open_calls >= MOST_CALLS:
                 raise FeedbackError("too many clients wait for the feedback store")
             self._open_calls += 1
-        future = self._calls.submit(call)
+        future = self._calls.submit(self._try, call)
         future.add_done_callback(self._end_call)
         return future
+
+    def _try(self, call: Callable[[], Result]) -> Result:
+        """Calls, and notes if the store fails."""
+        try:
+            return call()
+        except FeedbackError as error:
+            self._note_fault(str(error))
+            raise
 
     def _end_call(self, _: object) -> None:
         with self._changed:

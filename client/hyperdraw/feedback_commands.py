@@ -27,6 +27,10 @@ from hyperdraw.sources import read_table
 from hyperdraw.terminal import printable
 
 COLUMNS = ("request_id", "request_index", "truth")
+"""Columns of a table that `hyperdraw predict --out` wrote, with the labels."""
+
+REVIEWED = ("request_id", "index", "label")
+"""All columns of a table that the page of `hyperdraw review` saved."""
 
 MOST_SHOWN = 5
 """Most refusals that are shown."""
@@ -36,8 +40,8 @@ def feedback_command(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            help="CSV files such as `hyperdraw predict --out` writes, with a further column `truth`. Rows without a "
-            "truth are left out.",
+            help="CSV files such as `hyperdraw predict --out` writes, with a further column `truth`, or such as the "
+            "page of `hyperdraw review` saves. Rows without a truth are left out.",
             metavar="TABLE…",
             show_default=False,
         ),
@@ -123,13 +127,14 @@ def _read_rows(path: str) -> Iterator[tuple[tuple[str, int], str]]:
 
 
 def _read_row(path: str, line: int, row: Mapping[str, str]) -> Iterator[tuple[tuple[str, int], str]]:
-    if missing := [column for column in COLUMNS if column not in row]:
-        raise ValueError(f"{path} has no column {missing[0]}; it must have {', '.join(COLUMNS)}")
-    request_id, index, label = (row[column] for column in COLUMNS)
+    columns = REVIEWED if tuple(row) == REVIEWED else COLUMNS
+    if missing := [column for column in columns if column not in row]:
+        raise ValueError(f"{path} has no column {missing[0]}; a table in CSV must have {', '.join(columns)}")
+    request_id, index, label = (row[column] for column in columns)
     if not label:
         return
     if not request_id or not index.isdecimal():
-        raise ValueError(f"line {line} of {path} has no request_id and request_index")
+        raise ValueError(f"line {line} of {path} has no {columns[0]} and {columns[1]}")
     yield (request_id, int(index)), label
 
 

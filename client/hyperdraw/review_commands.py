@@ -69,6 +69,8 @@ def review_command(
                 file.write(write_page(found).encode(errors="replace"))
     if lines.damaged:
         warn(f"{lines.damaged} of {lines.lines} lines are not records of this version, and were left out.")
+    if not found.considered and lines.lines > lines.damaged:
+        warn(_explain_nothing(found))
     if as_json:
         show_json({"lines": lines.lines, "damaged": lines.damaged, **_list_records(found)})
     elif html is not None:
@@ -93,6 +95,12 @@ def _explaining() -> Iterator[None]:
 
 def _count(found: Review) -> str:
     return f"{len(found.records)} of {found.considered} inputs, the largest {found.by.replace('_', ' ')} first"
+
+
+def _explain_nothing(found: Review) -> str:
+    """What a log has whose records pass no filter."""
+    models = ", ".join(sorted({model for model, _ in found.classes})) or "none of classes"
+    return printable(f"No record passes the filters. Models: {models}. Scores: {', '.join(sorted(found.quantities))}.")
 
 
 def _list_records(found: Review) -> dict[str, Any]:

@@ -35,6 +35,9 @@ from models.feedback.labels import FeedbackError
 SECONDS = 10
 """Seconds to wait for a connection, or for another process that writes."""
 
+SQLITE = b"SQLite format 3\0"
+"""First bytes of a file of SQLite that is not empty."""
+
 _ID = BigInteger().with_variant(Integer, "sqlite")
 _metadata = MetaData()
 
@@ -86,14 +89,17 @@ class Database:
             place: path of a file for SQLite, or a URL such as postgresql://user@host/database.
 
         Raises:
-            FeedbackError: if it is another URL, its driver is not installed, or the folder of the file is missing.
+            FeedbackError: if it is another URL, its driver is not installed, the folder of the file is missing, or
+                there is something else than a file of SQLite.
         """
         self._path = None if "://" in place else Path(place)
-        if self._path is not None and not self._path.absolute().parent.is_dir():
-            raise FeedbackError(f"the folder of the feedback store {self._path} does not exist")
+        if self._path is not None:
+            _check_file(self._path)
         self._engine = _prepare_server(place) if self._path is None else _prepare_file(self._path)
         self._opening = threading.Lock()
         self._open = False
+        self._file: tuple[int, int] | None = None
+        """Device and number of the open file, which another file under the same name does not have."""
 
     def close(self) -> None:
         """Closes all connections."""
@@ -108,7 +114,7 @@ class Database:
         """Begins a transaction, which ends with the context.
 
         Raises:
-            FeedbackError: if it fails, or what is read there cannot be understood.
+            FeedbackError: if it fails, the file was removed or replaced, or what is read there cannot be understood.
         """
         try:
             self._create_tables()
@@ -124,12 +130,42 @@ class Database:
 
     def _create_tables(self) -> None:
         with self._opening:
+            if self._open and self._path is not None and _identify(self._path) != self._file:
+                self._engine.dispose()  # whatever is written to the open file is lost
+                self._open = False
+                raise FeedbackError(f"the feedback store {self._path} was removed or replaced")
             if self._open:
                 return
             if self._path is not None:
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # readable for nobody else
             _metadata.create_all(self._engine)
+            self._file = None if self._path is None else _identify(self._path)
             self._open = True
+
+
+def _check_file(path: Path) -> None:
+    """Finds out before the first use that a file of SQLite can neither be nor be made there."""
+    if not path.absolute().parent.is_dir():
+        raise FeedbackError(f"the folder of the feedback store {path} does not exist")
+    if not path.exists():
+        return
+    try:
+        if not path.is_file():
+            raise FeedbackError(f"the feedback store {path} is not a file; name one, which is made if there is none")
+        with path.open("rb") as file:
+            beginning = file.read(len(SQLITE))
+    except OSError as error:
+        raise FeedbackError(f"the feedback store {path} cannot be read: {error.strerror}") from error
+    if beginning not in (b"", SQLITE):
+        raise FeedbackError(f"the feedback store {path} is not a file of SQLite; name another, which is then made")
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _prepare_file(path: Path) -> Engine:

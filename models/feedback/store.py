@@ -33,7 +33,8 @@ class Store:
             place: path of a file for SQLite, or a URL such as postgresql://user@host/database.
 
         Raises:
-            FeedbackError: if it is another URL, its driver is not installed, or the folder of the file is missing.
+            FeedbackError: if it is another URL, its driver is not installed, the folder of the file is missing, or
+                there is something else than a file of SQLite.
         """
         self._database = Database(place)
 
@@ -175,7 +176,7 @@ def _judge_label(
 ) -> tuple[Outcome, str, dict[str, Any] | None]:
     """What becomes of a label, why, and what changes in its row, if anything does."""
     if row is None:
-        reason = "no answer to this client is kept under this id and index, or it has become too old, or one too many"
+        reason = "no answer to this client is kept under this id and index; it may have been dropped for age or space"
         return "unknown_answer", reason, None
     if row.repeated:
         return "ambiguous_answer", "several requests had this id, so the label may be for either", None

@@ -27,10 +27,12 @@ class Monitor(Observer):
 
         Args:
             level: δ, the probability of ever raising an alarm while nothing changes, for each model and flag.
-            folder: existing directory where watches survive a restart, a file for each model; None for nowhere.
+            folder: directory where watches survive a restart, a file for each model; None for nowhere.
         """
         self.level = level
         self._folder = folder
+        self._faults: dict[str, str] = {}
+        """Why the watches over some models could not be kept last, by the models' names."""
         self._lock = threading.Lock()
         self._watches: WeakKeyDictionary[Model, Watch] = WeakKeyDictionary()
 
@@ -68,12 +70,18 @@ class Monitor(Observer):
                 self._watches[model] = watch
 
     def save(self, models: Iterable[Model]) -> None:
-        """Writes the state of the watches over some models. Failures are logged."""
+        """Writes the state of the watches over some models. Failures are logged when they are new."""
         if self._folder is None:
             return
         for model in models:
             path = self._folder / f"{model.name}.json"
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
+                if path.exists() and not path.is_file():  # writing to a pipe would wait for a reader
+                    raise OSError(f"{path} is not a regular file")
                 write_file(path, dump_json(self.find(model).read()))
+                self._faults.pop(model.name, None)
             except OSError as error:
-                logger.error("the watch over %s cannot be kept: %s", model.name, error)
+                if self._faults.get(model.name) != str(error):
+                    logger.error("the watch over %s cannot be kept: %s", model.name, error)
+                self._faults[model.name] = str(error)

@@ -113,6 +113,17 @@ def test_a_table_of_answers_gets_its_truth_later(keeping: str, tmp_path: Path) -
     assert json.loads(run(keeping, "feedback", "--json"))["labels"] == 4
 
 
+def test_the_table_of_a_review_is_sent_as_it_is(keeping: str, tmp_path: Path) -> None:
+    with hyperdraw.Client(keeping) as client:
+        answer = client.predict([PICTURE, PICTURE])
+    assert answer.request_ids is not None
+    table = tmp_path / "labels.csv"
+    table.write_text(f"request_id,index,label\n{answer.request_ids[0]},0,3\n{answer.request_ids[1]},1,no digit\n")
+    text = run(keeping, "feedback", table, code=1)
+    assert "1 labels recorded." in text
+    assert f"{answer.request_ids[1]}, input 1: The label must be the name of a class" in text
+
+
 def test_numbers_on_the_command_line(keeping: str) -> None:
     with hyperdraw.Client(keeping) as client:
         answer = client.predict([[0.5]], model="curve")

@@ -103,6 +103,9 @@ def test_filters(write: Write) -> None:
     assert rank(folder, "--since", "2026-11-30T12:00:07") == [8, 7]
     assert rank(folder, "--since", "2026-12-01") == []
     assert json.loads(run(folder, "--json", "--label", "1")[0])["considered"] == 3
+    shown, message = run(folder, "--model", "digit")
+    assert "0 of 0 inputs" in shown
+    assert "No record passes the filters. Models: digits, other. Scores: mutual_information, out_of" in message
 
 
 def test_what_is_far_from_the_training_examples_can_be_left_out(write: Write) -> None:

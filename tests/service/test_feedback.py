@@ -108,8 +108,9 @@ def test_the_oldest_answers_make_room(feedback: Feedback, model: Model, answer: 
 def test_a_store_that_fails_is_told_once_and_is_used_again(
     path: Path, model: Model, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    store = Store(str(path))
     path.write_bytes(b"no database" * 1000)
-    feedback = Feedback(Store(str(path)), 100, 1)
+    feedback = Feedback(store, 100, 1)
     with caplog.at_level(logging.INFO, "service.feedback"):
         for i in range(5):
             feedback.keep("", f"{i}", model, answer)
@@ -124,6 +125,28 @@ def test_a_store_that_fails_is_told_once_and_is_used_again(
     first, last = caplog.messages
     assert first == "the feedback store cannot be used: file is not a database; answers are not kept"
     assert last == "the feedback store can be used again"
+
+
+def test_a_store_that_a_label_finds_removed_is_told(
+    path: Path, model: Model, answer: Answer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(service.feedback), "MEASURE_SECONDS", 60)  # so that nothing else looks
+    feedback = Feedback(Store(str(path)), 100, 1)
+    with caplog.at_level(logging.INFO, "service.feedback"):
+        feedback.keep("", "one", model, answer)
+        assert label_all(feedback, "one") == ["recorded"] * 3
+        path.unlink()
+        with pytest.raises(FeedbackError, match="was removed or replaced"):
+            label_all(feedback, "one")
+        assert feedback.fault
+        feedback.keep("", "two", model, answer)
+        assert label_all(feedback, "two") == ["recorded"] * 3
+        assert feedback.fault is None
+    feedback.close()
+    assert caplog.messages == [
+        f"the feedback store {path} was removed or replaced; answers are not kept",
+        "the feedback store can be used again",
+    ]
 
 
 def test_a_broken_promise_is_logged_once(

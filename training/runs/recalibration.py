@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint, save_calibration
 from models.checkpoint_files import CheckpointError
+from models.feedback.labels import FeedbackError
 from models.feedback.store import Store
 from training.evaluation.recalibration import CollectedAnswers, recalibrate
 from training.report.card import save_card
@@ -27,7 +28,7 @@ def recalibrate_directory(directory: Path, place: str, device: torch.device) -> 
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or there are not enough labelled answers of its version.
-        FeedbackError: if the store cannot be used.
+        FeedbackError: if there is no such store, or it cannot be used.
     """
     checkpoint = load_checkpoint(directory, device)
     if checkpoint.calibration is None:
@@ -43,12 +44,19 @@ def recalibrate_directory(directory: Path, place: str, device: torch.device) -> 
 
 def _collect(directory: Path, checkpoint: Checkpoint, place: str) -> CollectedAnswers:
     """The labelled answers of a checkpoint, by the ensembles that gave most of them."""
+    if "://" not in place and not Path(place).exists():  # a store would make the file
+        raise FeedbackError(f"there is no feedback store {place}")
     store = Store(place)
     try:
         rows = store.read_labelled(checkpoint.version)
         others = [stored.model.version for stored in store.list_models() if stored.labels]
     finally:
         store.close()
+    if not rows and checkpoint.version in others:
+        reason = (
+            "cannot be calibrated with ensembles that grew (ensemble_size=auto), which gave all answers with labels"
+        )
+        raise CheckpointError(directory, f"{reason}; label answers of a fixed number of networks")
     if not rows:
         known = f"labels of {', '.join(others)}" if others else "no labels"
         raise CheckpointError(directory, f"is at version {checkpoint.version}, but the feedback store has {known}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.feedback.database import SQLITE
 from models.feedback.labels import FeedbackError, GivenLabel, Outcome
 from models.feedback.store import DAY, Store
 from tests.feedback import CLASSES, NUMBERS, make_answers
@@ -184,9 +185,30 @@ def test_a_server_that_is_not_there_is_told_without_the_password(tmp_path: Path)
 def test_a_file_that_is_something_else_is_told(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     path.write_bytes(b"no database" * 1000)
+    with pytest.raises(FeedbackError, match="is not a file of SQLite; name another"):
+        Store(str(path))
+    with pytest.raises(FeedbackError, match="is not a file; name one"):
+        Store(str(tmp_path))
+    path.write_bytes(SQLITE + b"damaged" * 1000)
     store = Store(str(path))
-    with pytest.raises(FeedbackError, match="file is not a database"):
+    with pytest.raises(FeedbackError, match="cannot be used: file is not a database"):
         store.add([make_answers("one")])
+    store.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed_or_replaced_is_told_once_and_opened_anew(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "answers.sqlite"
+    store = Store(str(path))
+    store.add([make_answers("one")])
+    path.rename(tmp_path / "moved.sqlite")
+    if replaced:
+        path.touch()
+    with pytest.raises(FeedbackError, match="was removed or replaced"):
+        store.add([make_answers("two")])
+    store.add([make_answers("three")])
+    assert label(store, "three", "owl") == "recorded"
+    assert label(store, "one", "owl") == "unknown_answer"
     store.close()
 
 

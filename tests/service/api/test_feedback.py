@@ -10,6 +10,7 @@ import torch
 from pydantic import SecretStr
 
 import service.feedback
+from models.feedback.database import SQLITE
 from models.inputs.pixels import encode_image
 from models.model import Model
 from service.app import create_app
@@ -208,7 +209,7 @@ def test_a_service_without_feedback_says_how_to_have_it(store: Path) -> None:
 
 def test_a_store_that_fails_fails_no_prediction(store: Path, images: Any) -> None:
     place = store / "answers.sqlite"
-    place.write_bytes(b"no database" * 1000)
+    place.write_bytes(SQLITE + b"damaged" * 1000)
     settings = Settings(checkpoints=store, feedback=SecretStr(str(place)))
     with serve(create_app(settings)) as address, httpx.Client(base_url=address, timeout=60) as client:
         name, _ = predict(client, images)

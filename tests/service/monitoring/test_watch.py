@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,20 @@ def test_a_state_that_does_not_fit_is_told_and_left_out(
 def test_a_folder_that_cannot_be_written_is_told(
     model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monitor = Monitor(0.01, tmp_path / "missing")
+    folder = tmp_path / "folder"
+    monitor = Monitor(0.01, folder)
+    folder.touch()
     monitor.save([model])
-    assert "cannot be kept" in caplog.text
+    monitor.save([model])
+    assert caplog.text.count("cannot be kept") == 1
+    folder.unlink()
+    monitor.save([model])
+    (file,) = folder.iterdir()
+    assert file.name == f"{model.name}.json"
+    file.unlink()
+    os.mkfifo(file)
+    monitor.save([model])
+    assert "is not a regular file" in caplog.text
 
 
 def test_a_model_that_is_loaded_again_is_watched_anew(model: Model) -> None:

@@ -48,14 +48,16 @@ def answer(checkpoint: Checkpoint, count: int, size: int, seed: int) -> tuple[Pr
     return prediction, probabilities.multinomial(1, generator=generator)[:, 0]
 
 
-def collect(checkpoint: Checkpoint, place: Path, count: int, size: int = 20, seed: int = 1) -> None:
+def collect(
+    checkpoint: Checkpoint, place: Path, count: int, size: int = 20, seed: int = 1, *, grew: bool = False
+) -> None:
     """Lets a store have labelled answers."""
     calibration = checkpoint.calibration
     assert calibration
     prediction, labels = answer(checkpoint, count, size, seed)
     part = Part(torch.arange(count), prediction, calibration.measure(prediction))
     model = describe_answering("digits", checkpoint.version, checkpoint.config.task, calibration)
-    kept = RequestAnswers("", f"{seed}", model, seed, time.time(), [keep_part(part, calibration, grew=False)])
+    kept = RequestAnswers("", f"{seed}", model, seed, time.time(), [keep_part(part, calibration, grew=grew)])
     store = Store(str(place))
     store.add([kept])
     outcomes = store.label("", [GivenLabel(f"{seed}", i, label) for i, label in enumerate(labels.tolist())])
@@ -123,6 +125,12 @@ def test_smaller_ensembles_are_not_calibrated_then_and_the_rest_can_be_evaluated
 def test_what_is_collected_may_not_suffice(directory: Path, tmp_path: Path) -> None:
     checkpoint, place = load_checkpoint(directory), tmp_path / "answers.sqlite"
     before = (directory / "calibration.json").read_bytes()
+    assert f"there is no feedback store {place}" in calibrate(directory, place, code=1)
+    assert not place.exists()
+    collect(checkpoint, place, 9, grew=True)
+    assert "with ensembles that grew (ensemble_size=auto), which gave all" in calibrate(directory, place, code=1)
+    place.unlink()
+    place.touch()
     assert "the feedback store has no labels" in calibrate(directory, place, code=1)
     collect(checkpoint, place, 99)
     assert "99 labelled answers are too few to calibrate with; 100 are needed" in calibrate(directory, place, code=1)
