@@ -22,7 +22,7 @@ from service.decoding.pool import DecoderError
 from service.operation.access import KeyFileError, KeyScope, create_key
 from service.operation.logs import configure_logs
 from service.operation.server import Server
-from service.settings import Settings, read_settings
+from service.settings import SECRETS, Settings, read_settings
 
 FAULT = 70
 """Exit status after the device stopped responding: an internal error, by sysexits.h."""
@@ -161,7 +161,8 @@ def serve(settings: Settings) -> None:
 def _describe(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         where = ".".join(map(str, problem["loc"]))
-        yield f"{where}: {problem['msg']} (got {str(problem['input'])[:100]!r})"
+        given = "" if where in SECRETS else f" (got {str(problem['input'])[:100]!r})"
+        yield f"{where}: {problem['msg']}{given}"
 
 
 def limit_connections(settings: Settings) -> Settings:

@@ -38,11 +38,11 @@ def open_sink(settings: Settings) -> Sink | None:
     Raises:
         ConfigurationError: if the folder cannot be used, or inputs alone shall be logged.
     """
-    destination = settings.prediction_log
-    if destination is None:
+    if settings.prediction_log is None:
         if settings.log_inputs:
             raise ConfigurationError("--log-inputs adds inputs to a log; say where to with --prediction-log")
         return None
+    destination = settings.prediction_log.get_secret_value()
     host = urlsplit(destination).hostname if "://" in destination else None
     inputs = "with" if settings.log_inputs else "without"
     logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)

@@ -27,6 +27,9 @@ from service.engine.engine import QUEUE_COST
 from service.engine.ensembles import Policy
 from service.engine.streams import MOST_LIVE_ELEMENTS, MOST_LIVE_NETWORKS
 
+SECRETS = ("feedback", "prediction_log")
+"""Settings whose values may hold a password, if they are addresses."""
+
 Broken = Literal["keep", "close"]
 """What happens to the keys while their file cannot be used."""
 
@@ -57,9 +60,10 @@ def _check_network(network: str) -> str:
         raise ValueError(f"a proxy must be an address or a network like 10.0.0.0/8: {error}") from error
 
 
-def _check_destination(destination: str) -> str:
-    scheme, separator, rest = destination.partition("://")
-    if separator and (scheme not in ("http", "https") or not urlsplit(destination).hostname or " " in rest):
+def _check_destination(destination: SecretStr) -> SecretStr:
+    address = destination.get_secret_value()
+    scheme, separator, rest = address.partition("://")
+    if separator and (scheme not in ("http", "https") or not urlsplit(address).hostname or " " in rest):
         raise ValueError("it must be a folder, or an address like https://example.org/events")
     return destination
 
@@ -257,13 +261,13 @@ class Settings(BaseSettings):
         description="json, one line per event, or console. The default is console on a terminal, otherwise json.",
     )
     log_level: LogLevel = Field(default="info", description="Lowest level of events to log.")
-    prediction_log: Annotated[str, AfterValidator(_check_destination)] | None = Field(
+    prediction_log: Annotated[SecretStr, AfterValidator(_check_destination)] | None = Field(
         default=None,
         description="Where to log each predicted input: a folder for files of JSON lines, or an address that gets "
         "CloudEvents. Without it, predictions are not logged.",
     )
-    prediction_log_bytes: Count = Field(
-        default=2**30, description="Most bytes of the files in the folder, whose oldest are removed."
+    prediction_log_bytes: Annotated[int, Field(ge=2**20)] = Field(
+        default=2**30, description="Most bytes of the files in the folder, at least 1 MiB; the oldest are removed."
     )
     log_inputs: bool = Field(
         default=False, description="Log also the inputs, at the size that the model takes. They may be personal data."
@@ -300,18 +304,20 @@ class Settings(BaseSettings):
             )
 
     def describe(self) -> str:
-        """All settings, as a file for `--config`. The URL of a database, which may hold a password, is left out."""
-        values = self.model_dump(mode="json", exclude={"config", "feedback"})
-        place = self.feedback and self.feedback.get_secret_value()
-        if place and "://" in place:
-            return f"{_describe_values(values)}\n# feedback is set, but not shown, as it may hold a password"
-        return _describe_values(values | {"feedback": place})
+        """All settings, as a file for `--config`. Addresses, which may hold a password, are left out."""
+        values = {
+            name: value.get_secret_value() if isinstance((value := getattr(self, name)), SecretStr) else shown
+            for name, shown in self.model_dump(mode="json", exclude={"config"}).items()
+        }
+        return "\n".join(_describe(name, value) for name, value in values.items())
 
 
-def _describe_values(values: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}" for name, value in values.items()
-    )
+def _describe(name: str, value: Any) -> str:
+    if value is None:
+        return f"# {name} is not set"
+    if name in SECRETS and "://" in value:
+        return f"# {name} is set, but not shown, as it may hold a password"
+    return f"{name} = {json.dumps(value)}"
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:

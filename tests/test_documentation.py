@@ -147,7 +147,7 @@ def documented_app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         Settings(
             checkpoints=path / "checkpoints",
             default_model="mnist-hyperdraw",
-            prediction_log=str(path / "predictions"),
+            prediction_log=SecretStr(str(path / "predictions")),
             log_inputs=True,
             feedback=SecretStr(str(path / "feedback.sqlite")),
         )

@@ -26,7 +26,7 @@ def certify_command(
     data: TrainingDataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
     sigma: Annotated[
-        float, typer.Option(min=1e-6, max=10, help="Standard deviation of the noise, as a share of the pixels' range.")
+        float, typer.Option(min=0.001, max=10, help="Standard deviation of the noise, as a share of the pixels' range.")
     ] = 0.5,
     samples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Noisy copies of each image.")] = 10_000,
     networks: Annotated[

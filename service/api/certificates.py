@@ -26,7 +26,7 @@ class CertifyParameters(BaseModel):
 
     sigma: float = Field(
         0.25,
-        gt=0,
+        ge=0.001,
         le=10,
         description="Standard deviation of the noise, in units of the pixels' range. Choose the one that the model was "
         "trained with. A larger one certifies larger radii, but the noise hides more of the image.",

@@ -19,6 +19,7 @@ from hyperdraw.half_blocks import choose_size, draw_pixels
 from hyperdraw.logged import Log
 from hyperdraw.pictures import encode_png
 from hyperdraw.review import Filters, review
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from service.app import create_app
@@ -322,7 +323,7 @@ def service(checkpoints: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, P
     (tmp_path / "models" / "digits").symlink_to(checkpoints / "digits")
     save_curve(tmp_path / "models" / "curve")
     folder = tmp_path / "own log"
-    app = create_app(Settings(checkpoints=tmp_path / "models", prediction_log=str(folder), log_inputs=True))
+    app = create_app(Settings(checkpoints=tmp_path / "models", prediction_log=SecretStr(str(folder)), log_inputs=True))
     with serve(app) as address, httpx.Client(base_url=address) as client:
         yield client, folder
 

@@ -82,10 +82,19 @@ def test_a_file_for_feedback_is_described_and_a_url_is_secret(tmp_path: Path) ->
     path = tmp_path / "hyperdraw.toml"
     path.write_text(Settings(feedback=SecretStr("answers.sqlite")).describe())
     assert read("--config", str(path)).feedback == SecretStr("answers.sqlite")
-    settings = read("--feedback", "postgresql://me:secret@host/answers")
+    settings = read(
+        "--feedback", "postgresql://me:secret@host/answers", "--prediction-log", "https://me:secret@host/events"
+    )
     assert "secret" not in settings.describe() + repr(settings) + settings.model_dump_json()
     path.write_text(settings.describe())
     assert read("--config", str(path)).feedback is None
+
+
+def test_an_address_that_is_refused_is_not_shown(run: Run, checkpoints: Path) -> None:
+    done = run("check", "--checkpoints", str(checkpoints), "--prediction-log", "ftp://me:secret@host/events")
+    assert done.status != 0
+    assert "prediction_log: Value error, it must be a folder, or an address like https://" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("place", ["mysql://me:secret@host/answers", "nowhere/answers.sqlite"])

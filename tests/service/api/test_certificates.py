@@ -76,7 +76,7 @@ def test_predictions_take_turns_with_certificates(app: FastAPI, client: httpx.Cl
         ({"samples": 99}, "samples: Input should be greater than or equal to 100"),
         ({"samples": 100_001}, "samples: Input should be less than or equal to 100000"),
         ({"ensemble_size": 101}, "ensemble_size: Input should be less than or equal to 100"),
-        ({"sigma": 0}, "sigma: Input should be greater than 0"),
+        ({"sigma": 0}, "sigma: Input should be greater than or equal to 0.001"),
         ({"sigma": "inf"}, "sigma: Input should be less than or equal to 10"),
         ({"alpha": 0.2}, "alpha: Input should be less than or equal to 0.1"),
         ({"radius": "inf"}, "radius: Input should be a finite number"),

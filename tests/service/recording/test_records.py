@@ -15,6 +15,7 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from models.inputs.image import ImageSpec
 from models.inputs.pixels import decode_image
@@ -41,7 +42,7 @@ FILES = [("images", picture) for picture in PICTURES]
 
 @contextmanager
 def logging_to(destination: object, checkpoints: Path, **settings: Any) -> Iterator[httpx.Client]:
-    app = create_app(Settings(checkpoints=checkpoints, prediction_log=str(destination), **settings))
+    app = create_app(Settings(checkpoints=checkpoints, prediction_log=SecretStr(str(destination)), **settings))
     with serve(app) as address, httpx.Client(base_url=address) as client:
         yield client
 
@@ -162,7 +163,7 @@ def test_a_key_is_logged_by_its_name(checkpoints: Path, tmp_path: Path) -> None:
 
 def test_a_receiver_that_hangs_delays_no_answer(checkpoints: Path, receiver: Receiver) -> None:
     receiver.answers.clear()
-    app = create_app(Settings(checkpoints=checkpoints, prediction_log=receiver.address, log_inputs=True))
+    app = create_app(Settings(checkpoints=checkpoints, prediction_log=SecretStr(receiver.address), log_inputs=True))
     log = app.state.log
     log._most_bytes = 100_000  # a few answers
     with serve(app) as address, httpx.Client(base_url=address) as client:
@@ -184,7 +185,7 @@ def test_a_receiver_that_hangs_delays_no_answer(checkpoints: Path, receiver: Rec
 def test_a_log_that_cannot_be_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"predictions cannot be logged to .*file: File exists"):
-        create_app(Settings(checkpoints=checkpoints, prediction_log=str(tmp_path / "file")))
+        create_app(Settings(checkpoints=checkpoints, prediction_log=SecretStr(str(tmp_path / "file"))))
     with pytest.raises(ConfigurationError, match="--prediction-log"):
         create_app(Settings(checkpoints=checkpoints, log_inputs=True))
 
