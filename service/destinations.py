@@ -44,16 +44,19 @@ def open_sink(settings: Settings) -> Sink | None:
         return None
     destination = settings.prediction_log.get_secret_value()
     host = urlsplit(destination).hostname if "://" in destination else None
-    inputs = "with" if settings.log_inputs else "without"
-    logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)
-    if host:
-        from service.recording.events import EventSink
-
-        return EventSink(destination)
     try:
-        return FolderSink(Path(destination), settings.prediction_log_bytes)
+        sink = _connect(destination) if host else FolderSink(Path(destination), settings.prediction_log_bytes)
     except OSError as error:
         raise ConfigurationError(f"predictions cannot be logged to {destination}: {error.strerror}") from error
+    inputs = "with" if settings.log_inputs else "without"
+    logger.info("predictions are logged to %s, %s inputs", host or destination, inputs)
+    return sink
+
+
+def _connect(address: str) -> Sink:
+    from service.recording.events import EventSink
+
+    return EventSink(address)
 
 
 def make_monitor_folder(settings: Settings) -> Path | None:

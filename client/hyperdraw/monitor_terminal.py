@@ -40,7 +40,8 @@ def _show_flag(console: Console, name: str, flag: FlagMonitor, known: Monitor) -
     expected = f"at most {flag.false_alarm_rate:.1%} are expected while nothing changes"
     console.print(Text(f"flagged {flag.share:.1%} ({interval}); {expected}"))
     value = f"10^{flag.log10_martingale:.2f}"
-    console.print(Text(f"martingale {value}, alarm at {1 / known.level:g}; {flag.bets} inputs were bet on"))
+    bets = "1 input was" if flag.bets == 1 else f"{flag.bets} inputs were"
+    console.print(Text(f"martingale {value}, alarm at {1 / known.level:g}; {bets} bet on"))
     heights = [part.highest_log10[name] for part in known.history]
     if len(heights) > COLUMNS:
         heights = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
