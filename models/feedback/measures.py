@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from models.feedback.labels import AnsweringModel, LabelledAnswers
+from models.predictions.binomial import bound_below
 from models.predictions.confidence_sequences import bound_mean, measure_evidence
+from models.predictions.detection import find_rank
 from models.tasks.probabilities import measure_calibration_error
 
 LEVEL = 0.05
 """Probability of an error over all time: that the accuracy ever leaves its interval, that a coverage ever leaves its
 interval, and that an alarm ever is false."""
-
-_HALVINGS = 30
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,7 @@ def bound_coverage(inputs: int, rate: float, level: float) -> float:
         rate: the rate of sets that miss.
         level: probability of a smaller coverage.
     """
-    beyond = inputs + 1 - math.ceil((inputs + 1) * (1 - rate))
-    k = torch.arange(beyond, dtype=torch.float64)
-    ways = math.lgamma(inputs + 1) - (k + 1).lgamma() - (inputs - k + 1).lgamma()
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        tail = (ways + k * math.log1p(-middle) + (inputs - k) * math.log(middle)).logsumexp(0)
-        low, high = (middle, high) if tail <= math.log(level) else (low, middle)
-    return low
+    return bound_below(find_rank(inputs, rate), inputs, level)
 
 
 def _judge(model: AnsweringModel, rate: float, inside: Tensor, first: int) -> Coverage:

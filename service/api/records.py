@@ -93,11 +93,11 @@ def log_answer(asking: Asking, inputs: Tensor, answer: Answer, findings: Sequenc
     parts, model = asking.parts, asking.model
     if parts.log is None:
         return
-    calibration = model.find_calibration(answer.rule)
+    calibration, exchange = model.find_calibration(answer.rule), find_exchange(asking.request)
     answered = _Answered(
         time=datetime.now(UTC),
-        request_id=find_exchange(asking.request).request_id,
-        key=asking.request.scope.get("hyperdraw.key"),
+        request_id=exchange.request_id,
+        key=exchange.key or None,
         model=identify(model),
         task=model.task,
         calibration=model.calibration,
