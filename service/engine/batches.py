@@ -214,6 +214,8 @@ class Batch(Job):
 
     def _leave_out_finished(self) -> None:
         """Leaves out requests that nobody waits for any more."""
+        if not any(request.finished for request in self._requests):
+            return
         wanted = torch.ones(sum(len(request.open) for request in self._requests), dtype=torch.bool)
         for request, own in _share_inputs(self._requests):
             if request.finished:
