@@ -17,6 +17,7 @@ from models.predictions.detection import (
     Calibration,
     apply_temperature,
     conformal_quantile,
+    find_rank,
     list_sizes,
 )
 from models.predictions.prediction import FEATURE_DISTANCE, Outputs, Prediction, ScoreName, interpret
@@ -126,7 +127,7 @@ def choose_rates(n: int) -> tuple[float, ...]:
     Raises:
         ValueError: if there is none.
     """
-    rates = tuple(rate for rate in RATES if math.ceil((n + 1) * (1 - rate)) <= n)
+    rates = tuple(rate for rate in RATES if find_rank(n, rate) <= n)
     if not rates:
         raise ValueError(f"{n} inputs are too few to calibrate with; the largest rate, {RATES[-1]}, needs 4")
     return rates

@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from models.checkpoint import Checkpoint
 from models.inputs.image import ImageSpec
-from models.noise import SEED_LIMIT
 from models.precision import Precision
 from models.predictions.smoothing import Smoothing, certify
 from training.data.dataset import Examples
@@ -87,8 +86,7 @@ def certify_examples(
     with Bar("certifying", "image", len(examples)) as bar:
         for start in range(0, len(examples), IMAGES_PER_SEED):
             pixels = examples.inputs[start : start + IMAGES_PER_SEED]
-            seed = (CERTIFYING_SEED + start) % SEED_LIMIT
-            steps = certify(checkpoint.sampler, spec, pixels, seed, smoothing, precision)
+            steps = certify(checkpoint.sampler, spec, pixels, CERTIFYING_SEED + start, smoothing, precision)
             try:
                 while True:
                     next(steps)
