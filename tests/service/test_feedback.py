@@ -135,6 +135,7 @@ def test_a_store_that_a_label_finds_removed_is_told(
     with caplog.at_level(logging.INFO, "service.feedback"):
         feedback.keep("", "one", model, answer)
         assert label_all(feedback, "one") == ["recorded"] * 3
+        wait_until(lambda: feedback._next_measure > 0)  # the writer has looked, and waits
         path.unlink()
         with pytest.raises(FeedbackError, match="was removed or replaced"):
             label_all(feedback, "one")
