@@ -20,6 +20,7 @@ from models.schema import STRICT
 from models.targets.target import TargetNetwork, Weights
 from models.tasks.classification import Classification
 from training.data.dataset import Dataset, Examples
+from training.recipes.cifar10 import cifar10_random_static, cifar10_static
 from training.recipes.mnist import mnist_hyperdraw, mnist_hypergan
 from training.recipes.recipe import Recipe
 from training.runs.fitting import FittingRun
@@ -40,8 +41,8 @@ class PlainTarget(TargetNetwork):
 
 def measure_training(device: torch.device) -> Iterator[Ratio]:
     """How much faster a step is than the authors' formulation, and in bfloat16 than in float32."""
-    recipe, dataset = mnist_hypergan(), _make_dataset()
-    target = recipe.target
+    recipe = mnist_hypergan()
+    target, dataset = recipe.target, _make_dataset(recipe.target)
     plain = PlainTarget(**{field.name: getattr(target, field.name) for field in fields(target)})
     ours, theirs = (
         FittingRun(replace(recipe, target=own), dataset, 0, recipe.steps, device) for own in (target, plain)
@@ -50,11 +51,12 @@ def measure_training(device: torch.device) -> Iterator[Ratio]:
     case = f"mnist-hypergan, {recipe.networks_per_step} networks × {recipe.inputs_per_network} images"
     yield Ratio("training step", case, times["theirs"] / times["ours"], "times as fast as one by one", times["ours"])
     if choose_precision(device) == "bfloat16":
-        for recipe in (mnist_hypergan(), mnist_hyperdraw()):
-            yield _compare_precisions(recipe, dataset, device)
+        for recipe in (mnist_hypergan(), mnist_hyperdraw(), cifar10_random_static(), cifar10_static()):
+            yield _compare_precisions(recipe, device)
 
 
-def _compare_precisions(recipe: Recipe, dataset: Dataset, device: torch.device) -> Ratio:
+def _compare_precisions(recipe: Recipe, device: torch.device) -> Ratio:
+    dataset = _make_dataset(recipe.target)
     runs = {
         precision: FittingRun(replace(recipe, precision=precision), dataset, 0, recipe.steps, device)
         for precision in DTYPES
@@ -65,9 +67,10 @@ def _compare_precisions(recipe: Recipe, dataset: Dataset, device: torch.device) 
     return Ratio("training step", case, ratio, "times as fast as in float32", times["bfloat16"])
 
 
-def _make_dataset() -> Dataset:
+def _make_dataset(target: TargetNetwork) -> Dataset:
+    channels, height, width = target.input_shape
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (EXAMPLES, 1, 28, 28), generator=generator).byte()
+    images = torch.randint(256, (EXAMPLES, channels, height, width), generator=generator).byte()
     examples = Examples(images, torch.randint(10, (EXAMPLES,), generator=generator))
-    spec = ImageSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.5,))
+    spec = ImageSpec(channels=channels, height=height, width=width, mean=(0.5,) * channels, std=(0.5,) * channels)
     return Dataset(spec, Classification(tuple("0123456789")), examples, examples, examples, examples)
