@@ -6,6 +6,7 @@ the same here: examples, losses, generators and optimisers.
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -68,9 +69,11 @@ def _compare_precisions(recipe: Recipe, device: torch.device) -> Ratio:
 
 
 def _make_dataset(target: TargetNetwork) -> Dataset:
-    channels, height, width = target.input_shape
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (EXAMPLES, channels, height, width), generator=generator).byte()
+    shape, generator = target.input_shape, torch.Generator().manual_seed(0)
+    assert len(shape) == 3
+    images = torch.randint(256, (EXAMPLES, *shape), generator=generator).byte()
     examples = Examples(images, torch.randint(10, (EXAMPLES,), generator=generator))
-    spec = ImageSpec(channels=channels, height=height, width=width, mean=(0.5,) * channels, std=(0.5,) * channels)
+    half = (0.5,) * shape[0]
+    channels: Literal[1, 3] = 1 if shape[0] == 1 else 3
+    spec = ImageSpec(channels=channels, height=shape[1], width=shape[2], mean=half, std=half)
     return Dataset(spec, Classification(tuple("0123456789")), examples, examples, examples, examples)

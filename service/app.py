@@ -74,13 +74,16 @@ def create_app(settings: Settings) -> FastAPI:
     observers = metrics, watches
     engine = Engine(device, freshness, settings.max_queue, observers, stream_limits=limits, precision=precision)
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
+    collected = None
     try:
+        collected = open_feedback(settings)  # before the models, which take longer to load
         catalog = Catalog(settings.checkpoints, engine, settings.default_model, settings.max_model_bytes)
         decoder.warm_up()
-        collected = open_feedback(settings)
     except BaseException:
         engine.close()
         decoder.close()
+        if collected:
+            collected.close()
         raise
     log = PredictionLog(sink, metrics.count_logged) if sink else None
     bodies = Admission(settings.max_held_bytes)

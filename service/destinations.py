@@ -89,4 +89,6 @@ def open_feedback(settings: Settings) -> Feedback | None:
         store = Store(settings.feedback.get_secret_value())
     except FeedbackError as error:
         raise ConfigurationError(str(error)) from error
+    if settings.default_ensemble_size == "auto":
+        logger.warning("answers of ensembles that grow can be labelled, but a model cannot be calibrated from them")
     return Feedback(store, settings.max_feedback_answers, settings.feedback_days)

@@ -204,16 +204,20 @@ class Feedback:
             self._next_measure = self._next_trim = time.monotonic() + MEASURE_SECONDS
 
     def _measure_changes(self) -> None:
-        """Measures the versions that have new labels."""
+        """Measures the versions that have new labels, and forgets those that have none."""
+        measures: dict[tuple[str, str], Measures] = {}
         for stored in self._store.list_models():
-            if stored.labels == self._labels.get(stored.id, 0):
+            if not stored.labels:
                 continue
+            key = name, version = stored.model.name, stored.model.version
+            before = now = self.measures.get(key)
+            if now is None or stored.labels != self._labels.get(stored.id):
+                now = measure(stored.model, self._store.read(stored))
             self._labels[stored.id] = stored.labels
-            name, version = stored.model.name, stored.model.version
-            before, now = self.measures.get((name, version)), measure(stored.model, self._store.read(stored))
-            self.measures[name, version] = now
+            measures[key] = now
             if now.alarm and not (before and before.alarm):
                 logger.warning("%s, version %s, covers fewer labels than its sets or intervals promise", name, version)
+        self.measures = measures
         self._note_fault(None)
 
     def _note_fault(self, fault: str | None) -> None:
@@ -222,4 +226,5 @@ class Feedback:
             logger.error("%s; answers are not kept", fault)
         if fault is None and self.fault is not None:
             logger.info("the feedback store can be used again")
+            self._labels.clear()  # it may be another store
         self.fault = fault

@@ -64,12 +64,15 @@ def review_command(
     with _explaining():
         lines = Log(log)
         found = review(lines, count, by, Filters(model, flag, label, since, usual), apart)
-        if html is not None:
-            with replace_file(html) as file:
-                file.write(write_page(found).encode(errors="replace"))
+    if lines.lines == lines.damaged:
+        show_error(f"{log} has no record of this version among its {lines.lines} lines")
+        raise typer.Exit(1)
+    if html is not None:
+        with _explaining(), replace_file(html) as file:
+            file.write(write_page(found).encode(errors="replace"))
     if lines.damaged:
         warn(f"{lines.damaged} of {lines.lines} lines are not records of this version, and were left out.")
-    if not found.considered and lines.lines > lines.damaged:
+    if not found.considered:
         warn(_explain_nothing(found))
     if as_json:
         show_json({"lines": lines.lines, "damaged": lines.damaged, **_list_records(found)})

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from models.feedback.labels import Outcome
 from service.api.schemas import ModelIdentity
@@ -26,6 +26,13 @@ class LabelBody(BaseModel):
     label: str | int | float | list[Any] = Field(
         description="The right class, by name or index, or the right numbers: one, or a list in the model's order."
     )
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _check_kind(cls, label: object) -> object:
+        if isinstance(label, bool) or not isinstance(label, str | int | float | list):
+            raise ValueError("a label is a name or a number, or a list of numbers")
+        return label
 
 
 class LabelsBody(BaseModel):

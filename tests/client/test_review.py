@@ -184,6 +184,9 @@ def test_what_cannot_be_reviewed_is_said(write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no files such as *.jsonl" in run(tmp_path / "empty", code=1)[1]
     assert "No such file" in run(tmp_path / "none.jsonl", code=1)[1]
+    page = tmp_path / "page.html"
+    assert "no record of this version among its 1 lines" in run(write("none"), "--html", page, code=1)[1]
+    assert not page.exists()
     folder = write(make_line(0))
     _, message = run(folder, "--by", "energy", code=2)
     assert "no record has energy; they have" in " ".join(re.sub("[│\n]", " ", message).split())

@@ -150,6 +150,19 @@ def test_a_store_that_a_label_finds_removed_is_told(
     ]
 
 
+def test_another_store_has_measures_of_its_own(feedback: Feedback, path: Path, model: Model, answer: Answer) -> None:
+    key = model.name, model.version
+    feedback.keep("", "one", model, answer)
+    label_all(feedback, "one")
+    wait_until(lambda: key in feedback.measures)
+    path.unlink()
+    wait_until(lambda: key not in feedback.measures)
+    feedback.keep("", "one", model, answer)
+    assert label_all(feedback, "one", label=1) == ["recorded"] * 3
+    wait_until(lambda: key in feedback.measures)
+    assert feedback.measures[key] == feedback.measure(*key).result()
+
+
 def test_a_broken_promise_is_logged_once(
     feedback: Feedback, model: Model, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -79,9 +79,7 @@ def certify_examples(
         ValueError: if the networks do not see images themselves, if there are no classes, or if there are fewer
             networks than a sample asks.
     """
-    config, spec = checkpoint.config, checkpoint.input
-    if not (isinstance(spec, ImageSpec) and config.task.has_classes):
-        raise ValueError("only classifiers of images that the networks see themselves can be certified")
+    spec = check_certifiable(checkpoint)
     radii: list[float | None] = []
     with Bar("certifying", "image", len(examples)) as bar:
         for start in range(0, len(examples), IMAGES_PER_SEED):
@@ -100,6 +98,18 @@ def certify_examples(
     return Certification(
         smoothing.deviation, smoothing.samples, smoothing.networks, smoothing.level, precision, tuple(radii)
     )
+
+
+def check_certifiable(checkpoint: Checkpoint) -> ImageSpec:
+    """The images that a classifier's networks see.
+
+    Raises:
+        ValueError: if the networks do not see images themselves, or if there are no classes.
+    """
+    spec = checkpoint.input
+    if not (isinstance(spec, ImageSpec) and checkpoint.config.task.has_classes):
+        raise ValueError("only classifiers of images that the networks see themselves can be certified")
+    return spec
 
 
 def list_radii(certification: Certification) -> list[float]:

@@ -4,21 +4,23 @@ from pathlib import Path
 
 import torch
 
+from models.checkpoint import load_checkpoint
 from models.checkpoint_files import CheckpointError, dump_json, write_file
 from models.precision import Precision
 from models.predictions.smoothing import Smoothing
-from training.data.mixture import Mixture
+from training.data.dataset import Dataset
+from training.data.datasets import load_training_data
 from training.denormals import flush_denormals
 from training.evaluation.certification import (
     FILE,
     Certification,
     add_certification,
     certify_examples,
+    check_certifiable,
     load_certification_report,
 )
 from training.evaluation.metrics import load_metrics
 from training.report.card import save_card
-from training.runs.checkpoints import load_with_dataset
 
 
 @flush_denormals()
@@ -31,11 +33,12 @@ def certify_directory(
         CheckpointError: if the checkpoint cannot be loaded or certified.
         DatasetError: if data is missing or damaged.
     """
-    checkpoint, dataset = load_with_dataset(directory, data, device)
-    if isinstance(dataset, Mixture):
-        raise CheckpointError(directory, "was fitted to a density; it gives no answers to certify")
+    checkpoint = load_checkpoint(directory, device)
     report = load_certification_report(directory)  # before the work, if it is damaged
     try:
+        check_certifiable(checkpoint)
+        dataset = load_training_data(checkpoint.config, data)
+        assert isinstance(dataset, Dataset)  # as there are classes
         found = certify_examples(checkpoint, dataset.test[:images], smoothing, precision)
     except ValueError as error:
         raise CheckpointError(directory, str(error)) from error

@@ -71,3 +71,5 @@ def test_what_is_no_classifier_of_images_is_refused(tmp_path: Path) -> None:
     curve = load_checkpoint(tmp_path / "curve")
     with pytest.raises(ValueError, match="only classifiers of images"):
         certify_examples(curve, load_digits(Path()).test[:1], Smoothing(0.1, 100))
+    with pytest.raises(CheckpointError, match="only classifiers of images"):  # before it looks for data
+        certify_directory(tmp_path / "curve", tmp_path / "none", CPU, 1, Smoothing(0.1, 100), "float32")
