@@ -22,7 +22,7 @@ class DownloadResponse(StreamingResponse):
 
     def __init__(
         self,
-        content: AsyncIterator[memoryview],
+        content: AsyncIterator[bytes],
         status: int,
         headers: Mapping[str, str],
         parts: Parts,

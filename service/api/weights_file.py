@@ -91,11 +91,11 @@ class WeightsFile:
         parts = self.header, torch.__version__, device.type, name, torch.get_num_threads()
         return f'"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"'
 
-    async def stream(self, engine: Engine, start: int, stop: int) -> AsyncIterator[memoryview]:
+    async def stream(self, engine: Engine, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yields the bytes from `start` up to `stop`. Only the networks for these bytes are drawn, and none after the
         client has left: every draw is an `await` at which the task can be cancelled."""
         if start < len(self.header):
-            yield memoryview(self.header)[start:stop]
+            yield self.header[start:stop]
         position = len(self.header)
         for name, shape in self._shapes.items():
             length = self._tensor_bytes(shape)
@@ -110,7 +110,7 @@ class WeightsFile:
                 content = drawn.flatten().view(torch.uint8).numpy().data
                 content = content[max(0, start - begin) : stop - begin]
                 for offset in range(0, len(content), _BYTES_PER_CHUNK):
-                    yield content[offset : offset + _BYTES_PER_CHUNK]
+                    yield bytes(content[offset : offset + _BYTES_PER_CHUNK])  # the type of an ASGI body
 
     async def _draw(self, engine: Engine, members: range, name: str) -> Tensor:
         """A parameter of some members, contiguous on the CPU."""

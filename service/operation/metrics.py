@@ -236,7 +236,7 @@ class ServiceMetrics(Observer):
         """Counts records for the log of predictions."""
         self._logged[outcome].inc(records)
 
-    async def follow_download(self, model: str, chunks: AsyncIterator[memoryview]) -> AsyncIterator[memoryview]:
+    async def follow_download(self, model: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Passes on the chunks of a weights file, and counts each after it is sent."""
         sent = self._weights_bytes.labels(model)
         with self._open_downloads.track_inprogress():

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load, load_file
+from starlette.types import Message, Receive, Scope, Send
 
 from models.checkpoint import Checkpoint, MethodConfig
 from models.model import Model
@@ -49,6 +50,27 @@ def test_a_downloaded_network_is_the_member_that_predicted(
         images = ((pixels - spec["mean"][0]) / spec["std"][0])[None, None]
         with torch.no_grad():
             torch.testing.assert_close(network(images).softmax(-1)[0], reported[member], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-"}, {"Range": "bytes=3-9"}])
+def test_other_servers_get_bytes(app: FastAPI, headers: dict[str, str]) -> None:
+    """ASGI has no other type of body, and some servers pickle it."""
+    kinds = set()
+
+    async def observe(scope: Scope, receive: Receive, send: Send) -> None:
+        async def forward(message: Message) -> None:
+            kinds.add(type(message.get("body", b"")))
+            await send(message)
+
+        await app(scope, receive, forward)
+
+    async def download() -> int:
+        transport = httpx.ASGITransport(app=observe)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get(WEIGHTS, params={"count": 100}, headers=headers)).status_code
+
+    assert asyncio.run(download()) in (200, 206)
+    assert kinds == {bytes}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
