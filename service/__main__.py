@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
@@ -147,7 +148,10 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigurationError, DecoderError, DeviceError, KeyFileError: if it cannot serve with these settings.
     """
-    check_address(settings.host, settings.port)
+    if settings.socket is None:
+        check_address(settings.host, settings.port)
+    else:
+        check_socket(settings.socket)
     keep_freed_memory()
     choose_threads(settings.threads)
     configure_logs(settings.log_format, settings.log_level)
@@ -207,6 +211,28 @@ def check_address(host: str, port: int) -> None:
         taken = error.errno == errno.EADDRINUSE
         hint = "Stop the other program, or choose another --port." if taken else "Choose another --host or --port."
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}. {hint}") from error
+
+
+def check_socket(path: Path) -> None:
+    """Checks that the service can listen on a Unix socket, before models are loaded.
+
+    Raises:
+        ConfigurationError: if it cannot.
+    """
+    hint = "Stop the other program, or choose another --socket."
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):  # nobody listens
+            taken = path.exists() and not path.is_socket()
+        except OSError as error:
+            raise ConfigurationError(f"cannot listen on {path}: {error.strerror or error}") from error
+        else:
+            taken = True
+    if taken:
+        raise ConfigurationError(f"cannot listen on {path}: it is in use. {hint}")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"cannot listen on {path}: its folder does not exist")
 
 
 def check(settings: Settings) -> None:

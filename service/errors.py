@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import OverloadedError
+from service.names import find_path
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def respond(
     scope: Scope, status: int, detail: ErrorDetail, headers: dict[str, str] | None = None, param: str | None = None
 ) -> JSONResponse:
     """An answer with an error, in the shape for its path."""
-    status, answer = shape_error(scope["path"], status, detail, param)
+    status, answer = shape_error(find_path(scope), status, detail, param)
     return JSONResponse(answer.model_dump(), status, headers)
 
 

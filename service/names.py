@@ -1,7 +1,9 @@
-"""Names of models: which are allowed, and how headers and logs write them."""
+"""Names of models: which are allowed, and how paths, headers and logs write them."""
 
 import unicodedata
 from urllib.parse import quote
+
+from starlette.types import Scope
 
 _UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories of control characters, surrogates, and line separators."""
@@ -48,6 +50,12 @@ def write_disposition(filename: str) -> str:
     plain = "".join(character if " " <= character <= "~" and character not in '"%' else "_" for character in filename)
     disposition = f'attachment; filename="{plain}"'
     return disposition if plain == filename else f"{disposition}; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def find_path(scope: Scope) -> str:
+    """A request's path below the one that the service is served at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("app_root_path", scope["root_path"]))
 
 
 def write_location(path: str, query: str) -> str:

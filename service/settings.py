@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -45,6 +46,12 @@ def _check_origin(origin: str) -> str:
     if origin != "*" and (scheme not in ("http", "https") or not separator or not host or "/" in host):
         raise ValueError("an origin must be like https://example.org, without a path")
     return origin.lower()
+
+
+def _check_root(path: str) -> str:
+    if path and (not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", path) or "/." in path):
+        raise ValueError("a path must be like /ml/hyperdraw")
+    return path.removesuffix("/")
 
 
 def _check_host(host: str) -> str:
@@ -141,6 +148,15 @@ class Settings(BaseSettings):
         description="Address to listen on. One that other machines can reach needs --keys or --allow-anonymous.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    socket: Path | None = Field(
+        default=None,
+        description="Unix socket to listen on, instead of --host and --port. Every program that may open it is trusted "
+        "as a proxy is.",
+    )
+    root_path: Annotated[str, AfterValidator(_check_root)] = Field(
+        default="",
+        description="Path at which a proxy serves the service, such as /ml/hyperdraw. It must remove it.",
+    )
     published_host: str | None = Field(
         default=None,
         description="Address at which clients reach the service, if it differs from --host, as in a container. It "
@@ -296,7 +312,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: if they can, and the operator does not allow it.
         """
-        host = self.published_host or self.host
+        host = self.published_host or ("localhost" if self.socket else self.host)
         if self.keys is None and not self.allow_anonymous and not _is_loopback(host):
             raise ConfigurationError(
                 f"other machines can reach {host}, but there are no keys: name a key file with --keys "

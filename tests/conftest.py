@@ -143,7 +143,8 @@ def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
     wait_until(lambda: server.started or not thread.is_alive())
     assert server.started
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        at = server.servers[0].sockets[0].getsockname()
+        yield f"unix:{at}" if isinstance(at, str) else f"http://127.0.0.1:{at[1]}"
     finally:
         server.should_exit = True
         thread.join()

@@ -12,6 +12,7 @@ PROGRAMS = {
     "chromedriver": "chromium-driver",
     "git": "git",
     "initdb": "postgresql",
+    "nginx": "nginx-light",
     "promtool": "prometheus",
 }
 """Programs that some tests need, and Debian's packages of them."""

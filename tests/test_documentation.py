@@ -370,6 +370,10 @@ def find_group(program: str) -> TyperGroup:
     return group
 
 
+def read_compose(path: Path) -> Any:
+    return yaml.safe_load(path.read_text().replace("!reset ", ""))  # takes back what the file before it says
+
+
 def check_docker(arguments: list[str]) -> None:
     assert arguments.pop(0) == "compose"
     files, profiles, rest, words = [], [], [], iter(arguments)
@@ -381,9 +385,11 @@ def check_docker(arguments: list[str]) -> None:
                 profiles.append(next(words))
             case _:
                 rest.append(word)
-    contents = [yaml.safe_load((ROOT / file).read_text()) for file in files or ["docker-compose.yml"]]
-    services: dict[str, Any] = contents[0]["services"]
-    assert all(content["services"].keys() <= services.keys() for content in contents)
+    contents = [read_compose(ROOT / file)["services"] for file in files or ["docker-compose.yml"]]
+    services: dict[str, Any] = {}
+    for content in contents:
+        services |= {name: services.get(name, {}) | service for name, service in content.items()}
+    assert all("image" in service for service in services.values())
     assert set(profiles) <= {profile for service in services.values() for profile in service.get("profiles", [])}
     assert rest[0] == "up"
     assert set(rest[1:]) <= services.keys()

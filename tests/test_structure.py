@@ -73,7 +73,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "service": {
         "names": set(),
         "admission": set(),
-        "errors": {"admission"},
+        "errors": {"admission", "names"},
         "checkpoint_files": {"names"},
         "engine": {"admission"},
         "decoding": {"admission"},
@@ -108,7 +108,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "settings",
         },
         "open_inference": {"api", "engine", "errors", "operation", "settings"},
-        "openai": {"api", "engine", "errors", "operation"},
+        "openai": {"api", "engine", "errors", "names", "operation"},
         "destinations": {"catalog", "feedback", "operation", "recording", "settings"},
         "app": {
             "admission",

@@ -86,7 +86,8 @@ class Client(Connection):
         """Prepares the client. The first call connects.
 
         Args:
-            base_url: address of the service, such as http://127.0.0.1:8000.
+            base_url: address of the service, such as http://127.0.0.1:8000, or of its Unix socket, such as
+                unix:/run/hyperdraw.sock.
             api_key: key, if the service requires one.
             timeout: seconds that a call may take, retries included, unless the call says otherwise. For downloads and
                 texts, seconds that may pass without anything arriving.
@@ -101,7 +102,7 @@ class Client(Connection):
                 timeout is not a number of seconds, or a variable of the environment is wrong.
         """
         super().__init__(find_route(base_url, api_key), timeout, retries)
-        self._http = httpx.Client(**self.route.make_options())
+        self._http = httpx.Client(**self.route.make_options(), transport=self.route.open_socket(httpx.HTTPTransport))
 
     def __enter__(self) -> Self:
         return self
@@ -306,5 +307,6 @@ class AsyncClient(Connection):
         return opened.http
 
     async def _hold(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        async with httpx.AsyncClient(**self._options) as http:
+        transport = self.route.open_socket(httpx.AsyncHTTPTransport)
+        async with httpx.AsyncClient(**self._options, transport=transport) as http:
             yield http

@@ -13,13 +13,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables. The first one that is set counts."""
+
+
+Transport = TypeVar("Transport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,16 @@ class Route:
     proxy: Proxy | None
     headers: dict[str, str] = field(repr=False)
     """Headers of each request, among them a key."""
+    socket: str | None = None
+    """Path of the Unix socket on which the service listens, if it does."""
 
     @property
     def address(self) -> str:
         """Address of the service, for messages."""
-        return hide_credentials(self.url)
+        return f"unix:{self.socket}" if self.socket else hide_credentials(self.url)
 
     def make_options(self) -> dict[str, Any]:
-        """The arguments of `httpx.Client`.
+        """The arguments of `httpx.Client`, besides its transport.
 
         Raises:
             ValueError: if the certificates that the environment names cannot be loaded.
@@ -72,15 +77,26 @@ class Route:
             "trust_env": False,
         }
 
+    def open_socket(self, transport: type[Transport]) -> Transport | None:
+        """A transport of a class of httpx to the service's Unix socket, if it listens on one."""
+        return transport(uds=self.socket) if self.socket else None
+
 
 def find_route(base_url: str, api_key: str | None) -> Route:
     """Finds the way to a service, with the proxy that the environment names for it.
 
+    Args:
+        base_url: its address, or `unix:` and the path of the Unix socket on which it listens.
+        api_key: the key, if any.
+
     Raises:
         ValueError: if the address, the key or the proxy cannot be right.
     """
-    url = _read_url(base_url, ("http", "https"))
-    if "?" in base_url or "#" in base_url:
+    socket = base_url.removeprefix("unix:") if base_url.startswith("unix:") else None
+    if socket == "":
+        raise ValueError("unix: must be followed by the path of a socket")
+    url = _read_url("http://localhost" if socket else base_url, ("http", "https"))
+    if not socket and ("?" in base_url or "#" in base_url):
         raise ValueError(f"{hide_credentials(url)} is not the address of a service: it may have a path, but no query")
     headers = {
         "Accept-Encoding": "identity",  # so that bytes are counted as they are sent
@@ -94,7 +110,7 @@ def find_route(base_url: str, api_key: str | None) -> Route:
         if url.userinfo:
             raise ValueError("give either an API key or a user in the address, not both")
         headers["Authorization"] = f"Bearer {api_key}"
-    return Route(url, _find_proxy(url), headers)
+    return Route(url, None if socket else _find_proxy(url), headers, socket)
 
 
 def explain_certificate() -> str:

@@ -28,6 +28,7 @@ from service.api.streams import (
 from service.api.uploads import Body, read_json, validate_json
 from service.engine.streams import Stream
 from service.errors import ServiceError
+from service.names import find_path
 
 SVG = "image/svg+xml"
 
@@ -67,7 +68,7 @@ class Drawing(SequenceRequest):
         head = self._identify(seed, members) | {"prompt_points": len(given)}
         if asked.stream:
             events = self._write_events(streams, head | {"drawings": len(streams)})
-            return EventStream(self.request.url.path, streams, events)
+            return EventStream(find_path(self.request.scope), streams, events)
         drawn = await self._collect(streams)
         if asked.format == "svg":
             return self._answer_images(given, drawn, asked, seed)

@@ -26,6 +26,7 @@ from service.api.streams import STILL_HERE, EventStream, Record, SymbolWriter, f
 from service.api.uploads import read_json
 from service.api.writing import Writing
 from service.engine.streams import Stream
+from service.names import find_path
 from service.operation.access import require
 
 router = APIRouter(
@@ -109,7 +110,7 @@ async def generate(writing: SequenceDependency) -> Response:
     }
     if asked.stream:
         events = _write_events(stream, head, find_writer(writing.spec), writing.stream_deadline)
-        return EventStream(writing.request.url.path, [stream], events)
+        return EventStream(find_path(writing.request.scope), [stream], events)
     record = await _record(writing, stream)
     text = writing.spec.decode(record.values)
     return record.answer(head | {"text": text, "finish_reason": stream.future.result()})

@@ -19,6 +19,7 @@ from service.api.uploads import read_json
 from service.api.writing import Writing, open_writing
 from service.engine.streams import Stream
 from service.errors import CompletionErrorResponse, ServiceError
+from service.names import find_path
 from service.openai.messages import ChoiceWriter, Completion, CompletionBody, join_pieces
 from service.operation.access import require
 
@@ -55,7 +56,7 @@ async def complete(request: Request, parts: PartsDependency, timeout: TimeoutHea
         writing = open_writing(request, parts, model, timeout, deadline)
     answer = _open(writing, asked)
     if asked.stream:
-        return EventStream(request.url.path, answer.streams, answer.write_events(writing))
+        return EventStream(find_path(request.scope), answer.streams, answer.write_events(writing))
     await writing.wait_for(answer.collect())
     return Response(json.dumps(answer.write_whole()), media_type="application/json")
 

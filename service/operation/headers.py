@@ -3,6 +3,8 @@
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.names import find_path
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -22,7 +24,7 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    if name != "Content-Security-Policy" or not scope["path"].startswith("/docs"):
+                    if name != "Content-Security-Policy" or not find_path(scope).startswith("/docs"):
                         headers.setdefault(name, value)
             await send(message)
 

@@ -55,7 +55,10 @@ class Exchange:
         if "endpoint" not in self.scope:
             return "unmatched"
         route = self.scope.get("route")
-        return str(self.scope["root_path"] if route is None else route.path)  # mounted files have no route
+        if route is not None:
+            return str(route.path)
+        root: str = self.scope["root_path"]  # of mounted files, which have no route
+        return root.removeprefix(self.scope.get("app_root_path", ""))
 
     @property
     def client(self) -> str:

@@ -17,7 +17,7 @@ export class ApiError extends Error {
   }
 }
 
-export const fetchModels = (signal) => fetchJson("/v1/models", { signal });
+export const fetchModels = (signal) => fetchJson("v1/models", { signal });
 
 /** All that is known of a model. */
 export const fetchModel = (model, signal) => fetchJson(modelUrl(model), { signal });
@@ -41,7 +41,7 @@ export const fetchExamples = (entries, model, signal) => {
 /** The list of the examples that come with the page, images of digits. */
 export const fetchPageExamples = (signal) => fetchJson(`${PAGE_EXAMPLES}/examples.json`, { signal });
 
-const PAGE_EXAMPLES = "/static/examples";
+const PAGE_EXAMPLES = "static/examples";
 
 /** Predictions of images, all by the same networks. */
 export const predict = async (model, images, options, signal) => {
@@ -150,7 +150,10 @@ const keepSeed = (answer, place, seed) => {
   return answer;
 };
 
-const modelUrl = (model) => `/v1/models/${encodeURIComponent(model)}`;
+/** The whole address of a path of this service, or of the service itself. */
+export const addressOf = (path = ".") => new URL(path, document.baseURI).href.replace(/\/$/, "");
+
+const modelUrl = (model) => `v1/models/${encodeURIComponent(model)}`;
 
 const fetchJson = async (url, options) => readJson(await reach(url, options));
 

@@ -1,5 +1,7 @@
 /** The calls that made an answer: as curl, and as Python. */
 
+import { addressOf } from "./api.js";
+
 export const shellQuote = (text) => (/^[\w@=.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 /** curl reads commas and semicolons in a bare file name as syntax; quotes keep them literal. */
@@ -8,9 +10,9 @@ const formFile = (name) =>
 
 /** Upload of a file to a path. */
 export const curlUpload = (path, name) =>
-  `curl -F ${shellQuote(formFile(name))} \\\n${shellQuote(location.origin + path)}`;
+  `curl -F ${shellQuote(formFile(name))} \\\n${shellQuote(addressOf(path))}`;
 
-export const curlDownload = (path, name) => `curl -o ${name} ${shellQuote(location.origin + path)}`;
+export const curlDownload = (path, name) => `curl -o ${name} ${shellQuote(addressOf(path))}`;
 
 /** A call of hyperdraw's client; arguments are named, and left out where they are undefined or empty. */
 export const pythonClient = (name, method, positional, named) => {
@@ -19,7 +21,7 @@ export const pythonClient = (name, method, positional, named) => {
   return [
     "import hyperdraw",
     "",
-    `with hyperdraw.Client(${quote(location.origin)}) as client:`,
+    `with hyperdraw.Client(${quote(addressOf())}) as client:`,
     `    ${name} = client.${method}(${written})`,
   ].join("\n");
 };
@@ -31,7 +33,7 @@ export const pythonUpload = (path, name) =>
     "",
     `with open(${quote(name)}, "rb") as file:`,
     "    answer = httpx.post(",
-    `        ${quote(location.origin + path)},`,
+    `        ${quote(addressOf(path))},`,
     '        files={"images": file},',
     "        timeout=60,",
     "    ).json()",
@@ -44,7 +46,7 @@ export const pythonPost = (path, question) => {
     "import httpx",
     "",
     "answer = httpx.post(",
-    `    ${quote(location.origin + path)},`,
+    `    ${quote(addressOf(path))},`,
     "    json={",
     ...fields.map(([name, value]) => `        ${quote(name)}: ${toPython(value)},`),
     "    },",

@@ -1,6 +1,6 @@
 /** The view of a model of one number in, one number out: the curve, and what its uncertainty is made of. */
 
-import { predictRows, predictUrl } from "./api.js";
+import { addressOf, predictRows, predictUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { createChart, roundRange } from "./chart.js";
 import { plural } from "./numbers.js";
@@ -70,7 +70,7 @@ export const createCurve = () => {
       write("summary", text);
       const inputs = `[[${middle} + ${step} * (i - ${HALF})] for i in range(${xs.length})]`;
       const options = { size, seed: answer.ensemble.seed };
-      const url = location.origin + predictUrl(model.name, options);
+      const url = addressOf(predictUrl(model.name, options));
       call.show(
         `python3 -c 'import json; print(json.dumps({"inputs": ${inputs}}))' |\ncurl --json @- ${shellQuote(url)}`,
         pythonClient("answer", "predict", [inputs], {

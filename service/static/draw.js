@@ -1,6 +1,6 @@
 /** The view in which a model draws, or finishes what one has begun. */
 
-import { generate, generateUrl, writeQuestion } from "./api.js";
+import { addressOf, generate, generateUrl, writeQuestion } from "./api.js";
 import { createCall, pythonPost, shellQuote } from "./call.js";
 import { plural } from "./numbers.js";
 import { createPlayer } from "./player.js";
@@ -200,7 +200,7 @@ const describe = ({ drawings, points, nats, seed, reasons }, state) => {
 const signed = (value) => value.toFixed(2).replace("-", "−");
 
 const showCall = (call, model, question) => {
-  const url = location.origin + generateUrl(model);
+  const url = addressOf(generateUrl(model));
   call.show(
     `curl -N --json ${shellQuote(writeQuestion({ ...question, stream: true }))} \\\n${shellQuote(url)}`,
     pythonPost(generateUrl(model), question),

@@ -1,6 +1,6 @@
 /** The view of a model's stream of inputs: whether it is still like the calibration, and what is predicted. */
 
-import { fetchMonitor, monitorUrl } from "./api.js";
+import { addressOf, fetchMonitor, monitorUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { createChart, roundRange } from "./chart.js";
 import { percent, plural } from "./numbers.js";
@@ -43,7 +43,7 @@ export const createMonitor = (studio) => {
       write("summary", [watched, ...said].join(" "));
       showClasses(known);
       call.show(
-        `curl ${shellQuote(location.origin + monitorUrl(model.name))}`,
+        `curl ${shellQuote(addressOf(monitorUrl(model.name)))}`,
         pythonClient("known", "monitor", [], { model: quote(model.name) }),
       );
     },

@@ -1,6 +1,6 @@
 /** The view of a model of rows: a form made of its columns, and what the networks say about the row. */
 
-import { predictRows, predictUrl } from "./api.js";
+import { addressOf, predictRows, predictUrl } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { writeLabel } from "./labels.js";
 import { decimal, percent, plural } from "./numbers.js";
@@ -49,7 +49,7 @@ export const createRow = ({ askSoon, describe }) => {
       write("summary", `${label}, ${detail}`);
       const options = { size, seed: used, coverage, members: "" };
       call.show(
-        `curl --json ${shellQuote(JSON.stringify({ inputs: [row] }))} \\\n${shellQuote(location.origin + predictUrl(model.name, options))}`,
+        `curl --json ${shellQuote(JSON.stringify({ inputs: [row] }))} \\\n${shellQuote(addressOf(predictUrl(model.name, options)))}`,
         pythonClient("answer", "predict", [`[${writeRow(Object.values(row))}]`], {
           model: quote(model.name),
           ensemble_size: size,

@@ -1,6 +1,6 @@
 /** The view in which any text is coloured by how surprising it is, or by how much the networks disagree on it. */
 
-import { score, scoreUrl, writeQuestion } from "./api.js";
+import { addressOf, score, scoreUrl, writeQuestion } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { percent, plural } from "./numbers.js";
 import { createPassage } from "./passage.js";
@@ -58,7 +58,7 @@ export const createScore = (studio) => {
       say("score-note", describe(answer));
       say("summary", `${answer.bits_per_character.toFixed(2)} ${detail}`);
       showColour();
-      const url = location.origin + scoreUrl(model.name);
+      const url = addressOf(scoreUrl(model.name));
       call.show(
         `curl --json ${shellQuote(writeQuestion(question))} \\\n${shellQuote(url)}`,
         pythonClient("score", "score", [quote(model.name), quote(question.text)], { ensemble_size: size, seed: question.seed }),

@@ -1,6 +1,6 @@
 /** The view in which a model writes text, character by character, and people branch where they like. */
 
-import { generate, generateUrl, writeQuestion } from "./api.js";
+import { addressOf, generate, generateUrl, writeQuestion } from "./api.js";
 import { createCall, pythonClient, quote, shellQuote } from "./call.js";
 import { plural } from "./numbers.js";
 import { createPassage } from "./passage.js";
@@ -145,7 +145,7 @@ const describe = ({ length, bits, unknown }, seed, state) => {
 };
 
 const showCall = (call, model, question) => {
-  const url = location.origin + generateUrl(model);
+  const url = addressOf(generateUrl(model));
   call.show(
     `curl -N --json ${shellQuote(writeQuestion({ ...question, stream: true }))} \\\n${shellQuote(url)}`,
     `${pythonClient("text", "generate", [quote(model), quote(question.prompt)], toPython(question))}\n    print(text.read())`,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from pydantic import SecretStr, ValidationError
 
 from service.__main__ import FAULT, OTHER_DESCRIPTORS, app, main
@@ -66,6 +67,12 @@ def test_flags_go_before_variables_and_variables_before_the_file(
     monkeypatch.setenv("HYPERDRAW_CONFIG", str(path))
     assert read().max_queue == 3
     assert read("--max-queue=4", "--allow-anonymous").allow_anonymous
+
+
+def test_the_container_gets_every_setting_but_those_of_its_own() -> None:
+    passed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["hyperdraw"]["environment"]
+    own = {"config", "checkpoints", "host", "port", "socket", "keys"}
+    assert set(passed) == {f"HYPERDRAW_{name.upper()}" for name in Settings.model_fields.keys() - own}
 
 
 def test_what_is_described_can_be_read_again(tmp_path: Path) -> None:

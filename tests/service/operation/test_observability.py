@@ -126,7 +126,8 @@ def test_compose_mounts_what_there_is_for_this_machine_only() -> None:
     assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert not any("PASSWORD" in name for name in grafana)
     (job,) = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["static_configs"][0]["targets"] == ["hyperdraw:8000"]
+    (discovery,) = job["dns_sd_configs"]  # of all replicas
+    assert (discovery["names"], discovery["type"], discovery["port"]) == (["hyperdraw"], "A", 8000)
 
 
 @pytest.mark.needs("promtool")
