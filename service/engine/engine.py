@@ -139,7 +139,7 @@ class Engine:
             inputs: raw inputs [B, …], on the CPU.
             seed: seed of the members; if None, the engine's freshness policy chooses an ensemble.
             ensemble_size: S.
-            client: name of the client, for its share of the queue.
+            client: name of the client, for its share of the queue and of the device's time.
             rule: a rule of the model, whose largest ensembles have S networks.
 
         Raises:
@@ -147,7 +147,7 @@ class Engine:
         """
         alone = seed is None and self._ensembles.freshness.policy == "request"
         key = None if alone else (model.version, seed)
-        request = PredictionRequest(model, inputs, seed, ensemble_size, key, rule)
+        request = PredictionRequest(model, inputs, seed, ensemble_size, key, rule, client)
         request.reservation = self._reserve(model, request.cost, client, request.future)
         self._submit(request.future, lambda: self._scheduler.wait(request))
         return request.future

@@ -7,13 +7,15 @@ batch.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from models.device import is_out_of_memory
 from models.model import Model
+from service.engine import fair_queue
+from service.engine.fair_queue import FairQueue
 from service.engine.jobs import Job
 
 logger = logging.getLogger(__name__)
@@ -28,23 +30,11 @@ INITIAL_BUDGET = 3_200
 """Budget of a model's first steps, in inputs × networks."""
 
 
-class Waiting(Protocol):
+class Waiting(fair_queue.Waiting, Protocol):
     """A request that waits for a batch."""
 
     @property
     def model(self) -> Model: ...
-
-    @property
-    def cost(self) -> int:
-        """Inputs × networks."""
-
-    @property
-    def key(self) -> Hashable | None:
-        """Requests of the same key may share a batch; a request without a key has a batch of its own."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nobody wants its answer any more."""
 
     def fail(self, error: Exception) -> None:
         """Answers it with an error."""
@@ -80,10 +70,12 @@ class Scheduler(Generic[QueuedRequest]):
         self._clock = clock
         self._budgets: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
         self._computations: deque[Job] = deque()
-        self._waiting: deque[QueuedRequest] = deque()
+        self._waiting: FairQueue[QueuedRequest] = FairQueue()
         self._short: deque[Job] = deque()
         self._large: deque[Job] = deque()
         """Batches that have begun. Short ones get every other step, however many large ones there are."""
+        self._busy: dict[str, Job] = {}
+        """The large batch of each client that has one."""
         self.live: deque[Job] = deque()
         """Jobs that more work may join while they run. Only steps of other jobs may change it."""
         self._turns: deque[Callable[[], Step | None]] = deque(
@@ -102,7 +94,7 @@ class Scheduler(Generic[QueuedRequest]):
 
     def wait(self, request: QueuedRequest) -> None:
         """Queues a request for a batch."""
-        self._waiting.append(request)
+        self._waiting.add(request)
 
     def choose(self) -> Step | None:
         """The next step; None if there is nothing to do."""
@@ -125,25 +117,23 @@ class Scheduler(Generic[QueuedRequest]):
         return partial(self._advance, lane.popleft(), lane) if lane else None
 
     def _take_waiting(self) -> Step | None:
-        """Starts a batch of the request that has waited longest and others with its key, up to a batch's limit.
+        """Starts a batch of the most urgent request and others with its key, up to a batch's limit.
 
         While such a batch runs, other requests wait, and form the next one. A single large request takes turns with
-        other batches instead.
+        other batches instead, one of each client at a time.
         """
-        while self._waiting and self._waiting[0].finished:
-            self._waiting.popleft()
-        if not self._waiting or self._short:
+        if self._short:
             return None
-        first = self._waiting.popleft()
-        requests, cost = [first], first.cost
-        limit = BATCH_STEPS * self.find_budget(first.model)
-        if first.key is not None:
-            for request in [request for request in self._waiting if not request.finished]:
-                if request.key == first.key and cost + request.cost <= limit:
-                    self._waiting.remove(request)
-                    requests.append(request)
-                    cost += request.cost
-        return partial(self._start, requests, self._large if cost > limit else self._short)
+        self._busy = {client: job for client, job in self._busy.items() if not job.finished}
+        requests = self._waiting.take(self._find_limit, self._busy)
+        if not requests:
+            return None
+        large = sum(request.cost for request in requests) > self._find_limit(requests[0])
+        return partial(self._start, requests, self._large if large else self._short)
+
+    def _find_limit(self, request: QueuedRequest) -> int:
+        """The largest cost of a batch that shares the requests' model."""
+        return BATCH_STEPS * self.find_budget(request.model)
 
     def _start(self, requests: Sequence[QueuedRequest], lane: deque[Job]) -> None:
         """Begins a batch of the requests that are still wanted."""
@@ -158,6 +148,8 @@ class Scheduler(Generic[QueuedRequest]):
                 for request in requests:
                     request.fail(error)
             return
+        if lane is self._large:
+            self._busy[requests[0].client] = job
         self._advance(job, lane)
 
     def _advance(self, job: Job, lane: deque[Job] | None) -> None:

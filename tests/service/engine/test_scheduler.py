@@ -78,6 +78,8 @@ class FakeRequest:
     model: Model = MODEL
     finished: bool = False
     failure: Exception | None = None
+    client: str = ""
+    weight: float = 1.0
 
     def fail(self, error: Exception) -> None:
         self.failure = error
@@ -387,3 +389,18 @@ def test_idle_work_that_fails_is_told() -> None:
     bench.idle.steps, bench.idle.errors = 2, [error]
     assert bench.run() == ["idle"]
     assert bench.idle.failure is error
+
+
+def test_a_client_has_one_large_batch_at_a_time() -> None:
+    bench = Bench(steps=3)
+    large = LIMIT + 1
+    bench.wait(*(FakeRequest(f"a{i}", large, client="a") for i in range(3)), FakeRequest("b", large, client="b"))
+    log = bench.run()
+    assert sorted(log[:6]) == ["a0"] * 3 + ["b"] * 3
+    assert log[6:] == ["a1"] * 3 + ["a2"] * 3
+
+
+def test_another_client_does_not_wait_for_all_that_one_has_queued() -> None:
+    bench = Bench()
+    bench.wait(*(FakeRequest(f"a{i}", LIMIT, client="a") for i in range(20)), FakeRequest("b", client="b"))
+    assert bench.run()[:3] == ["a0", "b", "a1"]
