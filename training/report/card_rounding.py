@@ -8,9 +8,10 @@ def describe_rounding(metrics: Metrics | None) -> str:
     if not isinstance(metrics, ClassificationMetrics) or metrics.rounding is None:
         return ""
     found = metrics.rounding
+    members = "Member 0" if metrics.networks == 1 else f"Members 0 to {metrics.networks - 1}"
     return f"""## In {found.precision}
 
-A service answers in {found.precision} where the processor multiplies it. Members 0 to {metrics.networks - 1} of seed {metrics.seed}, on the test set: {found.differing:.2%}
+A service answers in {found.precision} where the processor multiplies it. {members} of seed {metrics.seed}, on the test set: {found.differing:.2%}
 of the labels and flags differ from those in float32. The predictive entropy, in nats, changes by {found.mean_change:.1g} on average, and by {found.largest_change:.1g} at most.
 Flags are at the default budget, by thresholds that were calibrated in float32.
 
