@@ -18,6 +18,15 @@ MOST_REFUSED = 1000
 """Most refused clients that are remembered."""
 
 
+Weigh = Callable[[str], float]
+"""Gives the weight of a client, by its name: how large its share is, in units of a usual one."""
+
+
+def weigh_equally(client: str) -> float:
+    """Weight 1 for every client."""
+    return 1.0
+
+
 class OverloadedError(Exception):
     """The queue is full, or a client's share of it."""
 
@@ -66,13 +75,14 @@ class Reservation:
 class Admission:
     """Admits amounts up to a limit, and limits each client to its share while others wait.
 
-    A client's share is the limit, without the reserved part, divided by the number of clients that have something
-    waiting or were refused recently. Small requests may exceed it by half of the reserved part. A client with nothing
+    The limit, without the reserved part, is shared by weight among the clients that have something waiting or were
+    refused recently. Small requests may exceed it by half of the reserved part. A client with nothing
     waiting may queue one request of any size that finds room. If nothing waits at all, every size finds room.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, weigh: Weigh = weigh_equally, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
+        self._weigh = weigh
         self._clock = clock
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}
@@ -117,7 +127,8 @@ class Admission:
         clients = {client, *self._held, *self._refused}
         seconds = self._estimate(self._amount + amount - most, self._amount)
         if held:
-            seconds = max(seconds, self._estimate(held + amount - shared // len(clients) - own, held))
+            share = int(shared * self._weigh(client) / sum(map(self._weigh, clients)))
+            seconds = max(seconds, self._estimate(held + amount - share - own, held))
         if seconds > 0:
             if client in self._refused or len(self._refused) < MOST_REFUSED:
                 self._refused[client] = now + seconds + PATIENCE

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from models.device import choose_device
 from models.precision import choose_precision
-from service.admission import Admission
+from service.admission import Admission, weigh_equally
 from service.api import (
     certificates,
     explorations,
@@ -44,6 +44,7 @@ from service.operation.gate import Gate
 from service.operation.headers import SecurityHeaders
 from service.operation.metrics import ServiceMetrics
 from service.operation.middleware import Accounting, Follow
+from service.operation.quotas import Quotas
 from service.parts import Parts
 from service.recording.log import PredictionLog
 from service.settings import Settings
@@ -72,7 +73,11 @@ def create_app(settings: Settings) -> FastAPI:
     device = choose_device(settings.device)
     precision = choose_precision(device) if settings.precision == "auto" else settings.precision
     observers = metrics, watches
-    engine = Engine(device, freshness, settings.max_queue, observers, stream_limits=limits, precision=precision)
+    weigh = keys.weigh if keys else weigh_equally
+    quotas = Quotas(settings.quota_store.get_secret_value() if settings.quota_store else None)
+    engine = Engine(
+        device, freshness, settings.max_queue, observers, stream_limits=limits, precision=precision, weigh=weigh
+    )
     decoder = Decoder(settings.decoders, settings.max_image_pixels, settings.max_queue_pixels, settings.image_timeout)
     collected = None
     try:
@@ -88,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     log = PredictionLog(sink, metrics.count_logged) if sink else None
     bodies = Admission(settings.max_held_bytes)
     watches.resume(catalog.predictors)
+    metrics.watch_quotas(quotas)
     metrics.watch(engine, catalog, watches, decoder.admission, bodies, keys)
     metrics.watch_feedback(catalog, collected)
 
@@ -109,6 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
             await to_thread.run_sync(collected.close)
         if traces:
             await to_thread.run_sync(traces.close)
+        await quotas.close()
 
     app = FastAPIOffline(
         title="hyperdraw",
@@ -117,7 +124,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=run,
         redoc_url=None,
     )
-    app.state = Parts(settings, keys, engine, decoder, metrics, catalog, watches, log, collected)  # type: ignore[assignment]
+    app.state = Parts(  # type: ignore[assignment]
+        settings, keys, quotas, engine, decoder, metrics, catalog, watches, log, collected
+    )
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     if settings.cors_origins:

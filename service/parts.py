@@ -13,6 +13,7 @@ from service.feedback import Feedback
 from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
 from service.operation.metrics import ServiceMetrics
+from service.operation.quotas import Quotas
 from service.operation.statistics import Statistics
 from service.recording.log import PredictionLog
 from service.settings import Settings
@@ -24,6 +25,7 @@ class Parts:
 
     settings: Settings
     keys: KeyFile | None
+    quotas: Quotas
     engine: Engine
     decoder: Decoder
     metrics: ServiceMetrics

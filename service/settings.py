@@ -28,7 +28,7 @@ from service.engine.engine import QUEUE_COST
 from service.engine.ensembles import Policy
 from service.engine.streams import MOST_LIVE_ELEMENTS, MOST_LIVE_NETWORKS
 
-SECRETS = ("feedback", "prediction_log")
+SECRETS = ("feedback", "prediction_log", "quota_store")
 """Settings whose values may hold a password, if they are addresses."""
 
 Broken = Literal["keep", "close"]
@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         default="keep",
         description="What happens while the key file is missing or invalid. keep: the last valid keys still count. "
         "close: every request is refused.",
+    )
+    quota_store: SecretStr | None = Field(
+        default=None,
+        description="URL of a server of Redis or Valkey where several services count what keys have used, such as "
+        "redis://host:6379. Without it, each counts for itself.",
     )
     allow_anonymous: bool = Field(default=False, description="Serve other machines without keys.")
     open_health: bool = Field(default=True, description="Answer /healthz and /readyz without a key.")

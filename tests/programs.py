@@ -14,6 +14,7 @@ PROGRAMS = {
     "initdb": "postgresql",
     "nginx": "nginx-light",
     "promtool": "prometheus",
+    "redis-server": "redis-server",
 }
 """Programs that some tests need, and Debian's packages of them."""
 

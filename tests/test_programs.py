@@ -49,5 +49,5 @@ def test_missing_programs_are_named_with_their_packages(tmp_path: Path, flags: l
 
 def test_every_program_that_a_test_needs_has_its_package() -> None:
     marks = [re.findall(r"pytest\.mark\.needs\(([^)]*)\)", path.read_text()) for path in ROOT.glob("tests/*/**/*.py")]
-    needed = {program for found in marks for arguments in found for program in re.findall(r'"(\w+)"', arguments)}
+    needed = {program for found in marks for arguments in found for program in re.findall(r'"([\w-]+)"', arguments)}
     assert needed == set(PROGRAMS)

@@ -288,7 +288,7 @@ def test_no_grab_bags(package: str) -> None:
         ("hyperdraw", "client", ["parquet", "photographs"]),
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
-        ("service", "", ["serve"]),
+        ("service", "", ["serve", "redis"]),
         ("training", "", ["train", "backbones", "translation"]),
     ],
 )

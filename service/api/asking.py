@@ -21,6 +21,7 @@ from models.tasks.probabilities import NotFiniteError
 from service.engine.batches import Answer
 from service.engine.engine import ServedModel
 from service.errors import CLOSING, ServiceError
+from service.operation.access import charge
 from service.operation.middleware import Exchange
 from service.parts import Parts
 
@@ -193,6 +194,7 @@ class Asking:
                 deadline.
             OverloadedError: if the queue is full.
         """
+        await charge(self.request, len(inputs) * size)
         with self._explaining_nonsense():
             future = self.parts.engine.predict(self.model, inputs, seed, size, self._client, rule)
             return await self._wait_for(future)
@@ -216,6 +218,7 @@ class Asking:
         Raises:
             ServiceError, OverloadedError: as in `predict`.
         """
+        await charge(self.request, cost)
         with self._explaining_nonsense():
             return await self._wait_for(self.parts.engine.compute(self.model, steps, cost, self._client))
 

@@ -135,4 +135,6 @@ def list_warnings(parts: Parts) -> list[str] | None:
         warnings.append("The key file cannot be used. The keys that were read before are still valid.")
     if parts.feedback is not None and parts.feedback.fault is not None:
         warnings.append("The feedback store cannot be used. Answers are not kept.")
+    if parts.quotas.fault is not None:
+        warnings.append("The store of quotas cannot be used. This service counts for itself.")
     return warnings or None

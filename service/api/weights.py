@@ -23,7 +23,7 @@ from service.engine.engine import ServedModel
 from service.engine.ensembles import choose_seed
 from service.errors import ServiceError
 from service.names import write_disposition, write_location
-from service.operation.access import require
+from service.operation.access import charge, require
 from service.parts import Parts
 
 router = APIRouter()
@@ -99,6 +99,8 @@ async def get_weights(
             status, (start, stop) = 206, asked
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     headers["Content-Length"] = str(stop - start)
+    if find_exchange(request).method != "HEAD":
+        await charge(request, count)
     if isinstance(file, StepFile) and find_exchange(request).method != "HEAD":
         await file.compute()
     chunks = parts.metrics.follow_download(model.name, file.stream(parts.engine, start, stop))

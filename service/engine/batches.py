@@ -66,8 +66,6 @@ class PredictionRequest:
     """Tells which inputs need no more networks. Without a rule, all have S."""
     client: str = ""
     """Name of the client, which has its part of the device's time."""
-    weight: float = 1.0
-    """How large this part is, in units of a usual one."""
     origin: RequestOrigin = field(default_factory=RequestOrigin)
     future: Future[Answer] = field(default_factory=Future)
     reservation: Reservation | None = None

@@ -28,7 +28,7 @@ from models.sequences.checkpoint import load_sequence_checkpoint
 from models.sequences.frozen import Outlook
 from models.sequences.live import LiveSequence
 from models.sequences.model import SequenceModel
-from service.admission import Admission, OverloadedError, Reservation
+from service.admission import Admission, OverloadedError, Reservation, Weigh, weigh_equally
 from service.engine.batches import Answer, Batch, PredictionRequest
 from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
 from service.engine.jobs import Computation, do_at_once
@@ -92,11 +92,12 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
         stream_limits: StreamLimits = StreamLimits(),  # noqa: B008  # it is frozen
         precision: Precision = "float32",
+        weigh: Weigh = weigh_equally,
     ) -> None:
         self.device = device
         self.precision: Precision = precision
         """Precision of the networks that answer for images, and of their products."""
-        self.admission = Admission(queue_cost)
+        self.admission = Admission(queue_cost, weigh)
         """The limit on waiting inputs × networks."""
         self._observer = GuardedObserver(*observers)
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
@@ -106,6 +107,7 @@ class Engine:
             DrawAhead(self._ensembles),
             free_memory=self._ensembles.drop,
             check_device=self._check_device,
+            weigh=weigh,
             clock=clock,
         )
         self.streams = Streams(self._scheduler.live, self._observer, lambda: self._scheduler.others_wait, stream_limits)

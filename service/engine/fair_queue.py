@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from service.admission import Weigh, weigh_equally
+
 
 class Waiting(Protocol):
     """A request that waits."""
@@ -21,10 +23,6 @@ class Waiting(Protocol):
     @property
     def client(self) -> str:
         """Name of the client."""
-
-    @property
-    def weight(self) -> float:
-        """How large the client's part is, in units of a usual one."""
 
     @property
     def cost(self) -> int:
@@ -55,13 +53,14 @@ class _Entry(Generic[Request]):
 class _Account:
     end: float
     """Virtual time at which the client would have had all that it asked for."""
-    weight: float
+    weight: float = 1.0
 
 
 class FairQueue(Generic[Request]):
     """Requests in the order of their start tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, weigh: Weigh = weigh_equally) -> None:
+        self._weigh = weigh
         self._entries: list[_Entry[Request]] = []
         self._accounts: dict[str, _Account] = {}
         """Of the clients that have not yet had, in virtual time, what they asked for."""
@@ -73,9 +72,9 @@ class FairQueue(Generic[Request]):
 
     def add(self, request: Request) -> None:
         """Queues a request behind the earlier ones of its client."""
-        account = self._accounts.setdefault(request.client, _Account(self._now, request.weight))
-        start = max(self._now, account.end)
-        account.end, account.weight = start + request.cost / request.weight, request.weight
+        account = self._accounts.setdefault(request.client, _Account(self._now))
+        start, account.weight = max(self._now, account.end), self._weigh(request.client)
+        account.end = start + request.cost / account.weight
         insort(self._entries, _Entry(start, self._count, request))
         self._count += 1
 

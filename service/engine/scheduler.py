@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from models.device import is_out_of_memory
 from models.model import Model
+from service.admission import Weigh, weigh_equally
 from service.engine import fair_queue
 from service.engine.fair_queue import FairQueue
 from service.engine.jobs import Job
@@ -54,6 +55,7 @@ class Scheduler(Generic[QueuedRequest]):
         *,
         free_memory: Callable[[], None],
         check_device: Callable[[], bool],
+        weigh: Weigh = weigh_equally,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Args:
@@ -61,6 +63,7 @@ class Scheduler(Generic[QueuedRequest]):
         idle: a job for when there is nothing else to do; it may resume after it has finished.
         free_memory: called when a step ran out of memory.
         check_device: called when a step failed; returns whether the device still works. If not, nothing is answered.
+        weigh: gives the weights of clients.
         clock: seconds, from any start.
         """
         self._begin = begin
@@ -70,7 +73,7 @@ class Scheduler(Generic[QueuedRequest]):
         self._clock = clock
         self._budgets: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
         self._computations: deque[Job] = deque()
-        self._waiting: FairQueue[QueuedRequest] = FairQueue()
+        self._waiting: FairQueue[QueuedRequest] = FairQueue(weigh)
         self._short: deque[Job] = deque()
         self._large: deque[Job] = deque()
         """Batches that have begun. Short ones get every other step, however many large ones there are."""

@@ -6,6 +6,15 @@ The file is TOML, with a table for each key, as `hyperdraw-serve key NAME` print
     sha256 = "2bb80d53…"
     scopes = ["predict", "weights"]
 
+An entry may also limit what the key's holder may ask:
+
+    requests = "10/second; 5000/day"
+    networks = "1000000/hour"
+    concurrent = 4
+    weight = 2.0
+    expires = 2027-06-30T00:00:00Z
+    note = "the shop's team"
+
 Keys have 256 random bits, so they cannot be found from a plain SHA-256, and checking one is fast.
 """
 
@@ -19,21 +28,36 @@ import threading
 import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from limits import RateLimitItem, parse_many
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+)
 
 from models.foreign_files import Stamp, is_settled, may_pass, read_file, take_stamp
 from service.errors import ServiceError
+from service.operation.quotas import Quotas
 from service.settings import Broken
 
 logger = logging.getLogger(__name__)
 
 KeyScope = Literal["predict", "weights", "admin"]
 """What a key allows: predictions, downloads of weights, changes of the served models."""
+
+KEY = "key "
+"""Begins the name of a client that has a key."""
 
 MOST_BYTES = 2**18
 """Largest key file, in bytes: about 2,000 keys."""
@@ -51,6 +75,19 @@ class KeyFileError(Exception):
     """A key file that cannot be used; the message says why."""
 
 
+def _read_windows(text: Any) -> tuple[RateLimitItem, ...]:
+    if not isinstance(text, str):
+        raise ValueError('it must be text such as "10/second; 5000/day"')
+    windows = parse_many(text)
+    if not all(window.amount > 0 for window in windows):
+        raise ValueError("an amount must be positive")
+    return tuple(windows)
+
+
+Windows = Annotated[tuple[InstanceOf[RateLimitItem], ...], BeforeValidator(_read_windows)]
+"""Amounts by time, all of which hold."""
+
+
 class Key(BaseModel):
     """A key's entry in the file."""
 
@@ -58,6 +95,17 @@ class Key(BaseModel):
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: frozenset[KeyScope]
+    requests: Windows = ()
+    """Requests that need a scope, by time."""
+    networks: Windows = ()
+    """Inputs × networks, by time."""
+    concurrent: int | None = Field(default=None, gt=0)
+    """Requests at the same time, of one service."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """The key's part of the device's time while others wait, in units of a usual one."""
+    expires: AwareDatetime | None = None
+    note: str = ""
+    """Text for people."""
 
 
 class KeyFile:
@@ -96,6 +144,11 @@ class KeyFile:
     def closed(self) -> bool:
         """Whether no key is valid because the file cannot be used."""
         return self.fault is not None and self._broken == "close"
+
+    def weigh(self, client: str) -> float:
+        """The weight of a client, by its name in queues."""
+        key = self._keys.get(client.removeprefix(KEY)) if client.startswith(KEY) else None
+        return key.weight if key else 1.0
 
     def find(self, presented: str) -> tuple[str, Key] | None:
         """Name and entry of a key. The time that this takes reveals nothing about valid keys."""
@@ -192,12 +245,41 @@ def require(scope: KeyScope | None, *, unless: str | None = None) -> Callable[..
             raise _unauthorized("The API key is unknown.")
         name, key = found
         request.scope["hyperdraw.key"] = name  # for the log
+        request.scope["hyperdraw.quotas"] = key
+        if key.expires is not None and key.expires <= datetime.now(UTC):
+            raise _unauthorized(f"Key {name!r} expired at {key.expires:%Y-%m-%d %H:%M %Z}.")
         if scope is not None and scope not in key.scopes:
             scopes = ", ".join(sorted(key.scopes)) or "nothing"
             message = f"Key {name!r} has scope {scopes}; this needs {scope}."
             raise ServiceError(403, "missing_scope", message, f"Use a key with the scope {scope}.")
+        if scope is not None:
+            await _count_request(request, name, key)
 
     return check_key
+
+
+async def _count_request(request: Request, name: str, key: Key) -> None:
+    quotas: Quotas = request.app.state.quotas
+    if key.concurrent is not None:
+        quotas.begin(name, key.concurrent)
+        request.scope["hyperdraw.exchange"].closing.callback(quotas.end, name)
+    await quotas.take(name, "requests", key.requests)
+
+
+async def charge(request: Request, cost: int) -> None:
+    """Charges a request's key for work.
+
+    Args:
+        request: the request.
+        cost: inputs × networks.
+
+    Raises:
+        ServiceError: 429 if the key has used what it may, 422 if it never may use so much at once.
+    """
+    key: Key | None = request.scope.get("hyperdraw.quotas")
+    if key is not None:
+        quotas: Quotas = request.app.state.quotas
+        await quotas.take(request.scope["hyperdraw.key"], "networks", key.networks, cost)
 
 
 def _unauthorized(message: str) -> ServiceError:

@@ -27,6 +27,8 @@ from service.feedback import Feedback
 from service.monitoring.monitor import Monitor
 from service.operation.access import KeyFile
 from service.operation.feedback_metrics import FeedbackState
+from service.operation.quotas import Quotas
+from service.operation.quotas_metrics import QuotasState
 from service.recording.log import Outcome
 
 Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise", "sequence"]
@@ -58,6 +60,7 @@ class ServiceMetrics(Observer):
             registry=registry,
         )
         self._requests = Counter("hyperdraw_requests", "Requests.", ["route", "status"], registry=registry)
+        self._key_requests = Counter("hyperdraw_key_requests", "Requests with a key.", ["key"], registry=registry)
         self._cancelled = Counter(
             "hyperdraw_cancelled_requests",
             "Requests whose client left before the answer.",
@@ -155,6 +158,14 @@ class ServiceMetrics(Observer):
     def watch_feedback(self, catalog: Catalog, feedback: Feedback | None) -> None:
         """Adds the metrics of feedback, which are read on each request for metrics."""
         self.registry.register(FeedbackState(catalog, feedback))
+
+    def watch_quotas(self, quotas: Quotas) -> None:
+        """Adds the metrics of quotas, which are read on each request for metrics."""
+        self.registry.register(QuotasState(quotas))
+
+    def count_key(self, key: str) -> None:
+        """Counts a request with a key."""
+        self._key_requests.labels(key).inc()
 
     def write(self, accept: str | None) -> tuple[bytes, str]:
         """The current metrics and their media type: OpenMetrics if the Accept header asks for it, else plain text."""

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ from structlog.contextvars import bound_contextvars
 
 from service.admission import Admission, Reservation
 from service.catalog import Catalog
+from service.operation.access import KEY
 from service.operation.metrics import ServiceMetrics
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Exchange:
     """Bytes of the answer's body sent so far."""
     ended: bool = False
     """Whether the answer was sent or failed."""
+    closing: ExitStack = field(default_factory=ExitStack)
+    """What is done when the exchange has ended."""
 
     @property
     def headers(self) -> Headers:
@@ -64,7 +67,7 @@ class Exchange:
     def client(self) -> str:
         """Name of the client, for its share of queues: its key's, or else its address."""
         if (key := self.scope.get("hyperdraw.key")) is not None:
-            return f"key {key}"
+            return f"{KEY}{key}"
         return _name_host(self.scope["client"][0] if self.scope.get("client") else "")
 
     @property
@@ -151,10 +154,13 @@ class Accounting:
             finally:
                 if held:
                     held.release()
+                exchange.closing.close()
                 self._record(exchange)
 
     def _record(self, exchange: Exchange) -> None:
         scope, seconds, left = exchange.scope, exchange.seconds, exchange.client_left
+        if exchange.key:
+            self._metrics.count_key(exchange.key)
         self._metrics.count_request(exchange.route, exchange.method, exchange.status, seconds, left)
         if not logger.isEnabledFor(logging.INFO):
             return

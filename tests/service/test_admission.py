@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def admission(clock: Clock) -> Admission:
-    return Admission(1000, clock)
+    return Admission(1000, clock=clock)
 
 
 def test_the_largest_may_wait_if_nothing_else_does(admission: Admission) -> None:

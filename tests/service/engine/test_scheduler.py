@@ -79,7 +79,6 @@ class FakeRequest:
     finished: bool = False
     failure: Exception | None = None
     client: str = ""
-    weight: float = 1.0
 
     def fail(self, error: Exception) -> None:
         self.failure = error

@@ -26,6 +26,7 @@ from service.operation.access import (
     read_keys,
     require,
 )
+from service.operation.quotas import Quotas
 from service.settings import Broken
 from tests.keys import write_keys
 
@@ -217,6 +218,7 @@ class Guarded:
         self.app = FastAPI()
         self.app.state.keys = keys
         self.app.state.settings = SimpleNamespace(**settings)
+        self.app.state.quotas = Quotas()
         add_error_handlers(self.app)
 
         async def tell_key(request: Request) -> str | None:

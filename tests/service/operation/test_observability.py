@@ -58,6 +58,8 @@ def labels(client: httpx.Client) -> dict[str, set[str]]:
     found["hyperdraw_weights_sent_bytes_total"] |= {"model"}
     found["hyperdraw_symbols_total"] |= {"model"}
     found["hyperdraw_live_networks"] |= {"model"}
+    found["hyperdraw_key_requests_total"] |= {"key"}
+    found["hyperdraw_key_refused_requests_total"] |= {"key", "quantity"}
     found["hyperdraw_feedback_answers_total"] |= {"model"}
     found["hyperdraw_feedback_dropped_answers_total"] |= {"reason"}
     found["hyperdraw_feedback_coverage"] |= {"model", "promised"}
