@@ -1,0 +1,153 @@
+"""The manifests for Kubernetes and KServe."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kubernetes_validate
+import pytest
+import yaml
+from fastapi import FastAPI
+
+from service.settings import Settings
+from tests import ROOT
+
+DIRECTORY = ROOT / "deploy" / "kubernetes"
+FOLDERS = sorted(path.parent for path in DIRECTORY.rglob("kustomization.yaml"))
+VERSIONS = ("1.30", "1.37")
+"""Of Kubernetes, the oldest and newest that the manifests are checked for."""
+
+ELSEWHERE = {"ScaledObject", "PodMonitor", "InferenceService"}
+"""Kinds of KEDA, of the Prometheus operator and of KServe, whose schemas are not Kubernetes' own."""
+
+KUSTOMIZE = shutil.which("kustomize")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def list_resources(folder: Path) -> Iterator[dict[str, Any]]:
+    """The resources of a folder, without those that it takes from others, and without patches."""
+    for name in read(folder / "kustomization.yaml")[0]["resources"]:
+        if name.endswith(".yaml"):
+            yield from read(folder / name)
+
+
+def validate(resource: dict[str, Any]) -> None:
+    if resource["kind"] not in ELSEWHERE:
+        for version in VERSIONS:
+            kubernetes_validate.validate(resource, version, strict=True)
+
+
+def find_containers(resource: Any) -> Iterator[dict[str, Any]]:
+    """All containers below a resource or patch."""
+    if isinstance(resource, dict):
+        for key, value in resource.items():
+            yield from value if key == "containers" else find_containers(value)
+
+
+CONTAINERS = [
+    container
+    for path in (*DIRECTORY.rglob("*.yaml"), *(ROOT / "deploy" / "kserve").glob("*.yaml"))
+    for document in read(path)
+    for container in find_containers(document)
+]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_resources_follow_the_schemas(folder: Path) -> None:
+    kustomization = read(folder / "kustomization.yaml")[0]
+    for name in kustomization["resources"]:
+        assert (folder / name).exists()
+    for patch in kustomization.get("patches", []):
+        assert "patch" in patch or (folder / patch["path"]).is_file()
+    for resource in list_resources(folder):
+        validate(resource)
+
+
+@pytest.mark.skipif(KUSTOMIZE is None, reason="kustomize is not installed")
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_kustomize_builds_what_follows_the_schemas(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(DIRECTORY, tmp_path / "kubernetes")
+    (tmp_path / "kubernetes" / "overlays" / "keys" / "keys.toml").write_text("[alice]")
+    copied = tmp_path / "kubernetes" / folder.relative_to(DIRECTORY)
+    assert KUSTOMIZE
+    built = subprocess.run([KUSTOMIZE, "build", str(copied)], capture_output=True, text=True, check=True).stdout
+    resources = list(yaml.safe_load_all(built))
+    for resource in resources:
+        validate(resource)
+    (deployment,) = [resource for resource in resources if resource["kind"] == "Deployment"]
+    (container,) = find_containers(deployment)
+    assert container["image"] == f"registry.example.org/hyperdraw:{'cuda' if folder.name == 'gpu' else 'cpu'}"
+    read_settings(container)
+
+
+def read_settings(container: dict[str, Any]) -> Settings:
+    """The settings of a container, those of the image among them."""
+    given = {variable["name"].removeprefix("HYPERDRAW_").lower(): variable["value"] for variable in container["env"]}
+    settings = Settings(host="0.0.0.0", **{name: value for name, value in given.items() if value})
+    settings.check_exposure()
+    return settings
+
+
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: str(container["env"][0]))
+def test_every_variable_is_a_setting(container: dict[str, Any]) -> None:
+    for variable in container["env"]:
+        name = variable["name"].removeprefix("HYPERDRAW_").lower()
+        assert name in Settings.model_fields
+        if variable["value"]:
+            Settings(**{name: variable["value"]})
+
+
+def test_probes_ask_for_what_there_is(app: FastAPI, client: httpx.Client) -> None:
+    paths = {
+        probe["httpGet"]["path"]
+        for container in CONTAINERS
+        for name, probe in container.items()
+        if name.endswith("Probe")
+    }
+    assert paths == {"/readyz", "/healthz", "/v2/health/ready"}
+    for path in paths:
+        assert client.get(path).status_code == 200
+
+
+def test_a_replica_has_time_to_drain() -> None:
+    (deployment,) = read(DIRECTORY / "base" / "deployment.yaml")
+    (container,) = find_containers(deployment)
+    settings = read_settings(container)
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_delay + settings.drain_timeout
+    assert settings.drain_delay > 2 * container["readinessProbe"]["periodSeconds"]
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_the_names_agree() -> None:
+    resources = {resource["kind"]: resource for folder in FOLDERS for resource in list_resources(folder)}
+    deployment = read(DIRECTORY / "base" / "deployment.yaml")[0]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        resources["Service"]["spec"]["selector"],
+        resources["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        resources["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        resources["PodMonitor"]["spec"]["selector"]["matchLabels"],
+        deployment["spec"]["selector"]["matchLabels"],
+    ]
+    assert all(selector == labels for selector in selectors)
+    assert resources["ScaledObject"]["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    (patch,) = read(DIRECTORY / "overlays" / "volume" / "deployment.yaml")
+    (volume,) = patch["spec"]["template"]["spec"]["volumes"]
+    claim = volume["persistentVolumeClaim"]["claimName"]
+    assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
+
+
+def test_it_scales_by_a_metric_that_exists(client: httpx.Client) -> None:
+    (scaled,) = read(DIRECTORY / "overlays" / "autoscaling" / "scaled_object.yaml")
+    (trigger,) = scaled["spec"]["triggers"]
+    (metric,) = re.findall(r"hyperdraw_\w+", trigger["metadata"]["query"])
+    assert f"\n{metric} " in client.get("/metrics").text
+    assert 0 < int(trigger["metadata"]["threshold"]) < Settings().max_queue / 5
