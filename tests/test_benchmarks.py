@@ -12,6 +12,7 @@ from benchmarks.evaluator import count_operations
 from benchmarks.load import Ask, apply_load, read_answer
 from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio, draw_growth, find_regressions, print_table
+from benchmarks.scaling import Autoscaler, Scenario, Signal, simulate
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
 from tests.conftest import SMALL_TARGET, draw_weights
@@ -151,3 +152,38 @@ def test_times_are_medians_of_turns() -> None:
     )
     assert order == ["a", "b"] * 5
     assert set(times) == {"a", "b"}
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_a_burst_loses_no_request_without_a_count(signal: Signal) -> None:
+    scenario = Scenario(before=30, burst=120, after=60)
+    found = simulate(scenario, signal)
+    assert found.arrived == len(found.waits) + found.refused
+    assert found.served + found.left == pytest.approx(scenario.cost * len(found.waits))
+    assert found.served <= scenario.pace * 60 * found.replica_minutes
+    assert simulate(scenario, signal) == found
+
+
+def test_nothing_is_scaled_without_a_burst_and_work_that_waits_says_most_of_one() -> None:
+    calm = [simulate(Scenario(factor=1, burst=60, after=60), signal) for signal in Signal]
+    assert [(each.largest, each.refused, each.recovered) for each in calm] == [(2, 0, 0.0)] * 3
+    nothing, load, waiting = (simulate(Scenario(), signal) for signal in Signal)
+    assert nothing.recovered > load.recovered > waiting.recovered
+    assert nothing.refused > load.refused > waiting.refused
+    assert waiting.largest == Scenario().most
+
+
+def test_the_autoscaler_follows_its_rules() -> None:
+    ratio = 1.05
+    autoscaler = Autoscaler(lambda _: ratio, 2, 10)
+    assert autoscaler.decide(0, 4, 4) == 4  # within the tolerance
+    ratio = 1.5
+    assert autoscaler.decide(14, 4, 4) == 4  # neither scraped nor decided anew
+    assert autoscaler.decide(15, 4, 4) == 6
+    ratio = 9.0
+    assert autoscaler.decide(30, 4, 6) == 10  # of 36, twice as many at most, and no more than the bound
+    ratio = 0.1
+    assert autoscaler.decide(60, 10, 10) == 10  # 10 were needed within the last five minutes
+    assert autoscaler.decide(400, 10, 10) == 9
+    assert autoscaler.decide(430, 9, 9) == 9
+    assert autoscaler.decide(460, 9, 9) == 8

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,9 @@ def check(command: str) -> None:
             read_settings(find_group(program).make_context(program, arguments).params)
         case "docker":
             check_docker(arguments)
+        case "python":
+            assert arguments[0] == "-m"
+            assert find_spec(arguments[1])
         case "make":
             makefile = (ROOT / "Makefile").read_text()
             for argument in arguments:
