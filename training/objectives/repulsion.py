@@ -4,9 +4,9 @@ Smerkous, Bai & Li, "Enhancing Diversity in Bayesian Deep Learning via Hypersphe
 NeurIPS 2024. A layer's features of a batch have a kernel matrix. Centred, and scaled to length 1, it is a point on a
 sphere, and the cosine of two networks' points is their centred kernel alignment (CKA; Kornblith, Norouzi, Lee & Hinton,
 "Similarity of Neural Network Representations Revisited", ICML 2019). It does not change when features are rotated,
-scaled or permuted, so networks that compute the same in another order count as equal. Points repel each other with the
-energy of their angle (equation 4). Training minimises the fit, plus energies on training examples and on outliers with
-weights of their own, plus outlier exposure (`OutlierExposure`).
+scaled or permuted, so networks that compute the same in another order count as equal. Each pair of points has an energy
+that falls with their angle. Training minimises the fit, plus energies on training examples and on outliers with weights
+of their own, plus outlier exposure (`OutlierExposure`).
 
 Deviations from the paper, and choices where it has several:
 
@@ -63,12 +63,12 @@ class Repulsion:
             layers: features of each layer, from the first to the outputs, on inputs that all networks share,
                 [S, n, …]. S is at least 2.
         """
-        energies = torch.stack([self.repel(measure_alignment(features)) for features in layers])
+        energies = torch.stack([self.measure_pairs(measure_alignment(features)) for features in layers])
         weights = torch.arange(1, len(layers) + 1, device=energies.device).square()
         return (weights * energies).sum() / weights.sum()
 
-    def repel(self, cosines: Tensor) -> Tensor:
-        """The mean of θ⁻ˢ over pairs of points on a sphere, θ being their angle.
+    def measure_pairs(self, cosines: Tensor) -> Tensor:
+        """The mean energy θ⁻ˢ of pairs of points on a sphere, θ being their angle.
 
         Args:
             cosines: of all pairs, [S, S].

@@ -82,17 +82,17 @@ def test_alignment_sees_what_is_computed_and_not_how() -> None:
 
 def test_energy_is_least_for_networks_that_are_spread_evenly() -> None:
     """Kernels of an even spread are orthogonal, because no CKA is negative."""
-    assert REPULSION.repel(torch.eye(5)).item() == pytest.approx((math.pi / 2) ** -2)
+    assert REPULSION.measure_pairs(torch.eye(5)).item() == pytest.approx((math.pi / 2) ** -2)
     for trial in range(20):
         points = torch.rand(5, 7, generator=torch.Generator().manual_seed(trial))
         points = points / points.norm(dim=1, keepdim=True)
-        assert REPULSION.repel(points @ points.mT) > REPULSION.repel(torch.eye(5))
+        assert REPULSION.measure_pairs(points @ points.mT) > REPULSION.measure_pairs(torch.eye(5))
     # Of two pairs with the same mean angle, the uneven one has more energy: the closest are pushed most.
     even, uneven = (
         torch.tensor([[1, a, b], [a, 1, 0], [b, 0, 1]]).float()
         for a, b in ((math.cos(1.0), math.cos(1.0)), (math.cos(0.6), math.cos(1.4)))
     )
-    assert REPULSION.repel(uneven) > REPULSION.repel(even)
+    assert REPULSION.measure_pairs(uneven) > REPULSION.measure_pairs(even)
 
 
 def test_gradients_are_finite_for_equal_networks_and_push_similar_ones_apart() -> None:
