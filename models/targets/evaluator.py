@@ -51,6 +51,8 @@ class _Step(NamedTuple):
     """Names of the parameters that it takes."""
     increasing: bool = False
     """Whether it is non-decreasing in each number, and so commutes with a maximum."""
+    begins: bool = False
+    """Whether it is the first of a layer with weights."""
 
 
 class Evaluator:
@@ -81,20 +83,21 @@ class Evaluator:
                     pooled = pooling > 1
                     self._count(layer.count_patches(given), weighted)
                     steps += [
-                        _Step(partial(layer.unfold, pooling=pooling)),
+                        _Step(partial(layer.unfold, pooling=pooling), begins=True),
                         _Step(layer.multiply, [weight, bias]),
                     ]
                 case Convolution():
                     self._arranged[weight] = layer
-                    steps.append(_Step(layer.forward, [weight, bias]))
+                    steps.append(_Step(layer.forward, [weight, bias], begins=True))
                 case Linear() | Normalization():
                     if isinstance(layer, Normalization):
                         self._exact |= {weight, bias}
-                    steps.append(_Step(layer.forward, [weight, bias]))
+                    steps.append(_Step(layer.forward, [weight, bias], begins=True))
                 case Residual():
                     block = self._plan(layer.layers, given, f"{prefix}{name}.")
                     self._count(numel(given) + numel(made), own=True)
-                    steps.append(_Step(partial(_add_residual, block), [p for step in block for p in step.parameters]))
+                    own = [p for step in block for p in step.parameters]
+                    steps.append(_Step(partial(_add_residual, block), own, begins=True))
                 case Activation():
                     fresh = any(step.parameters for step in steps)
                     steps.append(_Step(partial(layer.forward, inplace=fresh), increasing=True))
@@ -123,6 +126,20 @@ class Evaluator:
 
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Implements `TargetNetwork.forward`."""
+        (outputs,) = self._evaluate(weights, inputs, lambda own, x: [_take(self._steps, own, x)])
+        return outputs
+
+    def trace(self, weights: Mapping[str, Tensor], inputs: Tensor) -> list[Tensor]:
+        """Implements `TargetNetwork.trace`."""
+        return self._evaluate(weights, inputs, partial(_trace, self._steps))
+
+    def _evaluate(
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Tensor,
+        finish: Callable[[Mapping[str, Tensor], Tensor], list[Tensor]],
+    ) -> list[Tensor]:
+        """Joins what is computed of each block from the result of the common steps."""
         shared = inputs.dim() == self._rank + 1
         assert shared or all(len(inputs) == len(tensor) for tensor in weights.values())
         x = inputs.to(next((tensor.dtype for name, tensor in weights.items() if name not in self._exact), inputs.dtype))
@@ -131,11 +148,12 @@ class Evaluator:
         inputs_per_block, networks_per_block = self._choose_block(x.shape[axis], shared, x.element_size())
         split = [tensor.split(networks_per_block) for tensor in self.arrange(weights).values()]
         parts = [dict(zip(weights, tensors, strict=True)) for tensors in zip(*split, strict=True)]
-        outputs = []
+        columns = []
         for block in x.split(inputs_per_block, axis):
             own = repeat(self._prepare(block)) if shared else map(self._prepare, block.split(networks_per_block))
-            outputs.append(_join([self._finish(w, part) for w, part in zip(parts, own, strict=False)], dim=0))
-        return _join(outputs, dim=1)
+            rows = [finish(w, part) for w, part in zip(parts, own, strict=False)]
+            columns.append([_join(tensors, dim=0) for tensors in zip(*rows, strict=True)])
+        return [_join(tensors, dim=1) for tensors in zip(*columns, strict=True)]
 
     def arrange(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Implements `TargetNetwork.arrange`; without a type, weights keep theirs."""
@@ -157,14 +175,21 @@ class Evaluator:
     def _prepare(self, x: Tensor) -> Tensor:
         return _take(self._common, {}, x)
 
-    def _finish(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return _take(self._steps, weights, x)
-
 
 def _take(steps: Sequence[_Step], weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     for step in steps:
         x = step.forward(x, *(weights[name] for name in step.parameters))
     return x
+
+
+def _trace(steps: Sequence[_Step], weights: Mapping[str, Tensor], x: Tensor) -> list[Tensor]:
+    """What each layer with weights but the first is given, and the result."""
+    given = []
+    for i, step in enumerate(steps):
+        if i and step.begins:
+            given.append(x)
+        x = _take([step], weights, x)
+    return [*given, x]
 
 
 def _add_residual(block: Sequence[_Step], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -178,5 +203,5 @@ def _find_pooling(layers: Iterable[Layer]) -> int:
     return following.size if isinstance(following, MaxPooling) else 1
 
 
-def _join(tensors: list[Tensor], dim: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+def _join(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)

@@ -145,6 +145,20 @@ class TargetNetwork:
         """
         return self._choose_evaluator(inputs.device).forward(weights, inputs)
 
+    def trace(self, weights: Weights, inputs: Tensor) -> list[Tensor]:
+        """Features of S sampled networks: what each layer with weights hands to the next one, and the outputs.
+
+        A residual block counts as one layer. Memory grows with S and B.
+
+        Args:
+            weights: S sampled networks.
+            inputs: [B, *input shape], shared by all networks, or [S, B, *input shape].
+
+        Returns:
+            For each layer, [S, B, …], in which the channels of images are last. The last are those of `forward`.
+        """
+        return self._choose_evaluator(inputs.device).trace(weights, inputs)
+
     def arrange(self, weights: Weights, dtype: torch.dtype | None = None) -> Weights:
         """Puts weights into the memory layout that is fastest for `forward`, on their device, and into a type.
 

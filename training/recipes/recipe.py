@@ -15,6 +15,7 @@ from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.objectives import Diversity
+from training.objectives.repulsion import Repulsion
 
 
 class Part(StrEnum):
@@ -27,6 +28,7 @@ class Part(StrEnum):
     OUTLIERS = "outliers"
     HARDENING = "hardening"
     NOISE = "noise"
+    REPULSION = "repulsion"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Recipe:
     """A training run: Adam with a cosine schedule. Each network of a step sees its own inputs.
 
     Raises:
-        ValueError: if a weight is negative, or if the codes follow their prior already and a weight would regularise
-            them.
+        ValueError: if a weight is negative, if the codes follow their prior already and a weight would regularise them,
+            or if a single network would have to be repelled.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Recipe:
     """Settings of adversarial training, if any."""
     noise: GaussianNoise | None = None
     """Settings of the noise that images get, if any. Each network then sees several noisy copies of its inputs."""
+    repulsion: Repulsion | None = None
+    """Settings of the repulsion of features, if any. Networks then see some examples of one another."""
     diversity: Diversity | None = None
     moment_matching_weight: float = 0.0
     adversarial_weight: float = 0.0
@@ -124,6 +128,8 @@ class Recipe:
         ):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"the weight of {name} must be 0 or more, not {weight}")
+        if self.repulsion is not None and self.networks_per_step < 2:
+            raise ValueError(f"{self.name} trains a single network at a time, so there is none that could repel it")
         mixes = self.method.mixer if isinstance(self.method, HyperGANConfig) else isinstance(self.method, DeutschConfig)
         if not mixes and (self.moment_matching_weight or self.adversarial_weight):
             raise ValueError(

@@ -10,6 +10,7 @@ from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.objectives import Diversity, Measure
+from training.objectives.repulsion import Repulsion
 from training.recipes.recipe import OutlierExposure, Part, Recipe
 
 ADDABLE: Mapping[Part, Any] = {
@@ -17,6 +18,7 @@ ADDABLE: Mapping[Part, Any] = {
     Part.OUTLIERS: OutlierExposure(),
     Part.HARDENING: Hardening(),
     Part.NOISE: GaussianNoise(),
+    Part.REPULSION: Repulsion(),
 }
 """Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 

@@ -91,23 +91,28 @@ class Supervised(Problem):
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
         task = self.dataset.task
         inputs, labels = self.draw_batch(step)
+        shared = self._draw_shared(inputs, step)
         if self.recipe.hardening is not None:
             inputs = self._harden(target, weights, inputs, labels, step)
         if self.recipe.noise is not None:
             inputs, labels = self._add_noise(inputs, step), labels.repeat(1, self.recipe.noise.copies)
-        count = inputs.shape[1]
-        if self.recipe.outliers is not None:
-            shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
-            inputs = torch.cat([inputs, shared], dim=1)
+        sizes = [inputs.shape[1], *map(len, shared)]
+        if shared:
+            inputs = torch.cat([inputs, *(part.expand(len(inputs), *part.shape) for part in shared)], dim=1)
         arranged = target.arrange(weights, DTYPES[self.recipe.precision])
-        outputs, others = target.forward(arranged, inputs).tensor_split([count], dim=1)
+        repulsion = self.recipe.repulsion
+        layers = [target.forward(arranged, inputs)] if repulsion is None else target.trace(arranged, inputs)
+        outputs, *others = layers[-1].split(sizes, dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
         if self.recipe.noise is not None:
             losses["consistency"] = consistency_loss(outputs, self.recipe.noise)
         if self.recipe.outliers is not None:
-            order = permutations(self.seed, [step], len(others), GROUP_STREAM)[0].to(others.device)
-            loss = outlier_loss(others[order], self.recipe.outliers.group_size)
+            order = permutations(self.seed, [step], len(outputs), GROUP_STREAM)[0].to(outputs.device)
+            loss = outlier_loss(others[-1][order], self.recipe.outliers.group_size)
             losses["outliers"] = self.recipe.outliers.weight * loss
+        if repulsion is not None:
+            _, *features = zip(*(layer.split(sizes, dim=1) for layer in layers), strict=True)
+            losses["repulsion"] = repulsion.measure_loss(*features)
         return Fit(losses, *task.measure_fit(outputs.detach(), labels))
 
     def validate(self, sampler: WeightSampler, networks: int) -> dict[str, float]:
@@ -134,6 +139,12 @@ class Supervised(Problem):
         drawn = self.recipe.outliers.inputs_per_step, self._source.num_outliers
         (index,) = choices(self.seed, [step], *drawn, OUTLIER_STREAM)
         return self._source.take_outliers(index.to(self._labels.device))
+
+    def _draw_shared(self, inputs: Tensor, step: int) -> list[Tensor]:
+        """What all networks see beside inputs [S, B, …] of their own: examples to repel on, and outliers, [n, …]."""
+        repulsion, outliers = self.recipe.repulsion, self.recipe.outliers
+        shared = [] if repulsion is None else [inputs[0, : repulsion.examples_per_step]]
+        return shared if outliers is None else [*shared, self.draw_outliers(step)]
 
     def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None

@@ -122,6 +122,33 @@ def test_the_way_of_other_devices_equals_the_plain_module(
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("distinct", [False, True])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_trace_has_the_features_of_the_plain_module(
+    target: TargetNetwork, distinct: bool, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the inputs of all layers with weights but the first."""
+    monkeypatch.setattr("models.targets.evaluator.BYTES_ON_DEVICE", 120_000)  # so that there are several blocks
+    weights = draw_small_weights(target, 3)
+    shape = (3, 40, *target.input_shape) if distinct else (40, *target.input_shape)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    *features, outputs = Evaluator(target.layers, target.input_shape, on_cpu).trace(weights, images)
+    torch.testing.assert_close(outputs, reference(target, weights, images, distinct), rtol=1e-4, atol=1e-4)
+    for network in range(3):
+        module = target.module()
+        module.load_state_dict({name: tensor[network] for name, tensor in weights.items()})
+        given: list[Tensor] = []
+        for layer in module:
+            if list(layer.parameters()):
+                layer.register_forward_pre_hook(lambda _, inputs, given=given: given.append(inputs[0]))
+        module(images[network] if distinct else images)
+        assert len(given) - 1 == len(features)
+        for own, expected in zip(features, given[1:], strict=True):
+            expected = expected.movedim(1, -1) if expected.dim() == 4 else expected
+            torch.testing.assert_close(own[network], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_arranged_weights_are_the_same(target: TargetNetwork) -> None:
     weights = draw_small_weights(target, 3)
     arranged = target.arrange(weights)

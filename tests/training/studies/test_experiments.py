@@ -113,6 +113,7 @@ def test_parts_can_be_left_out() -> None:
         (lambda: vary(digits_hypergan(), [Part.MIXER], moment_matching_weight=1.0), "codes follow their prior already"),
         (lambda: vary(mnist_deutsch(), [Part.DIVERSITY], 5.0), "cannot be used without diversity"),
         (lambda: vary(mnist_static(), (), 5.0), "mnist-static trains a single network, so there is no diversity"),
+        (lambda: vary(mnist_static(), extras=[Part.REPULSION]), "a single network at a time"),
         (lambda: vary(digits_hypergan(), (), -1.0), "λ, must be positive, not -1.0"),
         (lambda: vary(digits_hypergan(), measure="variance"), "digits-hypergan has no diversity to measure"),
         (lambda: vary(mnist_deutsch(), measure="variance"), "the weight λ for entropy does not suit variance"),
@@ -148,7 +149,7 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [toy_cubic(), toy_mixture()], ids=lambda recipe: recipe.name)
-@pytest.mark.parametrize("part", [Part.AUGMENTATION, Part.OUTLIERS, Part.HARDENING])
+@pytest.mark.parametrize("part", [Part.AUGMENTATION, Part.OUTLIERS, Part.HARDENING, Part.REPULSION])
 def test_only_images_can_be_distorted(recipe: Recipe, part: Part) -> None:
     dataset = load_dataset(recipe.dataset, Path())
     with pytest.raises(TrainingError, match=f"{part} can only be used to classify images, not with {recipe.dataset}"):
