@@ -9,7 +9,9 @@ from models.samplers.hypergan import HyperGANConfig
 from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
+from training.objectives.logitnorm import LogitNorm
 from training.objectives.objectives import Diversity, Measure
+from training.objectives.rotation import Rotation
 from training.recipes.recipe import OutlierExposure, Part, Recipe
 
 ADDABLE: Mapping[Part, Any] = {
@@ -17,6 +19,8 @@ ADDABLE: Mapping[Part, Any] = {
     Part.OUTLIERS: OutlierExposure(),
     Part.HARDENING: Hardening(),
     Part.NOISE: GaussianNoise(),
+    Part.LOGITNORM: LogitNorm(),
+    Part.ROTATION: Rotation(),
 }
 """Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 

@@ -14,7 +14,7 @@ from models.samplers.sampler import NetworkStack, WeightSampler
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import ADDABLE
 from training.runs.loop import StepReport
 from training.runs.problems import Density, Problem, Supervised
@@ -109,7 +109,7 @@ class TrainingRun(ABC):
 
     def recalibrate(self, judged: Sequence[Judged] | None = None) -> None:
         """Prepares the sampler for use outside this run: sets batch normalisation from one large batch of draws, and
-        sharpens networks that learned to be uncertain on outliers.
+        sharpens networks whose scale the loss did not fit to the labels.
 
         Args:
             judged: what to sharpen by, if not by the validation split.
@@ -120,8 +120,9 @@ class TrainingRun(ABC):
         sharpen(self.sampler, self.judge_validation() if judged is None else judged)
 
     def judge_validation(self) -> list[Judged]:
-        """What to sharpen the networks by; nothing if they did not learn from outliers, or if nothing is held out."""
-        learned = self.recipe.outliers is not None and _list_stacks(self.sampler)
+        """What to sharpen the networks by; nothing if their loss was a plain one, or if nothing is held out."""
+        shifted = self.recipe.outliers is not None or self.recipe.logitnorm is not None
+        learned = shifted and _list_stacks(self.sampler)
         if not learned or not isinstance(self.dataset, Dataset) or not len(self.dataset.validation):
             return []
         validation = self.dataset.validation
@@ -158,7 +159,8 @@ class TrainingRun(ABC):
 def sharpen(sampler: WeightSampler, judged: Sequence[Judged]) -> None:
     """Divides the outputs of stored networks by the temperature at which they fit the labels of judged inputs best.
 
-    Networks that learned to be uncertain on outliers are too uncertain on all inputs.
+    Networks that learned to be uncertain on outliers are too uncertain on all inputs, and those that learned from
+    normalised logits have logits of any scale.
     """
     if not judged:
         return
@@ -174,8 +176,9 @@ def _list_stacks(sampler: WeightSampler) -> list[NetworkStack]:
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
     extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
-    of_images = dataset.input.perturbable and dataset.task.has_classes
-    if extras and not of_images:
+    mixed = recipe.outliers is not None and recipe.outliers.mixes is not None
+    suitable = dataset.input.perturbable or (mixed and extras == [Part.OUTLIERS])
+    if extras and not (suitable and dataset.task.has_classes):
         raise TrainingError(
             f"{recipe.name}: {', '.join(extras)} can only be used to classify images, not with {recipe.dataset}"
         )
