@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from models.device import choose_device
@@ -56,3 +57,18 @@ def near_foreign_command(
     if not finished:
         warn("the study was interrupted. Continue with the same command.")
     conclude(f"Wrote {place / 'README.md'}." if finished else "", place / "comparison.json", as_json)
+
+
+def near_foreign_features_command(
+    backbone: Annotated[Path, typer.Argument(help="ONNX file of a pretrained network.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Directory for all trainings, and for features.")],
+    data: DataOption = DATA_FOLDER,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare outliers among features with outlier images, on some hundred photographs of five classes of CIFAR-10."""
+    torch.set_num_threads(1)  # more would wait for one another, as the networks on features are small
+    with explain_errors(), be_quiet(quiet):
+        from training.studies.near_foreign_features import study_features  # takes long to import
+
+        study_features(backbone, 128, out / "features", out, data)
+    conclude(f"Wrote {out / 'linear' / 'README.md'} and {out / 'vectors' / 'README.md'}.", out, as_json=False)

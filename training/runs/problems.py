@@ -110,9 +110,11 @@ class Supervised(Problem):
             inputs = torch.cat([inputs, shared], dim=1)
         arranged = target.arrange(weights, DTYPES[self.recipe.precision])
         every, own = target.forward(arranged, inputs), task.num_outputs
-        outputs, others = every[:, :count, :own], every[:, seen:, :own]
-        fitted = outputs if self.recipe.logitnorm is None else normalize_logits(outputs, self.recipe.logitnorm)
-        losses = {"fit": task.measure_loss(fitted, labels, self._class_weights)}
+        logits = every[..., :own]
+        if self.recipe.logitnorm is not None:
+            logits = normalize_logits(logits, self.recipe.logitnorm)
+        outputs, others = logits[:, :count], logits[:, seen:]
+        losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
         if self.recipe.rotation is not None:
             losses["rotation"] = rotation_loss(every[:, count:seen, own:], self.recipe.rotation)
         if self.recipe.noise is not None:

@@ -57,6 +57,11 @@ class TrainingRun(ABC):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
             self.sampler: WeightSampler = recipe.method.build(recipe.target)
             self._modules = {"sampler": self.sampler, **self._build_helpers()}
+        if recipe.logitnorm is not None and not _list_stacks(self.sampler):
+            raise TrainingError(
+                f"{recipe.name}: logitnorm leaves the scale of logits open, which can be set afterwards only where "
+                "whole networks are stored, as by hyperdraw, deep ensembles and MC dropout"
+            )
         for module in self._modules.values():
             module.to(device)
         self._optimizers = self._build_optimizers()

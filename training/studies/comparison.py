@@ -33,7 +33,7 @@ from training.evaluation.evidence import (
 from training.evaluation.measures import measure_nll
 from training.evaluation.summaries import Spread
 from training.progress import announce, track
-from training.studies.comparison_metrics import Metric, is_share, list_metrics
+from training.studies.comparison_metrics import Metric, count_decimals, is_share, list_metrics
 from training.studies.figures import draw_curves
 
 RESAMPLES = 1000
@@ -342,11 +342,11 @@ def _name_single(comparison: Comparison) -> str:
 
 
 def _format_spread(name: str, spread: Spread, seeds: int) -> str:
-    pattern = "{:.2%}" if is_share(name) else "{:.4f}"
+    pattern = "{:.2%}" if is_share(name) else f"{{:.{count_decimals(name)}f}}"
     return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
 
 
 def _format_interval(name: str, interval: Interval) -> str:
-    scale, pattern = (100, "{:+.2f}") if is_share(name) else (1, "{:+.4f}")
+    scale, pattern = (100, "{:+.2f}") if is_share(name) else (1, f"{{:+.{count_decimals(name)}f}}")
     numbers = [pattern.format(scale * n) for n in (interval.difference, interval.low, interval.high)]
     return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
