@@ -19,7 +19,7 @@ class DatasetChoice(StrEnum):
 
     DIGITS = "digits-8"
     MNIST = "mnist-8"
-    CIFAR = "cifar-5"
+    CIFAR = "cifar-5-brief"
 
 
 def near_foreign_command(

@@ -66,11 +66,14 @@ def load_cifar_5(data: Path) -> Dataset:
     return keep_classes(load_cifar_10(data), range(5))
 
 
+def load_cifar_5_brief(data: Path) -> Dataset:
+    """CIFAR-5, of which the splits that do not train have 500, 500 and 2,000 images, which are judged soon."""
+    return _hold_out_fewer(load_cifar_5(data), 500, 500, 2_000)
+
+
 def load_mnist_8(data: Path) -> Dataset:
     """MNIST without 3 and 7 in all splits, of which those that do not train have 500, 500 and 4,000 images."""
-    eight = keep_classes(load_mnist(data), EIGHT_DIGITS)
-    sizes = {"validation": 500, "calibration": 500, "test": 4_000}
-    return replace(eight, **{name: getattr(eight, name)[:size] for name, size in sizes.items()})
+    return _hold_out_fewer(keep_classes(load_mnist(data), EIGHT_DIGITS), 500, 500, 4_000)
 
 
 def load_digits(data: Path) -> Dataset:
@@ -97,6 +100,15 @@ def keep_classes(dataset: Dataset, known: Sequence[int]) -> Dataset:
     return Dataset(dataset.input, Classification(tuple(dataset.task.classes[number] for number in known)), *splits)
 
 
+def _hold_out_fewer(dataset: Dataset, validation: int, calibration: int, test: int) -> Dataset:
+    return replace(
+        dataset,
+        validation=dataset.validation[:validation],
+        calibration=dataset.calibration[:calibration],
+        test=dataset.test[:test],
+    )
+
+
 @cache
 def _read_digits() -> Examples:
     from sklearn.datasets import load_digits as load_from_sklearn  # only this dataset needs it
@@ -117,6 +129,7 @@ _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
     "cifar-10": load_cifar_10,
     "cifar-10-5000": load_cifar_10_5000,
     "cifar-5": load_cifar_5,
+    "cifar-5-brief": load_cifar_5_brief,
     "digits": load_digits,
     "digits-8": load_digits_8,
     "cubic": load_cubic,

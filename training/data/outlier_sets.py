@@ -118,8 +118,9 @@ _OUTLIERS: dict[str, _Sets] = {
     "mnist-8": {"mnist-3-and-7": load_mnist_3_and_7, "notmnist": lambda data: load_notmnist(data)[:2_000]},
     "cifar-10": _OUTLIERS_OF_CIFAR,
     "cifar-10-5000": _OUTLIERS_OF_CIFAR,
-    "cifar-5": {
-        "cifar-5-others": load_cifar_5_others,
+    "cifar-5": {"cifar-5-others": load_cifar_5_others},
+    "cifar-5-brief": {
+        "cifar-5-others": lambda data: load_cifar_5_others(data)[:2_000],
         "notmnist": lambda data: _fit_cifar(load_notmnist(data)[:2_000]),
     },
     "digits-8": {"digits-3-and-7": load_digits_3_and_7},

@@ -33,7 +33,7 @@ def list_recipes() -> Mapping[str, Recipe]:
     return {
         "digits-8": _make_recipe("digits-8", digits, steps=800, inputs=32),
         "mnist-8": _make_recipe("mnist-8", mnist, steps=600, inputs=64, augmentation=Augmentation()),
-        "cifar-5": _make_recipe("cifar-5", cifar, steps=500, inputs=64, augmentation=CROPS),
+        "cifar-5-brief": _make_recipe("cifar-5-brief", cifar, steps=500, inputs=64, augmentation=CROPS),
     }
 
 

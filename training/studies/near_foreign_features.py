@@ -73,7 +73,9 @@ def _load_photographs(data: Path, spec: ImageSpec, backbone: CachedBackbone) -> 
         split: Examples = getattr(five, name)
         index = torch.cat([(split.labels == label).nonzero()[:each, 0] for label in range(5)])
         splits.append(Examples(_enlarge(split.inputs[index], spec.height), split.labels[index]))
-    outliers = {name: _enlarge(some[:FOREIGN], spec.height) for name, some in load_outliers("cifar-5", data).items()}
+    outliers = {
+        name: _enlarge(some[:FOREIGN], spec.height) for name, some in load_outliers("cifar-5-brief", data).items()
+    }
     return Dataset(spec, five.task, *splits, backbone=backbone), outliers
 
 

@@ -140,16 +140,22 @@ def test_parts_of_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         part.tofile(path)
     monkeypatch.setattr(Publication, "locate", lambda *_: paths)
     monkeypatch.setattr("training.data.outlier_sets.load_notmnist", lambda _: torch.zeros(3, 1, 28, 28).byte())
-    whole, small, five = (load_dataset(name, tmp_path) for name in ("cifar-10", "cifar-10-5000", "cifar-5"))
+    names = "cifar-10", "cifar-10-5000", "cifar-5", "cifar-5-brief"
+    whole, small, five, brief = (load_dataset(name, tmp_path) for name in names)
     assert isinstance(whole, Dataset)
     assert isinstance(small, Dataset)
     assert isinstance(five, Dataset)
+    assert isinstance(brief, Dataset)
     assert [len(part) for part in (whole.train, whole.validation, whole.calibration)] == [46_000, 2_000, 2_000]
     assert torch.equal(whole.test.inputs.flatten(1), torch.from_numpy(rows[50_000:, 1:]))
     assert len(small.train) == 5_000
     assert five.test.labels.max() == 4
-    outliers = load_outliers("cifar-5", tmp_path)
-    assert len(outliers["cifar-5-others"]) + len(five.test) == 10_000
+    others = load_outliers("cifar-5", tmp_path)["cifar-5-others"]
+    assert len(others) + len(five.test) == 10_000
+    assert torch.equal(brief.train.inputs, five.train.inputs)
+    assert [len(part) for part in (brief.validation, brief.calibration, brief.test)] == [500, 500, 2_000]
+    outliers = load_outliers("cifar-5-brief", tmp_path)
+    assert torch.equal(outliers["cifar-5-others"], others[:2_000])
     assert outliers["notmnist"].shape == (3, 3, 32, 32)
 
 
