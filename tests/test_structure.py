@@ -156,6 +156,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "options": {"data", "recipes"},
         "endings": {"data", "imports", "progress", "runs"},
         "drift_command": {"endings", "options", "progress", "studies"},
+        "near_foreign_command": {"endings", "options", "progress", "recipes", "studies"},
         "backbone_command": {"backbones", "endings", "options", "progress"},
         "images_command": {
             "backbones",
@@ -182,6 +183,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "evaluation",
             "images_command",
             "import_command",
+            "near_foreign_command",
             "objectives",
             "options",
             "progress",

@@ -1,6 +1,6 @@
 """Datasets by name, and the one that a checkpoint was trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,9 @@ from training.data.table import load_table_again
 from training.data.vectors import load_vectors_again
 
 DIGITS = tuple("0123456789")
+EIGHT_DIGITS = (0, 1, 2, 4, 5, 6, 8, 9)
+"""The digits that some datasets keep. The other two are then foreign, and near: a 3 is like a 2, 5 or 8, a 7 like a 1,
+2, 4 or 9."""
 IMPORTED = "import"
 """Name for a recipe's, if networks were trained elsewhere. Their dataset holds images that they have not seen."""
 
@@ -60,9 +63,17 @@ def load_cifar_10_5000(data: Path) -> Dataset:
 
 def load_cifar_5(data: Path) -> Dataset:
     """The first five classes of CIFAR-10 in all splits (HyperGAN, section 4.1)."""
-    cifar = load_cifar_10(data)
-    known = [split[split.labels < 5] for split in (cifar.train, cifar.validation, cifar.calibration, cifar.test)]
-    return Dataset(cifar.input, Classification(CIFAR_CLASSES[:5]), *known)
+    return keep_classes(load_cifar_10(data), range(5))
+
+
+def load_cifar_5_brief(data: Path) -> Dataset:
+    """CIFAR-5, of which the splits that do not train have 500, 500 and 2,000 images, which are judged soon."""
+    return _hold_out_fewer(load_cifar_5(data), 500, 500, 2_000)
+
+
+def load_mnist_8(data: Path) -> Dataset:
+    """MNIST without 3 and 7 in all splits, of which those that do not train have 500, 500 and 4,000 images."""
+    return _hold_out_fewer(keep_classes(load_mnist(data), EIGHT_DIGITS), 500, 500, 4_000)
 
 
 def load_digits(data: Path) -> Dataset:
@@ -70,6 +81,32 @@ def load_digits(data: Path) -> Dataset:
     splits = split_randomly(_read_digits(), (1_097, 200, 200, 300))
     spec = ImageSpec(channels=1, height=8, width=8, mean=(0.3053,), std=(0.3764,))
     return Dataset(spec, Classification(DIGITS), *splits)
+
+
+def load_digits_8(data: Path) -> Dataset:
+    """The digits of scikit-learn without 3 and 7 in all splits."""
+    return keep_classes(load_digits(data), EIGHT_DIGITS)
+
+
+def keep_classes(dataset: Dataset, known: Sequence[int]) -> Dataset:
+    """The same splits with the examples of some classes, which are numbered in this order, and without all others."""
+    assert isinstance(dataset.task, Classification)
+    numbers = torch.full((len(dataset.task.classes),), -1)
+    numbers[list(known)] = torch.arange(len(known))
+    splits = []
+    for split in (dataset.train, dataset.validation, dataset.calibration, dataset.test):
+        labels = numbers[split.labels]
+        splits.append(Examples(split.inputs[labels >= 0], labels[labels >= 0]))
+    return Dataset(dataset.input, Classification(tuple(dataset.task.classes[number] for number in known)), *splits)
+
+
+def _hold_out_fewer(dataset: Dataset, validation: int, calibration: int, test: int) -> Dataset:
+    return replace(
+        dataset,
+        validation=dataset.validation[:validation],
+        calibration=dataset.calibration[:calibration],
+        test=dataset.test[:test],
+    )
 
 
 @cache
@@ -88,10 +125,13 @@ def label_images(images: NDArray[np.uint8], labels: NDArray[np.generic]) -> Exam
 _DATASETS: dict[str, Callable[[Path], Dataset | Mixture]] = {
     "mnist": load_mnist,
     "mnist-5000": load_mnist_5000,
+    "mnist-8": load_mnist_8,
     "cifar-10": load_cifar_10,
     "cifar-10-5000": load_cifar_10_5000,
     "cifar-5": load_cifar_5,
+    "cifar-5-brief": load_cifar_5_brief,
     "digits": load_digits,
+    "digits-8": load_digits_8,
     "cubic": load_cubic,
     "mixture": load_mixture,
 }

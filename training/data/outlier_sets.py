@@ -15,8 +15,8 @@ from models.inputs.image_formats import SUFFIXES
 from models.inputs.pixels import ImageError, decode_image
 from models.inputs.spec import InputSpec
 from training.data.cubic import load_cubic_beyond
-from training.data.dataset import DatasetError
-from training.data.datasets import load_cifar_10, load_dataset
+from training.data.dataset import DatasetError, Examples
+from training.data.datasets import EIGHT_DIGITS, load_cifar_10, load_dataset, load_digits, load_mnist
 from training.data.image_folders import MAX_IMAGE_PIXELS
 from training.data.image_tree import search, show
 from training.data.published import FASHION_MNIST, NOTMNIST, read_idx
@@ -72,6 +72,22 @@ def load_cifar_5_others(data: Path) -> Tensor:
     return test.inputs[test.labels >= 5]
 
 
+def load_mnist_3_and_7(data: Path) -> Tensor:
+    """MNIST's test images of the two digits that `mnist-8` leaves out."""
+    return _take_3_and_7(load_mnist(data).test)
+
+
+def load_digits_3_and_7(data: Path) -> Tensor:
+    """The digits of scikit-learn that `digits-8` leaves out, of all splits, because those of one are few."""
+    digits = load_digits(data)
+    splits = digits.train, digits.validation, digits.calibration, digits.test
+    return torch.cat([_take_3_and_7(split) for split in splits])
+
+
+def _take_3_and_7(examples: Examples) -> Tensor:
+    return examples.inputs[~torch.isin(examples.labels, torch.tensor(EIGHT_DIGITS))]
+
+
 def load_fashion_mnist(data: Path) -> Tensor:
     """Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017): the 10,000 test images, of clothes."""
     return torch.tensor(read_idx(FASHION_MNIST.locate(data)[0]))[:, None]
@@ -99,9 +115,15 @@ _OUTLIERS_OF_CIFAR: _Sets = {
 _OUTLIERS: dict[str, _Sets] = {
     "mnist": _OUTLIERS_OF_MNIST,
     "mnist-5000": _OUTLIERS_OF_MNIST,
+    "mnist-8": {"mnist-3-and-7": load_mnist_3_and_7, "notmnist": lambda data: load_notmnist(data)[:2_000]},
     "cifar-10": _OUTLIERS_OF_CIFAR,
     "cifar-10-5000": _OUTLIERS_OF_CIFAR,
     "cifar-5": {"cifar-5-others": load_cifar_5_others},
+    "cifar-5-brief": {
+        "cifar-5-others": lambda data: load_cifar_5_others(data)[:2_000],
+        "notmnist": lambda data: _fit_cifar(load_notmnist(data)[:2_000]),
+    },
+    "digits-8": {"digits-3-and-7": load_digits_3_and_7},
     "cubic": {"cubic-beyond": load_cubic_beyond},
 }
 """Each dataset's usual outliers, by name."""

@@ -43,13 +43,13 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def fit_member_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of the single networks at which their mean probabilities fit the labels best.
+    """The temperature of the single networks, from 1/100 to 100, at which their mean probabilities fit the labels best.
 
     Args:
         logits: [S, n, K].
         labels: [n].
     """
-    return _minimize(lambda temperature: measure_misfit(average_logits(logits / temperature), labels))
+    return _minimize(lambda temperature: measure_misfit(average_logits(logits / temperature), labels), 100)
 
 
 def measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
@@ -58,12 +58,12 @@ def measure_misfit(logs: Tensor, labels: Tensor) -> Tensor:
     return (1 - share) * F.nll_loss(logs, labels) - share * logs.mean()
 
 
-def _minimize(measure_loss: Callable[[float], Tensor]) -> float:
+def _minimize(measure_loss: Callable[[float], Tensor], largest: float = 10) -> float:
+    """The number from 1 / largest to largest at which a loss is least."""
     from scipy.optimize import minimize_scalar  # takes long to import
 
-    found = minimize_scalar(
-        lambda log: float(measure_loss(math.exp(log))), bounds=(-math.log(10), math.log(10)), method="bounded"
-    )
+    reach = math.log(largest)
+    found = minimize_scalar(lambda log: float(measure_loss(math.exp(log))), bounds=(-reach, reach), method="bounded")
     return float(math.exp(found.x))
 
 

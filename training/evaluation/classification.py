@@ -20,10 +20,12 @@ from training.evaluation.growth import measure_foreign_growth, measure_growth
 from training.evaluation.measures import (
     id_flagged_at_95_ood,
     measure_accuracy,
+    measure_augrc,
     measure_aupr,
     measure_aurc,
     measure_auroc,
     measure_brier,
+    measure_coverage,
     measure_ece,
     measure_nll,
     ood_missed_at_5_id,
@@ -110,15 +112,17 @@ def measure_ensembles(logits: Tensor, labels: Tensor, size: int, calibration: Ca
     """Metrics of the S // size disjoint ensembles among members, from their logits [S, B, K] and labels [B]."""
     parts = [measure_uncertainty(part) for part in logits.split(size) if len(part) == size]
     logs = [average_logits(part.double()) for part in logits.split(size) if len(part) == size]
-    wrong = [part.probabilities.argmax(-1) != labels for part in parts]
+    judged = [(part.predictive_entropy, part.probabilities.argmax(-1) != labels) for part in parts]
     return EnsembleMetrics(
         size=size,
         ensembles=len(parts),
         accuracy=average([measure_accuracy(part.probabilities, labels) for part in parts]),
-        aurc=average([measure_aurc(p.predictive_entropy, w) for p, w in zip(parts, wrong, strict=True)]),
+        aurc=average([measure_aurc(*part) for part in judged]),
         plain=_measure_probabilities(logs, labels),
         temperature=calibration.temperature_for(size),
         tempered=_measure_probabilities([calibration.temper(part, size) for part in logs], labels),
+        augrc=average([measure_augrc(*part) for part in judged]),
+        coverage_at_1_risk=average([measure_coverage(*part, risk=0.01) for part in judged]),
     )
 
 

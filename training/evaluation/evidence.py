@@ -55,6 +55,8 @@ class Evidence:
     """ln p of the largest ensemble on the test set, at its temperature, [B, K]."""
     entropies: dict[str, Tensor]
     """Predictive entropy by set, [B]."""
+    flag_scores: dict[str, Tensor]
+    """The score that raises `out_of_distribution` by set, [B]."""
     members: dict[str, Tensor]
     """ln p of separately trained networks by split, [M, B, K]; empty for other methods, and in folds."""
 
@@ -100,6 +102,7 @@ def gather_evidence(
         curves=curves,
         log_probabilities=tempered,
         entropies={name: p.score("predictive_entropy") for name, p in predictions.items()},
+        flag_scores={n: calibration.judge(p)["out_of_distribution"].scores for n, p in predictions.items()},
         members=members,
     )
 
@@ -116,7 +119,7 @@ def save_evidence(directory: Path, evidence: Evidence) -> None:
     """Writes what `load_evidence` reads. Earlier evidence on other outliers stays if it is of the same version."""
     earlier = load_evidence(directory)
     known = asdict(evidence if earlier is None else _keep_sets(evidence, earlier))
-    groups = {name: known.pop(name) for name in ("entropies", "members")}
+    groups = {name: known.pop(name) for name in ("entropies", "flag_scores", "members")}
     tensors = {"log_probabilities": known.pop("log_probabilities")}
     tensors |= {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -133,6 +136,7 @@ def _keep_sets(evidence: Evidence, earlier: Evidence) -> Evidence:
         origin=Origin(origin.version, before.sets | origin.sets),
         curves=earlier.curves | evidence.curves,
         entropies=earlier.entropies | evidence.entropies,
+        flag_scores=earlier.flag_scores | evidence.flag_scores,
     )
 
 
@@ -141,7 +145,8 @@ def load_evidence(directory: Path) -> Evidence | None:
     if not (directory / FILE).exists():
         return None
     tensors, metadata = read_tensors(directory / FILE)
-    if "log_probabilities" not in tensors:
+    scores = select_below("flag_scores", tensors)
+    if not scores:
         return None
     known = json.loads(metadata["evidence"])
     curves = {name: {int(size): value for size, value in curve.items()} for name, curve in known.pop("curves").items()}
@@ -150,5 +155,6 @@ def load_evidence(directory: Path) -> Evidence | None:
         curves=curves,
         log_probabilities=tensors["log_probabilities"],
         entropies=select_below("entropies", tensors),
+        flag_scores=scores,
         members=select_below("members", tensors),
     )

@@ -6,6 +6,7 @@ Shapes: B inputs, K classes, n inputs inside the distribution, m outside of it.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.tasks.probabilities import BINS, measure_calibration_error
@@ -26,7 +27,7 @@ def measure_nll(log_probabilities: Tensor, labels: Tensor) -> float:
 
 def measure_brier(probabilities: Tensor, labels: Tensor) -> float:
     """Mean of Σ (p − y)² over classes, between 0 and 2 (Brier 1950)."""
-    truth = torch.nn.functional.one_hot(labels, probabilities.shape[1])
+    truth = F.one_hot(labels, probabilities.shape[1])
     return float((probabilities.double() - truth).square().sum(-1).mean())
 
 
@@ -52,11 +53,48 @@ def measure_aurc(scores: Tensor, wrong: Tensor) -> float:
         scores: [B], larger where the answer is less certain.
         wrong: bool [B]. Inputs with equal scores share their errors evenly.
     """
-    values, group, sizes = scores.unique(return_inverse=True, return_counts=True)
-    errors = torch.zeros(len(values), dtype=torch.float64).index_add(0, group, wrong.double())
-    spread = (errors / sizes).repeat_interleave(sizes)
-    risks = spread.cumsum(0) / torch.arange(1, len(scores) + 1)
+    errors, sizes = _count_errors(scores, wrong)
+    risks = _spread(errors, sizes).cumsum(0) / torch.arange(1, len(scores) + 1)
     return float(risks.mean())
+
+
+def measure_augrc(scores: Tensor, wrong: Tensor) -> float:
+    """Area under the generalised risk–coverage curve (Traub et al., NeurIPS 2024), between 0 and 1/2.
+
+    The generalised risk is the share of inputs that are both among the least uncertain and wrong. Unlike AURC, its area
+    does not weigh the errors among the few most certain inputs above all others: with error rate e, it is e²/2 plus
+    e (1 − e) times the probability that a right answer is less certain than a wrong one.
+
+    Args:
+        scores: [B], larger where the answer is less certain.
+        wrong: bool [B]. Inputs with equal scores share their errors evenly.
+    """
+    risks = _spread(*_count_errors(scores, wrong)).cumsum(0) / len(scores)
+    return float(torch.trapezoid(F.pad(risks, (1, 0))) / len(scores))
+
+
+def measure_coverage(scores: Tensor, wrong: Tensor, risk: float) -> float:
+    """Largest share of inputs that a threshold of the score accepts with at most a share `risk` of errors; 0 if none.
+
+    Args:
+        scores: [B], larger where the answer is less certain.
+        wrong: bool [B].
+        risk: the share of errors among the accepted inputs.
+    """
+    errors, sizes = (counts.cumsum(0) for counts in _count_errors(scores, wrong))
+    accepted = sizes * (errors <= risk * sizes)
+    return float(accepted.max() / len(scores))
+
+
+def _count_errors(scores: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of errors and of inputs with each distinct score, in ascending order."""
+    values, group, sizes = scores.unique(return_inverse=True, return_counts=True)
+    return torch.zeros(len(values), dtype=torch.float64).index_add(0, group, wrong.double()), sizes
+
+
+def _spread(errors: Tensor, sizes: Tensor) -> Tensor:
+    """Errors of groups of some sizes, spread evenly over their inputs, [B]."""
+    return (errors / sizes).repeat_interleave(sizes)
 
 
 def measure_auroc(inside: Tensor, outside: Tensor) -> float:

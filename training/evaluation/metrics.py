@@ -51,6 +51,10 @@ class EnsembleMetrics:
     temperature: float
     """The temperature calibrated for this size."""
     tempered: ProbabilityMetrics
+    augrc: float | None = None
+    """Area under the generalised risk–coverage curve by predictive entropy. None in older files, like the next."""
+    coverage_at_1_risk: float | None = None
+    """Largest share of inputs of which at most 1 % are answered wrongly, accepted by predictive entropy."""
 
 
 @dataclass(frozen=True)

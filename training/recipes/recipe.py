@@ -14,6 +14,7 @@ from models.targets.target import TargetNetwork
 from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
+from training.objectives.logitnorm import LogitNorm
 from training.objectives.objectives import Diversity
 from training.objectives.repulsion import Repulsion
 
@@ -29,6 +30,7 @@ class Part(StrEnum):
     HARDENING = "hardening"
     NOISE = "noise"
     REPULSION = "repulsion"
+    LOGITNORM = "logitnorm"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Recipe:
     """Settings of the noise that images get, if any. Each network then sees several noisy copies of its inputs."""
     repulsion: Repulsion | None = None
     """Settings of the repulsion of features, if any. Networks then see some examples of one another."""
+    logitnorm: LogitNorm | None = None
+    """Settings of losses on normalised logits, if any."""
     diversity: Diversity | None = None
     moment_matching_weight: float = 0.0
     adversarial_weight: float = 0.0

@@ -9,6 +9,7 @@ from models.samplers.hypergan import HyperGANConfig
 from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
+from training.objectives.logitnorm import LogitNorm
 from training.objectives.objectives import Diversity, Measure
 from training.objectives.repulsion import Repulsion
 from training.recipes.recipe import OutlierExposure, Part, Recipe
@@ -19,6 +20,7 @@ ADDABLE: Mapping[Part, Any] = {
     Part.HARDENING: Hardening(),
     Part.NOISE: GaussianNoise(),
     Part.REPULSION: Repulsion(),
+    Part.LOGITNORM: LogitNorm(),
 }
 """Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 

@@ -1,7 +1,13 @@
 """The section of a model card on metrics."""
 
 from models.checkpoint import CheckpointConfig
-from training.evaluation.metrics import ClassificationMetrics, DensityMetrics, Metrics, RegressionMetrics
+from training.evaluation.metrics import (
+    ClassificationMetrics,
+    DensityMetrics,
+    EnsembleMetrics,
+    Metrics,
+    RegressionMetrics,
+)
 from training.evaluation.summaries import estimate_share
 
 MOST_CLASSES = 20
@@ -23,12 +29,6 @@ def describe_metrics(metrics: Metrics, config: CheckpointConfig) -> str:
 
 def _describe_classification(metrics: ClassificationMetrics, config: CheckpointConfig) -> str:
     single, noun = metrics.single, config.input.noun
-    ensembles = "\n".join(
-        f"| ensemble of {e.size} (mean of {e.ensembles}) | {e.accuracy:.2%} | {e.plain.nll:.4f} | {e.plain.brier:.4f} "
-        f"| {e.plain.ece:.4f} | {e.plain.adaptive_ece:.4f} | {e.aurc:.6f} | {e.temperature:.2f} "
-        f"| {e.tempered.nll:.4f} | {e.tempered.ece:.4f} |"
-        for e in metrics.ensembles
-    )
     fitted = f"validation {noun}"
     if config.training.folds is not None:
         fitted = f"the training {noun}, each answered by networks that were trained without its fold"
@@ -44,11 +44,28 @@ The mean mutual information is {metrics.mutual_information:.5f} nats.
 `hyperdraw-train evaluate DIR` measured these on the {metrics.test_inputs:,} test {noun} of {config.training.dataset}, with {_name_members(metrics.networks, metrics.seed)}.
 T is the temperature of the averaged probabilities, fitted on {fitted}:
 
-| | accuracy | NLL | Brier | ECE | adaptive ECE | AURC | T | NLL at T | ECE at T |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-{ensembles}
+{_tabulate_ensembles(metrics)}
 
 {spread}{_describe_classes(metrics, noun)}{_describe_outliers(metrics)}{_describe_norms(metrics)}"""
+
+
+def _tabulate_ensembles(metrics: ClassificationMetrics) -> str:
+    """The table of ensembles, by their size."""
+    rows = {f"ensemble of {e.size} (mean of {e.ensembles})": _list_cells(e) for e in metrics.ensembles}
+    names = list(_list_cells(metrics.whole))
+    lines = [f"| {row} | {' | '.join(cells[name] for name in names)} |" for row, cells in rows.items()]
+    return "\n".join([f"| | {' | '.join(names)} |", "| --- |" + " --- |" * len(names), *lines])
+
+
+def _list_cells(ensemble: EnsembleMetrics) -> dict[str, str]:
+    """Metrics by the name of their column, without those that older files lack."""
+    plain, tempered = ensemble.plain, ensemble.tempered
+    cells = {"accuracy": f"{ensemble.accuracy:.2%}", "NLL": f"{plain.nll:.4f}", "Brier": f"{plain.brier:.4f}"}
+    cells |= {"ECE": f"{plain.ece:.4f}", "adaptive ECE": f"{plain.adaptive_ece:.4f}", "AURC": f"{ensemble.aurc:.6f}"}
+    if ensemble.augrc is not None and ensemble.coverage_at_1_risk is not None:
+        cells |= {"AUGRC": f"{ensemble.augrc:.6f}", "coverage at 1% risk": f"{ensemble.coverage_at_1_risk:.1%}"}
+    cells |= {"T": f"{ensemble.temperature:.2f}", "NLL at T": f"{tempered.nll:.4f}", "ECE at T": f"{tempered.ece:.4f}"}
+    return cells
 
 
 def _describe_classes(metrics: ClassificationMetrics, noun: str) -> str:

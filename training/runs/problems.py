@@ -19,6 +19,7 @@ from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.objectives.gaussian_noise import add_noise, consistency_loss
 from training.objectives.hardening import harden
+from training.objectives.logitnorm import normalize_logits
 from training.objectives.objectives import balance_classes, outlier_loss
 from training.recipes.recipe import Recipe
 from training.runs.noise import fork_noise
@@ -100,9 +101,10 @@ class Supervised(Problem):
         if shared:
             inputs = torch.cat([inputs, *(part.expand(len(inputs), *part.shape) for part in shared)], dim=1)
         arranged = target.arrange(weights, DTYPES[self.recipe.precision])
-        repulsion = self.recipe.repulsion
+        repulsion, normalisation = self.recipe.repulsion, self.recipe.logitnorm
         layers = [target.forward(arranged, inputs)] if repulsion is None else target.trace(arranged, inputs)
-        outputs, *others = layers[-1].split(sizes, dim=1)
+        scaled = layers[-1] if normalisation is None else normalize_logits(layers[-1], normalisation)
+        outputs, *others = scaled.split(sizes, dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
         if self.recipe.noise is not None:
             losses["consistency"] = consistency_loss(outputs, self.recipe.noise)

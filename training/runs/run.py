@@ -57,6 +57,11 @@ class TrainingRun(ABC):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
             self.sampler: WeightSampler = recipe.method.build(recipe.target)
             self._modules = {"sampler": self.sampler, **self._build_helpers()}
+        if recipe.logitnorm is not None and not _list_stacks(self.sampler):
+            raise TrainingError(
+                f"{recipe.name}: logitnorm leaves the scale of logits open, which can be set afterwards only where "
+                "whole networks are stored, as by hyperdraw, deep ensembles and MC dropout"
+            )
         for module in self._modules.values():
             module.to(device)
         self._optimizers = self._build_optimizers()
@@ -109,7 +114,7 @@ class TrainingRun(ABC):
 
     def recalibrate(self, judged: Sequence[Judged] | None = None) -> None:
         """Prepares the sampler for use outside this run: sets batch normalisation from one large batch of draws, and
-        sharpens networks that learned to be uncertain on outliers.
+        sharpens networks whose scale the loss did not fit to the labels.
 
         Args:
             judged: what to sharpen by, if not by the validation split.
@@ -120,8 +125,9 @@ class TrainingRun(ABC):
         sharpen(self.sampler, self.judge_validation() if judged is None else judged)
 
     def judge_validation(self) -> list[Judged]:
-        """What to sharpen the networks by; nothing if they did not learn from outliers, or if nothing is held out."""
-        learned = self.recipe.outliers is not None and _list_stacks(self.sampler)
+        """What to sharpen the networks by; nothing if their loss was a plain one, or if nothing is held out."""
+        shifted = self.recipe.outliers is not None or self.recipe.logitnorm is not None
+        learned = shifted and _list_stacks(self.sampler)
         if not learned or not isinstance(self.dataset, Dataset) or not len(self.dataset.validation):
             return []
         validation = self.dataset.validation
@@ -158,7 +164,8 @@ class TrainingRun(ABC):
 def sharpen(sampler: WeightSampler, judged: Sequence[Judged]) -> None:
     """Divides the outputs of stored networks by the temperature at which they fit the labels of judged inputs best.
 
-    Networks that learned to be uncertain on outliers are too uncertain on all inputs.
+    Networks that learned to be uncertain on outliers are too uncertain on all inputs, and those that learned from
+    normalised logits have logits of any scale.
     """
     if not judged:
         return

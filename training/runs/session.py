@@ -103,6 +103,18 @@ def format_command(recipe: Recipe, seed: int, steps: int) -> str:
     return f"hyperdraw-train {recipe.name} --out DIR{options}"
 
 
+def check_repeated(session: Session) -> None:
+    """Checks that a finished run is the one that a session would make.
+
+    Raises:
+        TrainingError: if its directory holds another run.
+    """
+    command = load_checkpoint(session.out).config.training.command
+    assert session.seed is not None
+    if command != format_command(session.recipe, session.seed, session.steps or session.recipe.steps):
+        raise TrainingError(f"{session.out} holds another run, {command!r}. Choose another --out.")
+
+
 def _train_folds(session: Session, run: TrainingRun) -> list[_Fold] | None:
     """Trains a sampler without each fold, as a finished run was trained on all of them. There may be no folds.
 

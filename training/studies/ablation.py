@@ -14,8 +14,7 @@ from training.evaluation.summaries import Spread
 from training.progress import track
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
-from training.runs.session import Session, format_command, train
-from training.runs.state import TrainingError
+from training.runs.session import Session, check_repeated, train
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def ablate(session: Session, seeds: Sequence[int]) -> bool:
     """
     for variant in VARIANTS:
         for seed in _list_finished(session, variant):
-            _check_run(_prepare(session, variant, seed))
+            check_repeated(_prepare(session, variant, seed))
     runs = [(seed, variant) for seed in seeds for variant in VARIANTS]  # so that a table exists early
     for seed, variant in track(runs, "ablation", "run"):
         if seed in _list_finished(session, variant):
@@ -113,13 +112,6 @@ def _prepare(session: Session, variant: Variant, seed: int) -> Session:
 
 def _list_finished(session: Session, variant: Variant) -> list[int]:
     return sorted(int(path.parent.name) for path in (session.out / variant.name).glob("*/metrics.json"))
-
-
-def _check_run(wanted: Session) -> None:
-    command = load_checkpoint(wanted.out).config.training.command
-    assert wanted.seed is not None
-    if command != format_command(wanted.recipe, wanted.seed, wanted.steps or wanted.recipe.steps):
-        raise TrainingError(f"{wanted.out} holds another run, {command!r}. Choose another --out.")
 
 
 def save_table(session: Session) -> None:

@@ -4,7 +4,7 @@ Shapes: M networks, B inputs, K classes.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +30,10 @@ from training.evaluation.evidence import (
     save_evidence,
     trace_origin,
 )
-from training.evaluation.measures import measure_accuracy, measure_auroc, measure_ece, measure_nll, ood_missed_at_5_id
+from training.evaluation.measures import measure_nll
 from training.evaluation.summaries import Spread
 from training.progress import announce, track
+from training.studies.comparison_metrics import Metric, count_decimals, is_share, list_metrics
 from training.studies.figures import draw_curves
 
 RESAMPLES = 1000
@@ -97,10 +98,6 @@ class Comparison:
     rows: tuple[Row, ...]
     references: dict[str, list[float]]
     """NLL of 1, 2, … separately trained networks, by the method that trains them."""
-
-
-Metric = Callable[[Evidence, Tensor, Mapping[str, Tensor]], float]
-"""A function of evidence, labels [B], and the indices of each set's inputs that count."""
 
 
 @flush_denormals()
@@ -169,23 +166,6 @@ def _find_evidence(
         evidence = gather_evidence(checkpoint, dataset, origin, outputs)
         save_evidence(directory, evidence)
     return evidence
-
-
-def list_metrics(outliers: Sequence[str]) -> dict[str, Metric]:
-    """Lists the metrics of a comparison by name. NLL and ECE are taken at the temperature."""
-    metrics: dict[str, Metric] = {
-        "accuracy": lambda e, labels, i: measure_accuracy(e.log_probabilities[i["test"]], labels[i["test"]]),
-        "NLL": lambda e, labels, i: measure_nll(e.log_probabilities[i["test"]], labels[i["test"]]),
-        "ECE": lambda e, labels, i: measure_ece(e.log_probabilities[i["test"]].exp(), labels[i["test"]]),
-    }
-    for name in outliers:
-        metrics[f"{name} AUROC"] = _separate(measure_auroc, name)
-        metrics[f"{name} missed"] = _separate(ood_missed_at_5_id, name)
-    return metrics
-
-
-def _separate(measure: Callable[[Tensor, Tensor], float], name: str) -> Metric:
-    return lambda e, _, i: measure(e.entropies["test"][i["test"]], e.entropies[name][i[name]])
 
 
 def compare(
@@ -329,9 +309,11 @@ def format_comparison(comparison: Comparison) -> str:
     return f"""# Comparison on {comparison.dataset}
 
 Metrics are measured on {comparison.test_inputs:,} test images: mean ± standard deviation over seeds. NLL and ECE are
-taken at the calibrated temperature. AUROC is how well predictive entropy tells outliers from test images; missed is the
-share of outliers that are not flagged when 5 % of the test images are. The last columns are deep-ensemble equivalents:
-the number of separately trained networks with the same NLL. Made by `hyperdraw-train compare`.
+taken at the calibrated temperature. AURC, AUGRC and the coverage at 1 % risk say how well predictive entropy ranks
+answers by whether they are wrong. AUROC is how well it tells outliers from test images; missed is the share of outliers
+that are not flagged when 5 % of the test images are. `flag` means the score that raises the flag `out_of_distribution`,
+instead of the entropy. The last columns are deep-ensemble equivalents: the number of separately trained networks with
+the same NLL. Made by `hyperdraw-train compare`.
 
 | | seeds | networks | {" | ".join(columns)} |
 | --- | --- | --- |{" --- |" * len(columns)}
@@ -359,16 +341,12 @@ def _name_single(comparison: Comparison) -> str:
     )
 
 
-def _is_share(name: str) -> bool:
-    return name == "accuracy" or name.endswith("missed")
-
-
 def _format_spread(name: str, spread: Spread, seeds: int) -> str:
-    pattern = "{:.2%}" if _is_share(name) else "{:.4f}"
+    pattern = "{:.2%}" if is_share(name) else f"{{:.{count_decimals(name)}f}}"
     return pattern.format(spread.mean) + (f" ± {pattern.format(spread.std)}" if seeds > 1 else "")
 
 
 def _format_interval(name: str, interval: Interval) -> str:
-    scale, pattern = (100, "{:+.2f}") if _is_share(name) else (1, "{:+.4f}")
+    scale, pattern = (100, "{:+.2f}") if is_share(name) else (1, f"{{:+.{count_decimals(name)}f}}")
     numbers = [pattern.format(scale * n) for n in (interval.difference, interval.low, interval.high)]
     return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"

@@ -139,16 +139,38 @@ def test_parts_of_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for path, part in zip(paths, np.split(rows, 6), strict=True):
         part.tofile(path)
     monkeypatch.setattr(Publication, "locate", lambda *_: paths)
-    whole, small, five = (load_dataset(name, tmp_path) for name in ("cifar-10", "cifar-10-5000", "cifar-5"))
+    monkeypatch.setattr("training.data.outlier_sets.load_notmnist", lambda _: torch.zeros(3, 1, 28, 28).byte())
+    names = "cifar-10", "cifar-10-5000", "cifar-5", "cifar-5-brief"
+    whole, small, five, brief = (load_dataset(name, tmp_path) for name in names)
     assert isinstance(whole, Dataset)
     assert isinstance(small, Dataset)
     assert isinstance(five, Dataset)
+    assert isinstance(brief, Dataset)
     assert [len(part) for part in (whole.train, whole.validation, whole.calibration)] == [46_000, 2_000, 2_000]
     assert torch.equal(whole.test.inputs.flatten(1), torch.from_numpy(rows[50_000:, 1:]))
     assert len(small.train) == 5_000
     assert five.test.labels.max() == 4
     others = load_outliers("cifar-5", tmp_path)["cifar-5-others"]
     assert len(others) + len(five.test) == 10_000
+    assert torch.equal(brief.train.inputs, five.train.inputs)
+    assert [len(part) for part in (brief.validation, brief.calibration, brief.test)] == [500, 500, 2_000]
+    outliers = load_outliers("cifar-5-brief", tmp_path)
+    assert torch.equal(outliers["cifar-5-others"], others[:2_000])
+    assert outliers["notmnist"].shape == (3, 3, 32, 32)
+
+
+def test_digits_without_two_of_them() -> None:
+    whole, eight = load_digits(Path()), load_dataset("digits-8", Path())
+    assert isinstance(eight, Dataset)
+    assert eight.task.outputs == ("0", "1", "2", "4", "5", "6", "8", "9")
+    known = ~torch.isin(whole.train.labels, torch.tensor([3, 7]))
+    assert torch.equal(eight.train.inputs, whole.train.inputs[known])
+    names = [int(eight.task.outputs[label]) for label in eight.train.labels.tolist()]
+    assert names == whole.train.labels[known].tolist()
+    foreign = load_outliers("digits-8", Path())["digits-3-and-7"]
+    assert len(foreign) == 183 + 179  # as many as scikit-learn has
+    splits = eight.train, eight.validation, eight.calibration, eight.test
+    assert len(foreign) + sum(map(len, splits)) == 1_797
 
 
 def test_unknown_names(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tests import ROOT
 from training.evaluation.classification import measure_classes, measure_ensembles
 from training.evaluation.diversity import measure_weight_spread
 from training.evaluation.evaluation import evaluate_parts, evaluate_split
-from training.evaluation.metrics import ClassificationMetrics
+from training.evaluation.metrics import ClassificationMetrics, load_metrics
+from training.report.card_metrics import describe_metrics
 from training.report.own_images import list_cautions
 
 
@@ -77,7 +78,7 @@ def test_ensembles_known_answers(halving: Calibration) -> None:
     metrics = measure_ensembles(members.log(), torch.tensor([0]), 2, halving)
     assert metrics.ensembles == 2  # the fifth member is left over
     assert metrics.accuracy == 0.5  # means (.6, .4) and (.4, .6)
-    assert metrics.aurc == 0.5
+    assert (metrics.aurc, metrics.augrc, metrics.coverage_at_1_risk) == (0.5, 0.25, 0.5)  # wrong in one of two
     assert metrics.plain.nll == pytest.approx(-(math.log(0.6) + math.log(0.4)) / 2)
     assert metrics.plain.brier == pytest.approx((2 * 0.4**2 + 2 * 0.6**2) / 2)
     assert metrics.plain.ece == pytest.approx((0.4 + 0.6) / 2)  # confidence .6 both times; right once, wrong once
@@ -120,6 +121,23 @@ def test_metrics_older_than_figures_of_classes_still_load() -> None:
     metrics = load_shipped("mnist-hypergan")
     older = {k: v for k, v in asdict(metrics).items() if k not in ("classes", "majority_accuracy", "balanced_accuracy")}
     assert TypeAdapter(ClassificationMetrics).validate_python(older).classes == ()
+
+
+def test_a_card_has_no_columns_that_its_metrics_lack(checkpoint: Checkpoint) -> None:
+    metrics = load_metrics(checkpoint)
+    assert isinstance(metrics, ClassificationMetrics)
+    assert metrics.whole.augrc is not None
+    said = describe_metrics(metrics, checkpoint.config)
+    assert "| AURC | AUGRC | coverage at 1% risk | T |" in said
+    assert f" | {metrics.whole.aurc:.6f} | {metrics.whole.augrc:.6f} | {metrics.whole.coverage_at_1_risk:.1%} |" in said
+    content = asdict(metrics)
+    for row in content["ensembles"]:
+        del row["augrc"], row["coverage_at_1_risk"]
+    older = TypeAdapter(ClassificationMetrics).validate_python(content)
+    said = describe_metrics(older, checkpoint.config)
+    assert "| adaptive ECE | AURC | T | NLL at T | ECE at T |" in said
+    assert "AUGRC" not in said
+    assert "None" not in said
 
 
 def load_shipped(name: str) -> ClassificationMetrics:

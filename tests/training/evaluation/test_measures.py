@@ -10,10 +10,12 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from training.evaluation.measures import (
     id_flagged_at_95_ood,
     measure_accuracy,
+    measure_augrc,
     measure_aupr,
     measure_aurc,
     measure_auroc,
     measure_brier,
+    measure_coverage,
     measure_ece,
     measure_nll,
     ood_missed_at_5_id,
@@ -98,3 +100,26 @@ def test_aurc_of_ties_is_that_of_a_mean_order() -> None:
     orders = [[True, False, False], [False, True, False]]
     expected = sum(measure_aurc(torch.arange(3.0), torch.tensor(order)) for order in orders) / 2
     assert measure_aurc(scores, wrong) == pytest.approx(expected)
+
+
+@given(
+    scores=st.lists(st.integers(0, 4), min_size=2, max_size=20),
+    seed=st.integers(0, 2**32),
+)
+def test_augrc_is_what_its_paper_says_it_is(scores: list[int], seed: int) -> None:
+    """A function of the error rate and of the probability that an error is less certain than a right answer."""
+    wrong = torch.rand(len(scores), generator=torch.Generator().manual_seed(seed)) < 0.4
+    found, rate = measure_augrc(torch.tensor(scores), wrong), wrong.double().mean().item()
+    ranked = measure_auroc(torch.tensor(scores)[~wrong], torch.tensor(scores)[wrong]) if 0 < rate < 1 else 0.0
+    assert found == pytest.approx(rate**2 / 2 + rate * (1 - rate) * (1 - ranked))
+
+
+def test_coverage_known_answers() -> None:
+    scores, wrong = torch.arange(200.0), torch.zeros(200, dtype=torch.bool)
+    assert measure_coverage(scores, wrong, 0.01) == 1
+    wrong[[40, 150, 151, 199]] = True
+    assert measure_coverage(scores, wrong, 0.01) == 150 / 200  # one in a hundred and fifty
+    assert measure_coverage(scores, wrong, 0.02) == 1
+    assert measure_coverage(-scores, wrong, 0.01) == 0  # the most certain is wrong, and errors go on
+    assert measure_coverage(scores // 100, wrong, 0.01) == 0.5  # a threshold accepts all equal scores or none
+    assert measure_coverage(scores, ~wrong, 0.01) == 0

@@ -25,10 +25,10 @@ from training.studies.comparison import (
     compare,
     find_equivalent,
     format_comparison,
-    list_metrics,
     measure_differences,
     measure_reference,
 )
+from training.studies.comparison_metrics import list_metrics
 
 DIGITS = load_digits(Path())
 
@@ -87,7 +87,10 @@ def test_the_command_makes_a_table(directories: list[Path], tmp_path: Path) -> N
         whole = [m["ensembles"][-1] for m in metrics if m]
         assert row["figures"]["accuracy"]["mean"] == pytest.approx(sum(m["accuracy"] for m in whole) / len(whole))
         assert row["figures"]["NLL"]["mean"] == pytest.approx(sum(m["tempered"]["nll"] for m in whole) / len(whole))
-        assert "shapes AUROC" in row["figures"]
+        assert row["figures"]["AUGRC"]["mean"] == pytest.approx(sum(m["augrc"] for m in whole) / len(whole))
+        coverage = sum(m["coverage_at_1_risk"] for m in whole) / len(whole)
+        assert row["figures"]["coverage at 1% risk"]["mean"] == pytest.approx(coverage)
+        assert {"shapes AUROC", "shapes flag AUROC"} <= row["figures"].keys()
     table = (tmp_path / "out" / "README.md").read_text()
     assert "| digits-deep-ensemble | 2 | 4 |" in table
     assert "equivalent in networks of digits-deep-ensemble" in table
@@ -120,6 +123,7 @@ def test_evidence_survives_its_file(evidences: list[Evidence], tmp_path: Path) -
     assert torch.equal(loaded.log_probabilities, evidences[0].log_probabilities)
     for name in ("test", "noise"):
         assert torch.equal(loaded.entropies[name], evidences[0].entropies[name])
+        assert torch.equal(loaded.flag_scores[name], evidences[0].flag_scores[name])
     assert torch.equal(loaded.members["validation"], evidences[0].members["validation"])
 
 
