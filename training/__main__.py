@@ -239,6 +239,9 @@ def attack_command(
         int | None,
         typer.Option(min=1, help="Size of the ensemble that answers.", show_default="the largest that is evaluated"),
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the networks, of those that are attacked and of those that answer.")
+    ] = "float32",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
@@ -249,7 +252,7 @@ def attack_command(
     epsilons: dict[Norm, tuple[float, ...]] = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     file = checkpoint / "attack.json"
     with explain_errors(), be_quiet(quiet):
-        budget = Budget(images, steps, restarts)
+        budget = Budget(images, steps, restarts, precision)
         attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks)
     conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
 

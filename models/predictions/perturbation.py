@@ -94,7 +94,7 @@ def perturb(
         labels = evaluate(images).argmax(-1)
     yield
     start = uniform(seed, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
-    reach = math.floor(255 * epsilon + 1e-9) / 255  # what rounding leaves of epsilon
+    reach = round_down(epsilon)
     descent = Descent(images, start, "linf", reach, steps)
     for _ in range(steps):
         current = descent.current.requires_grad_()
@@ -118,6 +118,11 @@ def find_steepest(gradient: Tensor, norm: Norm) -> Tensor:
     lengths = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
     unit: Tensor = gradient / lengths.view(-1, 1, 1, 1)
     return unit
+
+
+def round_down(epsilon: float) -> float:
+    """Largest change of a pixel within epsilon that is left when pixels are rounded to 8 bits."""
+    return math.floor(255 * epsilon + 1e-9) / 255
 
 
 def project(images: Tensor, around: Tensor, norm: Norm, epsilon: float) -> Tensor:

@@ -11,21 +11,14 @@ from torch import Tensor
 import training.evaluation.attack
 from models.checkpoint import Checkpoint, load_checkpoint, save_calibration
 from models.checkpoint_files import CheckpointError
+from models.precision import Precision
 from models.predictions.detection import DEFAULT_RATE
-from models.predictions.perturbation import Norm, find_steepest, measure_margin, project
-from models.predictions.prediction import ScoreName, evaluate, interpret
+from models.predictions.perturbation import Norm, find_steepest, measure_margin, project, round_down
+from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate, interpret
 from models.predictions.surprise import measure_score
 from models.tasks.classification import Classification
 from training.data.datasets import load_digits
-from training.evaluation.attack import (
-    TIERS,
-    Attacker,
-    attack,
-    judge,
-    measure_disagreement,
-    measure_entropy,
-    measure_joint_loss,
-)
+from training.evaluation.attack import TIERS, attack, judge
 from training.evaluation.attack_report import (
     FILE,
     UNBOUNDED,
@@ -36,6 +29,7 @@ from training.evaluation.attack_report import (
     is_no_less,
     load_attack_report,
 )
+from training.evaluation.attacker import Attacker, measure_disagreement, measure_entropy, measure_joint_loss
 from training.report.card import save_card
 
 BUDGET = Budget(images=10, steps=8, restarts=1)
@@ -117,7 +111,7 @@ def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
 
 def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
     images, labels = TEST.inputs[:20] / 255, TEST.labels[:20]
-    found = Attacker(checkpoint, None, EXPECTATION, 20).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
+    found = Attacker(checkpoint, None, EXPECTATION, 20, replace(BUDGET, steps=20)).perturb(images, labels, "linf", 0.2)
     assert (found - images).abs().max() <= 0.2 + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
@@ -132,7 +126,7 @@ def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkp
 def test_the_attacker_measures_the_score_that_raises_the_flag(checkpoint: Checkpoint) -> None:
     """The distance from the training's images, too, whose gradient leads to the pixels."""
     images = (TEST.inputs[:20] / 255).requires_grad_()
-    attacker = Attacker(checkpoint, None, EXPECTATION, 20)
+    attacker = Attacker(checkpoint, None, EXPECTATION, 20, BUDGET)
     outputs = evaluate(
         checkpoint.sampler, checkpoint.input, checkpoint.config.task, TEST.inputs[:20], 5, 20, checkpoint.density
     )
@@ -142,12 +136,44 @@ def test_the_attacker_measures_the_score_that_raises_the_flag(checkpoint: Checkp
     assert attacker.score == "combined_surprise"
     names: tuple[ScoreName, ...] = "predictive_entropy", "mutual_information", "feature_distance", "combined_surprise"
     for name in names:
-        found = attacker._measure_score(name, images, outputs.plain)
+        found = attacker.measure_score(name, images, outputs.plain)
         torch.testing.assert_close(
             found.detach(), measure_score(prediction, name, levels), rtol=1e-4, atol=1e-4, check_dtype=False
         )
-    (gradient,) = torch.autograd.grad(attacker._measure_score("feature_distance", images, outputs.plain).sum(), images)
+    (gradient,) = torch.autograd.grad(attacker.measure_score("feature_distance", images, outputs.plain).sum(), images)
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_each_step_has_fresh_networks(checkpoint: Checkpoint) -> None:
+    """A hundred of them in the strongest tier, of which as many see noise as in the ensemble that answers."""
+    tier = next(tier for tier in TIERS if tier.name == "expectation, K = 100")
+    attacker, images = Attacker(checkpoint, None, tier, 100, BUDGET), TEST.inputs[:2] / 255
+    plain, jittered = attacker.evaluate(images, 0, 0)
+    assert jittered is not None
+    assert (len(plain), len(jittered)) == (100, JITTERED_NETWORKS)
+    torch.testing.assert_close(attacker.evaluate(images, 0, 0)[0], plain)
+    for restart, step in ((0, 1), (1, 0)):
+        other, _ = attacker.evaluate(images, restart, step)
+        assert not torch.isclose(plain, other).all(-1).any()
+
+
+def test_coarse_networks_give_almost_the_same_gradients(checkpoint: Checkpoint) -> None:
+    gradients = []
+    precisions: tuple[Precision, ...] = "float32", "bfloat16"
+    for precision in precisions:
+        attacker = Attacker(checkpoint, None, EXPECTATION, 20, replace(BUDGET, precision=precision))
+        images = (TEST.inputs[:20] / 255).requires_grad_()
+        logits, _ = attacker.evaluate(images, 0, 0)
+        assert logits.dtype == torch.float32
+        (gradient,) = torch.autograd.grad(measure_entropy(logits).log().sum(), images)
+        gradients.append(gradient.flatten(1))
+    assert not torch.equal(*gradients)
+    assert torch.cosine_similarity(gradients[0], gradients[1]).median() > 0.99
+
+
+@pytest.mark.parametrize(("epsilon", "reach"), [(0.1, 25), (0.2, 51), (8 / 255, 8), (1.0, 255)])
+def test_rounded_images_stay_within_epsilon(epsilon: float, reach: int) -> None:
+    assert round_down(epsilon) == pytest.approx(reach / 255)
 
 
 def test_every_tier_is_reported_kept_and_not_computed_again(
@@ -185,8 +211,8 @@ def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: P
     before = path.read_bytes()
     other = replace(checkpoint, version="another surrogate")
     for message, surrogate, spent, networks in (
-        ("2 steps, 1 restarts on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
-        ("2 steps, 1 restarts on 100 networks; move the file", checkpoint, budget, 5),
+        ("2 steps, 1 restarts in float32 on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
+        ("2 steps, 1 restarts in float32 on 100 networks; move the file", checkpoint, budget, 5),
         ("another surrogate; move the file away", other, budget, None),
     ):
         with pytest.raises(ValueError, match=message):
