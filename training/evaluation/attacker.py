@@ -37,8 +37,11 @@ ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
 TRIALS = 4
 """Fresh draws by which an attacker compares what it found."""
 
-CONFIDENCE = 8.0
-"""Margin that the attacker aims at, in nats; with it, predictive entropy can fall below its threshold."""
+CONFIDENCE = 2.0
+"""Margin that the attacker aims at, in nats, so that other draws err, too."""
+
+SLACK = 0.5
+"""How far below its threshold the attacker wants a score, in nats."""
 
 
 class Attacker:
@@ -68,7 +71,7 @@ class Attacker:
         size = victim.calibration.for_size(networks)
         index = victim.calibration.find_rate(DEFAULT_RATE)
         self.score, self.levels = size.scores["out_of_distribution"], size.levels
-        self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
+        self.most_score, self.most_fragility = (size.thresholds[flag][index] for flag in FLAGS)
 
     def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float) -> Tensor:
         """Perturbs images [n, C, H, W] between 0 and 1 by at most epsilon; the best of several restarts counts."""
@@ -110,8 +113,11 @@ class Attacker:
     def _measure_loss(self, images: Tensor, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
         if jittered is None:
             return measure_margin(average_logits(logits), labels)
-        score = self.measure_score(self.score, images, logits).float()
-        return measure_joint_loss(logits, jittered, labels, score, *self.thresholds)
+        return measure_joint_loss(logits, jittered, labels, self.measure_excess(images, logits), self.most_fragility)
+
+    def measure_excess(self, images: Tensor, logits: Tensor) -> Tensor:
+        """How far the score that raises `out_of_distribution` is above what the attacker wants, in nats: [n]."""
+        return measure_excess(self.score, self.measure_score(self.score, images, logits).float(), self.most_score)
 
     def measure_score(self, name: ScoreName, images: Tensor, logits: Tensor) -> Tensor:
         """A score that can raise `out_of_distribution`, [n], with a gradient."""
@@ -164,7 +170,7 @@ class Attacker:
 
 
 def measure_joint_loss(
-    logits: Tensor, jittered: Tensor, labels: Tensor, score: Tensor, most_score: float, most_fragility: float
+    logits: Tensor, jittered: Tensor, labels: Tensor, excess: Tensor, most_fragility: float
 ) -> Tensor:
     """The attacker's loss for each image, [n].
 
@@ -175,20 +181,25 @@ def measure_joint_loss(
         logits: logits of K networks on the images, [K, n, C].
         jittered: logits of the networks that see noise, [J, n, C].
         labels: [n].
-        score: the score that raises `out_of_distribution`, [n].
-        most_score: its threshold.
+        excess: that of the score that raises `out_of_distribution`, [n].
         most_fragility: the threshold of fragility.
     """
     log_mean, after = average_logits(logits), average_logits(jittered)
     margin = measure_margin(log_mean, labels)
     before, chosen = log_mean.max(-1, keepdim=True)
     fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
-    most_score = max(most_score, 1e-30)
-    # Far below its threshold a score costs nothing, and its logarithm would have no finite gradient.
-    excess = F.relu(score.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
     fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
     loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
     return loss
+
+
+def measure_excess(name: ScoreName, score: Tensor, most: float) -> Tensor:
+    """How far scores [n] of a kind are above `SLACK` below their threshold, in nats; 0 for those below that."""
+    if name != COMBINED_SURPRISE:  # which is in nats
+        most = max(most, 1e-30)
+        # Far below its threshold a score costs nothing, and its logarithm would have no finite gradient.
+        score, most = score.clamp(min=most / 10).log(), math.log(most)
+    return F.relu(score - most + SLACK)
 
 
 def measure_entropy(logits: Tensor) -> Tensor:

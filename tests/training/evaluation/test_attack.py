@@ -29,7 +29,14 @@ from training.evaluation.attack_report import (
     is_no_less,
     load_attack_report,
 )
-from training.evaluation.attacker import Attacker, measure_disagreement, measure_entropy, measure_joint_loss
+from training.evaluation.attacker import (
+    SLACK,
+    Attacker,
+    measure_disagreement,
+    measure_entropy,
+    measure_excess,
+    measure_joint_loss,
+)
 from training.report.card import save_card
 
 BUDGET = Budget(images=10, steps=8, restarts=1)
@@ -55,7 +62,9 @@ def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: str) ->
 
     def loss(plain: list[float], jittered: list[float]) -> float:
         logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
-        return measure_joint_loss(logits, noisy, labels, MEASURES[score](logits), 0.1, 0.1).item()
+        return measure_joint_loss(
+            logits, noisy, labels, measure_excess(score, MEASURES[score](logits), 0.1), 0.1
+        ).item()
 
     right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
     assert loss(wrong, wrong) == 0
@@ -73,7 +82,9 @@ def test_the_joint_loss_knows_both_scores() -> None:
     agreeing = torch.tensor([[-20.0, 0.0, 0.0]] * 2)[:, None]
 
     def loss(logits: Tensor, score: str) -> float:
-        return measure_joint_loss(logits, logits, labels, MEASURES[score](logits), 0.3, 1.0).item()
+        return measure_joint_loss(
+            logits, logits, labels, measure_excess(score, MEASURES[score](logits), 0.3), 1.0
+        ).item()
 
     for logits in (disagreeing, agreeing):
         assert loss(logits, "predictive_entropy") > 0
@@ -84,11 +95,21 @@ def test_the_joint_loss_knows_both_scores() -> None:
 def test_the_joint_loss_knows_thresholds_however_small() -> None:
     """An entropy of 3 · 10⁻¹⁵ exceeds a threshold of 10⁻¹⁸, and the loss falls with it."""
     logits = torch.tensor([[[0.0, 36.9, 0.0]]], requires_grad=True)
-    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), measure_entropy(logits), 1e-18, 1.0)
+    excess = measure_excess("predictive_entropy", measure_entropy(logits), 1e-18)
+    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), excess, 1.0)
     loss.sum().backward()
     assert loss.item() > 1
     assert logits.grad is not None
     assert logits.grad[0, 0, 2] > 0.1
+
+
+def test_excesses_are_in_nats() -> None:
+    """A surprise is, so that its excess is a difference; that of other scores is the logarithm of a ratio."""
+    scores = torch.tensor([8.0, 4.0, 0.0])
+    surprise = measure_excess("combined_surprise", scores, 4.0)
+    assert surprise.tolist() == pytest.approx([4 + SLACK, SLACK, 0])
+    entropy = measure_excess("predictive_entropy", scores, 4.0)
+    assert entropy.tolist() == pytest.approx([math.log(2) + SLACK, SLACK, 0])
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.7])
