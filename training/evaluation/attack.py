@@ -6,6 +6,7 @@ Shapes: n images.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -197,8 +198,11 @@ def attack_once(
     )
 
 
-def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool) -> list[tuple[Tier, Norm, float]]:
-    """Lists the unbounded attack, and all possible tiers at each epsilon."""
-    tiers = [tier for tier in TIERS if with_surrogate or tier.knows != "surrogate"]
+def list_attempts(
+    epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool, most_networks: int | None = None
+) -> list[tuple[Tier, Norm, float]]:
+    """Lists the unbounded attack, and all possible tiers at each epsilon, or those with few networks in a step."""
+    most = math.inf if most_networks is None else most_networks
+    tiers = [tier for tier in TIERS if tier.networks <= most and (with_surrogate or tier.knows != "surrogate")]
     attempts = [(tier, norm, epsilon) for norm, sizes in epsilons.items() for epsilon in sizes for tier in tiers]
     return [UNBOUNDED, *attempts]

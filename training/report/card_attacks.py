@@ -12,7 +12,7 @@ def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
         f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
         + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
         + " |"
-        for o in report.outcomes
+        for o in sorted(report.outcomes, key=lambda o: (o.norm, o.epsilon))
     )
     budget = report.budget
     precision = "" if budget.precision == "float32" else f" All networks are computed in {budget.precision}."

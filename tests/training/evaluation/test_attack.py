@@ -18,7 +18,7 @@ from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate
 from models.predictions.surprise import measure_score
 from models.tasks.classification import Classification
 from training.data.datasets import load_digits
-from training.evaluation.attack import TIERS, attack, judge
+from training.evaluation.attack import TIERS, attack, judge, list_attempts
 from training.evaluation.attack_report import (
     FILE,
     UNBOUNDED,
@@ -218,6 +218,20 @@ def test_every_tier_is_reported_kept_and_not_computed_again(
     again = attack(checkpoint, TEST, checkpoint, BUDGET, attempts, tmp_path / FILE)
     assert again == report
     assert count_announced() == 0
+
+
+def test_attackers_can_be_left_out() -> None:
+    def list_names(with_surrogate: bool, most: int | None) -> set[str]:
+        attempts = list_attempts({"linf": (0.1, 0.2), "l2": ()}, with_surrogate, most)
+        assert attempts[0] == UNBOUNDED
+        names = [tier.name for tier, _, _ in attempts[1:]]
+        assert len(names) == 2 * len(set(names))
+        return set(names)
+
+    everybody = {tier.name for tier in TIERS}
+    assert list_names(True, None) == everybody
+    assert list_names(False, None) == everybody - {"transfer"}
+    assert list_names(True, 20) == everybody - {"expectation, K = 100"}
 
 
 def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: Path) -> None:
