@@ -100,8 +100,8 @@ def attack(
         earlier = None
     surrogate_version = surrogate.version if surrogate else earlier.surrogate if earlier else None
     if earlier and (earlier.budget, earlier.networks) != (budget, networks):
-        was = f"{earlier.budget.describe()} on {earlier.networks} networks"
-        raise ValueError(f"{path} holds an attack with {was}; move the file away first")
+        was = f"{earlier.budget.images} images, {earlier.budget.effort} in {earlier.budget.precision}"
+        raise ValueError(f"{path} holds an attack with {was} on {earlier.networks} networks; move the file away first")
     if earlier and earlier.surrogate not in (None, surrogate_version):
         raise ValueError(f"{path} holds an attack with another surrogate; move the file away first")
     outcomes = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier else {}

@@ -67,9 +67,10 @@ class Budget:
     precision: Precision = "float32"
     """In which networks are attacked, and judge."""
 
-    def describe(self) -> str:
-        """The budget in words."""
-        return f"{self.images} images, {self.steps} steps, {self.restarts} restarts in {self.precision}"
+    @property
+    def effort(self) -> str:
+        """What is spent on each image, in words."""
+        return f"{self.steps} steps and {self.restarts} restart{'' if self.restarts == 1 else 's'}"
 
 
 @dataclass(frozen=True)

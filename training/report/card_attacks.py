@@ -26,8 +26,8 @@ def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
     return f"""## Attacks
 
 `hyperdraw-train attack DIR` attacked the first {budget.images} test images. The attacker knows everything except the seed. It minimises
-one loss for the error and both flags, in expectation over networks that are drawn again in each step, with {budget.steps} steps
-and {budget.restarts} restarts, and does not stop early. {JUDGES} fresh draws of {report.networks} networks judge the result.{precision} *Evades* is the share of
+one loss for the error and both flags, in expectation over networks that are drawn again in each step, with {budget.effort},
+and does not stop early. {JUDGES} fresh draws of {report.networks} networks judge the result.{precision} *Evades* is the share of
 images with a wrong answer and no flag: without `out_of_distribution`, or without both flags. Without an attack,
 {report.clean_wrong:.1%} of the answers are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and
 ignores the flags, so it makes them look better than they are.{_name_thresholds(report, checkpoint)}

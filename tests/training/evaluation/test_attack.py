@@ -246,8 +246,8 @@ def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: P
     before = path.read_bytes()
     other = replace(checkpoint, version="another surrogate")
     for message, surrogate, spent, networks in (
-        ("2 steps, 1 restarts in float32 on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
-        ("2 steps, 1 restarts in float32 on 100 networks; move the file", checkpoint, budget, 5),
+        ("2 steps and 1 restart in float32 on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
+        ("2 steps and 1 restart in float32 on 100 networks; move the file", checkpoint, budget, 5),
         ("another surrogate; move the file away", other, budget, None),
     ):
         with pytest.raises(ValueError, match=message):
