@@ -2,17 +2,18 @@
 
 from models.checkpoint import Checkpoint
 from models.predictions.detection import DEFAULT_RATE
-from training.evaluation.attack import JUDGES
+from training.evaluation.attack import JUDGES, TIERS
 from training.evaluation.attack_report import FLAGS, RATES, AttackReport, list_thresholds
 
 
 def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
     """The section: how often attacks succeeded, and at which version's thresholds."""
+    order = {tier.name: number for number, tier in enumerate(TIERS)}
     rows = "\n".join(
         f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
         + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
         + " |"
-        for o in sorted(report.outcomes, key=lambda o: (o.norm, o.epsilon))
+        for o in sorted(report.outcomes, key=lambda o: (o.norm, o.epsilon, order.get(o.tier, -1)))
     )
     budget = report.budget
     precision = "" if budget.precision == "float32" else f" All networks are computed in {budget.precision}."
