@@ -2,6 +2,7 @@
 # make test    run the tests
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
+# make cross-check   attack a model with another toolbox, too [MODEL=mnist-hyperdraw] [ARGS=…]
 # make faults  overload, kill, reload and soak the service, which takes half an hour
 # make mutants change the code a little, again and again, and tell which changes no test notices
 # make lint    check style and types
@@ -24,9 +25,10 @@ TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --constraint requirements.lock
+ART_INSTALL := benchmarks/environments/art/bin/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check faults mutants lint wheels check-wheels screenshots lock clean
+.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -42,6 +44,9 @@ bench: .venv/bench.installed
 
 bench-check: .venv/bench.installed
 	$(BIN)/python -m benchmarks --check $(ARGS)
+
+cross-check: benchmarks/environments/art/installed
+	benchmarks/environments/art/bin/python -m benchmarks.peers.art_attack checkpoints/$(MODEL) --out experiments/attacks $(ARGS)
 
 faults: .venv/dev.installed
 	$(BIN)/python -m pytest -m fault -s $(ARGS)
@@ -82,4 +87,10 @@ clean:
 
 .venv/%.installed: .venv/torch.installed pyproject.toml client/pyproject.toml
 	$(INSTALL) --editable ./client --editable '.[$*]'
+	touch $@
+
+benchmarks/environments/art/installed: benchmarks/peers/art_requirements.txt requirements.lock
+	$(PYTHON) -m venv benchmarks/environments/art
+	$(ART_INSTALL) --no-deps $(TORCH_INDEX) torch
+	$(ART_INSTALL) --requirement benchmarks/peers/art_requirements.txt
 	touch $@

@@ -240,6 +240,13 @@ def attack_command(
         int | None,
         typer.Option(min=1, help="Size of the ensemble that answers.", show_default="the largest that is evaluated"),
     ] = None,
+    most_networks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Leave out attackers who draw more networks in a step.", show_default="none"),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the networks, of those that are attacked and of those that answer.")
+    ] = "float32",
     quiet: QuietOption = False,
     as_json: JSONOption = False,
 ) -> None:
@@ -250,8 +257,8 @@ def attack_command(
     epsilons: dict[Norm, tuple[float, ...]] = {"linf": tuple(linf or ()), "l2": tuple(l2 or ())}
     file = checkpoint / "attack.json"
     with explain_errors(), be_quiet(quiet):
-        budget = Budget(images, steps, restarts)
-        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks)
+        budget = Budget(images, steps, restarts, precision)
+        attack_directory(checkpoint, data, choose_device(device), surrogate, budget, epsilons, networks, most_networks)
     conclude(f"Wrote {file}, and the table in {checkpoint / 'README.md'}.", file, as_json)
 
 

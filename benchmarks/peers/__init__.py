@@ -1,1 +1,2 @@
-"""Other model servers, hosting what one would write without an engine. They run in environments of their own."""
+"""Other libraries, in environments of their own: model servers that host what one would write without an engine, and a
+toolbox of attacks."""

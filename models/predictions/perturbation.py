@@ -3,6 +3,9 @@
 Mądry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
 with momentum (Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018) and shrinking steps.
 
+Gradients in expectation over networks are noisy, and so are their signs. The momentum therefore averages gradients, not
+signs: a pixel whose gradient is small counts little.
+
 Shapes: K networks, n images, C classes.
 """
 
@@ -45,7 +48,7 @@ class Descent:
     def step(self, gradient: Tensor, running: Tensor | None = None) -> None:
         """Takes a step, given the loss's gradient at `current`. Images stay where `running`, bool [n], is false."""
         epsilon = self.epsilon
-        self._momentum = MOMENTUM * self._momentum + find_steepest(gradient, self.norm)
+        self._momentum = MOMENTUM * self._momentum + find_steepest(gradient, "l2")
         size = 0.25 * epsilon * (1 + math.cos(math.pi * self._taken / self.steps)) / 2 + 0.002 * epsilon
         current = self.current.detach()
         moved = project(current - size * find_steepest(self._momentum, self.norm), self.images, self.norm, epsilon)
@@ -94,7 +97,7 @@ def perturb(
         labels = evaluate(images).argmax(-1)
     yield
     start = uniform(seed, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
-    reach = math.floor(255 * epsilon + 1e-9) / 255  # what rounding leaves of epsilon
+    reach = round_down(epsilon)
     descent = Descent(images, start, "linf", reach, steps)
     for _ in range(steps):
         current = descent.current.requires_grad_()
@@ -118,6 +121,11 @@ def find_steepest(gradient: Tensor, norm: Norm) -> Tensor:
     lengths = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
     unit: Tensor = gradient / lengths.view(-1, 1, 1, 1)
     return unit
+
+
+def round_down(epsilon: float) -> float:
+    """Largest change of a pixel within epsilon that is left when pixels are rounded to 8 bits."""
+    return math.floor(255 * epsilon + 1e-9) / 255
 
 
 def project(images: Tensor, around: Tensor, norm: Norm, epsilon: float) -> Tensor:

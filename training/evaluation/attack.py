@@ -1,16 +1,8 @@
-"""Attacks on a classifier and its flags by an attacker who knows everything except, usually, the seed.
+"""Attacks on a classifier and its flags: what different attackers know, how often they succeed, and who judges that.
 
-An attack succeeds if the answer is wrong and no flag is raised, on average over fresh draws of the ensemble. The
-attacker minimises one loss for all of this: the margin of the label over the best other class, and then the excess of
-each flag's score over its threshold, in expectation over sampled weights (Athalye, Engstrom, Ilyas & Kwok,
-"Synthesizing Robust Adversarial Examples", ICML 2018; Tramèr, Carlini, Brendel & Mądry, "On Adaptive Attacks to
-Adversarial Example Defenses", NeurIPS 2020). It uses projected gradient descent with momentum and several restarts, and
-does not stop early.
+An attack succeeds if the answer is wrong and no flag is raised, on average over fresh draws of the ensemble.
 
-There is also the protocol of HyperGAN's paper (section 4.3): descent on a few fixed networks, which stops as soon as
-they are fooled. What it finds lies near their decision boundary, where entropy is high.
-
-Shapes: K networks of the attacker, J of which see noise, n images, C classes.
+Shapes: n images.
 """
 
 import dataclasses
@@ -19,20 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.backbones.backbone import NO_GRADIENT
 from models.checkpoint import Checkpoint
 from models.checkpoint_files import dump_json, write_file
-from models.inputs.image import ImageSpec
-from models.noise import permutations, uniform
+from models.precision import Precision
 from models.predictions.detection import DEFAULT_RATE
-from models.predictions.perturbation import ATTACK_STREAM, Descent, Norm, measure_margin
-from models.predictions.prediction import FEATURE_DISTANCE, JITTERED_NETWORKS, ScoreName, evaluate, interpret
-from models.predictions.surprise import COMBINED_SURPRISE, measure_surprise
+from models.predictions.perturbation import Norm, round_down
+from models.predictions.prediction import evaluate, interpret
 from models.tasks.kind import Flag
-from models.tasks.probabilities import average_logits
 from training.data.dataset import Examples
 from training.evaluation.attack_report import (
     FLAGS,
@@ -46,16 +34,13 @@ from training.evaluation.attack_report import (
     list_thresholds,
     load_attack_report,
 )
+from training.evaluation.attacker import JUDGE_SEED, Attacker
 from training.evaluation.measures import measure_auroc
 from training.evaluation.summaries import measure_share
 from training.progress import announce, track
 
 JUDGES = 20
 """Number of fresh draws that judge an attack."""
-
-ATTACKER_SEED, JUDGE_SEED = 1_000_000, 10**12
-CONFIDENCE = 8.0
-"""Margin that the attacker aims at, in nats; with it, predictive entropy can fall below its threshold."""
 
 TIERS = (
     Tier("the paper's protocol", "fixed", 10, stops=True),
@@ -64,6 +49,7 @@ TIERS = (
     Tier("expectation, K = 1", "expectation", 1),
     Tier("expectation, K = 5", "expectation", 5),
     Tier("expectation, K = 20", "expectation", 20),
+    Tier("expectation, K = 100", "expectation", 100),
     Tier("seed known", "seed", 20),
 )
 
@@ -72,113 +58,6 @@ EPSILONS: dict[int, dict[Norm, tuple[float, ...]]] = {
     3: {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.25, 0.5, 1.0)},
 }
 """Usual ε as shares of the pixels' range, by the number of channels: for digits, and for photographs."""
-
-
-class Attacker:
-    """Perturbs images with the knowledge of a tier.
-
-    Args:
-        victim: the calibrated checkpoint whose answer and flags are to be evaded.
-        attacked: the checkpoint that gives gradients; None for the victim.
-        tier: what the attacker knows.
-        networks: size of the ensemble that answers.
-    """
-
-    def __init__(self, victim: Checkpoint, attacked: Checkpoint | None, tier: Tier, networks: int) -> None:
-        assert isinstance(victim.config.input, ImageSpec)
-        assert victim.calibration is not None
-        self.victim = victim
-        self.attacked = attacked or victim
-        self.tier = tier
-        self.networks = networks
-        self.minds_flags = not tier.stops and tier.knows != "surrogate"
-        self.least_loss = 0.0 if self.minds_flags else -math.inf
-        self.spec = victim.config.input
-        size = victim.calibration.for_size(networks)
-        index = victim.calibration.find_rate(DEFAULT_RATE)
-        self.score, self.levels = size.scores["out_of_distribution"], size.levels
-        self.thresholds = [size.thresholds[flag][index] for flag in FLAGS]
-
-    def perturb(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget) -> Tensor:
-        """Perturbs images [n, C, H, W] between 0 and 1 by at most epsilon; the best of several restarts counts."""
-        best, least = images.clone(), torch.full((len(images),), math.inf)
-        for restart in track(range(1 if self.tier.stops else budget.restarts), self.tier.name, "restart"):
-            unsolved = least > self.least_loss
-            if not unsolved.any():
-                break
-            found = self._descend(images[unsolved], labels[unsolved], norm, epsilon, budget.steps, restart)
-            loss = self._measure(found, labels[unsolved], restart)
-            better = loss < least[unsolved]
-            best[unsolved] = torch.where(better.view(-1, 1, 1, 1), found, best[unsolved])
-            least[unsolved] = torch.minimum(loss, least[unsolved])
-        return best
-
-    def _descend(self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, restart: int) -> Tensor:
-        start = uniform(ATTACKER_SEED + restart, range(len(images)), images[0].numel(), ATTACK_STREAM).view_as(images)
-        descent = Descent(images, start, norm, epsilon, steps)
-        running = torch.ones(len(images), dtype=torch.bool)
-        for step in track(range(steps), "descending", "step"):
-            current = descent.current.requires_grad_()
-            logits, jittered = self._evaluate(current, restart, step)
-            if self.tier.stops:
-                running &= logits.softmax(-1).mean(0).argmax(-1) == labels
-                if not running.any():
-                    break
-            loss = self._measure_loss(current, logits, jittered, labels).sum()
-            (gradient,) = torch.autograd.grad(loss, current)
-            descent.step(gradient, running)
-        return descent.current.detach()
-
-    def _measure_loss(self, images: Tensor, logits: Tensor, jittered: Tensor | None, labels: Tensor) -> Tensor:
-        if jittered is None:
-            return measure_margin(average_logits(logits), labels)
-        score = self._measure_score(self.score, images, logits).float()
-        return measure_joint_loss(logits, jittered, labels, score, *self.thresholds)
-
-    def _measure_score(self, name: ScoreName, images: Tensor, logits: Tensor) -> Tensor:
-        """The score that raises `out_of_distribution`, [n]."""
-        if name == COMBINED_SURPRISE:
-            parts = [measure_surprise(self._measure_score(n, images, logits), own) for n, own in self.levels.items()]
-            return torch.stack(parts).sum(0)
-        if name == FEATURE_DISTANCE:
-            assert self.victim.density is not None
-            return self.victim.density.measure_distance(self.spec.prepare(255 * images))
-        return measure_disagreement(logits) if name == "mutual_information" else measure_entropy(logits)
-
-    @torch.no_grad()
-    def _measure(self, images: Tensor, labels: Tensor, restart: int) -> Tensor:
-        """The loss of finished images, averaged over several draws."""
-        losses = [self._measure_loss(images, *self._evaluate(images, restart, -1 - i), labels) for i in range(4)]
-        return torch.stack(losses).mean(0)
-
-    def _evaluate(self, images: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor | None]:
-        """Logits of a step's networks on images, and on images with noise."""
-        seed, members, noisy_members = self._choose(restart, step)
-        logits = self._forward(seed, members, 255 * images)
-        if not self.minds_flags:
-            return logits, None
-        noisy = self.spec.jitter(255 * images, self.spec.draw_noise(seed, noisy_members))
-        return logits, self._forward(seed, noisy_members, noisy)
-
-    def _forward(self, seed: int, members: Sequence[int], pixels: Tensor) -> Tensor:
-        sampler = self.attacked.sampler
-        with torch.no_grad():
-            weights = sampler.generate(sampler.draw_latents(seed, members))
-        return sampler.target.forward(weights, self.spec.prepare(pixels).to(sampler.device)).cpu()
-
-    def _choose(self, restart: int, step: int) -> tuple[int, Sequence[int], Sequence[int]]:
-        """The seed and the networks that a step attacks, and the networks that see noise."""
-        members = range(self.attacked.sampler.limit_networks(self.tier.networks))
-        noisy = math.ceil(len(members) / 4)
-        match self.tier.knows:
-            case "expectation":
-                return ATTACKER_SEED * (2 + restart) + step, members, members[:noisy]
-            case "seed":
-                order = permutations(ATTACKER_SEED + restart, [step % 2**32], self.networks, ATTACK_STREAM)[0].tolist()
-                jittered = [member for member in order if member < JITTERED_NETWORKS]
-                return JUDGE_SEED, order[: len(members)], jittered[:noisy]
-            case _:
-                return ATTACKER_SEED, members, members[:noisy]
 
 
 def attack(
@@ -221,12 +100,13 @@ def attack(
         earlier = None
     surrogate_version = surrogate.version if surrogate else earlier.surrogate if earlier else None
     if earlier and (earlier.budget, earlier.networks) != (budget, networks):
-        was = f"{earlier.budget.images} images, {earlier.budget.steps} steps, {earlier.budget.restarts} restarts"
+        was = f"{earlier.budget.images} images, {earlier.budget.effort} in {earlier.budget.precision}"
         raise ValueError(f"{path} holds an attack with {was} on {earlier.networks} networks; move the file away first")
     if earlier and earlier.surrogate not in (None, surrogate_version):
         raise ValueError(f"{path} holds an attack with another surrogate; move the file away first")
     outcomes = {(o.tier, o.norm, o.epsilon): o for o in earlier.outcomes} if earlier else {}
-    clean = judge(checkpoint, pixels, labels, range(JUDGE_SEED, JUDGE_SEED + JUDGES), networks)
+    seeds = range(JUDGE_SEED, JUDGE_SEED + JUDGES)
+    clean = judge(checkpoint, pixels, labels, seeds, networks, budget.precision)
 
     def make_report() -> AttackReport:
         return AttackReport(
@@ -245,8 +125,8 @@ def attack(
         if (tier.name, norm, epsilon) not in outcomes:
             announce(f"{tier.name}, {norm} {epsilon:g}")
             attacked = surrogate if tier.knows == "surrogate" else checkpoint
-            attacker = Attacker(checkpoint, attacked, tier, networks)
-            outcomes[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, budget, clean)
+            attacker = Attacker(checkpoint, attacked, tier, networks, budget)
+            outcomes[tier.name, norm, epsilon] = attack_once(attacker, pixels, labels, norm, epsilon, clean)
         write_file(path, dump_json(make_report()))
     return make_report()
 
@@ -267,14 +147,21 @@ class Verdicts:
         return ~torch.stack([self.flagged[flag, rate] for flag in flags]).any(0)
 
 
-def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequence[int], networks: int) -> Verdicts:
+def judge(
+    checkpoint: Checkpoint,
+    pixels: Tensor,
+    labels: Tensor,
+    seeds: Sequence[int],
+    networks: int,
+    precision: Precision = "float32",
+) -> Verdicts:
     """Answers and flags of one ensemble for each seed, for images uint8 [n, C, H, W]."""
-    config, calibration = checkpoint.config, checkpoint.calibration
+    config, calibration, sampler = checkpoint.config, checkpoint.calibration, checkpoint.sampler
     assert calibration is not None
     wrong, scores = [], []
     flagged: dict[tuple[Flag, float], list[Tensor]] = {}
     for seed in seeds:
-        outputs = evaluate(checkpoint.sampler, config.input, config.task, pixels, seed, networks, checkpoint.density)
+        outputs = evaluate(sampler, config.input, config.task, pixels, seed, networks, checkpoint.density, precision)
         prediction = interpret(config.task, outputs)
         wrong.append(prediction.probabilities.argmax(-1) != labels)
         for rate in RATES:
@@ -286,13 +173,15 @@ def judge(checkpoint: Checkpoint, pixels: Tensor, labels: Tensor, seeds: Sequenc
 
 
 def attack_once(
-    attacker: Attacker, pixels: Tensor, labels: Tensor, norm: Norm, epsilon: float, budget: Budget, clean: Verdicts
+    attacker: Attacker, pixels: Tensor, labels: Tensor, norm: Norm, epsilon: float, clean: Verdicts
 ) -> Outcome:
     """Makes one attack and judges it. Images are rounded to 8 bits, as the service receives them."""
-    checkpoint, tier = attacker.victim, attacker.tier
-    found = attacker.perturb(pixels / 255, labels, norm, epsilon, budget)
+    checkpoint, tier, budget = attacker.victim, attacker.tier, attacker.budget
+    reach = round_down(epsilon) if norm == "linf" else epsilon
+    found = attacker.perturb(pixels / 255, labels, norm, reach)
     seeds = [JUDGE_SEED] if tier.knows == "seed" else range(JUDGE_SEED, JUDGE_SEED + JUDGES)
-    verdicts = judge(checkpoint, (255 * found).round().to(torch.uint8), labels, seeds, attacker.networks)
+    rounded = (255 * found).round().to(torch.uint8)
+    verdicts = judge(checkpoint, rounded, labels, seeds, attacker.networks, budget.precision)
     fooled = verdicts.score[verdicts.wrong]
     evading = verdicts.wrong & verdicts.passes(FLAGS, DEFAULT_RATE)
     return Outcome(
@@ -309,51 +198,11 @@ def attack_once(
     )
 
 
-def measure_joint_loss(
-    logits: Tensor, jittered: Tensor, labels: Tensor, score: Tensor, most_score: float, most_fragility: float
-) -> Tensor:
-    """The attacker's loss for each image, [n].
-
-    It is the label's margin, down to a confident error. Where the answer is wrong, the excess of the scores over their
-    thresholds is added.
-
-    Args:
-        logits: logits of K networks on the images, [K, n, C].
-        jittered: logits of the networks that see noise, [J, n, C].
-        labels: [n].
-        score: the score that raises `out_of_distribution`, [n].
-        most_score: its threshold.
-        most_fragility: the threshold of fragility.
-    """
-    log_mean, after = average_logits(logits), average_logits(jittered)
-    margin = measure_margin(log_mean, labels)
-    before, chosen = log_mean.max(-1, keepdim=True)
-    fragility = (before.exp() - after.gather(1, chosen).exp())[:, 0]
-    most_score = max(most_score, 1e-30)
-    # Far below its threshold a score costs nothing, and its logarithm would have no finite gradient.
-    excess = F.relu(score.clamp(min=most_score / 10).log() - math.log(most_score) + 0.5)
-    fragility_excess = F.relu((fragility - most_fragility) / (abs(most_fragility) + 0.01) + 0.2)
-    loss: Tensor = F.relu(margin + CONFIDENCE) + (margin < 0) * (excess + fragility_excess)
-    return loss
-
-
-def measure_entropy(logits: Tensor) -> Tensor:
-    """Predictive entropy of K networks, [n], from logits [K, n, C]; its gradient is finite."""
-    return _measure_entropy(average_logits(logits))
-
-
-def measure_disagreement(logits: Tensor) -> Tensor:
-    """Mutual information of K networks, [n], from logits [K, n, C]; its gradient is finite."""
-    return measure_entropy(logits) - _measure_entropy(logits.log_softmax(-1)).mean(0)
-
-
-def _measure_entropy(log_probabilities: Tensor) -> Tensor:
-    """Shannon entropy over the last axis, with finite gradients where probabilities vanish."""
-    return -(log_probabilities.exp() * log_probabilities).sum(-1)
-
-
-def list_attempts(epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool) -> list[tuple[Tier, Norm, float]]:
-    """Lists the unbounded attack, and all possible tiers at each epsilon."""
-    tiers = [tier for tier in TIERS if with_surrogate or tier.knows != "surrogate"]
+def list_attempts(
+    epsilons: dict[Norm, tuple[float, ...]], with_surrogate: bool, most_networks: int | None = None
+) -> list[tuple[Tier, Norm, float]]:
+    """Lists the unbounded attack, and all possible tiers at each epsilon, or those with few networks in a step."""
+    most = math.inf if most_networks is None else most_networks
+    tiers = [tier for tier in TIERS if tier.networks <= most and (with_surrogate or tier.knows != "surrogate")]
     attempts = [(tier, norm, epsilon) for norm, sizes in epsilons.items() for epsilon in sizes for tier in tiers]
     return [UNBOUNDED, *attempts]

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from models.checkpoint_files import CheckpointError
+from models.precision import Precision
 from models.predictions.detection import DEFAULT_RATE, Calibration
 from models.predictions.perturbation import Norm
 from models.tasks.kind import Flag
@@ -47,6 +48,7 @@ UNBOUNDED: tuple[Tier, Norm, float] = Tier("expectation, K = 5", "expectation", 
 EXPECTED_ORDER = (
     ("five networks in a step do at least as well as one", "expectation, K = 5", "expectation, K = 1"),
     ("twenty networks do at least as well as five", "expectation, K = 20", "expectation, K = 5"),
+    ("a hundred networks do at least as well as twenty", "expectation, K = 100", "expectation, K = 20"),
     ("the model helps at least as much as a surrogate", "expectation, K = 20", "transfer"),
     ("the full attack is at least as strong as the paper's protocol", "expectation, K = 20", "the paper's protocol"),
     ("fresh networks help at least as much as a fixed ensemble", "expectation, K = 20", "fixed ensemble, K = 5"),
@@ -62,6 +64,13 @@ class Budget:
     images: int = 100
     steps: int = 500
     restarts: int = 5
+    precision: Precision = "float32"
+    """In which networks are attacked, and judge."""
+
+    @property
+    def effort(self) -> str:
+        """What is spent on each image, in words."""
+        return f"{self.steps} steps and {self.restarts} restart{'' if self.restarts == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,21 @@
 
 from models.checkpoint import Checkpoint
 from models.predictions.detection import DEFAULT_RATE
-from training.evaluation.attack import JUDGES
+from training.evaluation.attack import JUDGES, TIERS
 from training.evaluation.attack_report import FLAGS, RATES, AttackReport, list_thresholds
 
 
 def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
     """The section: how often attacks succeeded, and at which version's thresholds."""
+    order = {tier.name: number for number, tier in enumerate(TIERS)}
     rows = "\n".join(
         f"| {o.norm}, {o.epsilon:g} | {o.tier} | {o.wrong:.1%} | {'–' if o.auroc is None else f'{o.auroc:.3f}'} | "
         + " | ".join(f"{o.evades_out_of_distribution[rate]:.1%} | {o.evades[rate]:.1%}" for rate in RATES)
         + " |"
-        for o in report.outcomes
+        for o in sorted(report.outcomes, key=lambda o: (o.norm, o.epsilon, order.get(o.tier, -1)))
     )
     budget = report.budget
+    precision = "" if budget.precision == "float32" else f" All networks are computed in {budget.precision}."
     failed = [check.what for check in report.checks if not check.holds]
     checks = f"All {len(report.checks)} checks of the attacks' strength hold."
     if failed:
@@ -25,8 +27,8 @@ def describe_attacks(report: AttackReport, checkpoint: Checkpoint) -> str:
     return f"""## Attacks
 
 `hyperdraw-train attack DIR` attacked the first {budget.images} test images. The attacker knows everything except the seed. It minimises
-one loss for the error and both flags, in expectation over networks that are drawn again in each step, with {budget.steps} steps
-and {budget.restarts} restarts, and does not stop early. {JUDGES} fresh draws of {report.networks} networks judge the result. *Evades* is the share of
+one loss for the error and both flags, in expectation over networks that are drawn again in each step, with {budget.effort},
+and does not stop early. {JUDGES} fresh draws of {report.networks} networks judge the result.{precision} *Evades* is the share of
 images with a wrong answer and no flag: without `out_of_distribution`, or without both flags. Without an attack,
 {report.clean_wrong:.1%} of the answers are wrong.{surrogate} The paper's protocol attacks 10 fixed networks, stops at success and
 ignores the flags, so it makes them look better than they are.{_name_thresholds(report, checkpoint)}

@@ -144,10 +144,11 @@ def attack_directory(
     budget: Budget,
     epsilons: dict[Norm, tuple[float, ...]],
     networks: int | None,
+    most_networks: int | None = None,
 ) -> AttackReport:
     """Attacks a classifier on test images, and writes attack.json and the card.
 
-    Without any ε, the usual ones are tried.
+    Without any ε, the usual ones are tried. Attackers with more than `most_networks` in a step are left out.
 
     Raises:
         CheckpointError: if a checkpoint cannot be loaded or attacked.
@@ -159,7 +160,7 @@ def attack_directory(
         raise CheckpointError(directory, "was fitted to a density; it gives no answers to attack")
     if not any(epsilons.values()) and isinstance(dataset.input, ImageSpec):
         epsilons = EPSILONS[dataset.input.channels]
-    attempts = list_attempts(epsilons, with_surrogate=surrogate is not None)
+    attempts = list_attempts(epsilons, with_surrogate=surrogate is not None, most_networks=most_networks)
     try:
         found = attack(checkpoint, dataset.test, other, budget, attempts, directory / FILE, networks)
     except ValueError as error:

@@ -11,21 +11,14 @@ from torch import Tensor
 import training.evaluation.attack
 from models.checkpoint import Checkpoint, load_checkpoint, save_calibration
 from models.checkpoint_files import CheckpointError
+from models.precision import Precision
 from models.predictions.detection import DEFAULT_RATE
-from models.predictions.perturbation import Norm, find_steepest, measure_margin, project
-from models.predictions.prediction import ScoreName, evaluate, interpret
+from models.predictions.perturbation import Norm, find_steepest, measure_margin, project, round_down
+from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate, interpret
 from models.predictions.surprise import measure_score
 from models.tasks.classification import Classification
 from training.data.datasets import load_digits
-from training.evaluation.attack import (
-    TIERS,
-    Attacker,
-    attack,
-    judge,
-    measure_disagreement,
-    measure_entropy,
-    measure_joint_loss,
-)
+from training.evaluation.attack import TIERS, attack, judge, list_attempts
 from training.evaluation.attack_report import (
     FILE,
     UNBOUNDED,
@@ -35,6 +28,14 @@ from training.evaluation.attack_report import (
     check_strength,
     is_no_less,
     load_attack_report,
+)
+from training.evaluation.attacker import (
+    SLACK,
+    Attacker,
+    measure_disagreement,
+    measure_entropy,
+    measure_excess,
+    measure_joint_loss,
 )
 from training.report.card import save_card
 
@@ -61,7 +62,9 @@ def test_the_joint_loss_wants_a_confident_error_that_no_flag_sees(score: str) ->
 
     def loss(plain: list[float], jittered: list[float]) -> float:
         logits, noisy = (torch.tensor(p).log()[None, None] for p in (plain, jittered))
-        return measure_joint_loss(logits, noisy, labels, MEASURES[score](logits), 0.1, 0.1).item()
+        return measure_joint_loss(
+            logits, noisy, labels, measure_excess(score, MEASURES[score](logits), 0.1), 0.1
+        ).item()
 
     right, undecided, wrong = [0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [1e-5, 0.99998, 1e-5]
     assert loss(wrong, wrong) == 0
@@ -79,7 +82,9 @@ def test_the_joint_loss_knows_both_scores() -> None:
     agreeing = torch.tensor([[-20.0, 0.0, 0.0]] * 2)[:, None]
 
     def loss(logits: Tensor, score: str) -> float:
-        return measure_joint_loss(logits, logits, labels, MEASURES[score](logits), 0.3, 1.0).item()
+        return measure_joint_loss(
+            logits, logits, labels, measure_excess(score, MEASURES[score](logits), 0.3), 1.0
+        ).item()
 
     for logits in (disagreeing, agreeing):
         assert loss(logits, "predictive_entropy") > 0
@@ -90,11 +95,21 @@ def test_the_joint_loss_knows_both_scores() -> None:
 def test_the_joint_loss_knows_thresholds_however_small() -> None:
     """An entropy of 3 · 10⁻¹⁵ exceeds a threshold of 10⁻¹⁸, and the loss falls with it."""
     logits = torch.tensor([[[0.0, 36.9, 0.0]]], requires_grad=True)
-    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), measure_entropy(logits), 1e-18, 1.0)
+    excess = measure_excess("predictive_entropy", measure_entropy(logits), 1e-18)
+    loss = measure_joint_loss(logits, logits.detach(), torch.tensor([0]), excess, 1.0)
     loss.sum().backward()
     assert loss.item() > 1
     assert logits.grad is not None
     assert logits.grad[0, 0, 2] > 0.1
+
+
+def test_excesses_are_in_nats() -> None:
+    """A surprise is, so that its excess is a difference; that of other scores is the logarithm of a ratio."""
+    scores = torch.tensor([8.0, 4.0, 0.0])
+    surprise = measure_excess("combined_surprise", scores, 4.0)
+    assert surprise.tolist() == pytest.approx([4 + SLACK, SLACK, 0])
+    entropy = measure_excess("predictive_entropy", scores, 4.0)
+    assert entropy.tolist() == pytest.approx([math.log(2) + SLACK, SLACK, 0])
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.7])
@@ -117,7 +132,7 @@ def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
 
 def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
     images, labels = TEST.inputs[:20] / 255, TEST.labels[:20]
-    found = Attacker(checkpoint, None, EXPECTATION, 20).perturb(images, labels, "linf", 0.2, replace(BUDGET, steps=20))
+    found = Attacker(checkpoint, None, EXPECTATION, 20, replace(BUDGET, steps=20)).perturb(images, labels, "linf", 0.2)
     assert (found - images).abs().max() <= 0.2 + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
@@ -132,7 +147,7 @@ def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkp
 def test_the_attacker_measures_the_score_that_raises_the_flag(checkpoint: Checkpoint) -> None:
     """The distance from the training's images, too, whose gradient leads to the pixels."""
     images = (TEST.inputs[:20] / 255).requires_grad_()
-    attacker = Attacker(checkpoint, None, EXPECTATION, 20)
+    attacker = Attacker(checkpoint, None, EXPECTATION, 20, BUDGET)
     outputs = evaluate(
         checkpoint.sampler, checkpoint.input, checkpoint.config.task, TEST.inputs[:20], 5, 20, checkpoint.density
     )
@@ -142,12 +157,44 @@ def test_the_attacker_measures_the_score_that_raises_the_flag(checkpoint: Checkp
     assert attacker.score == "combined_surprise"
     names: tuple[ScoreName, ...] = "predictive_entropy", "mutual_information", "feature_distance", "combined_surprise"
     for name in names:
-        found = attacker._measure_score(name, images, outputs.plain)
+        found = attacker.measure_score(name, images, outputs.plain)
         torch.testing.assert_close(
             found.detach(), measure_score(prediction, name, levels), rtol=1e-4, atol=1e-4, check_dtype=False
         )
-    (gradient,) = torch.autograd.grad(attacker._measure_score("feature_distance", images, outputs.plain).sum(), images)
+    (gradient,) = torch.autograd.grad(attacker.measure_score("feature_distance", images, outputs.plain).sum(), images)
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_each_step_has_fresh_networks(checkpoint: Checkpoint) -> None:
+    """A hundred of them in the strongest tier, of which as many see noise as in the ensemble that answers."""
+    tier = next(tier for tier in TIERS if tier.name == "expectation, K = 100")
+    attacker, images = Attacker(checkpoint, None, tier, 100, BUDGET), TEST.inputs[:2] / 255
+    plain, jittered = attacker.evaluate(images, 0, 0)
+    assert jittered is not None
+    assert (len(plain), len(jittered)) == (100, JITTERED_NETWORKS)
+    torch.testing.assert_close(attacker.evaluate(images, 0, 0)[0], plain)
+    for restart, step in ((0, 1), (1, 0)):
+        other, _ = attacker.evaluate(images, restart, step)
+        assert not torch.isclose(plain, other).all(-1).any()
+
+
+def test_coarse_networks_give_almost_the_same_gradients(checkpoint: Checkpoint) -> None:
+    gradients = []
+    precisions: tuple[Precision, ...] = "float32", "bfloat16"
+    for precision in precisions:
+        attacker = Attacker(checkpoint, None, EXPECTATION, 20, replace(BUDGET, precision=precision))
+        images = (TEST.inputs[:20] / 255).requires_grad_()
+        logits, _ = attacker.evaluate(images, 0, 0)
+        assert logits.dtype == torch.float32
+        (gradient,) = torch.autograd.grad(measure_entropy(logits).log().sum(), images)
+        gradients.append(gradient.flatten(1))
+    assert not torch.equal(*gradients)
+    assert torch.cosine_similarity(gradients[0], gradients[1]).median() > 0.99
+
+
+@pytest.mark.parametrize(("epsilon", "reach"), [(0.1, 25), (0.2, 51), (8 / 255, 8), (1.0, 255)])
+def test_rounded_images_stay_within_epsilon(epsilon: float, reach: int) -> None:
+    assert round_down(epsilon) == pytest.approx(reach / 255)
 
 
 def test_every_tier_is_reported_kept_and_not_computed_again(
@@ -173,6 +220,20 @@ def test_every_tier_is_reported_kept_and_not_computed_again(
     assert count_announced() == 0
 
 
+def test_attackers_can_be_left_out() -> None:
+    def list_names(with_surrogate: bool, most: int | None) -> set[str]:
+        attempts = list_attempts({"linf": (0.1, 0.2), "l2": ()}, with_surrogate, most)
+        assert attempts[0] == UNBOUNDED
+        names = [tier.name for tier, _, _ in attempts[1:]]
+        assert len(names) == 2 * len(set(names))
+        return set(names)
+
+    everybody = {tier.name for tier in TIERS}
+    assert list_names(True, None) == everybody
+    assert list_names(False, None) == everybody - {"transfer"}
+    assert list_names(True, 20) == everybody - {"expectation, K = 100"}
+
+
 def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Other tiers and epsilons are added; what does not belong into one table is refused, until the table is moved."""
     path, budget = tmp_path / FILE, replace(BUDGET, steps=2)
@@ -185,8 +246,8 @@ def test_what_was_attacked_otherwise_is_kept(checkpoint: Checkpoint, tmp_path: P
     before = path.read_bytes()
     other = replace(checkpoint, version="another surrogate")
     for message, surrogate, spent, networks in (
-        ("2 steps, 1 restarts on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
-        ("2 steps, 1 restarts on 100 networks; move the file", checkpoint, budget, 5),
+        ("2 steps and 1 restart in float32 on 100 networks; move the file", checkpoint, replace(budget, steps=3), None),
+        ("2 steps and 1 restart in float32 on 100 networks; move the file", checkpoint, budget, 5),
         ("another surrogate; move the file away", other, budget, None),
     ):
         with pytest.raises(ValueError, match=message):
