@@ -151,7 +151,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "tensors",
         },
         "sequences": {"data", "denormals", "evaluation", "progress", "runs"},
-        "studies": {"backbones", "data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
+        "studies": {"data", "denormals", "evaluation", "progress", "recipes", "report", "runs"},
         "translation": {"data", "denormals", "progress", "runs", "tensors"},
         "options": {"data", "recipes"},
         "endings": {"data", "imports", "progress", "runs"},

@@ -20,7 +20,7 @@ from training.endings import INTERRUPTED, conclude, explain_errors
 from training.evaluation.attack_report import Budget
 from training.images_command import images_command
 from training.import_command import import_command
-from training.near_foreign_command import near_foreign_command, near_foreign_features_command
+from training.near_foreign_command import near_foreign_command
 from training.objectives.objectives import Measure
 from training.options import (
     DATA_FOLDER,
@@ -297,7 +297,6 @@ def figures_command(
 app.command("divisions", rich_help_panel="Experiments")(divisions_command)
 app.command("drift", rich_help_panel="Experiments")(drift_command)
 app.command("near-foreign", rich_help_panel="Experiments")(near_foreign_command)
-app.command("near-foreign-features", rich_help_panel="Experiments")(near_foreign_features_command)
 
 
 @app.command("ablate", rich_help_panel="Experiments")

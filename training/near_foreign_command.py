@@ -4,7 +4,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from models.device import choose_device
@@ -29,7 +28,7 @@ def near_foreign_command(
     ] = DatasetChoice.DIGITS,
     parts: Annotated[
         list[Part] | None,
-        typer.Option("--with", help="A part to study. Can be repeated.", show_default="outliers"),
+        typer.Option("--with", help="A part to study. Can be repeated.", show_default="outliers and logitnorm"),
     ] = None,
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
@@ -52,23 +51,14 @@ def near_foreign_command(
         from training.studies.near_foreign import study_near_foreign  # takes long to import
 
         finished = study_near_foreign(
-            dataset, parts or [Part.OUTLIERS], out, data, choose_device(device), seed or (0, 1, 2), steps
+            dataset,
+            parts or (Part.OUTLIERS, Part.LOGITNORM),
+            out,
+            data,
+            choose_device(device),
+            seed or (0, 1, 2),
+            steps,
         )
     if not finished:
         warn("the study was interrupted. Continue with the same command.")
     conclude(f"Wrote {place / 'README.md'}." if finished else "", place / "comparison.json", as_json)
-
-
-def near_foreign_features_command(
-    backbone: Annotated[Path, typer.Argument(help="ONNX file of a pretrained network.", metavar="FILE")],
-    out: Annotated[Path, typer.Option(help="Directory for all trainings, and for features.")],
-    data: DataOption = DATA_FOLDER,
-    quiet: QuietOption = False,
-) -> None:
-    """Compare outliers among features with outlier images, on some hundred photographs of five classes of CIFAR-10."""
-    torch.set_num_threads(1)  # more would wait for one another, as the networks on features are small
-    with explain_errors(), be_quiet(quiet):
-        from training.studies.near_foreign_features import study_features  # takes long to import
-
-        study_features(backbone, 128, out / "features", out, data)
-    conclude(f"Wrote {out / 'linear' / 'README.md'} and {out / 'vectors' / 'README.md'}.", out, as_json=False)

@@ -16,7 +16,6 @@ from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.logitnorm import LogitNorm
 from training.objectives.objectives import Diversity
-from training.objectives.rotation import Rotation
 
 
 class Part(StrEnum):
@@ -30,7 +29,6 @@ class Part(StrEnum):
     HARDENING = "hardening"
     NOISE = "noise"
     LOGITNORM = "logitnorm"
-    ROTATION = "rotation"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Distillation:
 
 @dataclass(frozen=True)
 class OutlierExposure:
-    """A loss that asks for high predictive entropy on synthetic outliers.
+    """A loss that asks for high predictive entropy on synthetic outliers (`training.data.outliers`).
 
     A sampler that stores whole networks has them sharpened after the training (`TrainingRun.recalibrate`).
     """
@@ -63,9 +61,6 @@ class OutlierExposure:
     """The most networks that have to be uncertain together. Each step forms new groups."""
     count: int = 50_000
     """Outliers made before the training starts."""
-    mixes: tuple[float, float] | None = None
-    """Least and largest share of the first of two examples of different classes, of whose features outliers are mixes
-    (`training.data.mixes`). If None, outliers are images (`training.data.outliers`)."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +99,7 @@ class Recipe:
     noise: GaussianNoise | None = None
     """Settings of the noise that images get, if any. Each network then sees several noisy copies of its inputs."""
     logitnorm: LogitNorm | None = None
-    """Settings of a loss on normalised logits, if any."""
-    rotation: Rotation | None = None
-    """Settings of a further task, to tell how images were turned, if any."""
+    """Settings of losses on normalised logits, if any."""
     diversity: Diversity | None = None
     moment_matching_weight: float = 0.0
     adversarial_weight: float = 0.0

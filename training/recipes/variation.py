@@ -11,7 +11,6 @@ from training.objectives.gaussian_noise import GaussianNoise
 from training.objectives.hardening import Hardening
 from training.objectives.logitnorm import LogitNorm
 from training.objectives.objectives import Diversity, Measure
-from training.objectives.rotation import Rotation
 from training.recipes.recipe import OutlierExposure, Part, Recipe
 
 ADDABLE: Mapping[Part, Any] = {
@@ -20,7 +19,6 @@ ADDABLE: Mapping[Part, Any] = {
     Part.HARDENING: Hardening(),
     Part.NOISE: GaussianNoise(),
     Part.LOGITNORM: LogitNorm(),
-    Part.ROTATION: Rotation(),
 }
 """Parts that can be added, with their settings. Each fills the recipe's field of the same name."""
 

@@ -33,13 +33,9 @@ class FittingRun(TrainingRun):
     """Adam with a warm-up and a cosine schedule."""
 
     def _build_helpers(self) -> dict[str, nn.Module]:
-        helpers: dict[str, nn.Module] = {}
-        if isinstance(self.sampler, Hypernetwork):
-            size = self.recipe.discriminator_hidden_size
-            helpers["discriminator"] = CodeDiscriminator(self.sampler.joint_code_size, size)
-        if self.problem.turn_head is not None:
-            helpers["turn_head"] = self.problem.turn_head
-        return helpers
+        if not isinstance(self.sampler, Hypernetwork):
+            return {}
+        return {"discriminator": CodeDiscriminator(self.sampler.joint_code_size, self.recipe.discriminator_hidden_size)}
 
     def _build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         groups = [
@@ -52,10 +48,6 @@ class FittingRun(TrainingRun):
             for group, parameters in self.sampler.parameter_groups().items()
             if parameters
         ]
-        if self.problem.turn_head is not None:
-            assert self.recipe.rotation is not None
-            rate = self.recipe.rotation.learning_rate
-            groups.append({"params": list(self.problem.turn_head.parameters()), "lr": rate, "initial_lr": rate})
         optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": torch.optim.Adam(groups, fused=True)}
         if "discriminator" in self._modules:
             optimizers["discriminator_optimizer"] = torch.optim.Adam(

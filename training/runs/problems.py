@@ -21,7 +21,6 @@ from training.objectives.gaussian_noise import add_noise, consistency_loss
 from training.objectives.hardening import harden
 from training.objectives.logitnorm import normalize_logits
 from training.objectives.objectives import balance_classes, outlier_loss
-from training.objectives.rotation import TurnHead, rotation_loss, turn_images
 from training.recipes.recipe import Recipe
 from training.runs.noise import fork_noise
 from training.runs.sources import make_source
@@ -46,9 +45,6 @@ class Problem(ABC):
 
     num_examples: int
     """Number of observations that the loss is a mean over, in expectation."""
-
-    turn_head: TurnHead | None = None
-    """What is trained beside the sampler, if anything."""
 
     @abstractmethod
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -91,7 +87,6 @@ class Supervised(Problem):
             raise ValueError(f"networks are trained in {recipe.precision} only if they take images")
         if recipe.noise is not None and (dataset.backbone is not None or not isinstance(dataset.input, ImageSpec)):
             raise ValueError("noise can be added only to images that the networks see themselves")
-        self.turn_head = self._make_turn_head()
         self._source = make_source(recipe, dataset, seed, device)
 
     def fit(self, target: TargetNetwork, weights: Weights, step: int) -> Fit:
@@ -101,22 +96,16 @@ class Supervised(Problem):
             inputs = self._harden(target, weights, inputs, labels, step)
         if self.recipe.noise is not None:
             inputs, labels = self._add_noise(inputs, step), labels.repeat(1, self.recipe.noise.copies)
-        count = seen = inputs.shape[1]
-        if self.turn_head is not None:
-            target, weights = self.turn_head.target, self.turn_head.extend(weights)
-            inputs, seen = torch.cat([inputs, turn_images(inputs)], dim=1), 2 * count
+        count = inputs.shape[1]
         if self.recipe.outliers is not None:
             shared = self.draw_outliers(step).expand(len(inputs), *[-1] * (inputs.dim() - 1))
             inputs = torch.cat([inputs, shared], dim=1)
         arranged = target.arrange(weights, DTYPES[self.recipe.precision])
-        every, own = target.forward(arranged, inputs), task.num_outputs
-        logits = every[..., :own]
+        outputs = target.forward(arranged, inputs)
         if self.recipe.logitnorm is not None:
-            logits = normalize_logits(logits, self.recipe.logitnorm)
-        outputs, others = logits[:, :count], logits[:, seen:]
+            outputs = normalize_logits(outputs, self.recipe.logitnorm)
+        outputs, others = outputs.tensor_split([count], dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
-        if self.recipe.rotation is not None:
-            losses["rotation"] = rotation_loss(every[:, count:seen, own:], self.recipe.rotation)
         if self.recipe.noise is not None:
             losses["consistency"] = consistency_loss(outputs, self.recipe.noise)
         if self.recipe.outliers is not None:
@@ -149,16 +138,6 @@ class Supervised(Problem):
         drawn = self.recipe.outliers.inputs_per_step, self._source.num_outliers
         (index,) = choices(self.seed, [step], *drawn, OUTLIER_STREAM)
         return self._source.take_outliers(index.to(self._labels.device))
-
-    def _make_turn_head(self) -> TurnHead | None:
-        recipe, spec = self.recipe, self.dataset.input
-        if recipe.rotation is None:
-            return None
-        if self.dataset.backbone is not None or not isinstance(spec, ImageSpec) or spec.height != spec.width:
-            raise ValueError("only square images that the networks see themselves can be turned")
-        if recipe.distillation is not None:
-            raise ValueError("distillation trains no rows of the last layer that tell turns")
-        return TurnHead(recipe.target, recipe.networks_per_step)
 
     def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None

@@ -14,7 +14,7 @@ from models.samplers.sampler import NetworkStack, WeightSampler
 from training.data.dataset import Dataset
 from training.data.mixture import Mixture
 from training.evaluation.calibration import fit_member_temperature
-from training.recipes.recipe import Part, Recipe
+from training.recipes.recipe import Recipe
 from training.recipes.variation import ADDABLE
 from training.runs.loop import StepReport
 from training.runs.problems import Density, Problem, Supervised
@@ -181,9 +181,8 @@ def _list_stacks(sampler: WeightSampler) -> list[NetworkStack]:
 
 def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
     extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
-    mixed = recipe.outliers is not None and recipe.outliers.mixes is not None
-    suitable = dataset.input.perturbable or (mixed and extras == [Part.OUTLIERS])
-    if extras and not (suitable and dataset.task.has_classes):
+    of_images = dataset.input.perturbable and dataset.task.has_classes
+    if extras and not of_images:
         raise TrainingError(
             f"{recipe.name}: {', '.join(extras)} can only be used to classify images, not with {recipe.dataset}"
         )

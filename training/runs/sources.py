@@ -15,7 +15,6 @@ from models.noise import choices, uniform
 from training.data.augmentation import distort
 from training.data.dataset import Dataset
 from training.data.features import CachedBackbone
-from training.data.mixes import Mixes, choose_mixes
 from training.data.outliers import synthesize_outliers
 from training.progress import Bar
 from training.recipes.recipe import Recipe
@@ -28,52 +27,32 @@ VIEW_SEED = 0
 
 
 class Source(ABC):
-    """What the target network takes, for training examples and for synthetic outliers.
+    """What the target network takes, for training examples and for synthetic outliers."""
 
-    Outliers are images, or mixes of what the target network takes.
-    """
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int) -> None:
-        self._images = dataset.train.inputs[:0]
-        self._mixes: Mixes | None = None
-        if recipe.outliers is not None and recipe.outliers.mixes is not None:
-            self._mixes = choose_mixes(dataset.train.labels, recipe.outliers.count, recipe.outliers.mixes, seed)
-        elif recipe.outliers is not None:
-            self._images = synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed)
-        self.num_examples = len(dataset.train)
-        self.num_outliers = len(self._images if self._mixes is None else self._mixes)
+    num_outliers: int
+    """Number of synthetic outliers."""
 
     @abstractmethod
     def take(self, index: Tensor, step: int) -> Tensor:
         """Prepared training examples, augmented by the noise of a step: float32 [n, …] for indices [n]."""
 
     @abstractmethod
-    def take_plain(self, index: Tensor) -> Tensor:
-        """Prepared training examples, not augmented: float32 [n, …] for indices [n]."""
-
     def take_all(self) -> Tensor:
         """All prepared training examples, not augmented: float32 [N, …]."""
-        return self.take_plain(torch.arange(self.num_examples))
-
-    def take_outliers(self, index: Tensor) -> Tensor:
-        """Prepared outliers: float32 [n, …] for indices [n]."""
-        if self._mixes is None:
-            return self._take_images(index)
-        mixes = self._mixes[index.cpu()]
-        return mixes.mix(self.take_plain(mixes.first), self.take_plain(mixes.second))
 
     @abstractmethod
-    def _take_images(self, index: Tensor) -> Tensor:
-        """Prepared outliers that were made as images."""
+    def take_outliers(self, index: Tensor) -> Tensor:
+        """Prepared outliers: float32 [n, …] for indices [n]."""
 
 
 class RawSource(Source):
     """Raw inputs, which are distorted and prepared at each step."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
-        super().__init__(recipe, dataset, seed)
         self._augmentation, self._spec, self._seed = recipe.augmentation, dataset.input, seed
-        self._inputs, self._images = dataset.train.inputs.to(device), self._images.to(device)
+        self._inputs = dataset.train.inputs.to(device)
+        self._outliers = make_outliers(recipe, dataset, seed).to(device)
+        self.num_outliers = len(self._outliers)
 
     def take(self, index: Tensor, step: int) -> Tensor:
         inputs = self._inputs[index]
@@ -83,15 +62,15 @@ class RawSource(Source):
             inputs = distort(inputs, self._augmentation, numbers.to(inputs.device))
         return self._spec.prepare(inputs)
 
-    def take_plain(self, index: Tensor) -> Tensor:
-        return self._spec.prepare(self._inputs[index])
+    def take_all(self) -> Tensor:
+        return self._spec.prepare(self._inputs)
 
-    def _take_images(self, index: Tensor) -> Tensor:
-        return self._spec.prepare(self._images[index])
+    def take_outliers(self, index: Tensor) -> Tensor:
+        return self._spec.prepare(self._outliers[index])
 
 
 class FeatureSource(Source):
-    """Features, which a backbone computes once: of each image, of distorted views of it, and of outlier images.
+    """Features, which a backbone computes once: of each image, of distorted views of it, and of outliers.
 
     Views and outliers are the same for every seed, so that another training finds their features. Views are also the
     same in every fold.
@@ -100,9 +79,8 @@ class FeatureSource(Source):
     def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
         assert isinstance(dataset.backbone, CachedBackbone)
         assert isinstance(dataset.input, ImageSpec)
-        super().__init__(recipe, dataset, VIEW_SEED)
         self._backbone, self._device, self._seed = dataset.backbone, device, seed
-        images, outliers = dataset.train.inputs, self._images
+        images, outliers = dataset.train.inputs, make_outliers(recipe, dataset, VIEW_SEED)
         views = recipe.views if recipe.augmentation is not None else 0
         places = torch.arange(len(images)) if dataset.places is None else dataset.places
         with Bar("computing features", "image", (1 + views) * len(images) + len(outliers)) as bar:
@@ -116,9 +94,9 @@ class FeatureSource(Source):
                 parts = zip(images.split(IMAGES_PER_RUN), numbers[places].split(IMAGES_PER_RUN), strict=True)
                 distorted = (distort(part, recipe.augmentation, own).round() for part, own in parts)
                 self._locate(distorted, dataset.input, self._rows[:, 1 + view], bar)
-            self._images = torch.empty(len(outliers), dtype=torch.int64)
-            """Rows of outliers."""
-            self._locate(outliers.split(IMAGES_PER_RUN), dataset.input, self._images, bar)
+            self._outliers = torch.empty(len(outliers), dtype=torch.int64)
+            self._locate(outliers.split(IMAGES_PER_RUN), dataset.input, self._outliers, bar)
+        self.num_outliers = len(self._outliers)
 
     def _locate(self, blocks: Iterable[Tensor], spec: ImageSpec, rows: Tensor, bar: Bar) -> None:
         """Finds the rows of images in blocks of `IMAGES_PER_RUN`.
@@ -135,14 +113,21 @@ class FeatureSource(Source):
         (chosen,) = choices(self._seed, [step], len(index), self._rows.shape[1], AUGMENTATION_STREAM)
         return self._backbone.read(self._rows[index.cpu(), chosen]).to(self._device)
 
-    def take_plain(self, index: Tensor) -> Tensor:
-        return self._backbone.read(self._rows[index.cpu(), 0]).to(self._device)
+    def take_all(self) -> Tensor:
+        return self._backbone.read(self._rows[:, 0]).to(self._device)
 
-    def _take_images(self, index: Tensor) -> Tensor:
-        return self._backbone.read(self._images[index.cpu()]).to(self._device)
+    def take_outliers(self, index: Tensor) -> Tensor:
+        return self._backbone.read(self._outliers[index.cpu()]).to(self._device)
 
 
 def make_source(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Source:
     """The source that suits a dataset."""
     kind = RawSource if dataset.backbone is None else FeatureSource
     return kind(recipe, dataset, seed, device)
+
+
+def make_outliers(recipe: Recipe, dataset: Dataset, seed: int) -> Tensor:
+    """Raw synthetic outliers, if the recipe has any."""
+    if recipe.outliers is None:
+        return dataset.train.inputs[:0]
+    return synthesize_outliers(dataset.train.inputs, recipe.outliers.count, seed)

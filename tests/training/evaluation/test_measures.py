@@ -107,7 +107,7 @@ def test_aurc_of_ties_is_that_of_a_mean_order() -> None:
     seed=st.integers(0, 2**32),
 )
 def test_augrc_is_what_its_paper_says_it_is(scores: list[int], seed: int) -> None:
-    """Traub et al., equation 8: the error rate and the probability that an error is the less certain of two answers."""
+    """A function of the error rate and of the probability that an error is less certain than a right answer."""
     wrong = torch.rand(len(scores), generator=torch.Generator().manual_seed(seed)) < 0.4
     found, rate = measure_augrc(torch.tensor(scores), wrong), wrong.double().mean().item()
     ranked = measure_auroc(torch.tensor(scores)[~wrong], torch.tensor(scores)[wrong]) if 0 < rate < 1 else 0.0

@@ -27,7 +27,7 @@ def test_recipes_answer_the_classes_that_are_kept() -> None:
 
 
 def test_the_study_goes_on_and_compares(tmp_path: Path) -> None:
-    arguments = ["near-foreign", "--out", str(tmp_path), "--steps", "3", "--seed", "0", "--json"]
+    arguments = ["near-foreign", "--out", str(tmp_path), "--with", "outliers", "--steps", "3", "--seed", "0", "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
