@@ -13,7 +13,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_calibration
 from models.checkpoint_files import CheckpointError
 from models.precision import Precision
 from models.predictions.detection import DEFAULT_RATE
-from models.predictions.perturbation import Norm, find_steepest, measure_margin, project, round_down
+from models.predictions.perturbation import Descent, Norm, find_steepest, measure_margin, project, round_down
 from models.predictions.prediction import JITTERED_NETWORKS, ScoreName, evaluate, interpret
 from models.predictions.surprise import measure_score
 from models.tasks.classification import Classification
@@ -128,6 +128,17 @@ def test_projections_stay_within_the_ball_and_the_range(epsilon: float) -> None:
         torch.testing.assert_close(project(around, around, norm, epsilon), around)
     assert find_steepest(far, "l2").flatten(1).norm(dim=1).tolist() == pytest.approx([1] * 5)
     assert find_steepest(far, "linf").abs().unique().tolist() == [1]
+
+
+def test_a_small_gradient_does_not_turn_the_momentum() -> None:
+    """After (3, 4), the first pixel of (−1, 10) still says the same, although its sign does not."""
+    images = torch.full((1, 1, 1, 2), 0.5)
+    descent = Descent(images, torch.zeros_like(images), "linf", 0.1, steps=10)
+    before = descent.current
+    for gradient in ([3.0, 4.0], [-1.0, 10.0]):
+        descent.step(torch.tensor(gradient).view_as(images))
+        assert (descent.current < before).all()
+        before = descent.current
 
 
 def test_attacks_stay_within_epsilon_and_do_better_than_noise(checkpoint: Checkpoint) -> None:
