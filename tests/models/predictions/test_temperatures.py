@@ -34,7 +34,8 @@ def test_the_temperature_of_members_is_the_one_that_labels_were_drawn_at() -> No
     labels = (logits / 2).softmax(-1).mean(0).multinomial(1, generator=generator)[:, 0]
     assert fit_member_temperature(logits, labels) == pytest.approx(2, abs=0.15)
     alone = logits[:1]
-    assert fit_member_temperature(alone, labels) == pytest.approx(fit_temperature(alone[0], labels), 1e-3)
+    found = fit_member_temperature(alone, labels)  # whose loss is flat, as the labels are those of all three
+    assert found == pytest.approx(fit_temperature(alone[0], labels), 1e-2)
 
 
 @pytest.mark.parametrize("gap", [600.0, 800.0, 2000.0])

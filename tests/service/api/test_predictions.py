@@ -303,9 +303,9 @@ def test_page_and_its_parts(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    for reference in ("/static/app.js", "/static/style.css"):
-        assert reference in page.text
-        assert client.get(reference).status_code == 200
+    for reference in ("static/app.js", "static/style.css"):
+        assert f'"{reference}"' in page.text
+        assert client.get(f"/{reference}").status_code == 200
     assert "http://" not in page.text
     assert "https://" not in page.text
 
