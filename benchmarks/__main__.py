@@ -16,6 +16,7 @@ import typer
 
 from benchmarks.evaluator import LARGE_CASES, SHARE, measure_evaluator
 from benchmarks.memory import measure_large_memory, measure_memory
+from benchmarks.replicas import find_nginx, measure_replicas
 from benchmarks.report import Ratio, collect, draw_growth, find_regressions, print_table
 from benchmarks.sampling import measure_sampler
 from benchmarks.sequences import measure_sequences
@@ -52,6 +53,7 @@ class Part(StrEnum):
     MEMORY = "memory"
     WEIGHTS = "weights"
     SERVICE = "service"
+    REPLICAS = "replicas"
     BACKBONE = "backbone"
 
 
@@ -97,12 +99,16 @@ def main(
         Part.MEMORY: lambda: chain(measure_memory(MODEL), measure_large_memory()),
         Part.WEIGHTS: lambda: measure_downloads(chosen),
         Part.SERVICE: lambda: chain(measure_service(MODEL, chosen), measure_neighbours(MODEL, chosen)),
+        Part.REPLICAS: lambda: measure_replicas(MODEL, chosen),
     }
     if model is not None:
         parts[Part.BACKBONE] = lambda: measure_backbone(model, chosen)
     elif only and Part.BACKBONE in only:
         raise typer.BadParameter("the part backbone needs --model")
     ratios: list[Ratio] = []
+    if not only and find_nginx() is None:
+        typer.echo("without replicas, as nginx is not installed: apt-get install nginx-light", err=True)
+        del parts[Part.REPLICAS]
     for part in only or list(parts):
         for ratio in parts[part]():
             ratios.append(ratio)

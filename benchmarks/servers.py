@@ -24,6 +24,12 @@ STOPPING_SECONDS = 60.0
 """That it may take to stop."""
 
 
+def find_free_port() -> int:
+    """A port on which nobody listens at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def run_server(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[int]:
     """Runs a server on a free port, and ends it and its children.
@@ -31,8 +37,7 @@ def run_server(command: Sequence[str], variables: Mapping[str, str]) -> Iterator
     Raises:
         TimeoutError: if it does not answer in time; with what it had to say.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = find_free_port()
     inherited = {name: value for name, value in os.environ.items() if name != SPIN_COUNT}  # which each sets as it likes
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

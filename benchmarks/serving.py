@@ -139,9 +139,9 @@ def measure_backbone(directory: Path, device: torch.device) -> Iterator[Ratio]:
         raise ValueError(f"{directory} has no backbone")
     noise = torch.randint(256, spec.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pixels = spec.prepare(noise[None])
-    path, body = f"/v1/models/{directory.name}/predict", _write_request(encode_image(noise))
+    path, body = f"/v1/models/{directory.name}/predict", write_request(encode_image(noise))
     with run_server(make_command(directory, device), {}) as port, asyncio.Runner() as runner:
-        runner.run(wait_for(lambda: _ask_once(port, path, body)))
+        runner.run(wait_for(lambda: ask_once(port, path, body)))
         ask = runner.run(connect(port, path, body))
 
         async def answer() -> None:
@@ -153,7 +153,8 @@ def measure_backbone(directory: Path, device: torch.device) -> Iterator[Ratio]:
     yield Ratio(f"image of {spec.width} pixels", "1 client", ratio, "its backbone's own time", times["answer"], True)
 
 
-def _write_request(image: bytes) -> bytes:
+def write_request(image: bytes) -> bytes:
+    """The body of a request for the prediction of an image file."""
     return json.dumps({"images": [base64.b64encode(image).decode()]}).encode()
 
 
@@ -183,17 +184,18 @@ def _measure_server(
     image: Path = IMAGE,
     clients: Sequence[int] = CLIENTS,
 ) -> dict[int, Load]:
-    body = _write_request(image.read_bytes())
+    body = write_request(image.read_bytes())
     with run_server(command, variables) as port:
 
         async def measure() -> dict[int, Load]:
-            await wait_for(lambda: _ask_once(port, path, body))
+            await wait_for(lambda: ask_once(port, path, body))
             return {n: await apply_load(lambda: connect(port, path, body), n, SECONDS) for n in clients}
 
         return asyncio.run(measure())
 
 
-async def _ask_once(port: int, path: str, body: bytes) -> None:
+async def ask_once(port: int, path: str, body: bytes) -> None:
+    """Asks on a connection of its own."""
     await (await connect(port, path, body))()
 
 

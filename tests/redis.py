@@ -10,12 +10,6 @@ from tests.programs import find_program
 from tests.waiting import wait_until
 
 
-def find_free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def serve_redis(folder: Path, port: int) -> Iterator[str]:
     """Starts a server that keeps nothing on disk; yields its address."""

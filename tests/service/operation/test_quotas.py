@@ -11,6 +11,7 @@ import httpx
 import pytest
 from limits import parse_many
 
+from benchmarks.servers import find_free_port
 from service.admission import Admission, OverloadedError
 from service.app import create_app
 from service.catalog import ConfigurationError
@@ -21,7 +22,7 @@ from service.settings import Settings
 from tests.conftest import serve
 from tests.engine import hold
 from tests.pictures import draw_image, encode
-from tests.redis import find_free_port, serve_redis
+from tests.redis import serve_redis
 from tests.waiting import wait_until
 
 PICTURE = encode(draw_image(size=(8, 8)))
