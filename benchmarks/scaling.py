@@ -58,7 +58,7 @@ class Scenario:
     startup: float = 30.0
     """Seconds until a new replica is ready."""
     least: int = 2
-    most: int = 12
+    most: int = 10
     """Numbers of replicas."""
     threshold: float = 20_000.0
     """Cost that may wait for each replica."""

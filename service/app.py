@@ -29,7 +29,7 @@ from service.api import (
     sequences,
     weights,
 )
-from service.catalog import Catalog
+from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.destinations import make_monitor_folder, open_feedback, open_sink, open_traces
 from service.engine.engine import Engine
@@ -74,6 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
     precision = choose_precision(device) if settings.precision == "auto" else settings.precision
     observers = metrics, watches
     weigh = keys.weigh if keys else weigh_equally
+    if settings.quota_store and keys is None:
+        raise ConfigurationError("--quota-store counts what keys use; name a key file with --keys")
     quotas = Quotas(settings.quota_store.get_secret_value() if settings.quota_store else None)
     engine = Engine(
         device, freshness, settings.max_queue, observers, stream_limits=limits, precision=precision, weigh=weigh
@@ -99,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
+        await quotas.check()
         tasks = [asyncio.create_task(_keep(watches, catalog))]
         if settings.watch:
             tasks.append(asyncio.create_task(_watch(catalog, settings.watch)))

@@ -36,7 +36,6 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItem, parse_many
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -76,12 +75,22 @@ class KeyFileError(Exception):
 
 
 def _read_windows(text: Any) -> tuple[RateLimitItem, ...]:
+    expected = 'it must be text such as "10/second; 5000/day": amounts by second, minute, hour, day, month or year'
     if not isinstance(text, str):
-        raise ValueError('it must be text such as "10/second; 5000/day"')
-    windows = parse_many(text)
+        raise ValueError(expected)
+    try:
+        windows = parse_many(text)
+    except ValueError:
+        raise ValueError(expected) from None
     if not all(window.amount > 0 for window in windows):
         raise ValueError("an amount must be positive")
     return tuple(windows)
+
+
+def _check_time(value: Any) -> Any:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("it must be a time with its zone, such as 2027-06-30T00:00:00Z")
+    return value
 
 
 Windows = Annotated[tuple[InstanceOf[RateLimitItem], ...], BeforeValidator(_read_windows)]
@@ -103,7 +112,7 @@ class Key(BaseModel):
     """Requests at the same time, of one service."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """The key's part of the device's time while others wait, in units of a usual one."""
-    expires: AwareDatetime | None = None
+    expires: Annotated[datetime, BeforeValidator(_check_time)] | None = None
     note: str = ""
     """Text for people."""
 
@@ -202,7 +211,10 @@ def read_keys(path: Path) -> Mapping[str, Key]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise KeyFileError(f"the key file {path} is not valid: {where}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = f"an entry may have {', '.join(Key.model_fields)}"
+        raise KeyFileError(f"the key file {path} is not valid: {where}: {reason}") from error
     except ValueError as error:  # or the file is not UTF-8
         raise KeyFileError(f"the key file {path} is not valid TOML: {error}") from error
 
@@ -247,7 +259,8 @@ def require(scope: KeyScope | None, *, unless: str | None = None) -> Callable[..
         request.scope["hyperdraw.key"] = name  # for the log
         request.scope["hyperdraw.quotas"] = key
         if key.expires is not None and key.expires <= datetime.now(UTC):
-            raise _unauthorized(f"Key {name!r} expired at {key.expires:%Y-%m-%d %H:%M %Z}.")
+            message = f"Key {name!r} expired at {key.expires:%Y-%m-%d %H:%M %Z}."
+            raise _unauthorized(message, "Ask the operator for another one.")
         if scope is not None and scope not in key.scopes:
             scopes = ", ".join(sorted(key.scopes)) or "nothing"
             message = f"Key {name!r} has scope {scopes}; this needs {scope}."
@@ -282,5 +295,5 @@ async def charge(request: Request, cost: int) -> None:
         await quotas.take(request.scope["hyperdraw.key"], "networks", key.networks, cost)
 
 
-def _unauthorized(message: str) -> ServiceError:
-    return ServiceError(401, "unauthorized", message, _KEY_HINT, {"WWW-Authenticate": "Bearer"})
+def _unauthorized(message: str, hint: str = _KEY_HINT) -> ServiceError:
+    return ServiceError(401, "unauthorized", message, hint, {"WWW-Authenticate": "Bearer"})

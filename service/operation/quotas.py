@@ -71,12 +71,13 @@ class Quotas:
         """
         for window in windows:
             if amount > window.amount:
-                message = f"The request needs {amount:,} {_NOUNS[quantity]}; key {key!r} may use {window}."
-                raise ServiceError(422, "quota_too_small", message, "Ask for less at once.")
+                message = f"The request needs {amount:,} {_NOUNS[quantity]}; {_describe(key, quantity, window)}."
+                raise ServiceError(422, "quota_too_small", message, f"Ask for at most {window.amount:,} at once.")
             if not (seconds := await self._hit(window, quantity, key, amount)):
                 continue
             self.refused[key, quantity] += 1
-            message = f"Key {key!r} may use {window} ({_NOUNS[quantity]}), and has used them."
+            message = f"{_describe(key, quantity, window)}, and they are used."
+            message = message[0].upper() + message[1:]
             hint = f"Try again in {seconds} s."
             raise ServiceError(429, "quota_exceeded", message, hint, {"Retry-After": str(seconds)})
 
@@ -88,7 +89,7 @@ class Quotas:
         """
         if self._open[key] >= most:
             self.refused[key, "concurrent"] += 1
-            message = f"Key {key!r} may have {most} requests at the same time."
+            message = f"Key {key!r} may have {most} open at the same time."
             raise ServiceError(429, "too_many_concurrent", message, "Wait for one of them.", {"Retry-After": "1"})
         self._open[key] += 1
 
@@ -97,6 +98,12 @@ class Quotas:
         self._open[key] -= 1
         if not self._open[key]:
             del self._open[key]
+
+    async def check(self) -> None:
+        """Finds out whether the server can be used, if there is one."""
+        if self._shared is not None and not await self._shared.storage.check():
+            self._retry = time.monotonic() + RETRY_SECONDS
+            self._note_fault("the store of quotas does not answer")
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -123,6 +130,13 @@ class Quotas:
         if fault is None and self.fault is not None:
             logger.info("the store of quotas can be used again")
         self.fault = fault
+
+
+def _describe(key: str, quantity: Quantity, window: RateLimitItem) -> str:
+    """What a key may use in a window."""
+    unit = window.GRANULARITY.name
+    per = unit if window.multiples == 1 else f"{window.multiples} {unit}s"
+    return f"key {key!r} may use {window.amount:,} {_NOUNS[quantity]} per {per}"
 
 
 _NOUNS: dict[Quantity, str] = {"requests": "requests", "networks": "inputs × networks", "concurrent": "requests"}

@@ -19,6 +19,7 @@ import pytest
 from service.__main__ import check_socket
 from service.app import create_app
 from service.catalog import ConfigurationError
+from service.operation.access import create_key
 from service.settings import Settings, read_settings
 from tests.conftest import serve
 from tests.nginx import serve_nginx
@@ -146,6 +147,35 @@ def test_no_request_is_lost_when_a_replica_ends(folder: Path, checkpoints: Path,
         third.close()
         answers += [predict() for _ in range(10)]
     assert set(answers) == {200}
+
+
+@pytest.mark.needs("nginx")
+def test_who_is_refused_takes_nothing_from_others(folder: Path, checkpoints: Path) -> None:
+    """A replica that answers 429 is not out of order, and the other one is not asked for the same."""
+    made = {name: create_key(name, ["predict"]) for name in ("alice", "bob")}
+    (folder / "keys.toml").write_text(f'{made["alice"][1]}requests = "1/hour"\n\n{made["bob"][1]}')
+    (folder / "keyed").mkdir()
+    sockets = [folder / "four", folder / "five"]
+    with ExitStack() as stack:
+        for path in sockets:
+            settings = Settings(
+                checkpoints=checkpoints, socket=path, root_path=BELOW, decoders=1, keys=folder / "keys.toml"
+            )
+            stack.enter_context(serve(create_app(settings)))
+        place = stack.enter_context(serve_nginx(folder / "keyed", sockets, BELOW))
+        alice, bob = (
+            stack.enter_context(httpx.Client(base_url=place, headers={"Authorization": f"Bearer {key}"}))
+            for key, _ in made.values()
+        )
+
+        def predict(client: httpx.Client) -> int:
+            return client.post("/v1/models/digits/predict?ensemble_size=2", files={"images": PICTURE}).status_code
+
+        asked = [(predict(alice), predict(bob)) for _ in range(10)]
+    assert {status for _, status in asked} == {200}
+    statuses = [status for status, _ in asked]
+    assert sorted(set(statuses)) == [200, 429]
+    assert statuses.count(200) <= 2  # one at each, as they share no store
 
 
 def test_a_client_may_call_a_socket(sockets: list[Path]) -> None:

@@ -13,11 +13,13 @@ import pytest
 import yaml
 from fastapi import FastAPI
 
+from benchmarks.scaling import Scenario
 from service.settings import Settings
 from tests import ROOT
 
 DIRECTORY = ROOT / "deploy" / "kubernetes"
 FOLDERS = sorted(path.parent for path in DIRECTORY.rglob("kustomization.yaml"))
+COMPONENTS = sorted(folder.name for folder in FOLDERS if folder.parent.name == "components")
 VERSIONS = ("1.30", "1.37")
 """Of Kubernetes, the oldest and newest that the manifests are checked for."""
 
@@ -33,7 +35,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def list_resources(folder: Path) -> Iterator[dict[str, Any]]:
     """The resources of a folder, without those that it takes from others, and without patches."""
-    for name in read(folder / "kustomization.yaml")[0]["resources"]:
+    for name in read(folder / "kustomization.yaml")[0].get("resources", []):
         if name.endswith(".yaml"):
             yield from read(folder / name)
 
@@ -62,7 +64,7 @@ CONTAINERS = [
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_resources_follow_the_schemas(folder: Path) -> None:
     kustomization = read(folder / "kustomization.yaml")[0]
-    for name in kustomization["resources"]:
+    for name in (*kustomization.get("resources", []), *kustomization.get("components", [])):
         assert (folder / name).exists()
     for patch in kustomization.get("patches", []):
         assert "patch" in patch or (folder / patch["path"]).is_file()
@@ -71,19 +73,24 @@ def test_resources_follow_the_schemas(folder: Path) -> None:
 
 
 @pytest.mark.skipif(KUSTOMIZE is None, reason="kustomize is not installed")
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_kustomize_builds_what_follows_the_schemas(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("components", [[], *([name] for name in COMPONENTS), COMPONENTS], ids=str)
+def test_kustomize_builds_what_follows_the_schemas(components: list[str], tmp_path: Path) -> None:
+    """Of the base alone, with each component, and with all."""
     shutil.copytree(DIRECTORY, tmp_path / "kubernetes")
-    (tmp_path / "kubernetes" / "overlays" / "keys" / "keys.toml").write_text("[alice]")
-    copied = tmp_path / "kubernetes" / folder.relative_to(DIRECTORY)
+    (tmp_path / "kubernetes" / "components" / "keys" / "keys.toml").write_text("[alice]")
+    cluster = tmp_path / "kubernetes" / "cluster"
+    (kustomization,) = read(cluster / "kustomization.yaml")
+    kustomization["components"] = [f"../components/{name}" for name in components]
+    (cluster / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     assert KUSTOMIZE
-    built = subprocess.run([KUSTOMIZE, "build", str(copied)], capture_output=True, text=True, check=True).stdout
+    built = subprocess.run([KUSTOMIZE, "build", str(cluster)], capture_output=True, text=True, check=True).stdout
     resources = list(yaml.safe_load_all(built))
     for resource in resources:
         validate(resource)
     (deployment,) = [resource for resource in resources if resource["kind"] == "Deployment"]
     (container,) = find_containers(deployment)
-    assert container["image"] == f"registry.example.org/hyperdraw:{'cuda' if folder.name == 'gpu' else 'cpu'}"
+    assert container["image"] == f"registry.example.org/hyperdraw:{'cuda' if 'gpu' in components else 'cpu'}"
+    assert ("replicas" in deployment["spec"]) != ("autoscaling" in components)
     read_settings(container)
 
 
@@ -139,15 +146,17 @@ def test_the_names_agree() -> None:
     ]
     assert all(selector == labels for selector in selectors)
     assert resources["ScaledObject"]["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    (patch,) = read(DIRECTORY / "overlays" / "volume" / "deployment.yaml")
+    (patch,) = read(DIRECTORY / "components" / "volume" / "deployment.yaml")
     (volume,) = patch["spec"]["template"]["spec"]["volumes"]
     claim = volume["persistentVolumeClaim"]["claimName"]
     assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
 
 
 def test_it_scales_by_a_metric_that_exists(client: httpx.Client) -> None:
-    (scaled,) = read(DIRECTORY / "overlays" / "autoscaling" / "scaled_object.yaml")
+    (scaled,) = read(DIRECTORY / "components" / "autoscaling" / "scaled_object.yaml")
     (trigger,) = scaled["spec"]["triggers"]
     (metric,) = re.findall(r"hyperdraw_\w+", trigger["metadata"]["query"])
     assert f"\n{metric} " in client.get("/metrics").text
-    assert 0 < int(trigger["metadata"]["threshold"]) < Settings().max_queue / 5
+    simulated = Scenario()  # docs/scale.md has what comes of these
+    assert int(trigger["metadata"]["threshold"]) == simulated.threshold
+    assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (simulated.least, simulated.most)

@@ -223,12 +223,20 @@ def test_services_share_what_keys_have_used(tmp_path: Path, checkpoints: Path, m
         assert [predict(one).status_code for _ in range(5)] == [200] * 4 + [429]  # each counts for itself
         assert time.monotonic() - start < 10
         assert any("store of quotas" in each for each in one.get("/readyz").json()["warnings"])
+        with ExitStack() as late, httpx.Client() as client:  # which begins without the server
+            (address, _) = late.enter_context(two_services(checkpoints, tmp_path / "keys.toml", store))
+            assert client.get(f"{address}/readyz").json()["warnings"]
         assert read_metric(one, "hyperdraw_quotas_fault") == 1
         stack.enter_context(serve_redis(tmp_path, port))
         time.sleep(0.2)
         assert predict(one).status_code == 200
         assert read_metric(one, "hyperdraw_quotas_fault") == 0
     assert RETRY_SECONDS > 1
+
+
+def test_a_store_needs_keys(checkpoints: Path) -> None:
+    with pytest.raises(ConfigurationError, match="name a key file"):
+        create_app(Settings(checkpoints=checkpoints, quota_store="redis://127.0.0.1:9"))
 
 
 @pytest.mark.parametrize("store", ["memcached://x", "redis:/x", "nothing", "redis://host:port"])
