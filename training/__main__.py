@@ -24,6 +24,7 @@ from training.near_foreign_command import near_foreign_command
 from training.objectives.objectives import Measure
 from training.options import (
     DATA_FOLDER,
+    SEEDS,
     CheckpointArgument,
     DataOption,
     DeviceOption,
@@ -34,6 +35,7 @@ from training.options import (
     QuietOption,
     ResumeOption,
     SeedOption,
+    SeedsOption,
     TrainingDataOption,
     WithoutOption,
     check_length,
@@ -311,10 +313,7 @@ def ablate_command(
     out: Annotated[Path, typer.Option(help="Directory for the table, and for a checkpoint of each run.")],
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=2**63 - 1, help="Seed of the runs. Can be repeated.", show_default="0, 1 and 2"),
-    ] = None,
+    seed: SeedsOption = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of steps of each run.", show_default="the recipe's")
     ] = None,
@@ -327,7 +326,7 @@ def ablate_command(
     """
     with explain_errors(), be_quiet(quiet):
         session = Session(mnist_hypergan_small(), out, data, choose_device(device), None, steps, None, False)
-        finished = ablate(session, seed or (0, 1, 2))
+        finished = ablate(session, seed or SEEDS)
     if not finished:
         warn("the ablation was interrupted. Continue with the same command.")
     conclude(f"Wrote {out / 'README.md'}." if finished else "", out / "ablation.json", as_json)

@@ -8,7 +8,7 @@ import typer
 
 from models.device import choose_device
 from training.endings import conclude, explain_errors
-from training.options import DATA_FOLDER, DataOption, DeviceOption, JSONOption, QuietOption
+from training.options import DATA_FOLDER, SEEDS, DataOption, DeviceOption, JSONOption, QuietOption, SeedsOption
 from training.progress import be_quiet, warn
 from training.recipes.recipe import Part
 
@@ -32,10 +32,7 @@ def near_foreign_command(
     ] = None,
     data: DataOption = DATA_FOLDER,
     device: DeviceOption = "auto",
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=2**63 - 1, help="Seed of the runs. Can be repeated.", show_default="0, 1 and 2"),
-    ] = None,
+    seed: SeedsOption = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of steps of each run.", show_default="by the dataset")
     ] = None,
@@ -56,7 +53,7 @@ def near_foreign_command(
             out,
             data,
             choose_device(device),
-            seed or (0, 1, 2),
+            seed or SEEDS,
             steps,
         )
     if not finished:

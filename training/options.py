@@ -80,3 +80,12 @@ def check_length(steps: int | None, minutes: float | None, resume: bool, name: s
         raise typer.BadParameter(
             "a resumed training keeps its planned steps, so --minutes cannot be used with --resume"
         )
+
+
+SEEDS = (0, 1, 2)
+"""Seeds of an experiment's runs, if none are named."""
+
+SeedsOption = Annotated[
+    list[int] | None,
+    typer.Option(min=0, max=2**63 - 1, help="Seed of the runs. Can be repeated.", show_default="0, 1 and 2"),
+]

@@ -116,5 +116,3 @@ class FairQueue(Generic[Request]):
         self._accounts = owed
         if owed:
             self._now += cost / sum(account.weight for account in owed.values())
-        if not self._entries and not owed:
-            self._now = 0.0
