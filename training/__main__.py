@@ -126,12 +126,23 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         precision: Annotated[
             Precision, typer.Option(help="Precision of the networks of a step, if they take images.")
         ] = "float32",
+        networks: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                max=1000,
+                help="Number of networks of a deep ensemble.",
+                show_default=str(getattr(recipe.method, "networks", "no deep ensemble")),
+            ),
+        ] = None,
         quiet: QuietOption = False,
         as_json: JSONOption = False,
     ) -> None:
         check_length(steps, minutes, resume)
         try:
-            varied = vary(recipe, without or (), accuracy_weight, diversity, moment_matching, extras or (), precision)
+            varied = vary(
+                recipe, without or (), accuracy_weight, diversity, moment_matching, extras or (), precision, networks
+            )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with explain_errors(), be_quiet(quiet):

@@ -22,16 +22,16 @@ class Hardening:
 
     epsilon: float = 0.2
     """Largest change of a pixel, as a share of the pixels' range."""
-    steps: int = 2
+    steps: int = 5
     share: float = 0.5
     """Share of a network's images that are perturbed."""
-    stride: float = 0.75
+    stride: float = 0.35
     """Length of a step, in units of epsilon."""
 
 
 def harden(
     target: TargetNetwork,
-    weights: Weights,
+    arranged: Weights,
     spec: ImageSpec,
     images: Tensor,
     labels: Tensor,
@@ -42,7 +42,7 @@ def harden(
 
     Args:
         target: the target network.
-        weights: S networks. They receive no gradient.
+        arranged: S networks, arranged by `TargetNetwork.arrange`. They receive no gradient.
         spec: describes the images.
         images: normalised, [S, B, C, H, W].
         labels: [S, B].
@@ -52,7 +52,7 @@ def harden(
     count = round(hardening.share * images.shape[1])
     if not count:
         return images
-    frozen = {name: tensor.detach() for name, tensor in weights.items()}
+    frozen = {name: tensor.detach() for name, tensor in arranged.items()}
     clean, rest = images[:, :count], images[:, count:]
     low, high = (spec.prepare(torch.full((spec.channels, 1, 1), value)).to(images.device) for value in (0.0, 255.0))
     reach = hardening.epsilon * (high - low)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from models.precision import Precision
+from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGANConfig
 from training.data.augmentation import Augmentation
 from training.objectives.gaussian_noise import GaussianNoise
@@ -33,8 +34,9 @@ def vary(
     moment_matching_weight: float | None = None,
     extras: Collection[Part] = (),
     precision: Precision = "float32",
+    networks: int | None = None,
 ) -> Recipe:
-    """A recipe without some of its parts, with extra parts, or with other regularisers.
+    """A recipe without some of its parts, with extra parts, with other regularisers, or for more networks.
 
     Args:
         recipe: the recipe to vary.
@@ -44,10 +46,11 @@ def vary(
         moment_matching_weight: weight of the distance between the moments of the mixed codes and of their prior.
         extras: parts to add.
         precision: precision of the networks of a step.
+        networks: number of separately trained networks.
 
     Raises:
-        ValueError: if the recipe lacks a part to leave out or has a part to add already, if λ is not positive, or if
-            there are no mixed codes whose moments could be matched.
+        ValueError: if the recipe lacks a part to leave out or has a part to add already, if λ is not positive, if there
+            are no mixed codes whose moments could be matched, or if the recipe does not train separate networks.
     """
     options = [f" --without {part}" for part in Part if part in without]
     options += [f" --with {part}" for part in Part if part in extras]
@@ -93,6 +96,9 @@ def vary(
     if moment_matching_weight is not None:
         changed = replace(changed, moment_matching_weight=moment_matching_weight)
         options.append(f" --moment-matching {_write(moment_matching_weight)}")
+    if networks is not None:
+        changed = _resize(changed, networks)
+        options.append(f" --networks {networks}")
     if precision != recipe.precision:
         changed = replace(changed, precision=precision)
         options.append(f" --precision {precision}")
@@ -102,6 +108,19 @@ def vary(
 def _set(recipe: Recipe, part: Part, settings: Any) -> Recipe:
     changes: dict[str, Any] = {part.value: settings}
     return replace(recipe, **changes)
+
+
+def _resize(recipe: Recipe, networks: int) -> Recipe:
+    """The loss is a mean over networks, and so is each one's gradient. The decay is divided like it."""
+    if not isinstance(recipe.method, DeepEnsembleConfig):
+        raise ValueError(f"{recipe.name} does not train separate networks, so their number cannot be chosen")
+    share = recipe.method.networks / networks
+    return replace(
+        recipe,
+        method=replace(recipe.method, networks=networks),
+        networks_per_step=networks,
+        weight_decays={group: decay * share for group, decay in recipe.weight_decays.items()},
+    )
 
 
 def _write(number: float) -> str:

@@ -93,14 +93,14 @@ class Supervised(Problem):
         task = self.dataset.task
         inputs, labels = self.draw_batch(step)
         shared = self._draw_shared(inputs, step)
+        arranged = target.arrange(weights, DTYPES[self.recipe.precision])
         if self.recipe.hardening is not None:
-            inputs = self._harden(target, weights, inputs, labels, step)
+            inputs = self._harden(target, arranged, inputs, labels, step)
         if self.recipe.noise is not None:
             inputs, labels = self._add_noise(inputs, step), labels.repeat(1, self.recipe.noise.copies)
         sizes = [inputs.shape[1], *map(len, shared)]
         if shared:
             inputs = torch.cat([inputs, *(part.expand(len(inputs), *part.shape) for part in shared)], dim=1)
-        arranged = target.arrange(weights, DTYPES[self.recipe.precision])
         repulsion, normalisation = self.recipe.repulsion, self.recipe.logitnorm
         layers = [target.forward(arranged, inputs)] if repulsion is None else target.trace(arranged, inputs)
         scaled = layers[-1] if normalisation is None else normalize_logits(layers[-1], normalisation)
@@ -148,11 +148,11 @@ class Supervised(Problem):
         shared = [] if repulsion is None else [inputs[0, : repulsion.examples_per_step]]
         return shared if outliers is None else [*shared, self.draw_outliers(step)]
 
-    def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    def _harden(self, target: TargetNetwork, arranged: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
         assert self.recipe.hardening is not None
         assert isinstance(self.dataset.input, ImageSpec)
         noise = uniform(self.seed, [step], images.numel(), HARDENING_STREAM)
-        return harden(target, weights, self.dataset.input, images, labels, noise, self.recipe.hardening)
+        return harden(target, arranged, self.dataset.input, images, labels, noise, self.recipe.hardening)
 
     def _add_noise(self, images: Tensor, step: int) -> Tensor:
         assert self.recipe.noise is not None

@@ -16,6 +16,7 @@ import training.studies.ablation
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.checkpoint_files import CheckpointError
 from models.inputs.image import ImageSpec
+from models.samplers.deep_ensemble import DeepEnsembleConfig
 from models.samplers.hypergan import HyperGANConfig
 from models.targets.gauge import find_couplings, permute_filters
 from tests.conftest import SMALL_TARGET, draw_weights, make_session
@@ -25,7 +26,13 @@ from training.data.mixture import load_mixture
 from training.evaluation.evaluation import evaluate_sets
 from training.objectives.hardening import Hardening
 from training.recipes.all import RECIPES
-from training.recipes.mnist import mnist_deutsch, mnist_deutsch_diverse, mnist_hyperdraw, mnist_static
+from training.recipes.mnist import (
+    mnist_deep_ensemble,
+    mnist_deutsch,
+    mnist_deutsch_diverse,
+    mnist_hyperdraw,
+    mnist_static,
+)
 from training.recipes.recipe import OutlierExposure, Part, Recipe
 from training.recipes.toys import digits_hypergan, toy_cubic, toy_mixture
 from training.recipes.variation import vary
@@ -87,6 +94,10 @@ def test_parts_can_be_left_out() -> None:
     assert vary(mnist_hyperdraw(), [Part.OUTLIERS]).outliers is None
     rounded = vary(mnist_hyperdraw(), precision="bfloat16")
     assert (rounded.precision, rounded.options) == ("bfloat16", " --precision bfloat16")
+    thirty = vary(mnist_deep_ensemble(), networks=30)
+    assert thirty.method == DeepEnsembleConfig(30)
+    assert (thirty.networks_per_step, thirty.options) == (30, " --networks 30")
+    assert thirty.weight_decays == {"all": pytest.approx(1e-4 / 30)}  # as much for each network as before
     varied = vary(mnist_deutsch(), (), 0.125, "variance")
     assert varied.options == " --accuracy-weight 0.125 --diversity variance"
     assert varied.diversity is not None
@@ -101,6 +112,7 @@ def test_parts_can_be_left_out() -> None:
             "mixer cannot be added; parts that can be added: augmentation, outliers",
         ),
         (lambda: vary(mnist_hyperdraw(), extras=[Part.OUTLIERS]), "mnist-hyperdraw already has outliers"),
+        (lambda: vary(mnist_hyperdraw(), networks=3), "mnist-hyperdraw does not train separate networks"),
         (lambda: vary(mnist_deutsch(), [Part.OUTLIERS]), "mnist-deutsch has no outliers to leave out"),
         (lambda: vary(mnist_deutsch(), [Part.MIXER]), "mnist-deutsch has no mixer"),
         (lambda: vary(mnist_deutsch(), [Part.DISCRIMINATOR]), "mnist-deutsch has no discriminator to leave out"),
