@@ -2,9 +2,11 @@
 #
 #   docker build .                            PyTorch for the CPU
 #   docker build --build-arg TORCH=cuda .     PyTorch with CUDA
+#   docker build --build-arg EXTRA=ray .      and Ray, for deploy/ray
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH=cpu
+ARG EXTRA=serve
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/src/requirements.lock
 WORKDIR /src
 RUN python -m venv /opt/venv
@@ -18,7 +20,7 @@ RUN case "$TORCH" in \
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN /opt/venv/bin/pip install '.[backbone,postgres,redis,serve]' && rm /opt/venv/bin/hyperdraw-train # which needs training/
+RUN /opt/venv/bin/pip install ".[backbone,postgres,redis,$EXTRA]" && rm /opt/venv/bin/hyperdraw-train # which needs training/
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv

@@ -7,6 +7,7 @@
 # make mutants change the code a little, again and again, and tell which changes no test notices
 # make lint    check style and types
 # make wheels  build both distributions into dist/; check-wheels installs and tries them in environments of their own
+# make check-ray   try the service on Ray Serve
 # make screenshots   take the guides' pictures, with Debian's chromium and chromium-driver
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
@@ -28,7 +29,7 @@ INSTALL := $(PIP) install --constraint requirements.lock
 ART_INSTALL := benchmarks/environments/art/bin/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels screenshots lock clean
+.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels check-ray screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -67,6 +68,9 @@ wheels: .venv/torch.installed
 
 check-wheels: .venv/dev.installed wheels
 	$(BIN)/python -m pytest -m wheels tests/test_wheels.py $(ARGS)
+
+check-ray: .venv/dev.installed .venv/ray.installed
+	$(BIN)/python -m pytest -m ray tests/test_ray.py $(ARGS)
 
 screenshots: .venv/dev.installed
 	$(BIN)/python -m tests.screenshots

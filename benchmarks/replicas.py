@@ -1,10 +1,11 @@
-"""Two replicas behind nginx, each with half of the processors, against one process with all of them."""
+"""Two replicas, behind nginx and on Ray Serve, each with half of the processors, against one process with all."""
 
 import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -71,12 +72,19 @@ def measure_replicas(directory: Path, device: torch.device) -> Iterator[Ratio]:
             for socket in sockets:
                 command = [*make_command(directory, device), "--socket", str(socket), "--threads", str(threads)]
                 stack.enter_context(run_server(command, {}))
-            together = asyncio.run(_measure(stack.enter_context(run_nginx(folder, sockets)), path))
-        for clients in CLIENTS:
-            we, one, case = together[clients], alone[clients], f"{clients} clients{how}"
-            yield Ratio("replicas", case, we.throughput / one.throughput, "answers a second of one", 1 / we.throughput)
-            ratio = we.quantile(0.5) / one.quantile(0.5)
-            yield Ratio("replicas", case, ratio, "p50 of one", we.quantile(0.5), True)
+            together = {"": asyncio.run(_measure(stack.enter_context(run_nginx(folder, sockets)), path))}
+        if find_spec("ray"):
+            from benchmarks.ray_cluster import run_ray  # needs what Ray brings
+
+            with run_ray(directory) as port:
+                together[", on Ray"] = asyncio.run(_measure(port, path))
+        for place, loads in together.items():
+            for clients in CLIENTS:
+                we, one, case = loads[clients], alone[clients], f"{clients} clients{how}{place}"
+                more = we.throughput / one.throughput
+                yield Ratio("replicas", case, more, "answers a second of one", 1 / we.throughput)
+                longer = we.quantile(0.5) / one.quantile(0.5)
+                yield Ratio("replicas", case, longer, "p50 of one", we.quantile(0.5), True)
 
 
 async def _measure(port: int, path: str) -> dict[int, Load]:

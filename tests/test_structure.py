@@ -127,6 +127,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "settings",
         },
         "__main__": {"app", "catalog", "decoding", "operation", "settings"},
+        "ray_serve": {"app", "settings"},
     },
     "training": {
         "denormals": set(),
@@ -290,7 +291,7 @@ def test_no_grab_bags(package: str) -> None:
         ("hyperdraw", "client", ["parquet", "photographs"]),
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
-        ("service", "", ["serve", "redis"]),
+        ("service", "", ["serve", "ray", "redis"]),
         ("training", "", ["train", "backbones", "translation"]),
     ],
 )

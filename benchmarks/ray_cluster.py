@@ -1,0 +1,87 @@
+"""The service on Ray Serve, on a cluster of one machine, with the shipped configuration."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import yaml
+
+from benchmarks.servers import ROOT, find_free_port
+
+CONFIG = ROOT / "deploy" / "ray" / "config.yaml"
+PROGRAMS = Path(sys.executable).parent
+REPLICAS = 2
+"""The least that the configuration allows."""
+PATIENCE = 120.0
+"""Seconds within which all replicas answer."""
+
+
+@contextmanager
+def run_ray(checkpoints: Path) -> Iterator[int]:
+    """Starts Ray and two replicas, and ends all of their processes afterwards; yields the port of Ray's proxy.
+
+    Args:
+        checkpoints: what they serve: a checkpoint, or a directory of several.
+
+    Raises:
+        subprocess.SubprocessError: if Ray does not take the configuration.
+        TimeoutError: if the replicas do not answer.
+    """
+    gcs, port = find_free_port(), find_free_port()
+    config = yaml.safe_load(CONFIG.read_text())
+    config["http_options"]["port"] = port
+    variables = config["applications"][0]["runtime_env"]["env_vars"]
+    variables["HYPERDRAW_CHECKPOINTS"] = str(checkpoints)
+    if checkpoints.name != "checkpoints":
+        del variables["HYPERDRAW_DEFAULT_MODEL"]
+    with TemporaryDirectory(prefix="ray") as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(config))
+        start = [str(PROGRAMS / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
+        sizes = [f"--num-cpus={REPLICAS}", "--object-store-memory=100000000", f"--temp-dir={folder}"]
+        quiet = ["--include-dashboard=false", "--disable-usage-stats"]
+        head = subprocess.Popen([*start, *sizes, *quiet], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            run: list[str | Path] = [PROGRAMS / "serve", "run", "--non-blocking", f"--address=127.0.0.1:{gcs}", file]
+            subprocess.run(run, cwd=ROOT, check=True, timeout=PATIENCE, capture_output=True)
+            deadline = time.monotonic() + PATIENCE
+            while len(ask_replicas(port)) < REPLICAS:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{REPLICAS} replicas have not answered within {PATIENCE:g} s")
+                time.sleep(0.5)
+            yield port
+        finally:
+            os.killpg(head.pid, signal.SIGKILL)  # or it would wait for half a minute
+            head.wait()
+            while find_replicas():
+                time.sleep(0.1)
+
+
+def find_replicas() -> list[int]:
+    """Numbers of the processes that are replicas."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(b"ray::ServeReplica:hyperdraw:"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def ask_replicas(port: int, metric: str = "hyperdraw_waiting_cost") -> dict[str, float]:
+    """A metric of each replica that answers one of some requests, by the time of its start."""
+    found = {}
+    for _ in range(12):
+        with suppress(httpx.TransportError):
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            if start := re.search(r"^process_start_time_seconds (\S+)", text, re.M):
+                values = re.findall(rf"^{metric}(?:{{.*}})? (\S+)", text, re.M)
+                found[start[1]] = sum(map(float, values))
+    return found
