@@ -1,12 +1,16 @@
 """The service on Ray Serve, with two replicas: `make check-ray`."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +18,7 @@ import httpx
 import hyperdraw
 import kubernetes_validate
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -113,6 +118,20 @@ def test_a_killed_replica_loses_no_more_than_what_it_was_answering(port: int, ad
         client.join()
     assert statuses.keys() <= {200, 500}
     assert statuses[500] <= len(clients)
+
+
+def test_a_folder_of_images_is_predicted(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(100):
+        shutil.copy(PICTURE, folder / f"{number}.png")
+    program = [sys.executable, str(RAY / "predict_files.py"), str(folder), str(tmp_path / "answers")]
+    variables = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    subprocess.run([*program, "--model", MODEL, "--url", address], check=True, env=variables, timeout=150)
+    answers = pd.read_parquet(tmp_path / "answers")
+    assert sorted(answers["path"]) == sorted(str(path) for path in folder.iterdir())
+    assert set(answers["label"]) == {"7"}
+    assert not answers["out_of_distribution"].any()
 
 
 @pytest.mark.parametrize(("waiting", "replicas"), [({}, 2), ({"a": 30_000.0, "b": 30_001.0}, 4), ({"a": 1e9}, 8)])
