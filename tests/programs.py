@@ -13,6 +13,7 @@ PROGRAMS = {
     "git": "git",
     "initdb": "postgresql",
     "nginx": "nginx-light",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",
 }

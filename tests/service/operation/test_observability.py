@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,8 +11,14 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.servers import find_free_port
+from service.app import create_app
+from service.operation.access import create_key
+from service.settings import Settings
 from tests import ROOT
+from tests.conftest import serve
 from tests.pictures import draw_image, encode
+from tests.waiting import wait_until
 
 DIRECTORY = ROOT / "deploy" / "observability"
 OF_PROMETHEUS = {"instance", "job"}
@@ -132,10 +139,48 @@ def test_compose_mounts_what_there_is_for_this_machine_only() -> None:
     assert (discovery["names"], discovery["type"], discovery["port"]) == (["hyperdraw"], "A", 8000)
 
 
+@pytest.mark.needs("prometheus")
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_prometheus_reads_the_metrics_with_its_key(checkpoints: Path, tmp_path: Path, with_keys: bool) -> None:
+    key, entry = create_key("prometheus", [])
+    (tmp_path / "keys.toml").write_text(entry)
+    (tmp_path / "keys.toml").chmod(0o600)
+    (tmp_path / "key").write_text(key if with_keys else "")
+    config = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())
+    config["rule_files"] = [str(DIRECTORY / "alerts.yml")]
+    config["global"]["scrape_interval"] = "1s"
+    (job,) = config["scrape_configs"]
+    assert job["authorization"]["credentials_file"] == "/etc/prometheus/key"
+    job["authorization"]["credentials_file"] = str(tmp_path / "key")
+    del job["dns_sd_configs"]
+    settings = Settings(checkpoints=checkpoints, decoders=1, keys=tmp_path / "keys.toml" if with_keys else None)
+    with serve(create_app(settings)) as address:
+        job["static_configs"] = [{"targets": [address.removeprefix("http://")]}]
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        port = find_free_port()
+        folders = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"]
+        command = ["prometheus", *folders, f"--web.listen-address=127.0.0.1:{port}"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until(lambda: query(port, "up") == ["1"])
+                assert query(port, "hyperdraw_ready") == ["1"]
+            finally:
+                process.kill()
+
+
+def query(port: int, expression: str) -> list[str]:
+    """Values that Prometheus has for an expression."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}).json()
+    except httpx.TransportError:  # it starts
+        return []
+    return [found["value"][1] for found in answer.get("data", {}).get("result", [])]
+
+
 @pytest.mark.needs("promtool")
 def test_prometheus_understands_its_files_and_alerts() -> None:
     for arguments in (
-        ["check", "config", str(DIRECTORY / "prometheus.yml")],
+        ["check", "config", "--syntax-only", str(DIRECTORY / "prometheus.yml")],
         ["test", "rules", str(ROOT / "tests" / "alerts_test.yml")],
     ):
         ran = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
