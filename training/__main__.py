@@ -46,7 +46,9 @@ from training.recipes.mnist import mnist_hypergan_small
 from training.recipes.recipe import Part, Recipe
 from training.recipes.variation import vary
 from training.runs.checkpoints import attack_directory, calibrate_directory, evaluate_directory
+from training.runs.ranks import is_one_of_several, join_ranks
 from training.runs.session import Session, train
+from training.runs.state import TrainingError
 from training.sequence_checks import (
     add_sequence_checks,
     calibrate_sequence_directory,
@@ -58,6 +60,9 @@ from training.studies.labelling import FILE as LABELLING_FILE
 from training.studies.labelling import RARITY, describe_labelling, study_labelling
 from training.table_command import divisions_command, table_command, vectors_command
 from training.translate_command import translate_command, translate_text_command
+
+DIVISIBLE = (*(recipe().name for recipe in RECIPES), "images", "table", "vectors")
+"""Commands whose training several processes can share."""
 
 app = typer.Typer(
     name="hyperdraw-train",
@@ -81,12 +86,19 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def train_command(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Takes the flags that stand before a command."""
     choose_threads()
+    if is_one_of_several() and context.invoked_subcommand not in DIVISIBLE:
+        with explain_errors():
+            raise TrainingError(
+                f"{context.invoked_subcommand} runs in one process. Start it without torchrun, which can divide the "
+                "training of a recipe for images or numbers, and that of images, table and vectors."
+            )
 
 
 def _add_recipe(recipe: Recipe, description: str) -> None:
@@ -146,7 +158,8 @@ def _add_recipe(recipe: Recipe, description: str) -> None:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         with explain_errors(), be_quiet(quiet):
-            finished = train(Session(varied, out, data, choose_device(device), seed, steps, minutes, resume))
+            ranks, chosen = join_ranks(device)
+            finished = train(Session(varied, out, data, chosen, seed, steps, minutes, resume, ranks))
         if not finished:
             warn(INTERRUPTED)
         conclude(f"Wrote {out}. Serve it: hyperdraw-serve --checkpoints {out}", out / "metrics.json", as_json)

@@ -14,6 +14,7 @@ from models.feedback.labels import FeedbackError
 from training.data.dataset import DatasetError
 from training.imports.network import NetworkError
 from training.progress import warn
+from training.runs.ranks import let_first_speak
 from training.runs.state import TrainingError
 
 Report = TypeVar("Report")
@@ -59,5 +60,6 @@ def explain_errors() -> Iterator[None]:
         DeviceError,
         FeedbackError,
     ) as error:
+        let_first_speak()
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error

@@ -11,7 +11,6 @@ import typer
 
 from models.checkpoint import load_checkpoint
 from models.checkpoint_files import dump_json, write_file
-from models.device import choose_device
 from models.inputs.image import ImageSpec
 from training.backbones.efficientnet import EFFICIENTNETS
 from training.backbones.source import USUAL_SIZE as BACKBONE_SIZE
@@ -41,6 +40,7 @@ from training.report.own_images import describe_images, describe_omissions, desc
 from training.runs.examples import write_examples
 from training.runs.output import check_output
 from training.runs.plain import train_plain_network
+from training.runs.ranks import join_ranks
 from training.runs.session import Session, train
 
 SUGGESTED = next(iter(EFFICIENTNETS))
@@ -131,6 +131,7 @@ def images_command(
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
         raise typer.BadParameter(f"--out {out} and the images' folder {folder} must not contain each other")
     with explain_errors(), be_quiet(quiet):
+        ranks, chosen = join_ranks(device)
         check_output(out, resume)
         if backbone is None and find_spec(EFFICIENTNETS[SUGGESTED].module):
             announce(
@@ -168,12 +169,12 @@ def images_command(
         options += "" if examples else " --no-examples"
         options += f" --folds {folds}" if folds else ""
         recipe = replace(recipe, options=options + recipe.options)
-        if backbone is not None and dataset.backbone is not None and not resume:
+        if backbone is not None and dataset.backbone is not None and not resume and ranks.leads:
             place_backbone(backbone, dataset.backbone.spec, out)
-        finished = train(Session(recipe, out, folder, choose_device(device), seed, steps, minutes, resume), dataset)
+        finished = train(Session(recipe, out, folder, chosen, seed, steps, minutes, resume, ranks), dataset)
         report = None
         if finished:
-            checkpoint = replace(load_checkpoint(out, choose_device(device)), backbone=dataset.backbone)
+            checkpoint = replace(load_checkpoint(out, chosen), backbone=dataset.backbone)
             metrics = load_metrics(checkpoint)
             assert isinstance(metrics, ClassificationMetrics)
             alone = None

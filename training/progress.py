@@ -108,6 +108,11 @@ def be_quiet(quiet: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
+def be_silent() -> None:
+    """Shows nothing from now on, not even warnings, because another process shows the same."""
+    _console.quiet = True
+
+
 def track(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
     """Yields items, and shows how many are done."""
     with Bar(what, unit, len(items)) as bar:

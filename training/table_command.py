@@ -11,7 +11,6 @@ import typer
 
 from models.checkpoint import load_checkpoint
 from models.checkpoint_files import dump_json, write_file
-from models.device import choose_device
 from training.data.table import Table, load_table
 from training.data.vectors import INPUTS, LABELS, load_vectors
 from training.endings import conclude, conclude_with_report, explain_errors
@@ -31,6 +30,7 @@ from training.recipes.own_table import own_table, own_vectors
 from training.report.own_images import FILE
 from training.report.own_table import TableReport, describe_table, describe_table_report, make_table_report
 from training.runs.output import check_output
+from training.runs.ranks import join_ranks
 from training.runs.session import Session, train
 from training.studies.divisions import FILE as DIVISIONS_FILE
 from training.studies.divisions import describe_divisions, study_divisions
@@ -78,6 +78,7 @@ def table_command(
     check_length(steps, minutes, resume)
     torch.set_num_threads(1)  # more threads would wait for one another, as the networks are small
     with explain_errors(), be_quiet(quiet):
+        ranks, chosen = join_ranks(device)
         check_output(out, resume)
         table = load_table(file, target, task.value if task else None, ignore or (), categories or ())
         table = replace(table, dataset=table.dataset.in_folds(folds))
@@ -88,7 +89,7 @@ def table_command(
         options += "".join(f" --categories {shlex.quote(name)}" for name in categories or ())
         options += f" --folds {folds}" if folds else ""
         recipe = replace(recipe, options=recipe.options + options)
-        session = Session(recipe, out, file, choose_device(device), seed, steps, minutes, resume)
+        session = Session(recipe, out, file, chosen, seed, steps, minutes, resume, ranks)
         report = _train(table, session)
     conclude_with_report(report, out, describe_table_report, as_json)
 
@@ -123,6 +124,7 @@ def vectors_command(
     check_length(steps, minutes, resume)
     torch.set_num_threads(1)
     with explain_errors(), be_quiet(quiet):
+        ranks, chosen = join_ranks(device)
         check_output(out, resume)
         table = load_vectors(file, inputs, labels, task.value if task else None)
         table = replace(table, dataset=table.dataset.in_folds(folds))
@@ -130,7 +132,7 @@ def vectors_command(
         recipe = own_vectors(table)
         options = (f" --task {task}" if task else "") + (f" --folds {folds}" if folds else "")
         recipe = replace(recipe, options=recipe.options + options)
-        report = _train(table, Session(recipe, out, file, choose_device(device), seed, steps, minutes, resume))
+        report = _train(table, Session(recipe, out, file, chosen, seed, steps, minutes, resume, ranks))
     conclude_with_report(report, out, describe_table_report, as_json)
 
 

@@ -38,7 +38,7 @@ def harden(
     noise: Tensor,
     hardening: Hardening,
 ) -> Tensor:
-    """Images of which the first share is perturbed so that the network that sees them errs.
+    """Images that are perturbed so that the network that sees them errs.
 
     Args:
         target: the target network.
@@ -46,22 +46,18 @@ def harden(
         spec: describes the images.
         images: normalised, [S, B, C, H, W].
         labels: [S, B].
-        noise: the random start, uniform on (−1, 1); at least as many numbers as the share has pixels.
-        hardening: the settings.
+        noise: the random start, uniform on (−1, 1), a number for each of the images' numbers.
+        hardening: the settings, of which the share is the caller's.
     """
-    count = round(hardening.share * images.shape[1])
-    if not count:
-        return images
     frozen = {name: tensor.detach() for name, tensor in arranged.items()}
-    clean, rest = images[:, :count], images[:, count:]
     low, high = (spec.prepare(torch.full((spec.channels, 1, 1), value)).to(images.device) for value in (0.0, 255.0))
     reach = hardening.epsilon * (high - low)
-    current = clean + reach * noise.flatten()[: clean.numel()].view_as(clean).to(images.device)
+    current = images + reach * noise
     for _ in range(hardening.steps):
         current = current.clamp(low, high).detach().requires_grad_()
         logits = target.forward(frozen, current)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, :count].flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         (gradient,) = torch.autograd.grad(loss, current)
         moved = current.detach() + hardening.stride * reach * gradient.sign()
-        current = torch.minimum(torch.maximum(moved, clean - reach), clean + reach)
-    return torch.cat([current.clamp(low, high), rest], dim=1)
+        current = torch.minimum(torch.maximum(moved, images - reach), images + reach)
+    return current.clamp(low, high)

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.targets.target import Weights
 from training.evaluation.diversity import measure_weight_spread
 from training.progress import Bar, announce, warn
+from training.runs.ranks import ALONE, Ranks
 
 LOG_EVERY = 20
 SAVE_EVERY_SECONDS = 120
@@ -64,22 +65,27 @@ class Run(Protocol):
         """Writes everything that is needed to go on."""
 
 
-def run_steps(run: Run, title: str, state: Path, logs: Path) -> bool:
+def run_steps(run: Run, title: str, state: Path, logs: Path, ranks: Ranks = ALONE) -> bool:
     """Makes steps until the run is finished or interrupted; returns whether it was not interrupted.
+
+    An interrupt of one process stops all after the same step.
 
     Args:
         run: the run.
         title: what to call it.
         state: file that the run is saved to, now and then and at the end.
         logs: folder of its logs for TensorBoard.
+        ranks: the processes that make the steps together. Only the first shows progress, validates, logs and saves.
     """
+    if not ranks.leads:
+        return _follow(run, ranks)
     validate_every = max(1, run.planned_steps // VALIDATIONS)
     saved = started = time.monotonic()
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()
     with (
         SummaryWriter(logs, purge_step=run.steps) as log,
         Bar(title, "step", run.planned_steps, run.steps) as bar,
-        catch_interrupt() as interrupted,
+        catch_interrupt(ranks) as interrupted,
     ):
         while not run.finished and not interrupted():
             report = run.step()
@@ -105,6 +111,14 @@ def run_steps(run: Run, title: str, state: Path, logs: Path) -> bool:
     return complete
 
 
+def _follow(run: Run, ranks: Ranks) -> bool:
+    """Makes the steps of another process than the first."""
+    with catch_interrupt(ranks) as interrupted:
+        while not run.finished and not interrupted():
+            run.step()
+        return not interrupted()
+
+
 def _warn_of_contention(cores: float, threads: int) -> None:
     """Warns if other programs slow the training down; threads then lose even more time waiting for one another."""
     if cores < CONTENTION_SHARE * threads:
@@ -122,8 +136,8 @@ def _summarize(report: StepReport) -> dict[str, float]:
 
 
 @contextmanager
-def catch_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop. A second one acts as usual."""
+def catch_interrupt(ranks: Ranks = ALONE) -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop, of all processes. A second one acts as usual."""
     asked = False
 
     def ask(signum: int, frame: FrameType | None) -> None:
@@ -134,7 +148,7 @@ def catch_interrupt() -> Iterator[Callable[[], bool]]:
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: ranks.unite(asked)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

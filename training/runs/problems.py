@@ -23,6 +23,7 @@ from training.objectives.logitnorm import normalize_logits
 from training.objectives.objectives import balance_classes, outlier_loss
 from training.recipes.recipe import Recipe
 from training.runs.noise import fork_noise
+from training.runs.ranks import ALONE, Ranks
 from training.runs.sources import make_source
 
 ORDER_STREAM, OUTLIER_STREAM, HARDENING_STREAM, GROUP_STREAM = 4, 11, 14, 15
@@ -59,16 +60,17 @@ class Supervised(Problem):
     """A problem of labelled examples. Each network of a step sees its own examples, or every network sees all of them.
 
     Raises:
-        ValueError: if a step needs more examples than there are, unless each network sees all of them, or if there are
-            no classes to balance.
+        ValueError: if a step needs more examples than there are, unless each network sees all of them, if there are
+            no classes to balance, or if there are more processes than they could divide a step among.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.recipe = recipe
         self.dataset = dataset
         self.seed = seed
         self.shape = networks, inputs = recipe.networks_per_step, recipe.inputs_per_network
         self.num_examples = len(dataset.train)
+        self._ranks = ranks
         self._labels = dataset.train.labels.to(device)
         self._shared = inputs == self.num_examples
         self._epoch = -1
@@ -83,6 +85,11 @@ class Supervised(Problem):
                 f"a step of {networks} networks with {inputs} examples each needs more than the {self.num_examples} of "
                 "the training set; use fewer, or all of them for each network"
             )
+        if not ranks.can_divide(networks, inputs):
+            raise ValueError(
+                f"{ranks.count} processes cannot divide a step of {networks} networks with {inputs} inputs each; start "
+                f"at most {max(networks, inputs)}"
+            )
         if limit_precision(recipe.precision, recipe.target) != recipe.precision:
             raise ValueError(f"networks are trained in {recipe.precision} only if they take images")
         if recipe.noise is not None and (dataset.backbone is not None or not isinstance(dataset.input, ImageSpec)):
@@ -93,16 +100,20 @@ class Supervised(Problem):
         task = self.dataset.task
         inputs, labels = self.draw_batch(step)
         shared = self._draw_shared(inputs, step)
-        arranged = target.arrange(weights, DTYPES[self.recipe.precision])
         if self.recipe.hardening is not None:
-            inputs = self._harden(target, arranged, inputs, labels, step)
+            inputs = self._harden(target, weights, inputs, labels, step)
         if self.recipe.noise is not None:
             inputs, labels = self._add_noise(inputs, step), labels.repeat(1, self.recipe.noise.copies)
         sizes = [inputs.shape[1], *map(len, shared)]
         if shared:
             inputs = torch.cat([inputs, *(part.expand(len(inputs), *part.shape) for part in shared)], dim=1)
         repulsion, normalisation = self.recipe.repulsion, self.recipe.logitnorm
-        layers = [target.forward(arranged, inputs)] if repulsion is None else target.trace(arranged, inputs)
+
+        def evaluate(weights: Weights, inputs: Tensor) -> list[Tensor]:
+            arranged = target.arrange(weights, DTYPES[self.recipe.precision])
+            return [target.forward(arranged, inputs)] if repulsion is None else target.trace(arranged, inputs)
+
+        layers = self._ranks.divide(evaluate, weights, inputs)
         scaled = layers[-1] if normalisation is None else normalize_logits(layers[-1], normalisation)
         outputs, *others = scaled.split(sizes, dim=1)
         losses = {"fit": task.measure_loss(outputs, labels, self._class_weights)}
@@ -148,11 +159,22 @@ class Supervised(Problem):
         shared = [] if repulsion is None else [inputs[0, : repulsion.examples_per_step]]
         return shared if outliers is None else [*shared, self.draw_outliers(step)]
 
-    def _harden(self, target: TargetNetwork, arranged: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        assert self.recipe.hardening is not None
-        assert isinstance(self.dataset.input, ImageSpec)
-        noise = uniform(self.seed, [step], images.numel(), HARDENING_STREAM)
-        return harden(target, arranged, self.dataset.input, images, labels, noise, self.recipe.hardening)
+    def _harden(self, target: TargetNetwork, weights: Weights, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        spec, hardening = self.dataset.input, self.recipe.hardening
+        assert hardening is not None
+        assert isinstance(spec, ImageSpec)
+        count = round(hardening.share * images.shape[1])
+        if not count:
+            return images
+        clean, rest = images[:, :count], images[:, count:]
+        noise = uniform(self.seed, [step], clean.numel(), HARDENING_STREAM).view_as(clean).to(images.device)
+
+        def attack(weights: Weights, images: Tensor, labels: Tensor, noise: Tensor) -> list[Tensor]:
+            arranged = target.arrange(weights, DTYPES[self.recipe.precision])
+            return [harden(target, arranged, spec, images, labels, noise, hardening)]
+
+        (hard,) = self._ranks.divide(attack, weights, clean, labels[:, :count], noise)
+        return torch.cat([hard, rest], dim=1)
 
     def _add_noise(self, images: Tensor, step: int) -> Tensor:
         assert self.recipe.noise is not None

@@ -18,13 +18,18 @@ from training.recipes.recipe import Recipe
 from training.recipes.variation import ADDABLE
 from training.runs.loop import StepReport
 from training.runs.problems import Density, Problem, Supervised
-from training.runs.state import TrainingError, load_state, save_state
+from training.runs.ranks import ALONE, Ranks
+from training.runs.state import TrainingError, load_state, read_identity, save_state
 
 RECALIBRATION_STREAM = 3
 RECALIBRATION_DRAWS = 2048
 
 KEEP_EVERY = 50
 """Steps between copies of the parameters, which are kept in memory in case the run fails."""
+
+
+PROCESSES = "processes"
+"""Key of the number of processes in the identity of a run; without it there is one."""
 
 
 Judged = tuple[Tensor, Tensor]
@@ -34,14 +39,21 @@ Judged = tuple[Tensor, Tensor]
 class TrainingRun(ABC):
     """A training run depends on recipe, dataset, seed, planned steps and device, and on nothing else.
 
-    All noise and every batch is keyed by (seed, step), so a run that was saved and loaded continues unchanged.
+    All noise and every batch is keyed by (seed, step), so a run that was saved and loaded continues unchanged. Several
+    processes make the same steps, up to rounding, and each of them has the whole run.
 
     Raises:
-        TrainingError: if the recipe does not fit the dataset.
+        TrainingError: if the recipe does not fit the dataset, or several processes cannot divide its steps.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+        self,
+        recipe: Recipe,
+        dataset: Dataset | Mixture,
+        seed: int,
+        planned_steps: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.recipe = recipe
         if recipe.plain_pixels and isinstance(dataset, Dataset):
@@ -50,9 +62,10 @@ class TrainingRun(ABC):
         self.seed = seed
         self.planned_steps = planned_steps
         self.device = device
+        self.ranks = ranks
         self.steps = 0
         self._good: tuple[int, dict[str, Tensor]] | None = None
-        self.problem = _pose_problem(recipe, dataset, seed, device)
+        self.problem = _pose_problem(recipe, dataset, seed, device, ranks)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: `torch.manual_seed` seeds every device's
             self.sampler: WeightSampler = recipe.method.build(recipe.target)
@@ -143,8 +156,15 @@ class TrainingRun(ABC):
         """Restores what `save` wrote.
 
         Raises:
-            TrainingError: if the file cannot be read or belongs to another run.
+            TrainingError: if the file cannot be read or belongs to another run, or to another number of processes.
         """
+        processes = read_identity(path).get(PROCESSES, 1)
+        if processes != self.ranks.count:
+            start = "without torchrun" if processes == 1 else f"with torchrun --nproc-per-node {processes}"
+            raise TrainingError(
+                f"{path} holds the state of a training by {processes}, not {self.ranks.count} processes, whose sums "
+                f"round differently. Continue it {start}, or choose another --out."
+            )
         counters, _ = load_state(path, self._modules, self._optimizers, self._identity())
         self.steps = int(counters["steps"])
 
@@ -156,6 +176,8 @@ class TrainingRun(ABC):
     def _identity(self) -> dict[str, Any]:
         recipe = {field.name: repr(getattr(self.recipe, field.name)) for field in fields(self.recipe)}
         identity = {"seed": self.seed, "planned_steps": self.planned_steps, **recipe}
+        if self.ranks.count > 1:
+            identity[PROCESSES] = self.ranks.count
         if isinstance(self.dataset, Dataset) and self.dataset.backbone is not None:
             identity["backbone"] = self.dataset.backbone.spec.sha256
         return identity
@@ -179,7 +201,7 @@ def _list_stacks(sampler: WeightSampler) -> list[NetworkStack]:
     return [module for module in sampler.modules() if isinstance(module, NetworkStack)]
 
 
-def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device) -> Problem:
+def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device: torch.device, ranks: Ranks) -> Problem:
     extras = [part for part in ADDABLE if getattr(recipe, part) is not None]
     of_images = dataset.input.perturbable and dataset.task.has_classes
     if extras and not of_images:
@@ -187,8 +209,10 @@ def _pose_problem(recipe: Recipe, dataset: Dataset | Mixture, seed: int, device:
             f"{recipe.name}: {', '.join(extras)} can only be used to classify images, not with {recipe.dataset}"
         )
     if isinstance(dataset, Mixture):
+        if ranks.count > 1:
+            raise TrainingError(f"{recipe.name} has no inputs that processes could divide. Train it without torchrun.")
         return Density(dataset, device)
     try:
-        return Supervised(recipe, dataset, seed, device)
+        return Supervised(recipe, dataset, seed, device, ranks)
     except ValueError as error:
         raise TrainingError(f"{recipe.name}: {error}") from error

@@ -20,6 +20,7 @@ from training.runs.distillation import DistillationRun
 from training.runs.fitting import FittingRun
 from training.runs.loop import run_steps
 from training.runs.output import LOGS, STATE_FILE, check_output, choose_first, count_steps, make_output
+from training.runs.ranks import ALONE, Ranks
 from training.runs.run import Judged, TrainingRun, sharpen
 from training.runs.state import TrainingError, read_identity
 
@@ -36,6 +37,7 @@ class Session:
     steps: int | None
     minutes: float | None
     resume: bool
+    ranks: Ranks = ALONE
 
     @property
     def state_file(self) -> Path:
@@ -59,6 +61,8 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     not evaluated, and the run can be resumed. If the dataset is in folds, a sampler is trained on all of them first,
     and then one without each; a checkpoint is calibrated once they are all trained.
 
+    Several processes train together. Then all but the first end, and the first does the rest.
+
     Args:
         session: what the user asked for.
         dataset: the dataset that the recipe names; loaded if not given.
@@ -69,14 +73,19 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     Raises:
         DatasetError: if data is missing or damaged.
         TrainingError: if there is nothing to resume, if something would be overwritten, or if the loss is not finite.
+        SystemExit: in other processes than the first, once they are not needed.
     """
+    ranks = session.ranks
     check_output(session.out, session.resume)
     make_output(session.out)
-    outliers = load_outliers(session.recipe.dataset, session.data)
-    run = _begin(session, dataset or load_dataset(session.recipe.dataset, session.data))
+    with ranks.take_turns():  # the first downloads
+        outliers = load_outliers(session.recipe.dataset, session.data)
+        found = dataset or load_dataset(session.recipe.dataset, session.data)
+    run = _begin(session, found)
     try:
-        complete = run_steps(run, session.recipe.name, session.state_file, session.out / LOGS)
+        complete = run_steps(run, session.recipe.name, session.state_file, session.out / LOGS, ranks)
     except TrainingError as error:
+        ranks.dismiss()
         if not run.return_to_good():
             raise TrainingError(f"{error}. No checkpoint was written, because no step is known to be good.") from error
         save_card(session.out, _export(session, run, failure=str(error)), None)
@@ -84,6 +93,7 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
             f"{error}. {session.out} holds the checkpoint of step {run.steps}, the last that is known to be good."
         ) from error
     folds = _train_folds(session, run) if complete else None
+    ranks.dismiss()
     checkpoint = _export(session, run, folds or ())
     if folds is None:
         save_card(session.out, checkpoint, None)
@@ -132,11 +142,11 @@ def _train_folds(session: Session, run: TrainingRun) -> list[_Fold] | None:
     for number, part in enumerate(dataset.list_parts()):
         name, state = f"fold {number + 1} of {dataset.folds}", _name_fold_state(session, number)
         recipe = replace(session.recipe, dataset=f"{session.recipe.dataset}/{name}")
-        own = start_run(recipe, part, run.seed, run.planned_steps, session.device)
+        own = start_run(recipe, part, run.seed, run.planned_steps, session.device, session.ranks)
         try:
             if session.resume and state.exists():
                 own.load(state)
-            if not run_steps(own, name, state, session.out / LOGS / state.stem):
+            if not run_steps(own, name, state, session.out / LOGS / state.stem, session.ranks):
                 return None
         except TrainingError as error:
             raise TrainingError(f"{name}: {error}. Without it no checkpoint can be calibrated.") from error
@@ -157,29 +167,34 @@ def _begin(session: Session, dataset: Dataset | Mixture) -> TrainingRun:
     if steps is None:
         steps = session.recipe.steps if session.minutes is None else _count_steps(session, dataset, session.minutes)
     assert seed is not None
-    run = start_run(session.recipe, dataset, seed, steps, session.device)
+    run = start_run(session.recipe, dataset, seed, steps, session.device, session.ranks)
     if session.resume:
         run.load(session.state_file)
     return run
 
 
 def start_run(
-    recipe: Recipe, dataset: Dataset | Mixture, seed: int, planned_steps: int, device: torch.device
+    recipe: Recipe,
+    dataset: Dataset | Mixture,
+    seed: int,
+    planned_steps: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> TrainingRun:
     """Starts a run of the kind that the recipe needs.
 
     Raises:
-        TrainingError: if the recipe does not fit the dataset.
+        TrainingError: if the recipe does not fit the dataset, or several processes cannot divide its steps.
     """
     kind = FittingRun if recipe.distillation is None else DistillationRun
-    return kind(recipe, dataset, seed, planned_steps, device)
+    return kind(recipe, dataset, seed, planned_steps, device, ranks)
 
 
 def _count_steps(session: Session, dataset: Dataset | Mixture, minutes: float) -> int:
-    """How many steps of each training fit into the minutes."""
+    """How many steps of each training fit into the minutes, as the first process measures."""
     trainings = 1 + (dataset.folds or 0) if isinstance(dataset, Dataset) else 1
-    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device)
-    return count_steps(run, minutes / trainings)
+    run = start_run(session.recipe, dataset, 0, session.recipe.steps, session.device, session.ranks)
+    return session.ranks.agree(count_steps(run, minutes / trainings))
 
 
 def _export(session: Session, run: TrainingRun, folds: Sequence[_Fold] = (), failure: str | None = None) -> Checkpoint:
