@@ -354,6 +354,12 @@ def check(command: str) -> None:
             read_settings(find_group(program).make_context(program, arguments).params)
         case "docker":
             check_docker(arguments)
+        case "torchrun":
+            option, number, *rest = arguments
+            assert option == "--nproc-per-node"
+            assert number.isdecimal()
+            assert rest[:2] == ["-m", "training"]
+            check(shlex.join(["hyperdraw-train", *rest[2:]]))
         case "python":
             assert arguments[0] == "-m"
             assert find_spec(arguments[1])

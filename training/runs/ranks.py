@@ -32,7 +32,7 @@ PATIENCE = timedelta(days=1)
 """How long processes wait for one another, as the first downloads and validates alone. One that has ended is noticed
 at once, by torchrun."""
 
-SECONDS_TO_SPEAK = 5.0
+SECONDS_TO_SPEAK = 20.0
 """How long others wait before they report an error, which the first process will have reported if it is the same."""
 
 

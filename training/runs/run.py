@@ -162,8 +162,8 @@ class TrainingRun(ABC):
         if processes != self.ranks.count:
             start = "without torchrun" if processes == 1 else f"with torchrun --nproc-per-node {processes}"
             raise TrainingError(
-                f"{path} holds the state of a training by {processes}, not {self.ranks.count} processes, whose sums "
-                f"round differently. Continue it {start}, or choose another --out."
+                f"{path} holds the state of a training whose number of processes is {processes}, not "
+                f"{self.ranks.count}, so sums round differently. Continue it {start}, or choose another --out."
             )
         counters, _ = load_state(path, self._modules, self._optimizers, self._identity())
         self.steps = int(counters["steps"])

@@ -63,6 +63,13 @@ def test_two_processes_train_as_one_does(case: str, trained: Trained, tmp_path: 
         torch.testing.assert_close(other, first, rtol=0, atol=0)
 
 
+def test_all_processes_evaluate_the_networks_of_the_first(trained: Trained) -> None:
+    """If they did not, processes that round differently would drift apart, and spoil each other's gradients."""
+    first, second, undisturbed = (load_file(trained.folder / name) for name in ("astray-0", "astray-1", "parts-0"))
+    torch.testing.assert_close(first, undisturbed, rtol=0, atol=0)
+    assert not torch.equal(second["sampler.modes.linear1.weight"], first["sampler.modes.linear1.weight"])
+
+
 def test_an_interrupt_of_all_leaves_one_checkpoint(trained: Trained) -> None:
     halted = load_checkpoint(trained.folder / "halted")
     assert halted.config.training.steps == HALT + 1, trained.stderr
@@ -87,10 +94,10 @@ def test_a_resumed_training_ends_where_that_of_one_process_does(trained: Trained
 def test_the_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "state"
     start("codes").save(state)
-    with pytest.raises(TrainingError, match=r"by 1, not 2 processes.* Continue it without torchrun, or choose another"):
+    with pytest.raises(TrainingError, match=r"processes is 1, not 2, so .* Continue it without torchrun, or choose"):
         start("codes", TWO).load(state)
     start("codes", TWO).save(state)
-    with pytest.raises(TrainingError, match=r"by 2, not 1 processes.* Continue it with torchrun --nproc-per-node 2"):
+    with pytest.raises(TrainingError, match=r"is 2, not 1, so .* Continue it with torchrun --nproc-per-node 2"):
         start("codes").load(state)
 
 

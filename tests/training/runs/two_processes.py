@@ -101,6 +101,18 @@ def run_case(case: str, out: Path, ranks: Ranks) -> None:
     resumed.save(out / f"{case}-resumed-{ranks.number}")
 
 
+def run_astray(out: Path, ranks: Ranks) -> None:
+    """Writes what the processes have if the second begins with other networks."""
+    run = start("parts", ranks)
+    if not ranks.leads:
+        with torch.no_grad():
+            for parameter in run.sampler.parameters():
+                parameter.mul_(2)
+    while run.steps < STEPS:
+        run.step()
+    run.save(out / f"astray-{ranks.number}")
+
+
 def interrupt_at_halt(run: FittingRun) -> StepReport:
     """Makes a step. In one of them, the second process tells torchrun to end, and waits until it is told so, too."""
     if run.steps == HALT and run.ranks.number == 1:
@@ -118,6 +130,8 @@ if __name__ == "__main__":
     joined = ranks, _ = join_ranks("cpu")
     for name in CASES:
         run_case(name, folder, ranks)
+    run_astray(folder, ranks)
+    assert ranks.agree(5 + ranks.number) == 5
     joining = patch("training.__main__.join_ranks", lambda _: joined)  # processes can join only once
     with joining, patch("torch.distributed.destroy_process_group"):
         with patch.object(FittingRun, "step", interrupt_at_halt), suppress(SystemExit):
