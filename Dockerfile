@@ -20,7 +20,7 @@ RUN case "$TORCH" in \
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN /opt/venv/bin/pip install ".[backbone,postgres,redis,$EXTRA]" && rm /opt/venv/bin/hyperdraw-train # which needs training/
+RUN /opt/venv/bin/pip install ".[backbone,grpc,postgres,redis,$EXTRA]" && rm /opt/venv/bin/hyperdraw-train # which needs training/
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv

@@ -8,6 +8,7 @@
 # make lint    check style and types
 # make wheels  build both distributions into dist/; check-wheels installs and tries them in environments of their own
 # make check-ray   try the service on Ray Serve
+# make proto   compile the messages of gRPC
 # make screenshots   take the guides' pictures, with Debian's chromium and chromium-driver
 #
 # Each installs what it needs into .venv, at the versions in requirements.lock, and does nothing twice.
@@ -29,7 +30,7 @@ INSTALL := $(PIP) install --constraint requirements.lock
 ART_INSTALL := benchmarks/environments/art/bin/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels check-ray screenshots lock clean
+.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels check-ray proto screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -74,6 +75,12 @@ check-ray: .venv/dev.installed .venv/ray.installed
 
 screenshots: .venv/dev.installed
 	$(BIN)/python -m tests.screenshots
+
+proto: # by a compiler that has an environment of its own, as its protobuf is another one
+	$(PYTHON) -m venv --clear build/protoc
+	build/protoc/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1
+	build/protoc/bin/python -m grpc_tools.protoc --proto_path=service/open_inference \
+		--descriptor_set_out=service/open_inference/inference.binpb inference.proto
 
 lock: .venv/dev.installed
 	$(INSTALL) uv

@@ -152,12 +152,19 @@ def serve(settings: Settings) -> None:
         check_address(settings.host, settings.port)
     else:
         check_socket(settings.socket)
+    server = Server
+    if settings.grpc_port is not None:
+        check_address(settings.host, settings.grpc_port, "--grpc-port")
+        try:
+            from service.open_inference.rpcs import RpcServer as server  # noqa: N813
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("gRPC is not installed: pip install 'hyperdraw-server[grpc]'") from error
     keep_freed_memory()
     choose_threads(settings.threads)
     configure_logs(settings.log_format, settings.log_level)
     settings = limit_connections(settings)
     app = create_app(settings)
-    Server(app, settings).run()
+    server(app, settings).run()
     if app.state.engine.fault:
         sys.exit(FAULT)
 
@@ -181,14 +188,15 @@ def limit_connections(settings: Settings) -> Settings:
         return settings
     import resource
 
-    wanted = settings.max_connections + OTHER_DESCRIPTORS
+    kinds = 1 if settings.grpc_port is None else 2
+    wanted = kinds * settings.max_connections + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft >= wanted:
         return settings
-    most = soft - OTHER_DESCRIPTORS
+    most = (soft - OTHER_DESCRIPTORS) // kinds
     if most < 1:
         raise ConfigurationError(f"a process may have only {soft} open files; raise ulimit -n to {wanted}")
     message = "only %d connections can be open, not %d, as a process may have %d open files; raise ulimit -n to %d"
@@ -196,7 +204,7 @@ def limit_connections(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_connections": most})
 
 
-def check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int, flag: str = "--port") -> None:
     """Checks that the service can listen on an address, before models are loaded.
 
     Raises:
@@ -209,7 +217,7 @@ def check_address(host: str, port: int) -> None:
                 listener.bind(address)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        hint = "Stop the other program, or choose another --port." if taken else "Choose another --host or --port."
+        hint = f"Stop the other program, or choose another {flag}." if taken else f"Choose another --host or {flag}."
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}. {hint}") from error
 
 

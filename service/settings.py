@@ -90,11 +90,11 @@ Networks = Annotated[list[Annotated[str, AfterValidator(_check_network)]], NoDec
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, without the HYPERDRAW_PORT that Kubernetes sets for a Service named hyperdraw."""
+    """The environment, without the ports that Kubernetes sets for Services named hyperdraw and hyperdraw-grpc."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
-        if field_name == "port" and str(value).startswith(("tcp://", "udp://", "sctp://")):
+        if field_name in ("port", "grpc_port") and str(value).startswith(("tcp://", "udp://", "sctp://")):
             value = None
         return value, key, is_complex
 
@@ -152,6 +152,9 @@ class Settings(BaseSettings):
         default=None,
         description="Unix socket to listen on, instead of --host and --port. Every program that may open it is trusted "
         "as a proxy is.",
+    )
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="Port on --host for the Open Inference Protocol over gRPC; 0 for any free one."
     )
     root_path: Annotated[str, AfterValidator(_check_root)] = Field(
         default="",
@@ -317,7 +320,7 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: if they can, and the operator does not allow it.
         """
-        host = self.published_host or ("localhost" if self.socket else self.host)
+        host = self.published_host or ("localhost" if self.socket and self.grpc_port is None else self.host)
         if self.keys is None and not self.allow_anonymous and not _is_loopback(host):
             raise ConfigurationError(
                 f"other machines can reach {host}, but there are no keys: name a key file with --keys "

@@ -137,7 +137,13 @@ def model(checkpoint: Checkpoint) -> Model:
 @contextmanager
 def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
     """Serves an app on a port of this machine, 0 for a free one, as `hyperdraw-serve` does; yields its address."""
-    server = Server(app, app.state.settings.model_copy(update={"port": port}))
+    with run(Server(app, app.state.settings.model_copy(update={"port": port}))) as address:
+        yield address
+
+
+@contextmanager
+def run(server: Server) -> Iterator[str]:
+    """Runs a server in a thread; yields its address."""
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive())

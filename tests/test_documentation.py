@@ -40,6 +40,7 @@ from service.settings import Settings, read_settings
 from tests import ROOT
 from tests.conftest import make_session, serve
 from tests.pictures import EXAMPLES
+from tests.rpcs import serve as serve_rpcs
 from tests.sequences import save_writer
 from tests.waiting import wait_until
 from training.__main__ import app as training_app
@@ -50,7 +51,7 @@ PAGES = [
     *(ROOT / page for page in ("README.md", "client/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-ADDRESS = "127.0.0.1:8000"
+ADDRESS, GRPC_ADDRESS = "127.0.0.1:8000", "127.0.0.1:8001"
 TYPER_APPS = {"hyperdraw": client_app, "hyperdraw-serve": service_app, "hyperdraw-train": training_app}
 COPIED = ("client", "models", "service", "tests", "training", "pyproject.toml")
 
@@ -127,10 +128,12 @@ class Workspace:
     path: Path
     address: str
     keyed_address: str
+    grpc_address: str
     environment: dict[str, str]
 
     def place(self, text: str) -> str:
         """A command or program, with the address of a service in the place of the usual one."""
+        text = text.replace(GRPC_ADDRESS, self.grpc_address)
         return text.replace(ADDRESS, self.keyed_address if "$KEY" in text else self.address)
 
 
@@ -169,13 +172,15 @@ def workspace(documented_app: FastAPI, tmp_path_factory: pytest.TempPathFactory)
     keyed = create_app(Settings(checkpoints=path / "checkpoints" / "toy-cubic", keys=keys))
     environment = {"PATH": f"{binaries}:{os.environ['PATH']}", "KEY": key}
     with ExitStack() as stack:
+        address, grpc_address = stack.enter_context(serve_rpcs(documented_app))[1:]
         address, keyed_address = (
-            stack.enter_context(serve(app)).removeprefix("http://") for app in (documented_app, keyed)
+            address.removeprefix("http://"),
+            stack.enter_context(serve(keyed)).removeprefix("http://"),
         )
         image = (EXAMPLES / "ambiguous.png").read_bytes()
         httpx.post(f"http://{address}/v1/models/mnist-hyperdraw/predict", content=image, timeout=60)
         wait_until(lambda: any((path / "predictions").iterdir()))
-        yield Workspace(path, address, keyed_address, environment)
+        yield Workspace(path, address, keyed_address, grpc_address, environment)
 
 
 @pytest.fixture(autouse=True)

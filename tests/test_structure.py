@@ -107,7 +107,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "recording",
             "settings",
         },
-        "open_inference": {"api", "engine", "errors", "operation", "settings"},
+        "open_inference": {"api", "engine", "errors", "names", "operation", "settings"},
         "openai": {"api", "engine", "errors", "names", "operation"},
         "destinations": {"catalog", "feedback", "operation", "recording", "settings"},
         "app": {
@@ -126,7 +126,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "recording",
             "settings",
         },
-        "__main__": {"app", "catalog", "decoding", "operation", "settings"},
+        "__main__": {"app", "catalog", "decoding", "open_inference", "operation", "settings"},
         "ray_serve": {"app", "settings"},
     },
     "training": {
@@ -291,7 +291,7 @@ def test_no_grab_bags(package: str) -> None:
         ("hyperdraw", "client", ["parquet", "photographs"]),
         ("models", "", ["serve", "backbone"]),
         ("models", "", ["train", "backbone"]),
-        ("service", "", ["serve", "ray", "redis"]),
+        ("service", "", ["serve", "grpc", "ray", "redis"]),
         ("training", "", ["train", "backbones", "translation"]),
     ],
 )
@@ -303,6 +303,8 @@ def test_packages_need_only_what_their_extras_install(package: str, folder: str,
     providers = {
         "PIL": "pillow",
         "fastapi_offline": "fastapi-offline",
+        "google": "protobuf",
+        "grpc": "grpcio",
         "opentelemetry": "opentelemetry-sdk",
         "prometheus_client": "prometheus-client",
         "pydantic_settings": "pydantic-settings",

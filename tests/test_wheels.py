@@ -96,7 +96,8 @@ def test_wheels_hold_their_packages_alone(distribution: str, packages: set[str])
         sources = {str(path.relative_to(folder.parent)) for path in folder.rglob("*.py")}
         assert {name for name in names if name.endswith(".py") and name.startswith(f"{package}/")} == sources
     assert ("hyperdraw/py.typed" in names) == (distribution == "hyperdraw")
-    assert ("service/static/index.html" in names) == (distribution == "hyperdraw_server")
+    for name in ("service/static/index.html", "service/open_inference/inference.binpb"):
+        assert (name in names) == (distribution == "hyperdraw_server")
 
 
 def test_the_client_works_alone(client_environment: Environment) -> None:

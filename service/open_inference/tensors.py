@@ -85,6 +85,17 @@ def encode_binary(tensor: Array) -> bytes:
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
+def encode_contents(contents: Any, datatype: str) -> bytes:
+    """The bytes of a tensor from an InferTensorContents of gRPC; none for a datatype that no model takes.
+
+    Raises:
+        OverflowError: for a number out of the datatype's range.
+    """
+    field = "uint_contents" if datatype == "UINT8" else f"{datatype.lower()}_contents"
+    values = getattr(contents, field) if datatype in _JSON_TYPES else ()
+    return encode_binary(np.fromiter(values, _DTYPES.get(datatype, np.dtype(object)), len(values)))
+
+
 def name_datatype(tensor: Array) -> Datatype:
     """The protocol's name for an array's data type."""
     names: dict[np.dtype[Any], Datatype] = {

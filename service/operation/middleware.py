@@ -55,6 +55,8 @@ class Exchange:
     @property
     def route(self) -> str:
         """The path with parameters' names instead of values, or "unmatched". It is known after the app was called."""
+        if "hyperdraw.procedure" in self.scope:  # a call by gRPC
+            return str(self.scope["hyperdraw.procedure"])
         if "endpoint" not in self.scope:
             return "unmatched"
         route = self.scope.get("route")

@@ -194,6 +194,8 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name(monkeypatch: pytest.
         monkeypatch.setenv(f"HYPERDRAW_{name}", value)
     assert read().port == 8000
     assert read("--port", "9").port == 9
+    monkeypatch.setenv("HYPERDRAW_GRPC_PORT", address)  # of a Service named hyperdraw-grpc
+    assert read().grpc_port is None
     monkeypatch.setenv("HYPERDRAW_PORT", "http://10.3.4.5")
     with pytest.raises(ValidationError, match="port"):
         read()
@@ -205,11 +207,11 @@ def test_connections_that_descriptors_do_not_suffice_for() -> None:
 import logging, os, resource, sys
 from service.__main__ import ConfigurationError, Settings, limit_connections
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-for hard in (2000, 600, 200):
+for hard, port in ((2000, None), (600, None), (200, None), (2000, 0)):
     if not os.fork():
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
         try:
-            print(limit_connections(Settings(max_connections=1000)).max_connections, flush=True)
+            print(limit_connections(Settings(max_connections=1000, grpc_port=port)).max_connections, flush=True)
         except ConfigurationError as error:
             print(error, flush=True)
         os._exit(0)
@@ -222,6 +224,8 @@ for hard in (2000, 600, 200):
         f"only {most} connections can be open, not 1000, as a process may have 600 open files; raise ulimit -n to 1256",
         f"{most}",
         "a process may have only 200 open files; raise ulimit -n to 1256",
+        "only 872 connections can be open, not 1000, as a process may have 2000 open files; raise ulimit -n to 2256",
+        "872",
     ]
 
 
@@ -299,9 +303,11 @@ def test_a_port_that_is_taken_is_told_before_models_are_loaded(run: Run, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("--checkpoints", str(tmp_path / "none"), "--port", port)
-    assert done.status == 1
-    assert f"hyperdraw-serve: cannot listen on 127.0.0.1, port {port}: Address already in use." in done.stderr
-    assert "choose another --port" in done.stderr
+        grpc = run("--checkpoints", str(tmp_path / "none"), "--port", "0", "--grpc-port", port)
+    for failed, flag in ((done, "--port"), (grpc, "--grpc-port")):
+        assert failed.status == 1
+        assert f"hyperdraw-serve: cannot listen on 127.0.0.1, port {port}: Address already in use." in failed.stderr
+        assert f"choose another {flag}." in failed.stderr
 
 
 def test_a_fault_of_the_device_is_told_by_the_exit_status(

@@ -147,6 +147,8 @@ def test_other_machines_are_not_served_by_accident(checkpoints: Path, host: str)
         create_app(Settings(checkpoints=checkpoints, host=host))
     with pytest.raises(ConfigurationError, match="--keys"):
         create_app(Settings(checkpoints=checkpoints, published_host=host))
+    with pytest.raises(ConfigurationError, match="--keys"):
+        create_app(Settings(checkpoints=checkpoints, host=host, socket=checkpoints / "socket", grpc_port=0))
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,19 @@ def test_the_names_agree() -> None:
     assert claim == resources["PersistentVolumeClaim"]["metadata"]["name"]
 
 
+def test_the_port_of_grpc_is_the_same_everywhere() -> None:
+    component = DIRECTORY / "components" / "grpc"
+    (container,) = find_containers(read(component / "deployment.yaml")[0])
+    (service,) = read(component / "service.yaml")
+    (policy,) = read(component / "network.yaml")
+    (base,) = read(DIRECTORY / "base" / "network.yaml")
+    (port,) = container["ports"]
+    assert container["env"] == [{"name": "HYPERDRAW_GRPC_PORT", "value": str(port["containerPort"])}]
+    assert [offered["targetPort"] for offered in service["spec"]["ports"]] == [port["name"]]
+    (rule,), (usual,) = policy["spec"]["ingress"], base["spec"]["ingress"]
+    assert rule == usual | {"ports": [{"port": port["name"]}]}
+
+
 def test_it_scales_by_a_metric_that_exists(client: httpx.Client) -> None:
     (scaled,) = read(DIRECTORY / "components" / "autoscaling" / "scaled_object.yaml")
     (trigger,) = scaled["spec"]["triggers"]
