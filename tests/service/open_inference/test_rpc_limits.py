@@ -149,18 +149,18 @@ def test_clients_must_not_be_slow(address: str, procedure: str, seconds: str) ->
 
 def test_only_so_many_calls_and_connections_are_open(checkpoints: Path) -> None:
     app, silent = create_app(Settings(checkpoints=checkpoints, max_connections=1)), threading.Event()
-    with serve(app) as (_, _, address), grpc.insecure_channel(address) as channel:
-        channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(silent.wait, True))
-        ask = channel.unary_unary(f"/{SERVICE}/ServerLive")
-
-        def is_full() -> bool:
-            try:
-                return not ask(b"", PATIENCE)
-            except grpc.RpcError as error:
-                return bool(error.code() == StatusCode.RESOURCE_EXHAUSTED)
-
-        wait_until(is_full)
-        assert refuse(address, b"", "ServerLive")[0] == StatusCode.UNAVAILABLE
+    own = [("grpc.use_local_subchannel_pool", 1)]  # or both channels would share a connection
+    with (
+        serve(app) as (_, _, address),
+        grpc.insecure_channel(address) as first,
+        grpc.insecure_channel(address, own) as second,
+    ):
+        held = first.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(silent.wait, True))
+        for channel, code in ((first, StatusCode.RESOURCE_EXHAUSTED), (second, StatusCode.UNAVAILABLE)):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", PATIENCE)
+            assert caught.value.code() == code
+        assert held.is_active()
         silent.set()
 
 

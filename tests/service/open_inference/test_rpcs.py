@@ -63,13 +63,21 @@ def rpcs(address: str) -> Iterator[Any]:
         yield client
 
 
+def compare(array: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Requests with the same seed may be computed in other blocks, which round differently."""
+    if expected.dtype.kind == "f":
+        np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-6, strict=True)
+    else:
+        np.testing.assert_array_equal(array, expected, strict=True)
+
+
 def test_messages_are_those_of_tritons_client() -> None:
     from tritonclient.grpc import model_config_pb2, service_pb2
 
     theirs = {**service_pb2.DESCRIPTOR.message_types_by_name, **model_config_pb2.DESCRIPTOR.message_types_by_name}
     compared = []
 
-    def compare(own: Any, other: Any) -> None:
+    def compare_kinds(own: Any, other: Any) -> None:
         for field in own.fields:
             like = other.fields_by_name[field.name]
             assert (field.number, field.type, field.is_repeated) == (like.number, like.type, like.is_repeated)
@@ -79,11 +87,11 @@ def test_messages_are_those_of_tritons_client() -> None:
                 assert {value.name: value.number for value in field.enum_type.values}.items() <= numbers.items()
             compared.append(field.full_name)
         for kind in own.nested_types:
-            compare(kind, other.nested_types_by_name[kind.name])
+            compare_kinds(kind, other.nested_types_by_name[kind.name])
 
     for name, kind in MESSAGES.items():
         if name != "ModelInferOutline":
-            compare(kind.DESCRIPTOR, theirs[name])
+            compare_kinds(kind.DESCRIPTOR, theirs[name])
     assert len(compared) > 80
     outline = MESSAGES["ModelInferOutline"].DESCRIPTOR.fields
     numbers = theirs["ModelInferRequest"].fields_by_name
@@ -150,7 +158,7 @@ def test_answers_are_those_of_the_rest_form(rpcs: Any, rest: InferenceServerClie
     assert [output.name for output in response.outputs] == [output["name"] for output in answer["outputs"]]
     for output in answer["outputs"]:
         assert got.get_output(output["name"]).datatype == output["datatype"]
-        np.testing.assert_array_equal(got.as_numpy(output["name"]), expected.as_numpy(output["name"]), strict=True)
+        compare(got.as_numpy(output["name"]), expected.as_numpy(output["name"]))
     parameters = {n: getattr(p, p.WhichOneof("parameter_choice")) for n, p in response.parameters.items()}
     assert parameters == answer["parameters"]
 
@@ -171,7 +179,7 @@ def test_files_and_outputs_are_chosen(rpcs: Any, rest: InferenceServerClient, co
     wanted = [*(HttpOutput(name) for name in names), HttpOutput("probabilities", class_count=2)]
     expected = rest.infer("digits", [give_http(FILES, "encoded_images")], outputs=wanted, parameters=asked)
     for name in (*names, "probabilities"):
-        np.testing.assert_array_equal(got.as_numpy(name), expected.as_numpy(name))
+        compare(got.as_numpy(name), expected.as_numpy(name))
     assert got.as_numpy("members").shape == (len(PICTURES), 12, 10)
 
 
@@ -179,8 +187,8 @@ def test_elements_may_be_in_the_field_of_their_type(rpcs: Any, address: str, pix
     for array, name in ((pixels, "images"), (FILES, "encoded_images")):
         expected = rpcs.infer("digits", [give(array, name)], parameters={"seed": 7})
         response = call(address, make_request(array, name, parameters={"seed": {"int64_param": 7}}))
-        assert response == MESSAGES["ModelInferResponse"].FromString(expected.get_response().SerializeToString())
-        np.testing.assert_array_equal(read_array(response, "label"), expected.as_numpy("label"))
+        for name in ("probabilities", "label"):
+            compare(read_array(response, name), expected.as_numpy(name))
 
 
 def test_aio(address: str, pixels: NDArray[np.uint8]) -> None:
@@ -192,7 +200,7 @@ def test_aio(address: str, pixels: NDArray[np.uint8]) -> None:
             results = await asyncio.gather(
                 *[client.infer("digits", [give(pixels)], parameters={"seed": s}) for s in (1, 1)]
             )
-            np.testing.assert_array_equal(*[result.as_numpy("probabilities") for result in results])
+            compare(*[result.as_numpy("probabilities") for result in results])
 
     asyncio.run(ask())
 
@@ -205,7 +213,7 @@ def test_a_stream_is_answered_in_its_order(address: str, rpcs: Any, pixels: NDAr
     assert [result and result.get_response().id for result, _ in got] == ["0", "1", None, None, "4", "5"]
     for seed, (result, _) in enumerate(pair for pair in got if pair[0]):
         expected = rpcs.infer("digits", [tensor], parameters={"seed": seed}).as_numpy("probabilities")
-        np.testing.assert_array_equal(result.as_numpy("probabilities"), expected)
+        compare(result.as_numpy("probabilities"), expected)
     for (_, error), parameters, model in ((got[2], {}, "bert"), (got[3], {"speed": 1}, "digits")):
         with pytest.raises(InferenceServerException) as caught:
             rpcs.infer(model, [tensor], parameters=parameters)
