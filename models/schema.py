@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, FailFast, Field
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+"""Unknown fields are refused; and defaults are always written, as the schemas of answers say."""
 
 Shape = tuple[int, ...]
 """Shape of one input, or of one output of a layer."""

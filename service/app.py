@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +30,7 @@ from service.api import (
     sequences,
     weights,
 )
+from service.api.description import describe, name_operation
 from service.catalog import Catalog, ConfigurationError
 from service.decoding.pool import Decoder
 from service.destinations import make_monitor_folder, open_feedback, open_sink, open_traces
@@ -126,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Samples neural networks on demand, and returns predictions with their uncertainty.",
         lifespan=run,
         redoc_url=None,
+        generate_unique_id_function=name_operation,
     )
     app.state = Parts(  # type: ignore[assignment]
         settings, keys, quotas, engine, decoder, metrics, catalog, watches, log, collected
@@ -153,6 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
     own = (page, health, models, monitor, predictions, feedback, explorations, certificates, weights, sequences)
     for routes in (*own, open_inference, openai):
         app.include_router(routes.router)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     app.mount("/static", _RevalidatedFiles(directory=page.STATIC))
     return app
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from models.model import Model
 from models.sequences.model import SequenceModel
 from service.api.asking import Asking
+from service.api.description import describe_schema
 from service.engine.engine import Engine, ServedModel
 from service.errors import ErrorResponse, ServiceError
 from service.operation.access import check_keys, require
@@ -82,25 +83,9 @@ def describe_body(*schemas: type[BaseModel], required: bool = True, **others: An
         required: whether there must be a body.
         others: examples, and other parts of the description.
     """
-    first, *more = [_inline(schema.model_json_schema()) for schema in schemas]
+    first, *more = map(describe_schema, schemas)
     content = {"application/json": {"schema": {"anyOf": [first, *more]} if more else first, **others}}
     return {"required": required, "content": content}
-
-
-def _inline(description: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema with its definitions where they are used."""
-    definitions = description.pop("$defs", {})
-
-    def inline(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inline(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        if reference := part.get("$ref"):
-            return inline(definitions[reference.rpartition("/")[2]])
-        return {key: inline(value) for key, value in part.items()}
-
-    return {key: inline(value) for key, value in description.items()}
 
 
 def check_health(engine: Engine) -> None:

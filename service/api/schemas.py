@@ -1,6 +1,6 @@
 """Parameters that clients send, and answers that they get."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -231,7 +231,7 @@ class RegressionAnswer(BaseModel):
 class PredictAnswer(BaseModel):
     model: ModelIdentity
     ensemble: EnsembleIdentity
-    predictions: list[PredictionAnswer] | list[RegressionAnswer] = Field(description="One for each input, in order.")
+    predictions: Sequence[PredictionAnswer | RegressionAnswer] = Field(description="One for each input, in order.")
 
 
 class AttackDescription(BaseModel):

@@ -107,7 +107,9 @@ class SamplingParameters(BaseModel):
     )
     stop: Annotated[
         list[Stop], Field(max_length=MOST_STOPS), BeforeValidator(list_text, json_schema_input_type=Stop | list[Stop])
-    ] = Field([], description="Strings that end the text. It is returned without them.")
+    ] = Field(
+        default_factory=list, description="Strings that end the text; by default none. It is returned without them."
+    )
     stream: bool = Field(False, description="Whether to send the text in server-sent events, as it is written.")
 
 

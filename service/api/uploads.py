@@ -20,6 +20,7 @@ from torch import Tensor
 from models.inputs.image_formats import FORMATS, NAMES
 from models.inputs.rows import list_names
 from service.api.asking import Asking, Deadline, check_number, explain_inputs
+from service.api.description import describe_schema
 from service.api.multipart import MultipartError, count_parts, read_boundary, split_parts
 from service.api.sequence_schemas import TextsBody
 from service.errors import ServiceError
@@ -307,10 +308,15 @@ def describe_upload() -> dict[str, Any]:
     """The OpenAPI description of the bodies that `read_inputs` accepts."""
     example = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     file = {"type": "string", "format": "binary"}
-    images = {"type": "object", "required": ["images"], "properties": {"images": {"type": "array", "items": file}}}
+    images = {
+        "title": "ImagesForm",
+        "type": "object",
+        "required": ["images"],
+        "properties": {"images": {"type": "array", "items": file}},
+    }
     content: dict[str, Any] = {
         "application/json": {
-            "schema": {"anyOf": [schema.model_json_schema() for schema in (ImagesBody, RowsBody, TextsBody)]},
+            "schema": {"anyOf": [describe_schema(schema) for schema in (ImagesBody, RowsBody, TextsBody)]},
             "examples": {
                 "images": {"summary": "For a model of images", "value": {"images": [example]}},
                 "vectors": {"summary": "For a model of vectors", "value": {"inputs": [[-1.5], [3]]}},

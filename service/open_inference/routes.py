@@ -109,7 +109,8 @@ def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Han
         router.add_api_route(f"/models/{{model}}{path}", handler, methods=[method], dependencies=[key], **details)
         dependencies = [key, Depends(_check_version)]
         with_version = f"/models/{{model}}/versions/{{version}}{path}"
-        router.add_api_route(with_version, handler, methods=[method], dependencies=dependencies, **details)
+        name = f"{handler.__name__}_of_version"
+        router.add_api_route(with_version, handler, methods=[method], dependencies=dependencies, name=name, **details)
         return handler
 
     return add

@@ -58,7 +58,10 @@ class CompletionBody(NetworkParameters, SamplingParameters):
         list[Prompt],
         Field(min_length=1, max_length=MOST_PROMPTS),
         BeforeValidator(list_text, json_schema_input_type=Prompt | list[Prompt]),
-    ] = Field([""], description="The text to go on with, or several texts; by default a new text begins.")
+    ] = Field(
+        default_factory=lambda: [""],
+        description="The text to go on with, or several texts; by default a new text begins.",
+    )
     max_tokens: int = Field(
         16, ge=0, le=MOST_TOKENS, description="Most characters to write. It may be 0 only with echo."
     )
