@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypeAliasType
 
 from models.checkpoint_files import (
     MAX_JSON_BYTES,
@@ -42,7 +43,7 @@ MEASURED = ("calibration.json", "metrics.json", "README.md", "figures")
 """Files that belong to one version of the weights."""
 
 
-SequenceInput = Annotated[TextSpec | StrokesSpec, Field(discriminator="kind")]
+SequenceInput = TypeAliasType("SequenceInput", Annotated[TextSpec | StrokesSpec, Field(discriminator="kind")])
 """What a sequence consists of."""
 
 

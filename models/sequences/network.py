@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from typing_extensions import TypeAliasType
 
 from models.schema import STRICT, Shape, Size
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM
@@ -76,7 +77,7 @@ class HyperLSTMSize:
         )
 
 
-CellSize = Annotated[LSTMSize | HyperLSTMSize, Field(discriminator="cell")]
+CellSize = TypeAliasType("CellSize", Annotated[LSTMSize | HyperLSTMSize, Field(discriminator="cell")])
 
 
 @dataclass(frozen=True, config=STRICT)

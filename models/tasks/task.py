@@ -3,8 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 
-Task = Annotated[Classification | Regression, Field(discriminator="kind")]
+Task = TypeAliasType("Task", Annotated[Classification | Regression, Field(discriminator="kind")])
