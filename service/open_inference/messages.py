@@ -85,7 +85,7 @@ class RequestedOutput(_Strict):
 class InferenceRequest(_Strict):
     """A request for a prediction."""
 
-    id: str | None = Field(None, description="Returned with the answer.")
+    id: str = Field("", description="Returned with the answer, if it is given.")
     parameters: InferenceParameters = InferenceParameters()
     inputs: Annotated[list[InputTensor], FailFast()] = Field(min_length=1)
     outputs: Annotated[list[RequestedOutput], FailFast()] = Field(

@@ -330,7 +330,7 @@ def _write(
     header = InferenceAnswer(
         model_name=model.name,
         model_version=model.version,
-        id=message.id,
+        id=message.id if "id" in message.model_fields_set else None,
         parameters=_describe_answer(findings[-1], grew=answer.rule is not None),
         outputs=[],
     )

@@ -36,6 +36,18 @@ def test_operations_are_named_like_methods(document: dict[str, Any]) -> None:
     assert not [name for name in names if re.search(r"__|_v[12]_|_(get|post)$", name)]
 
 
+def test_errors_have_the_services_shapes(document: dict[str, Any]) -> None:
+    errors = [
+        content["schema"]["$ref"].rpartition("/")[2]
+        for path in document["paths"].values()
+        for operation in path.values()
+        for status, response in operation["responses"].items()
+        for content in response.get("content", {}).values()
+        if status >= "4"
+    ]
+    assert set(errors) == {"ErrorResponse", "InferenceErrorResponse", "CompletionErrorResponse"}
+
+
 def test_bodies_have_names(document: dict[str, Any]) -> None:
     def name(path: str, kind: str = "application/json") -> list[str]:
         schema = document["paths"][path]["post"]["requestBody"]["content"][kind]["schema"]
@@ -57,6 +69,12 @@ def test_what_tells_kinds_apart_is_always_there(document: dict[str, Any]) -> Non
     for union in unions:
         for reference in union["mapping"].values():
             assert union["propertyName"] in components[reference.rpartition("/")[2]]["required"]
+
+
+def test_numbers_are_as_wide_as_theirs(document: dict[str, Any]) -> None:
+    """Seeds have 63 bits, and times are in milliseconds or nanoseconds."""
+    kinds = {(part["type"], part.get("format")) for part in walk(document) if part.get("type") in ("integer", "number")}
+    assert kinds == {("integer", "int64"), ("number", "double")}
 
 
 def test_unions_are_of_elements_rather_than_of_lists(document: dict[str, Any]) -> None:

@@ -141,6 +141,7 @@ BAD_BODIES: dict[str, tuple[bytes | tuple[bytes, dict[str, str]], str]] = {
     "base64": (request(tensor(**FILES, data=["@@@@", "@@@@"])), "image 0 is not base64"),
     "no image": (request(tensor(**FILES, data=["aGk=", "aGk="])), "image 0 cannot be decoded"),
     "id": (request(id=7), "id: Input should be a valid string"),
+    "null id": (request(id=None), "id: Input should be a valid string"),
     "binary without header": (binary(bytes(64))[0], "Invalid JSON"),
     "long header": ((request(), {"Inference-Header-Content-Length": "99999"}), "is 99999, but the body has only"),
     "negative header": ((request(), {"Inference-Header-Content-Length": "-1"}), "Inference-Header-Content-Length"),
@@ -183,6 +184,11 @@ def test_a_good_body(client: httpx.Client) -> None:
     flat, deep = (client.post(INFER, content=request(t, parameters=parameters)).json() for t in (tensor(), nested))
     assert flat["outputs"] == deep["outputs"]
     assert "id" not in flat
+
+
+def test_any_text_is_an_id(client: httpx.Client) -> None:
+    for given in ("", "7"):
+        assert client.post(INFER, content=request(id=given)).json()["id"] == given
 
 
 @pytest.mark.parametrize(
