@@ -10,6 +10,7 @@ from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
+import httptools
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -135,10 +136,43 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes += len(part)
             if not self._receives_body and self._answered and not self._headers.runs:
                 self._headers.start()
-            super().data_received(bytes(part))
+            self._parse(bytes(part))
             if self._header_bytes > MAX_HEADER_BYTES:
                 hint = f"Send at most {MAX_HEADER_BYTES} bytes."
                 self._refuse(431, "headers_too_large", "The request's headers are too large.", hint)
+
+    def _parse(self, data: bytes) -> None:
+        """Parses bytes as uvicorn does, but goes on with HTTP/1.1 if a request offers another protocol.
+
+        To offer HTTP/2 is the default of Java's client. RFC 9110, section 7.8: "A server MAY ignore a received Upgrade
+        header field". The parser would take the body for the other protocol's, so the head is parsed anew without it.
+        """
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if not self._offers_protocol:
+                    return self._unsupported_upgrade_warning()
+                data = self._write_head() + data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError:
+                return self.send_400_response("Invalid HTTP request received.")
+            else:
+                return None
+        return None
+
+    @property
+    def _offers_protocol(self) -> bool:
+        """Whether the head that was parsed is to be parsed again. CONNECT offers nothing: it asks for a tunnel."""
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _write_head(self) -> bytes:
+        """The head of the request that was parsed, without its offer of another protocol."""
+        version = self.parser.get_http_version().encode()
+        first = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)
+        headers = (b"%b: %b" % header for header in self.headers if header[0] != b"upgrade")
+        return b"\r\n".join([first, *headers, b"", b""])
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Handles a header. Trailers are ignored."""
@@ -152,6 +186,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Handles the end of the headers."""
+        if self._offers_protocol:
+            return
         self._headers.stop()
         self._header_bytes = 0
         self._receives_body = True
@@ -159,6 +195,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Handles the end of a request, which may already be answered."""
+        if self._offers_protocol:
+            return
         self._receives_body = False
         self._header_bytes = 0
         self._rest.stop()

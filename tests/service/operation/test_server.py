@@ -141,6 +141,45 @@ def test_what_is_not_http_is_answered_in_the_one_shape(address: Address, request
     assert read_error(answer)[0] in (400, 405)
 
 
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n"
+
+
+def ask_for_labels(address: Address, *parts: bytes) -> list[str]:
+    """Sends parts of requests one after another on a connection, which the last of them closes."""
+    with socket.create_connection(address, PATIENCE) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.01)  # so that they arrive apart
+        return re.findall(r'"label":"(\w+)"', receive_all(connection).decode())
+
+
+def test_offers_of_http_2_are_ignored(address: Address) -> None:
+    """Java's client makes them with every request, as does curl --http2."""
+    body = PICTURE["content"]
+    head = b"POST /v1/models/digits/predict?seed=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    whole = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    last = head + b"Connection: close\r\n" + whole
+    (label,) = ask_for_labels(address, last)
+    assert ask_for_labels(address, head + OFFER + whole, last) == [label] * 2
+    assert ask_for_labels(address, head + OFFER + chunked, last) == [label] * 2
+    assert ask_for_labels(address, (head + OFFER + whole) * 3 + last) == [label] * 4  # without waiting
+    message = head + OFFER + whole
+    halves = [message[: len(head) + 50], message[len(head) + 50 : -20], message[-20:]]
+    assert ask_for_labels(address, *halves, last) == [label] * 2
+    assert ask_for_labels(address, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + OFFER + b"\r\n" + last) == [label]
+
+
+def test_offers_are_as_limited_as_other_requests(address: Address) -> None:
+    """However many are sent at once, and whatever they are."""
+    health = HEALTH + OFFER + b"\r\n"
+    answer = exchange(address, health * 500, HEALTH + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 501
+    tunnel = b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    assert 400 <= read_error(exchange(address, tunnel + b"\r\n"))[0] < 500
+    assert read_error(exchange(address, HEALTH + OFFER + b"X-A: b" * MAX_HEADER_BYTES)) == (431, "headers_too_large")
+
+
 def test_clients_that_do_not_read_are_sent_away(impatient: FastAPI, impatient_address: Address) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)  # which does not hold the answer
