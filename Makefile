@@ -3,6 +3,7 @@
 # make train   train a recipe                          [RECIPE=digits-hypergan] [OUT=checkpoints/RECIPE] [ARGS=…]
 # make bench   measure how fast it is here             [ARGS=…]; bench-check fails if that got worse
 # make cross-check   attack a model with another toolbox, too [MODEL=mnist-hyperdraw] [ARGS=…]
+# make conformance   let others' tools use the service: Schemathesis, TypeScript, Java, k6, LoadGen [ARGS="--only k6"]
 # make faults  overload, kill, reload and soak the service, which takes half an hour
 # make mutants change the code a little, again and again, and tell which changes no test notices
 # make lint    check style and types
@@ -30,7 +31,7 @@ INSTALL := $(PIP) install --constraint requirements.lock
 ART_INSTALL := benchmarks/environments/art/bin/python -m pip --quiet --disable-pip-version-check install --constraint requirements.lock
 TORCH_INDEX = $(if $(filter cpu,$(TORCH)),--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: serve test train bench bench-check cross-check faults mutants lint wheels check-wheels check-ray proto screenshots lock clean
+.PHONY: serve test train bench bench-check cross-check conformance faults mutants lint wheels check-wheels check-ray proto screenshots lock clean
 
 serve: .venv/serve.installed
 	$(BIN)/hyperdraw-serve --host $(HOST) --port $(PORT) --default-model $(MODEL)
@@ -49,6 +50,9 @@ bench-check: .venv/bench.installed
 
 cross-check: benchmarks/environments/art/installed
 	benchmarks/environments/art/bin/python -m benchmarks.peers.art_attack checkpoints/$(MODEL) --out experiments/attacks $(ARGS)
+
+conformance: .venv/dev.installed
+	$(BIN)/python -m conformance $(ARGS)
 
 faults: .venv/dev.installed
 	$(BIN)/python -m pytest -m fault -s $(ARGS)

@@ -1,0 +1,1 @@
+"""Whether others' tools can use the service: `make conformance`."""
