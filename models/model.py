@@ -4,7 +4,7 @@ Shapes: S sampled networks, B inputs.
 """
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,10 @@ class Model:
     """Images that may be shown to anybody who may ask the model."""
     precision: Precision = "float32"
     """Precision of the networks that answer, and of their products."""
+
+    def rename(self, name: str) -> "Model":
+        """The same model under another name than its directory's."""
+        return replace(self, checkpoint=replace(self.checkpoint, name=name))
 
     @property
     def name(self) -> str:

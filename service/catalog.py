@@ -1,25 +1,31 @@
 """The catalog of the models in a directory, which are loaded and replaced while the service runs."""
 
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from weakref import WeakKeyDictionary
 
 from models.checkpoint_files import CheckpointError
-from models.foreign_files import Stamp, is_settled
+from models.foreign_files import Stamp
 from models.model import Model
-from models.sequences.checkpoint import is_sequence_checkpoint
 from models.sequences.model import SequenceModel
 from models.tasks.probabilities import NotFiniteError
-from service.checkpoint_files import explain_refusal, list_checkpoints, may_load_later, stamp_checkpoint
+from service.checkpoint_files import (
+    VERSIONS_FILE,
+    explain_refusal,
+    list_checkpoints,
+    may_load_later,
+    stamp_model,
+)
 from service.engine.engine import Engine, ServedModel
-from service.errors import CLOSING, ServiceError
+from service.errors import ServiceError
+from service.loader import Loader
+from service.loading import Loading
 from service.names import check_name, escape
-from service.sizes import check_size
+from service.versions import Role, Served, Versions, find_difference, read_versions, write_versions
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +35,8 @@ MODEL_BYTES = 4 * 2**30
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 300.0
 """First and longest time before files are retried after a temporary error. The time doubles with each attempt."""
 
-
-MOST_PAUSE_SECONDS = 2.0
-"""Longest pause between two loads."""
+Change = Callable[[Versions], Versions]
+"""A change of a model's versions. It may raise a `ServiceError`."""
 
 
 class ConfigurationError(Exception):
@@ -40,24 +45,25 @@ class ConfigurationError(Exception):
 
 @dataclass
 class _Attempt:
-    """An attempt to load a model."""
+    """An attempt to load the versions of a model."""
 
     stamp: dict[str, Stamp]
     """Stamps of its files, taken before they were read."""
+    folders: tuple[str, ...] = ()
+    """Folders of the versions."""
     retry: float | None = None
     """Time of the next attempt with the same files, on the monotonic clock, if any."""
     delay: float = FIRST_RETRY_SECONDS / 2
     """Seconds until the next attempt."""
-    served: bool = False
-    """Whether the served model certainly has the content of these files."""
 
 
 class Catalog:
     """Loaded and warmed-up models by name, the default first, and those that were refused.
 
     A model is loaded beside the one that it replaces, verified and warmed up, and only then takes its place. If that
-    fails, nothing changes. Requests keep the model that they began with. All methods are thread-safe. One thread loads
-    the models, one after the other.
+    fails, nothing changes. Requests keep the model that they began with. Of a model, two versions may be loaded; where
+    none is named, the stable one is meant. All methods are thread-safe. One thread loads the models, one after the
+    other.
     """
 
     def __init__(self, directory: Path, engine: Engine, default: str | None, max_bytes: int = MODEL_BYTES) -> None:
@@ -75,45 +81,40 @@ class Catalog:
         if not directory.is_dir():
             raise ConfigurationError(f"{directory} is not a directory; --checkpoints must name one with checkpoints")
         self.refused: dict[str, str] = {}
-        """Reasons of refusals, by the escaped name. Replaced as a whole, so that readers see no partial change."""
-        self._reasons: dict[str, str] = {}
-        """Reasons of refusals, by the actual name."""
+        """Reasons of refusals, by the escaped name, which names of other versions follow after a slash. Replaced as a
+        whole, so that readers see no partial change."""
+        self._reasons: dict[tuple[str, str | None], str] = {}
+        """Reasons of refusals, by the actual name, and the folder of a version if another one is served."""
         self._directory = directory
-        self._engine = engine
         self._default = default
-        self._max_bytes = max_bytes
-        self._models: dict[str, ServedModel] = {}
+        self._served: dict[str, Served] = {}
+        self._roles: WeakKeyDictionary[ServedModel, Role] = WeakKeyDictionary()
+        """The last role of each model."""
         self._attempts: dict[str, _Attempt] = {}
         """The last attempt for each existing name."""
-        self._lock = threading.Lock()
-        self._wanted: dict[str | None, Future[Any]] = {}
-        """Loads that have not begun: a model by its name, or everything that has changed, under None."""
-        self._loads = False
-        """Whether the loading thread runs."""
-        self._load_start: float | None = None
-        """Start of the current load, on the monotonic clock."""
-        self._closed = False
+        self._loader = Loader(engine, max_bytes)
+        self._loading = Loading(lambda: engine.fault is not None)
         try:
             self.refresh()
         except OSError as error:
             raise ConfigurationError(f"{directory} cannot be read: {error.strerror}") from error
         except ServiceError as error:
             raise ConfigurationError(f"nothing can be loaded: {engine.fault or error}") from error
-        if not self._models:
+        if not self._served:
             reasons = "; ".join(self.refused.values()) or "it contains no checkpoint"
             raise ConfigurationError(f"there is nothing to serve in {directory}: {reasons}")
         if default is None:
-            first = next(iter(self._models.values()))
+            first = next(iter(self))
             self._default = next(iter(self.predictors), first).name  # also when other models come later
-            self._models = self._sort(self._models)
+            self._served = self._sort(self._served)
         elif default in self.refused:
-            logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._models)))
-        elif default not in self._models:
-            names = ", ".join(self._models)
+            logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._served)))
+        elif default not in self._served:
+            names = ", ".join(self._served)
             raise ConfigurationError(f"there is no model {default!r} to be the default; there are {names}")
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        return (served.stable for served in self._served.values())
 
     @property
     def predictors(self) -> list[Model]:
@@ -147,19 +148,37 @@ class Catalog:
         raise ServiceError(422, "wrong_kind", f"{name} is not a model of sequences.", hint)
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
-        """Finds a model by name, at a given version or at the served one.
+        """Finds a model by name, and a version of it by its digest or name.
 
         Raises:
             ServiceError: 404 for an unknown model or version, 503 if the checkpoint was refused.
         """
-        if (model := self._models.get(name)) is None:
+        served = self.find_versions(name)
+        if version is None:
+            return served.stable
+        if (model := served.find(version)) is not None:
+            return model
+        folder = next((own for role, own in served.versions.list_roles().items() if role == version), None)
+        if (reason := self._reasons.get((name, folder))) is not None:
+            raise ServiceError(503, "model_refused", f"The {version} of {name} was not loaded: {reason}", self._hint)
+        known = " and ".join(f"{model.version} ({role})" for role, model in served.roles.items())
+        raise ServiceError(404, "unknown_version", f"Version {version[:100]!r} is not served.", f"{name} has {known}.")
+
+    def find_versions(self, name: str) -> Served:
+        """Finds the versions of a model.
+
+        Raises:
+            ServiceError: 404 for an unknown model, 503 if the checkpoint was refused.
+        """
+        if (served := self._served.get(name)) is None:
             if (reason := self.refused.get(name)) is not None:
                 raise ServiceError(503, "model_refused", f"{name} was not loaded: {reason}", self._hint)
             raise self._unknown(name)
-        if version not in (None, model.version):
-            hint = f"{name} has version {model.version}."
-            raise ServiceError(404, "unknown_version", f"Version {str(version)[:100]!r} is not served.", hint)
-        return model
+        return served
+
+    def find_role(self, model: ServedModel) -> Role:
+        """The name of a model's version, or the last one that it had."""
+        return self._roles.get(model, "stable")
 
     def reload(self, name: str) -> tuple[ServedModel, bool]:
         """Loads a model from its files, even a new one.
@@ -179,7 +198,15 @@ class Catalog:
         Requests for the same model share a load that has not begun. A model that is being loaded is thus loaded once
         more, however many requests there are.
         """
-        return self._want(name)
+        return self._loading.want(name, lambda: self._load_again(name))
+
+    def request_change(self, name: str, change: Change) -> "Future[Served]":
+        """Starts to change a model's versions: in its folder, and here. The future cannot be cancelled.
+
+        The future raises a `ServiceError`: what the change raises, 404 if there is no such model, 409 if a version
+        cannot be loaded or `versions.json` cannot be used or written. Then nothing changes.
+        """
+        return self._loading.want((name, change), lambda: self._change(name, change))
 
     def refresh(self) -> None:
         """Loads new and changed models, and stops serving removed ones, unless all were removed.
@@ -195,115 +222,103 @@ class Catalog:
 
     def request_refresh(self) -> "Future[None]":
         """Starts `refresh` without waiting for it. The future cannot be cancelled."""
-        return self._want(None)
+        return self._loading.want(None, self._refresh_all)
 
     @property
     def load_seconds(self) -> float:
         """Seconds that the current load has run; 0 if there is none."""
-        start = self._load_start
-        return 0.0 if start is None else time.monotonic() - start
+        return self._loading.seconds
 
     def close(self) -> None:
         """Starts no further loads. The current one ends with the engine."""
-        with self._lock:
-            self._closed = True
-            futures = list(self._wanted.values())
-            self._wanted.clear()
-        for future in futures:
-            future.set_exception(_say_closing())
-
-    def _want(self, name: str | None) -> "Future[Any]":
-        with self._lock:
-            if (future := self._wanted.get(name)) is not None:
-                return future
-            future = Future()
-            future.set_running_or_notify_cancel()  # it is shared, so nobody may cancel it
-            if self._closed or self._engine.fault:
-                future.set_exception(_say_closing())
-                return future
-            if not self._loads:
-                threading.Thread(target=self._work, name="loading", daemon=True).start()
-                self._loads = True
-            self._wanted[name] = future
-            return future
-
-    def _work(self) -> None:
-        """Loads until nothing is wanted. The end of the process does not wait for it."""
-        while True:
-            with self._lock:
-                if not self._wanted:
-                    self._loads = False
-                    return
-                name = next(iter(self._wanted))
-                future = self._wanted.pop(name)
-            self._load_start = time.monotonic()
-            try:
-                if name is None:
-                    self._refresh_all()
-                    future.set_result(None)
-                else:
-                    future.set_result(self._load_again(name))
-            except CancelledError:  # by the engine, which has been closed
-                future.set_exception(_say_closing())
-            except Exception as error:
-                future.set_exception(error)
-            except BaseException as error:  # must not end any other thread
-                logger.critical("loading models failed", exc_info=error)
-                message = f"Loading was interrupted by {type(error).__name__}."
-                future.set_exception(ServiceError(503, "reload_failed", message, "Try again later."))
-            finally:
-                seconds = time.monotonic() - self._load_start
-                self._load_start = None
-            time.sleep(min(seconds, MOST_PAUSE_SECONDS))  # so that requests have half of the time
+        self._loading.close()
 
     def _load_again(self, name: str) -> tuple[ServedModel, bool]:
-        try:
-            path = self._list().get(name)
-        except OSError as error:
-            message = f"The models cannot be listed: {error.strerror}."
-            raise ServiceError(503, "reload_failed", message, "Try again later.") from error
-        if path is None:
-            raise self._unknown(name)
-        before, last = self._models.get(name), self._attempts.get(name)
-        if before is not None and last is not None and last.served and last.stamp == stamp_checkpoint(path):
-            return before, False
-        if (failure := self._try(name, path)) is not None:
-            message = f"{name} was not loaded: {explain_refusal(failure, path)}"
-            status, hint = 409, "Fix the checkpoint's files and reload."
-            if may_load_later(failure):
-                status, hint = 503, "Try again later."
-            if before is not None:
-                hint = f"The previous version is still served. {hint}"
-            raise ServiceError(status, "reload_failed", message, hint) from failure
-        loaded = self._models[name]
-        return loaded, before is None or loaded.version != before.version
+        folder, before = self._find_folder(name), self._served.get(name)
+        for version, error in self._try(name, folder).items():
+            raise self._explain(name, folder, version, error) from error
+        loaded = self._served[name].stable
+        return loaded, before is None or loaded.version != before.stable.version
+
+    def _explain(self, name: str, folder: Path, version: str, error: Exception) -> ServiceError:
+        """The answer to who asked for a version that cannot be loaded."""
+        message = f"{name} was not loaded: {explain_refusal(error, folder / version)}"
+        status, hint = 409, "Fix the checkpoint's files and reload."
+        if may_load_later(error):
+            status, hint = 503, "Try again later."
+        if (served := self._served.get(name)) is not None:
+            kept = "The previous version" if version in served.models else "The stable version"
+            hint = f"{kept} is still served. {hint}"
+        return ServiceError(status, "reload_failed", message, hint)
 
     def _refresh_all(self) -> None:
-        paths = self._list()
-        if not paths and self._models:
+        folders = self._list()
+        if not folders and self._served:
             logger.error("%s contains no checkpoints any more; the previous models are still served", self._directory)
             return
-        for name in self._attempts.keys() - paths.keys():
+        for name in self._attempts.keys() - folders.keys():
             del self._attempts[name]
-            self._refuse(name, None)
-            if name in self._models:
+            self._refuse(name, {})
+            if name in self._served:
                 logger.info("%s was removed and is no longer served", name)
                 self._replace(name, None)
-        for name, path in paths.items():
+        for name, folder in folders.items():
             attempt = self._attempts.get(name)
             again = attempt is not None and attempt.retry is not None and time.monotonic() >= attempt.retry
-            if attempt is None or again or attempt.stamp != stamp_checkpoint(path):
-                self._try(name, path)
+            if attempt is None or again or attempt.stamp != stamp_model(folder, attempt.folders):
+                self._try(name, folder)
+
+    def _change(self, name: str, change: Change) -> Served:
+        folder, before = self._find_folder(name), self.find_versions(name)
+        try:
+            versions = read_versions(folder)
+        except (CheckpointError, OSError) as error:
+            raise self._explain(name, folder, VERSIONS_FILE, error) from error
+        wanted = change(versions)
+        attempt = _Attempt(stamp_model(folder, wanted.loaded), wanted.loaded)
+        served, failures = self._load(name, folder, wanted)
+        promoted = None if served is None or served.stable is before.stable else served.stable
+        if promoted is not None and (difference := find_difference(before.stable, promoted)) is not None:
+            failures[wanted.stable] = CheckpointError(folder / wanted.stable, f"it {difference}")
+        try:
+            for version in (wanted.stable, wanted.candidate):
+                demoted = version == versions.stable != wanted.stable  # it may be broken
+                if version in failures and not demoted:
+                    raise self._explain(name, folder, version, failures[version])
+            if wanted != versions:
+                write_versions(name, folder, wanted)
+        except ServiceError:
+            self._loader.unload(served, before)
+            raise
+        assert served is not None
+        attempt.stamp |= stamp_model(folder, ())
+        self._note(name, folder, attempt, served, failures)
+        return served
 
     @property
     def _hint(self) -> str:
-        return f"The available models are {', '.join(self._models)}."
+        return f"The available models are {', '.join(self._served)}."
 
     def _unknown(self, name: str) -> ServiceError:
         return ServiceError(404, "unknown_model", f"There is no model {name[:100]!r}.", self._hint)
 
+    def _find_folder(self, name: str) -> Path:
+        """The directory of a model.
+
+        Raises:
+            ServiceError: 404 if there is none, 503 if the models cannot be listed.
+        """
+        try:
+            folder = self._list().get(name)
+        except OSError as error:
+            message = f"The models cannot be listed: {error.strerror}."
+            raise ServiceError(503, "reload_failed", message, "Try again later.") from error
+        if folder is None:
+            raise self._unknown(name)
+        return folder
+
     def _list(self) -> dict[str, Path]:
-        """Directories of checkpoints by name, the default first.
+        """Directories of models by name, the default first.
 
         Raises:
             OSError: if the checkpoints cannot be listed.
@@ -311,17 +326,40 @@ class Catalog:
         paths = list_checkpoints(self._directory)
         return {name: paths[name] for name in sorted(paths, key=lambda name: (name != self._default, name))}
 
-    def _try(self, name: str, path: Path) -> Exception | None:
-        """Loads a model, unless it is already served. If that fails, returns the error and changes nothing else."""
-        last = self._attempts.get(name)
-        attempt = _Attempt(stamp_checkpoint(path))  # before the files are read, so that later changes are seen
-        settled = all(map(is_settled, attempt.stamp.values()))
+    def _try(self, name: str, folder: Path) -> dict[str, Exception]:
+        """Loads a model's versions, unless they are already served. Returns what failed, by the version's folder, or by
+        the name of `versions.json`. If that is the stable version, nothing else changes."""
+        attempt = _Attempt(stamp_model(folder, ()))  # before the files are read, so that later changes are seen
+        served, failures = None, dict[str, Exception]()
         try:
-            self._load(name, path)
-        except CancelledError:
-            raise
-        except Exception as error:
-            reason = explain_refusal(error, path)
+            if (reason := check_name(name)) is not None:
+                raise CheckpointError(folder, f"its name {reason}")
+            versions = read_versions(folder)
+        except (CheckpointError, OSError) as error:
+            failures[VERSIONS_FILE] = error
+        else:
+            attempt.folders = versions.loaded
+            attempt.stamp = stamp_model(folder, versions.loaded) | attempt.stamp
+            served, failures = self._load(name, folder, versions)
+        self._note(name, folder, attempt, served, failures)
+        return failures
+
+    def _load(self, name: str, folder: Path, versions: Versions) -> tuple[Served | None, dict[str, Exception]]:
+        others = [model for other, served in self._served.items() if other != name for model in served.models.values()]
+        return self._loader.load(name, folder, versions, self._served.get(name), others)
+
+    def _note(
+        self, name: str, folder: Path, attempt: _Attempt, served: Served | None, failures: Mapping[str, Exception]
+    ) -> None:
+        """Notes the end of an attempt: what is served now, if that changes, and what failed."""
+        last = self._attempts.get(name)
+        self._attempts[name] = attempt
+        if served is not None:
+            self._replace(name, served)
+        known = self._served[name].models if name in self._served else None
+        reasons: dict[str | None, str] = {}
+        for version, error in failures.items():
+            reason = explain_refusal(error, folder / version)
             if may_load_later(error):
                 if last is not None and last.stamp == attempt.stamp:
                     attempt.delay = last.delay
@@ -329,51 +367,29 @@ class Catalog:
                 attempt.retry = time.monotonic() + attempt.delay
             expected = isinstance(error, CheckpointError | NotFiniteError) or may_load_later(error)
             logger.error("%s is refused: %s", escape(name), reason, exc_info=None if expected else error)
-            if name not in self._models:
-                self._refuse(name, reason)
-            return error
-        finally:
-            self._attempts[name] = attempt
-        attempt.served = settled
-        self._refuse(name, None)
-        return None
+            if known is None or version not in known:
+                reasons[None if known is None else version] = reason
+        self._refuse(name, reasons)
 
-    def _load(self, name: str, path: Path) -> None:
-        if (reason := check_name(name)) is not None:
-            raise CheckpointError(path, f"its name {reason}")
-        load = self._engine.load_sequences if is_sequence_checkpoint(path) else self._engine.load
-        model: ServedModel = load(path, self._max_bytes)
-        served = self._models.get(name)
-        if served is not None and _describe(served) == _describe(model):
-            return
-        others = [other for other in self if other.name != model.name]
-        check_size(path, model, others, self._engine.device, self._max_bytes)
-        self._engine.warm_up(model)
-        self._replace(name, model)
-        logger.info("serving %s at version %s", name, model.version)
+    def _refuse(self, name: str, reasons: dict[str | None, str]) -> None:
+        """Replaces the reasons of a model's refusals, by the folder of a version if another one is served."""
+        others = {key: reason for key, reason in self._reasons.items() if key[0] != name}
+        self._reasons = others | {(name, version): reason for version, reason in reasons.items()}
+        self.refused = {
+            escape(name if version is None else f"{name}/{version}"): reason
+            for (name, version), reason in self._reasons.items()
+        }
 
-    def _refuse(self, name: str, reason: str | None) -> None:
-        self._reasons.pop(name, None)
-        if reason is not None:
-            self._reasons[name] = reason
-        self.refused = {escape(name): reason for name, reason in self._reasons.items()}
+    def _replace(self, name: str, served: Served | None) -> None:
+        before = self._served.get(name)
+        others = {other: served for other, served in self._served.items() if other != name}
+        for role, model in served.roles.items() if served else ():
+            self._roles[model] = role
+            if before is None or model not in before.models.values():
+                logger.info("serving %s at version %s as %s", name, model.version, role)
+        self._served = self._sort(others if served is None else {**others, name: served})
+        self._loader.unload(before, served)
 
-    def _replace(self, name: str, model: ServedModel | None) -> None:
-        models = {other.name: other for other in self if other.name != name}
-        old = self._models.get(name)
-        self._models = self._sort(models if model is None else {**models, name: model})
-        if isinstance(old, Model):
-            self._engine.unload(old)
-
-    def _sort(self, models: dict[str, ServedModel]) -> dict[str, ServedModel]:
+    def _sort(self, served: dict[str, Served]) -> dict[str, Served]:
         """Models by name, the default first."""
-        return {name: models[name] for name in sorted(models, key=lambda name: (name != self._default, name))}
-
-
-def _describe(model: ServedModel) -> tuple[object, ...]:
-    """All that clients see of a model. Its version stands for every prediction, but not for the rest."""
-    return model.version, model.metrics, model.examples if isinstance(model, Model) else ()
-
-
-def _say_closing() -> ServiceError:
-    return ServiceError(503, **CLOSING.model_dump())
+        return {name: served[name] for name in sorted(served, key=lambda name: (name != self._default, name))}

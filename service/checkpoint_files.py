@@ -1,6 +1,7 @@
 """The files of checkpoints for the catalog: where they are, whether they changed, why they are refused."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from models.backbones.backbone import list_shared_folders
@@ -11,23 +12,27 @@ from models.foreign_files import Stamp, may_pass, take_stamp
 from models.tasks.probabilities import NotFiniteError
 from service.names import escape
 
+VERSIONS_FILE = "versions.json"
+"""The file in a model's folder that says which of the checkpoints in it are served."""
+
 MAX_REASON = 500
 """Most characters of a reason for a refusal."""
 
 
 def list_checkpoints(directory: Path) -> dict[str, Path]:
-    """Directories of checkpoints by name: a directory's subdirectories, or the directory itself.
+    """Directories of models by name: a directory's subdirectories, or the directory itself. Each is a checkpoint or has
+    a `versions.json`.
 
     A subdirectory that cannot be read is included, so that it is refused, not ignored.
 
     Raises:
         OSError: if the directory cannot be listed.
     """
-    if _is_there(directory / "config.json"):
+    if _holds_model(directory):
         return {name_checkpoint(directory): directory}
     with os.scandir(directory) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return {name: directory / name for name in names if _holds_checkpoint(directory / name)}
+    return {name: directory / name for name in names if _may_hold_model(directory / name)}
 
 
 def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
@@ -37,11 +42,20 @@ def stamp_checkpoint(directory: Path) -> dict[str, Stamp]:
     """
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
+        paths = [path for path in paths if path.name != VERSIONS_FILE]
     except OSError:
         return {".": take_stamp(directory)}
     shared = [folder for folder in list_shared_folders(directory) if folder.is_dir()]
     examples = directory / EXAMPLES
     return {str(path): take_stamp(path) for path in (*paths, *shared, examples, *sorted(examples.glob("*")))}
+
+
+def stamp_model(folder: Path, versions: Iterable[str]) -> dict[str, Stamp]:
+    """Stamps of a model's `versions.json`, and of the checkpoints in folders within its own."""
+    stamps = {VERSIONS_FILE: take_stamp(folder / VERSIONS_FILE)}
+    for version in versions:
+        stamps |= stamp_checkpoint(folder / version)
+    return stamps
 
 
 def may_load_later(error: Exception) -> bool:
@@ -64,14 +78,18 @@ def explain_refusal(error: Exception, path: Path) -> str:
     return escape(reason[:MAX_REASON] + "…" * (len(reason) > MAX_REASON))
 
 
-def _holds_checkpoint(directory: Path) -> bool:
+def _may_hold_model(directory: Path) -> bool:
     try:
-        return _is_there(directory / "config.json")
+        return _holds_model(directory)
     except OSError:
         return True
 
 
-def _is_there(path: Path) -> bool:
+def _holds_model(directory: Path) -> bool:
+    return is_there(directory / "config.json") or is_there(directory / VERSIONS_FILE)
+
+
+def is_there(path: Path) -> bool:
     """Whether there is a file or a broken link.
 
     Raises:

@@ -14,8 +14,8 @@ _PATH = "/:@!$&'()*+,;="
 RESERVED_NAMES = {"stats"}
 """Names that paths use otherwise: /v2/models/stats has the statistics of all models."""
 
-ACTION = ":reload"
-"""End of a path that names an action on a model."""
+ACTIONS = (":reload", ":promote", ":rollback")
+"""Ends of paths that name an action on a model."""
 
 
 def check_name(name: str) -> str | None:
@@ -24,8 +24,8 @@ def check_name(name: str) -> str | None:
         return "is not UTF-8"
     if not name or any(unicodedata.category(character) in _UNWRITABLE for character in name):
         return "is empty or contains control characters"
-    if name.endswith(ACTION):
-        return f"ends with {ACTION}, which names an action in paths"
+    if name.endswith(ACTIONS):
+        return f"ends with :{name.rpartition(':')[2]}, which names an action in paths"
     if name in RESERVED_NAMES:
         return "has another meaning in paths"
     return None

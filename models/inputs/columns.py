@@ -48,6 +48,11 @@ class ColumnKind(ABC):
     def num_features(self) -> int:
         """D."""
 
+    @property
+    def coding(self) -> tuple[object, ...]:
+        """Which values there may be, and which number stands for each."""
+        return type(self), self.missing
+
     @abstractmethod
     def parse(self, value: float | str | bool) -> float:
         """The number that stands for a value.
@@ -148,6 +153,10 @@ class CategoryColumn(ColumnKind):
     @property
     def num_features(self) -> int:
         return len(self.categories) + self.others + self.missing
+
+    @property
+    def coding(self) -> tuple[object, ...]:
+        return *super().coding, self.categories, self.others
 
     def parse(self, value: float | str | bool) -> float:
         text = write_category(value)

@@ -71,6 +71,11 @@ class InputKind(ABC):
         return ()
 
     @property
+    def coding(self) -> tuple[object, ...]:
+        """What raw inputs mean. Models whose inputs are coded alike can be asked about the same raw inputs."""
+        return type(self), self.shape, self.column_names
+
+    @property
     @abstractmethod
     def signature(self) -> tuple[TensorSignature, ...]:
         """The tensors in which inputs can be sent. A body without a header holds the last one."""

@@ -49,6 +49,10 @@ class TableSpec(InputKind):
         return (sum(column.num_features for column in self.columns),)
 
     @property
+    def coding(self) -> tuple[object, ...]:
+        return super().coding, *(column.coding for column in self.columns)
+
+    @property
     def signature(self) -> tuple[TensorSignature, ...]:
         cells = TensorSignature("cells", "BYTES", self.shape)
         numeric = all(isinstance(column, NumberColumn) for column in self.columns)

@@ -4,7 +4,7 @@ Shapes: S sampled networks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,10 @@ class SequenceModel:
 
     checkpoint: SequenceCheckpoint
     """The checkpoint. Its sampler is in evaluation mode, on the device that computes."""
+
+    def rename(self, name: str) -> "SequenceModel":
+        """The same model under another name than its directory's."""
+        return replace(self, checkpoint=replace(self.checkpoint, name=name))
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.device import works
@@ -31,7 +31,9 @@ from models.sequences.model import SequenceModel
 from service.admission import Admission, OverloadedError, Reservation, Weigh, weigh_equally
 from service.engine.batches import Answer, Batch, PredictionRequest
 from service.engine.ensembles import DrawAhead, Ensemble, Ensembles, Freshness
+from service.engine.idle import IdlePredictions
 from service.engine.jobs import Computation, do_at_once
+from service.engine.moving import move
 from service.engine.observer import GuardedObserver, Observer
 from service.engine.scheduler import STEP_SECONDS, Scheduler, Step
 from service.engine.streams import Stream, StreamLimits, Streams
@@ -50,28 +52,10 @@ CLOSE_SECONDS = 5.0
 WARM_UP_ELEMENTS = 3
 """Elements that a model for sequences writes before it is served."""
 
-NUMBERS_PER_COPY = 2**23
-"""Number of weights that are copied to a device at a time."""
-
 Result = TypeVar("Result")
 
 ServedModel = Model | SequenceModel
 """A model of any kind."""
-
-
-def _move(module: nn.Module, device: torch.device) -> Generator[None, None, None]:
-    """Puts a module on a device."""
-    start = time.monotonic()
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type == device.type == "cpu":
-            continue
-        moved = torch.empty_like(tensor, device=device)
-        for source, target in zip(*(t.data.view(-1).split(NUMBERS_PER_COPY) for t in (tensor, moved)), strict=True):
-            if time.monotonic() - start > STEP_SECONDS / 2:
-                yield
-                start = time.monotonic()
-            target.copy_(source)
-        tensor.data = moved
 
 
 class Engine:
@@ -101,10 +85,11 @@ class Engine:
         """The limit on waiting inputs × networks."""
         self._observer = GuardedObserver(*observers)
         self._ensembles = Ensembles(freshness or Freshness(), self._observer)
+        self._idle = IdlePredictions()
         self._clock = clock
         self._scheduler: Scheduler[PredictionRequest] = Scheduler(
             self._begin,
-            DrawAhead(self._ensembles),
+            (DrawAhead(self._ensembles), self._idle),
             free_memory=self._ensembles.drop,
             check_device=self._check_device,
             weigh=weigh,
@@ -152,6 +137,16 @@ class Engine:
         request = PredictionRequest(model, inputs, seed, ensemble_size, key, rule, client)
         request.reservation = self._reserve(model, request.cost, client, request.future)
         self._submit(request.future, lambda: self._scheduler.wait(request))
+        return request.future
+
+    def predict_when_idle(
+        self, model: Model, inputs: Tensor, seed: int, ensemble_size: int, rule: StoppingRule | None = None
+    ) -> Future[Answer]:
+        """Predicts as `predict` does, while there is nothing else to do: a request that arrives meanwhile waits for a
+        step. Observers are not told. The future is cancelled if too much waits, or the model is unloaded.
+        """
+        request = PredictionRequest(model, inputs, seed, ensemble_size, rule=rule)
+        self._submit(request.future, lambda: self._idle.add(request))
         return request.future
 
     def compute(
@@ -254,18 +249,24 @@ class Engine:
         """
         checkpoint = load_checkpoint(directory, most_bytes=most_bytes)
         examples = load_examples(directory, checkpoint.config.input)
-        self._add(Computation(_move(checkpoint.sampler, self.device))).result()
+        self._add(Computation(move(checkpoint.sampler, self.device))).result()
         return Model(checkpoint, examples, limit_precision(self.precision, checkpoint.config.target))
 
     def load_sequences(self, directory: Path, most_bytes: int | None = None) -> SequenceModel:
         """Loads a checkpoint for sequences, as `load` does others."""
         checkpoint = load_sequence_checkpoint(directory, most_bytes=most_bytes)
-        self._add(Computation(_move(checkpoint.sampler, self.device))).result()
+        self._add(Computation(move(checkpoint.sampler, self.device))).result()
         return SequenceModel(checkpoint)
 
     def unload(self, model: Model) -> None:
-        """Frees what is kept for a model that is no longer served. Requests that still wait for it are answered."""
-        self._call(lambda: self._ensembles.forget(model)).result()
+        """Frees what is kept for a model that is no longer served. Requests that still wait for it are answered, but
+        those of `predict_when_idle` are cancelled."""
+
+        def forget() -> None:
+            self._ensembles.forget(model)
+            self._idle.forget(model)
+
+        self._call(forget).result()
 
     def warm_up(self, model: ServedModel) -> None:
         """Runs a real forward pass, so that the first request finds everything in place. It ignores the queue's limit.

@@ -51,7 +51,7 @@ class Scheduler(Generic[QueuedRequest]):
     def __init__(
         self,
         begin: Callable[[Sequence[QueuedRequest]], Job],
-        idle: Job,
+        idle: Sequence[Job],
         *,
         free_memory: Callable[[], None],
         check_device: Callable[[], bool],
@@ -60,7 +60,7 @@ class Scheduler(Generic[QueuedRequest]):
     ) -> None:
         """Args:
         begin: makes a batch of requests that share a key.
-        idle: a job for when there is nothing else to do; it may resume after it has finished.
+        idle: jobs for when there is nothing else to do, the first one first; they may resume after they have finished.
         free_memory: called when a step ran out of memory.
         check_device: called when a step failed; returns whether the device still works. If not, nothing is answered.
         weigh: gives the weights of clients.
@@ -105,7 +105,8 @@ class Scheduler(Generic[QueuedRequest]):
             self._turns.rotate(-1)
             if (step := self._turns[0]()) is not None:
                 return step
-        return None if self._idle.finished else partial(self._advance, self._idle, None)
+        job = next((job for job in self._idle if not job.finished), None)
+        return None if job is None else partial(self._advance, job, None)
 
     @property
     def others_wait(self) -> bool:

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import models.foreign_files
 import service.catalog
 import service.engine.engine
+import service.loading
 from models.checkpoint import load_checkpoint
 from models.checkpoint_files import CheckpointError
 from models.device import DeviceError, is_out_of_memory
@@ -173,9 +173,8 @@ def test_what_could_not_be_loaded_for_a_passing_reason_is_tried_again(
 ) -> None:
     shutil.copytree(store / "digits", store / "other")
     now = 0.0
-    monkeypatch.setattr(
-        service.catalog, "time", SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=lambda _: None)
-    )
+    monkeypatch.setattr(service.catalog, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(service.loading, "MOST_PAUSE_SECONDS", 0.0)
     refusals = Refusals(monkeypatch, "digits")
     catalog = Catalog(store, engine, None)
     version = renew(store / "digits")

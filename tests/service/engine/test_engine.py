@@ -14,6 +14,7 @@ from torch import Tensor
 import service.engine.batches
 import service.engine.engine
 import service.engine.ensembles
+import service.engine.moving
 from models.checkpoint import Checkpoint, CheckpointConfig, Training, load_checkpoint
 from models.inputs.vector import VectorSpec
 from models.model import Model
@@ -335,14 +336,14 @@ def test_closing_cancels_what_is_not_done(model: Model) -> None:
 
 def test_weights_are_moved_to_a_device_in_steps(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = load_checkpoint(checkpoints / "digits").sampler
-    monkeypatch.setattr(service.engine.engine, "NUMBERS_PER_COPY", 100)
-    monkeypatch.setattr(service.engine.engine, "STEP_SECONDS", 0)
+    monkeypatch.setattr(service.engine.moving, "NUMBERS_PER_COPY", 100)
+    monkeypatch.setattr(service.engine.moving, "STEP_SECONDS", 0)
     # Another device is not there; so what is made on one is made here, and full of what it must not keep.
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: tensor.new_full(tensor.shape, 7))
     before = {name: (tensor.clone(), tensor.data_ptr()) for name, tensor in sampler.state_dict().items()}
-    steps = sum(1 for _ in service.engine.engine._move(sampler, torch.device("cuda")))
+    steps = sum(1 for _ in service.engine.moving.move(sampler, torch.device("cuda")))
     assert steps >= sum(tensor.numel() for tensor, _ in before.values()) // 100
     for name, tensor in sampler.state_dict().items():
         assert torch.equal(tensor, before[name][0])
         assert tensor.data_ptr() != before[name][1]
-    assert list(service.engine.engine._move(sampler, torch.device("cpu"))) == []
+    assert list(service.engine.moving.move(sampler, torch.device("cpu"))) == []

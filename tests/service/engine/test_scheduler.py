@@ -96,7 +96,7 @@ class Bench:
         self.device_works = True
         self.idle = FakeJob("idle", self.log, steps=0, clock=self.clock)
         self.scheduler: Scheduler[FakeRequest] = Scheduler(
-            self.begin, self.idle, free_memory=self.free, check_device=lambda: self.device_works, clock=self.clock
+            self.begin, [self.idle], free_memory=self.free, check_device=lambda: self.device_works, clock=self.clock
         )
 
     def begin(self, requests: Sequence[FakeRequest]) -> FakeJob:
