@@ -28,6 +28,7 @@ from service.api import (
     page,
     predictions,
     sequences,
+    versions,
     weights,
 )
 from service.api.description import describe, name_operation
@@ -50,6 +51,7 @@ from service.operation.quotas import Quotas
 from service.parts import Parts
 from service.recording.log import PredictionLog
 from service.settings import Settings
+from service.shadow import Shadow
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,8 @@ def create_app(settings: Settings) -> FastAPI:
     metrics.watch_quotas(quotas)
     metrics.watch(engine, catalog, watches, decoder.admission, bodies, keys)
     metrics.watch_feedback(catalog, collected)
+    shadow = Shadow(engine)
+    metrics.watch_versions(catalog, shadow)
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -131,7 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=name_operation,
     )
     app.state = Parts(  # type: ignore[assignment]
-        settings, keys, quotas, engine, decoder, metrics, catalog, watches, log, collected
+        settings, keys, quotas, engine, decoder, metrics, catalog, watches, shadow, log, collected
     )
     add_error_handlers(app)
     app.add_middleware(SecurityHeaders)
@@ -153,7 +157,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     follow: Follow = traces.follow if traces else lambda _: nullcontext()
     app.add_middleware(Accounting, metrics=metrics, catalog=catalog, follow=follow, bodies=bodies)  # the outermost
-    own = (page, health, models, monitor, predictions, feedback, explorations, certificates, weights, sequences)
+    own = (
+        page,
+        health,
+        models,
+        versions,
+        monitor,
+        predictions,
+        feedback,
+        explorations,
+        certificates,
+        weights,
+        sequences,
+    )
     for routes in (*own, open_inference, openai):
         app.include_router(routes.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

@@ -87,7 +87,8 @@ class Catalog:
         """Reasons of refusals, by the actual name, and the folder of a version if another one is served."""
         self._directory = directory
         self._default = default
-        self._served: dict[str, Served] = {}
+        self.served: dict[str, Served] = {}
+        """What is served, by the model's name, the default first. Replaced as a whole, too."""
         self._roles: WeakKeyDictionary[ServedModel, Role] = WeakKeyDictionary()
         """The last role of each model."""
         self._attempts: dict[str, _Attempt] = {}
@@ -100,21 +101,21 @@ class Catalog:
             raise ConfigurationError(f"{directory} cannot be read: {error.strerror}") from error
         except ServiceError as error:
             raise ConfigurationError(f"nothing can be loaded: {engine.fault or error}") from error
-        if not self._served:
+        if not self.served:
             reasons = "; ".join(self.refused.values()) or "it contains no checkpoint"
             raise ConfigurationError(f"there is nothing to serve in {directory}: {reasons}")
         if default is None:
             first = next(iter(self))
             self._default = next(iter(self.predictors), first).name  # also when other models come later
-            self._served = self._sort(self._served)
+            self.served = self._sort(self.served)
         elif default in self.refused:
-            logger.error("the default model %s is refused; %s takes its place", default, next(iter(self._served)))
-        elif default not in self._served:
-            names = ", ".join(self._served)
+            logger.error("the default model %s is refused; %s takes its place", default, next(iter(self.served)))
+        elif default not in self.served:
+            names = ", ".join(self.served)
             raise ConfigurationError(f"there is no model {default!r} to be the default; there are {names}")
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return (served.stable for served in self._served.values())
+        return (served.stable for served in self.served.values())
 
     @property
     def predictors(self) -> list[Model]:
@@ -170,7 +171,7 @@ class Catalog:
         Raises:
             ServiceError: 404 for an unknown model, 503 if the checkpoint was refused.
         """
-        if (served := self._served.get(name)) is None:
+        if (served := self.served.get(name)) is None:
             if (reason := self.refused.get(name)) is not None:
                 raise ServiceError(503, "model_refused", f"{name} was not loaded: {reason}", self._hint)
             raise self._unknown(name)
@@ -234,10 +235,10 @@ class Catalog:
         self._loading.close()
 
     def _load_again(self, name: str) -> tuple[ServedModel, bool]:
-        folder, before = self._find_folder(name), self._served.get(name)
+        folder, before = self._find_folder(name), self.served.get(name)
         for version, error in self._try(name, folder).items():
             raise self._explain(name, folder, version, error) from error
-        loaded = self._served[name].stable
+        loaded = self.served[name].stable
         return loaded, before is None or loaded.version != before.stable.version
 
     def _explain(self, name: str, folder: Path, version: str, error: Exception) -> ServiceError:
@@ -246,20 +247,20 @@ class Catalog:
         status, hint = 409, "Fix the checkpoint's files and reload."
         if may_load_later(error):
             status, hint = 503, "Try again later."
-        if (served := self._served.get(name)) is not None:
+        if (served := self.served.get(name)) is not None:
             kept = "The previous version" if version in served.models else "The stable version"
             hint = f"{kept} is still served. {hint}"
         return ServiceError(status, "reload_failed", message, hint)
 
     def _refresh_all(self) -> None:
         folders = self._list()
-        if not folders and self._served:
+        if not folders and self.served:
             logger.error("%s contains no checkpoints any more; the previous models are still served", self._directory)
             return
         for name in self._attempts.keys() - folders.keys():
             del self._attempts[name]
             self._refuse(name, {})
-            if name in self._served:
+            if name in self.served:
                 logger.info("%s was removed and is no longer served", name)
                 self._replace(name, None)
         for name, folder in folders.items():
@@ -297,7 +298,7 @@ class Catalog:
 
     @property
     def _hint(self) -> str:
-        return f"The available models are {', '.join(self._served)}."
+        return f"The available models are {', '.join(self.served)}."
 
     def _unknown(self, name: str) -> ServiceError:
         return ServiceError(404, "unknown_model", f"There is no model {name[:100]!r}.", self._hint)
@@ -345,8 +346,8 @@ class Catalog:
         return failures
 
     def _load(self, name: str, folder: Path, versions: Versions) -> tuple[Served | None, dict[str, Exception]]:
-        others = [model for other, served in self._served.items() if other != name for model in served.models.values()]
-        return self._loader.load(name, folder, versions, self._served.get(name), others)
+        others = [model for other, served in self.served.items() if other != name for model in served.models.values()]
+        return self._loader.load(name, folder, versions, self.served.get(name), others)
 
     def _note(
         self, name: str, folder: Path, attempt: _Attempt, served: Served | None, failures: Mapping[str, Exception]
@@ -356,7 +357,7 @@ class Catalog:
         self._attempts[name] = attempt
         if served is not None:
             self._replace(name, served)
-        known = self._served[name].models if name in self._served else None
+        known = self.served[name].models if name in self.served else None
         reasons: dict[str | None, str] = {}
         for version, error in failures.items():
             reason = explain_refusal(error, folder / version)
@@ -381,13 +382,13 @@ class Catalog:
         }
 
     def _replace(self, name: str, served: Served | None) -> None:
-        before = self._served.get(name)
-        others = {other: served for other, served in self._served.items() if other != name}
+        before = self.served.get(name)
+        others = {other: served for other, served in self.served.items() if other != name}
         for role, model in served.roles.items() if served else ():
             self._roles[model] = role
             if before is None or model not in before.models.values():
                 logger.info("serving %s at version %s as %s", name, model.version, role)
-        self._served = self._sort(others if served is None else {**others, name: served})
+        self.served = self._sort(others if served is None else {**others, name: served})
         self._loader.unload(before, served)
 
     def _sort(self, served: dict[str, Served]) -> dict[str, Served]:

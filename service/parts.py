@@ -17,6 +17,7 @@ from service.operation.quotas import Quotas
 from service.operation.statistics import Statistics
 from service.recording.log import PredictionLog
 from service.settings import Settings
+from service.shadow import Shadow
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Parts:
     metrics: ServiceMetrics
     catalog: Catalog
     monitor: Monitor
+    shadow: Shadow
     log: PredictionLog | None = None
     """Where answers are logged, if they are."""
     feedback: Feedback | None = None

@@ -177,5 +177,9 @@ def find_difference(stable: ServedModel, other: ServedModel) -> str | None:
     if isinstance(stable, Model) and isinstance(other, Model):
         if stable.input.coding != other.input.coding:
             return "takes other inputs than the stable version"
-        return None if stable.task.outputs == other.task.outputs else "has other outputs than the stable version"
+        if stable.task.outputs != other.task.outputs:
+            return "has other outputs than the stable version"
+        flags = [set(model.calibration.flags if model.calibration else ()) for model in (stable, other)]
+        lacking = " and ".join(sorted(flags[0] - flags[1]))
+        return f"was not calibrated to raise {lacking}, as the stable version was" if lacking else None
     return None if stable.input.kind == other.input.kind else "takes other inputs than the stable version"

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import CheckpointConfig, Training, load_checkpoint, save_checkpoint
+from models.checkpoint import CheckpointConfig, Training, load_checkpoint, save_calibration, save_checkpoint
+from models.checkpoint_files import digest_config
 from models.inputs.columns import CategoryColumn, DateColumn, NumberColumn
 from models.inputs.image import ImageSpec
 from models.inputs.table import TableSpec
@@ -73,6 +75,16 @@ def renew(directory: Path) -> str:
     renewed = load_checkpoint(directory)
     assert renewed.version != checkpoint.version
     return renewed.version
+
+
+def vary(directory: Path) -> str:
+    """Writes another version of a checkpoint with the same calibration; returns the version."""
+    checkpoint = load_checkpoint(directory)
+    renew(directory)
+    assert checkpoint.calibration is not None
+    calibration = replace(checkpoint.calibration, checkpoint=digest_config(directory))
+    save_calibration(directory, calibration, checkpoint.density)
+    return load_checkpoint(directory).version
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> object:

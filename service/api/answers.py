@@ -54,6 +54,7 @@ from service.catalog import Catalog
 from service.engine.batches import Answer
 from service.engine.engine import ServedModel
 from service.settings import Settings
+from service.versions import Served
 
 
 def list_models(catalog: Catalog, settings: Settings) -> ModelsAnswer:
@@ -61,18 +62,22 @@ def list_models(catalog: Catalog, settings: Settings) -> ModelsAnswer:
     return ModelsAnswer(
         default=next(iter(catalog)).name,
         limits=RequestLimits(**settings.model_dump(include=set(RequestLimits.model_fields))),
-        models=[
-            summarize_sequence_model(model) if isinstance(model, SequenceModel) else summarize_model(model)
-            for model in catalog
-        ],
+        models=[_summarize(served.stable, served) for served in catalog.served.values()],
         refused=[RefusedModel(name=name, reason=reason) for name, reason in catalog.refused.items()],
     )
 
 
-def summarize_model(model: Model) -> ModelSummary:
-    """Summary of a model: what a client must know to send inputs and read answers."""
+def _summarize(model: ServedModel, served: Served) -> ModelSummary | SequenceModelSummary:
+    if isinstance(model, SequenceModel):
+        return summarize_sequence_model(model, served)
+    return summarize_model(model, served)
+
+
+def summarize_model(model: Model, served: Served) -> ModelSummary:
+    """Summary of one of a model's versions: what a client must know to send inputs and read answers."""
     return ModelSummary(
         **identify(model).model_dump(),
+        versions=list_versions(served),
         sampler=describe_sampler(model),
         input=model.input,
         backbone=model.backbone,
@@ -80,11 +85,16 @@ def summarize_model(model: Model) -> ModelSummary:
     )
 
 
-def describe_model(model: Model) -> ModelDescription:
-    """Full description of a model."""
+def list_versions(served: Served) -> dict[str, str]:
+    """Digests of a model's versions, by their names."""
+    return {role: model.version for role, model in served.roles.items()}
+
+
+def describe_model(model: Model, served: Served) -> ModelDescription:
+    """Full description of one of a model's versions."""
     target = model.target
     return ModelDescription(
-        **dict(summarize_model(model)),
+        **dict(summarize_model(model, served)),
         target=TargetDescription(
             num_weights=target.num_weights,
             parameters={name: list(shape) for name, shape in target.parameter_shapes.items()},
@@ -109,19 +119,27 @@ def describe_sampler(model: ServedModel) -> SamplerDescription:
     )
 
 
-def summarize_sequence_model(model: SequenceModel) -> SequenceModelSummary:
-    """Summary of a model of sequences."""
-    task = SequenceTask(names=["next character" if model.text else "next point"])
+def describe_sequence_task(model: SequenceModel) -> SequenceTask:
+    """What a model of sequences predicts."""
+    return SequenceTask(names=["next character" if model.text else "next point"])
+
+
+def summarize_sequence_model(model: SequenceModel, served: Served) -> SequenceModelSummary:
+    """Summary of one of the versions of a model of sequences."""
     return SequenceModelSummary(
-        **identify(model).model_dump(), sampler=describe_sampler(model), input=model.input, task=task
+        **identify(model).model_dump(),
+        versions=list_versions(served),
+        sampler=describe_sampler(model),
+        input=model.input,
+        task=describe_sequence_task(model),
     )
 
 
-def describe_sequence_model(model: SequenceModel) -> SequenceModelDescription:
-    """Full description of a model of sequences."""
+def describe_sequence_model(model: SequenceModel, served: Served) -> SequenceModelDescription:
+    """Full description of one of the versions of a model of sequences."""
     shapes = model.target.parameter_shapes
     return SequenceModelDescription(
-        **dict(summarize_sequence_model(model)),
+        **dict(summarize_sequence_model(model, served)),
         target=SequenceTargetDescription(
             num_weights=sum(map(math.prod, shapes.values())),
             size=model.target.size,

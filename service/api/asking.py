@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -74,6 +75,12 @@ class Asking:
         self.model = model
         self.timeout = timeout
         self.deadline = set_deadline(request, timeout, parts)
+
+    def to(self, model: Model) -> "Asking":
+        """The same request to another version of the model."""
+        other = copy(self)
+        other.model = model
+        return other
 
     def limit_time(self, timeout: float | None) -> None:
         """Sets the deadline again, from the request's body."""

@@ -3,13 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from models.model import Model
 from models.predictions.smoothing import SELECTING, Certificate, Smoothing
 from service.api.answers import identify
 from service.api.dependencies import AskingDependency, describe_errors
-from service.api.schemas import EnsembleIdentity, ModelIdentity, Seed
+from service.api.schemas import EnsembleIdentity, ModelIdentity, ModelParameters, Seed
 from service.api.uploads import describe_upload, read_inputs
 from service.engine.ensembles import choose_seed
 from service.errors import ServiceError
@@ -19,10 +19,8 @@ MOST_SAMPLES, MOST_AVERAGED, MOST_CERTIFIED = 100_000, 100, 16
 """Most samples, networks for each, and images of a request."""
 
 
-class CertifyParameters(BaseModel):
+class CertifyParameters(ModelParameters):
     """Query parameters of a certificate."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sigma: float = Field(
         0.25,

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel
 
 from models.model import Model
 from models.sequences.model import SequenceModel
 from service.api.asking import Asking
 from service.api.description import describe_schema
+from service.api.schemas import Version
 from service.engine.engine import Engine, ServedModel
 from service.errors import ErrorResponse, ServiceError
 from service.operation.access import check_keys, require
@@ -32,24 +33,33 @@ TimeoutHeader = Annotated[
 ]
 
 
-async def _resolve_model(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> Model:
-    """Finds a model. The key is checked before anything about models."""
-    return parts.catalog.resolve(model)
+VersionQuery = Annotated[Version, Query()]
+
+
+async def _resolve_model(
+    model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY], version: VersionQuery = None
+) -> Model:
+    """Finds a version of a model. The key is checked before anything about models."""
+    return parts.catalog.resolve(model, version)
 
 
 ModelDependency = Annotated[Model, Depends(_resolve_model)]
 
 
-async def _find_model(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> ServedModel:
-    return parts.catalog.find(model)
+async def _find_model(
+    model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY], version: VersionQuery = None
+) -> ServedModel:
+    return parts.catalog.find(model, version)
 
 
 ServedModelDependency = Annotated[ServedModel, Depends(_find_model)]
 """A model of any kind."""
 
 
-async def _resolve_sequences(model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> SequenceModel:
-    return parts.catalog.resolve_sequences(model)
+async def _resolve_sequences(
+    model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY], version: VersionQuery = None
+) -> SequenceModel:
+    return parts.catalog.resolve_sequences(model, version)
 
 
 SequenceModelDependency = Annotated[SequenceModel, Depends(_resolve_sequences)]

@@ -14,7 +14,7 @@ from models.model import Model
 from models.tasks.probabilities import BINS
 from service.api.answers import identify
 from service.api.asking import Deadline, find_exchange, set_deadline, wait_for
-from service.api.dependencies import ANY_KEY, ModelDependency, PartsDependency, describe_body, describe_errors
+from service.api.dependencies import ANY_KEY, PartsDependency, describe_body, describe_errors
 from service.api.feedback_schemas import (
     CoverageAnswer,
     FeedbackAnswer,
@@ -75,23 +75,25 @@ async def post_labels(request: Request, parts: PartsDependency) -> LabelsAnswer:
 )
 async def get_measures(
     request: Request,
-    model: ModelDependency,
+    model: str,
     parts: PartsDependency,
     parameters: Annotated[FeedbackParameters, Query()],
 ) -> FeedbackAnswer:
     """Show how right a model's answers were, as far as their labels have arrived."""
-    feedback = _find_feedback(parts)
-    version, deadline = parameters.version or model.version, set_deadline(request, None, parts)
+    feedback, deadline = _find_feedback(parts), set_deadline(request, None, parts)
+    stable, asked = parts.catalog.resolve(model), parameters.version or "stable"
+    found = parts.catalog.find_versions(model).find(asked)
+    version = asked if found is None else found.version
     try:
-        measures = await _wait_for(lambda: feedback.measure(model.name, version), request, deadline)
+        measures = await _wait_for(lambda: feedback.measure(model, version), request, deadline)
     except LookupError as error:
-        if version != model.version:
+        if found is None:
             hint = "Leave out version, or wait until it has answered."
             raise ServiceError(
-                404, "unknown_version", f"No answer of {model.name} at that version is kept.", hint
+                404, "unknown_version", f"No answer of {model} at that version is kept.", hint
             ) from error
         measures = Measures(answers=0, labels=0, dropped=0)
-    return _answer_measures(model, version, measures)
+    return _answer_measures(found if isinstance(found, Model) else stable, version, measures)
 
 
 def _find_feedback(parts: Parts) -> Feedback:

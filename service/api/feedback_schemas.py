@@ -65,7 +65,9 @@ class FeedbackParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: str | None = Field(
-        None, max_length=64, description="Version of the model; by default the one that is served."
+        None,
+        max_length=64,
+        description="Version of the model: its digest, or stable, candidate or previous; by default the stable one.",
     )
 
 

@@ -25,9 +25,14 @@ async def get_models(parts: PartsDependency) -> ModelsAnswer:
 
 
 @router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
-async def get_model(model: ServedModelDependency) -> ModelDescription | SequenceModelDescription:
+async def get_model(
+    model: ServedModelDependency, parts: PartsDependency
+) -> ModelDescription | SequenceModelDescription:
     """Describe a model: input, classes, target network, training, thresholds, measurements and examples."""
-    return describe_sequence_model(model) if isinstance(model, SequenceModel) else describe_model(model)
+    served = parts.catalog.find_versions(model.name)
+    if isinstance(model, SequenceModel):
+        return describe_sequence_model(model, served)
+    return describe_model(model, served)
 
 
 @router.get(

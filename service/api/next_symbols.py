@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from models.tasks.classification import measure_uncertainty
 from models.tasks.probabilities import compute_probabilities
-from service.api.answers import answer_classes, identify, summarize_sequence_model
+from service.api.answers import answer_classes, describe_sequence_task, identify
 from service.api.asking import choose_size
 from service.api.downloads import BINARY
 from service.api.findings import Findings
@@ -61,7 +61,7 @@ async def predict_next(writing: Writing, parameters: PredictParameters) -> Respo
         metadata = {
             "model": identity.model_dump_json(),
             "ensemble": findings.ensemble.model_dump_json(exclude_none=True),
-            "task": summarize_sequence_model(model).task.model_dump_json(),
+            "task": describe_sequence_task(model).model_dump_json(),
             "input": json.dumps(asdict(model.input)),
         }
         content = save({name: tensor.float().contiguous() for name, tensor in tensors.items()}, metadata)

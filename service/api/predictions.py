@@ -9,6 +9,7 @@ from models.sequences.model import SequenceModel
 from service.api.answers import answer_prediction, pack_prediction
 from service.api.asking import FEW_INPUTS, Asking, set_deadline
 from service.api.dependencies import PartsDependency, ServedModelDependency, TimeoutHeader, describe_errors
+from service.api.division import Question, divide, shadow
 from service.api.downloads import BINARY, BINARY_SCHEMA
 from service.api.findings import apply_calibration
 from service.api.next_symbols import predict_next
@@ -45,23 +46,26 @@ async def predict(
     if isinstance(model, SequenceModel):
         writing = open_writing(request, parts, model, timeout, set_deadline(request, timeout, parts))
         return await predict_next(writing, parameters)
+    question = Question(parameters.ensemble_size, parameters.false_alarm_rate, parameters.coverage, parameters.members)
     asking = Asking(request, parts, model, timeout)
-    asking.check_rates(parameters.false_alarm_rate, parameters.coverage)
-    asked, rate = parameters.ensemble_size, parameters.false_alarm_rate
-    size, rule = asking.choose_ensemble(asked, rate, members=parameters.members)
+    if parameters.version is None and parameters.seed is None:
+        asking = divide(asking, question)
+    answering = asking.model
+    size, rule = question.choose_ensemble(asking)
     inputs = await read_inputs(asking, size)
     answer = await asking.predict(inputs, parameters.seed, size, rule)
 
     def encode() -> bytes:
-        findings = apply_calibration(model, answer, parameters.false_alarm_rate, parameters.coverage)
+        findings = apply_calibration(answering, answer, parameters.false_alarm_rate, parameters.coverage)
         log_answer(asking, inputs, answer, findings)
         members = answer.prediction.members if parameters.members else None
         if parameters.format == "safetensors":
-            return pack_prediction(model, answer, findings, members)
-        return answer_prediction(model, findings, answer.rule, members).model_dump_json(exclude_none=True).encode()
+            return pack_prediction(answering, answer, findings, members)
+        return answer_prediction(answering, findings, answer.rule, members).model_dump_json(exclude_none=True).encode()
 
     few = len(inputs) <= FEW_INPUTS and not parameters.members
     with parts.metrics.time("serialise", model.name):
         content = encode() if few else await to_thread.run_sync(encode)
     await asking.keep(answer)
+    shadow(asking, question, inputs, answer)
     return Response(content, media_type="application/json" if parameters.format == "json" else BINARY)

@@ -24,14 +24,29 @@ Seed = Annotated[
     Field(ge=0, lt=SEED_LIMIT, description="Seed of the networks; by default a fresh one, which the answer names."),
 ]
 
+Version = Annotated[
+    str | None,
+    Field(
+        max_length=100,
+        description="Version of the model: its digest, or stable, candidate or previous. By default the stable one; "
+        "a candidate may answer predictions that name no seed.",
+    ),
+]
+
 IN_FOLDS = "approximately, if the model was calibrated in folds"
 """A reservation about what is promised."""
 
 
-class EnsembleParameters(BaseModel):
-    """Parameters of every request for a prediction."""
+class ModelParameters(BaseModel):
+    """Parameters of every request that a version of a model answers."""
 
     model_config = ConfigDict(extra="forbid")
+
+    version: Version = None
+
+
+class EnsembleParameters(ModelParameters):
+    """Parameters of every request for a prediction."""
 
     ensemble_size: int | None = Field(
         None,
@@ -93,10 +108,8 @@ class AttackParameters(EnsembleParameters):
 Member = Annotated[int, Field(ge=0, lt=MEMBER_LIMIT)]
 
 
-class WalkParameters(BaseModel):
+class WalkParameters(ModelParameters):
     """Query parameters of a walk from one network to another."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seed: Seed = None
     first: Member = Field(0, alias="from", description="Number of the first network, among those of the seed.")
@@ -106,10 +119,8 @@ class WalkParameters(BaseModel):
     )
 
 
-class WeightsParameters(BaseModel):
-    """Query parameters of a download of weights."""
-
-    model_config = ConfigDict(extra="forbid")
+class WeightsParameters(ModelParameters):
+    """Query parameters of a download of weights. If `version` is a digest, the answer never changes."""
 
     prompt: str | None = Field(
         None,
@@ -132,9 +143,9 @@ class WeightsParameters(BaseModel):
         None, ge=1, description="Number of networks, stacked on a leading axis; by default one that is not stacked."
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    version: str | None = Field(
-        None, description="Required version of the model. Others are refused, so the answer never changes."
-    )
+
+
+Versions = Annotated[dict[str, str], Field(description="Digests of the versions that are served, by their names.")]
 
 
 class ModelIdentity(BaseModel):
@@ -298,6 +309,7 @@ class ExampleDescription(BaseModel):
 
 
 class ModelSummary(ModelIdentity):
+    versions: Versions
     sampler: SamplerDescription
     input: InputSpec
     backbone: BackboneSpec | None = Field(
@@ -327,6 +339,7 @@ class SequenceTask(BaseModel):
 class SequenceModelSummary(ModelIdentity):
     """A model of sequences, which `generate` and `score` ask."""
 
+    versions: Versions
     sampler: SamplerDescription
     input: SequenceInput
     backbone: None = None

@@ -57,7 +57,6 @@ async def get_weights(
     count = parameters.count or 1
     check_count("count", count, settings.max_ensemble_size)
     check_members(model, parameters.member + count)
-    model = parts.catalog.find(model.name, parameters.version)
     seed = choose_seed() if parameters.seed is None else parameters.seed
     members = range(parameters.member, parameters.member + count)
     file = WeightsFile(model, seed, members, parameters.count is not None, parameters.dtype)
@@ -77,7 +76,7 @@ async def get_weights(
         "Cache-Control": "no-store",
     }
     if seeded:
-        pinned = parameters.version is not None
+        pinned = parameters.version == model.version
         lifetime = "max-age=31536000, immutable" if pinned else "no-cache"  # a name may get another version
         headers |= {"Cache-Control": f"private, {lifetime}", "ETag": etag, "Accept-Ranges": "bytes"}
         if is_named(etag, request.headers.get("if-none-match")):

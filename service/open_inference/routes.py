@@ -13,21 +13,22 @@ from importlib.metadata import version as distribution_version
 from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from models.inputs.spec import InputSpec
 from models.model import Model
+from service.api.answers import list_versions
 from service.api.asking import FEW_INPUTS, Asking, set_deadline
 from service.api.dependencies import (
     ANY_KEY,
     HEALTH,
-    ModelDependency,
     PartsDependency,
     check_health,
     check_readiness,
     describe_body,
     describe_foreign_errors,
 )
+from service.api.division import Question, divide, shadow
 from service.api.downloads import BINARY, BINARY_SCHEMA
 from service.api.findings import Findings, apply_calibration
 from service.api.records import log_answer
@@ -94,9 +95,17 @@ EXTENSIONS = [
 _describe_errors = partial(describe_foreign_errors, InferenceErrorResponse)
 
 
-async def _check_version(model: ModelDependency, parts: PartsDependency, version: str) -> None:
-    parts.catalog.resolve(model.name, version)
+async def _resolve(request: Request, model: str, parts: PartsDependency, _: Annotated[None, ANY_KEY]) -> Model:
+    return parts.catalog.resolve(model, request.path_params.get("version"))
 
+
+async def _describe_version(
+    version: Annotated[str, Path(description="A digest, or stable, candidate or previous.")],
+) -> None:
+    """Describes the parameter; `_resolve` reads it."""
+
+
+ModelDependency = Annotated[Model, Depends(_resolve)]
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -107,7 +116,7 @@ def _on_model(method: str, path: str, key: Any, **details: Any) -> Callable[[Han
 
     def add(handler: Handler) -> Handler:
         router.add_api_route(f"/models/{{model}}{path}", handler, methods=[method], dependencies=[key], **details)
-        dependencies = [key, Depends(_check_version)]
+        dependencies = [key, Depends(_describe_version)]
         with_version = f"/models/{{model}}/versions/{{version}}{path}"
         name = f"{handler.__name__}_of_version"
         router.add_api_route(with_version, handler, methods=[method], dependencies=dependencies, name=name, **details)
@@ -158,7 +167,9 @@ async def get_index(request: Request, parts: PartsDependency) -> list[Repository
     hint = 'Send nothing, or {"ready": true} to list only models that are ready.'
     asked = validate_json(body, RepositoryIndexRequest, hint, OTHER_VALUES) if body else RepositoryIndexRequest()
     ready = [
-        RepositoryModel(name=model.name, version=model.version, state="READY") for model in parts.catalog.predictors
+        RepositoryModel(name=model.name, version=version, state="READY")
+        for model in parts.catalog.predictors
+        for version in list_versions(parts.catalog.served[model.name]).values()
     ]
     refused = [
         RepositoryModel(name=name, state="UNAVAILABLE", reason=reason) for name, reason in parts.catalog.refused.items()
@@ -178,11 +189,11 @@ async def load_model(model: str, parts: PartsDependency) -> dict[str, str]:
 
 
 @_on_model("GET", "", ANY_KEY, responses=_describe_errors(401, 404, 503))
-async def get_metadata(model: ModelDependency) -> ModelMetadata:
-    """Show a model's version, and its input and output tensors."""
+async def get_metadata(model: ModelDependency, parts: PartsDependency) -> ModelMetadata:
+    """Show a model's versions, and the input and output tensors of one of them."""
     return ModelMetadata(
         name=model.name,
-        versions=[model.version],
+        versions=list(list_versions(parts.catalog.find_versions(model.name)).values()),
         platform=PLATFORM,
         inputs=describe_inputs(model.input),
         outputs=describe_outputs(model),
@@ -284,28 +295,32 @@ async def infer_tensors(
         message, array = read() if small else await to_thread.run_sync(read)
         asked = message.parameters
         asking.limit_time(asked.timeout / 1e6 if asked.timeout else None)
-        asking.check_rates(asked.false_alarm_rate, asked.coverage)
         members = any(output.name == "members" for output in message.outputs)
-        size, rule = asking.choose_ensemble(asked.ensemble_size, asked.false_alarm_rate, members=members)
-        outputs = choose_outputs(message.outputs, model, asked.coverage, grows=rule is not None)
+        question = Question(asked.ensemble_size, asked.false_alarm_rate, asked.coverage, members)
+        if "version" not in request.path_params and asked.seed is None:
+            asking = divide(asking, question)
+        answering = asking.model
+        size, rule = question.choose_ensemble(asking)
+        outputs = choose_outputs(message.outputs, answering, asked.coverage, grows=rule is not None)
         asking.check_room(len(array) * size)
         with parts.metrics.time("decode", model.name):
             inputs = await convert_input(asking, array)
         answer = await asking.predict(inputs, asked.seed, size, rule)
 
         def write() -> Response:
-            findings = apply_calibration(model, answer, asked.false_alarm_rate, asked.coverage)
+            findings = apply_calibration(answering, answer, asked.false_alarm_rate, asked.coverage)
             log_answer(asking, inputs, answer, findings)
-            return _write(message, outputs, model, answer, findings)
+            return _write(message, outputs, answering, answer, findings)
 
         few = len(inputs) <= FEW_INPUTS and not members
         with parts.metrics.time("serialise", model.name):
             response = write() if few else await to_thread.run_sync(write)
         await asking.keep(answer)
+        shadow(asking, question, inputs, answer)
         answered = len(inputs)
         return response
     finally:
-        parts.statistics.record(model, answered, time.perf_counter_ns() - start)
+        parts.statistics.record(asking.model, answered, time.perf_counter_ns() - start)
 
 
 def _read(

@@ -1,6 +1,7 @@
 """Metrics for Prometheus, at /metrics. Times are in seconds and entropies in nats; a cost is inputs × networks.
 
-The number of series is bounded: labels are names of loaded checkpoints and route templates.
+The number of series is bounded: labels are names of loaded checkpoints, the roles of their versions, and route
+templates.
 """
 
 import time
@@ -21,7 +22,7 @@ from models.tasks.classification import Classification
 from models.tasks.regression import Regression
 from service.admission import Admission
 from service.catalog import Catalog
-from service.engine.engine import Engine
+from service.engine.engine import Engine, ServedModel
 from service.engine.observer import Observer, RequestOrigin
 from service.feedback import Feedback
 from service.monitoring.monitor import Monitor
@@ -29,7 +30,9 @@ from service.operation.access import KeyFile
 from service.operation.feedback_metrics import FeedbackState
 from service.operation.quotas import Quotas
 from service.operation.quotas_metrics import QuotasState
+from service.operation.versions_metrics import VersionsState
 from service.recording.log import Outcome
+from service.shadow import Shadow
 
 Stage = Literal["queue", "decode", "backbone", "sampling", "forward", "serialise", "sequence"]
 
@@ -49,6 +52,8 @@ class ServiceMetrics(Observer):
 
     def __init__(self, listener: StageListener | None = None) -> None:
         self._listener = listener
+        self._find_role: Callable[[ServedModel], str] = lambda _: "stable"
+        """Names the version of a model."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.active_requests = Gauge("hyperdraw_active_requests", "Requests in progress.", registry=registry)
@@ -93,11 +98,11 @@ class ServiceMetrics(Observer):
             ["model"],
             registry=registry,
         )
-        self._predictions = Counter("hyperdraw_predictions", "Inputs answered.", ["model"], registry=registry)
+        self._predictions = Counter("hyperdraw_predictions", "Inputs answered.", ["model", "role"], registry=registry)
         self._flags = Counter(
             "hyperdraw_flags",
             "Inputs flagged at the model's default budget of false alarms, whatever budget the request names.",
-            ["model", "flag"],
+            ["model", "role", "flag"],
             registry=registry,
         )
         self._quantities = {
@@ -159,6 +164,11 @@ class ServiceMetrics(Observer):
         """Adds the metrics of feedback, which are read on each request for metrics."""
         self.registry.register(FeedbackState(catalog, feedback))
 
+    def watch_versions(self, catalog: Catalog, shadow: Shadow) -> None:
+        """Adds the metrics of candidates, which are read on each request for metrics."""
+        self._find_role = catalog.find_role
+        self.registry.register(VersionsState(catalog, shadow))
+
     def watch_quotas(self, quotas: Quotas) -> None:
         """Adds the metrics of quotas, which are read on each request for metrics."""
         self.registry.register(QuotasState(quotas))
@@ -196,14 +206,14 @@ class ServiceMetrics(Observer):
         and raises their flag. The epistemic share of the variance would be near 1 for all inputs if there is little
         noise.
         """
-        prediction = part.prediction
-        self._predictions.labels(model.name).inc(len(part.positions))
+        prediction, role = part.prediction, self._find_role(model)
+        self._predictions.labels(model.name, role).inc(len(part.positions))
         for name, quantity in model.task.quantities.items():
             if quantity.monitored:
                 _observe(self._quantities[name].labels(model.name), getattr(prediction.uncertainty, name))
         if calibration:
             for flag, judgement in calibration.judge_scores(part.scores, prediction.size).items():
-                self._flags.labels(model.name, flag).inc(int(judgement.flagged.sum()))
+                self._flags.labels(model.name, role, flag).inc(int(judgement.flagged.sum()))
 
     def hand_over(self, model: str, elements: int, last: float | None, origin: RequestOrigin) -> None:
         self._symbols.labels(model).inc(elements)
@@ -312,10 +322,13 @@ class _State:
             }
         for name, (description, value) in gauges.items():
             yield GaugeMetricFamily(name, description, value=float(value))
-        models = GaugeMetricFamily("hyperdraw_model_info", "Models served.", labels=["model", "version", "method"])
+        labels = ["model", "version", "method", "role"]
+        models = GaugeMetricFamily("hyperdraw_model_info", "Versions of models that are served.", labels=labels)
         rates = GaugeMetricFamily("hyperdraw_false_alarm_rate", "Default false-alarm rate.", labels=["model"])
-        for model in list(self._catalog):
-            models.add_metric([model.name, model.version, model.method], 1)
+        for served in self._catalog.served.values():
+            for role, each in served.roles.items():
+                models.add_metric([each.name, each.version, each.method, role], 1)
+        for model in self._catalog:
             if isinstance(model, Model) and model.calibration:
                 rates.add_metric([model.name], model.calibration.default_rate)
         live = GaugeMetricFamily("hyperdraw_live_networks", "Live sequences × networks.", labels=["model"])

@@ -20,7 +20,7 @@ from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.sizes import count_bytes
 from service.versions import ITSELF, Served, Versions, read_versions, write_versions
-from tests.checkpoints import edit, renew, save_curve
+from tests.checkpoints import edit, renew, save_curve, vary
 from tests.waiting import PATIENCE
 
 
@@ -31,7 +31,7 @@ def folder(store: Path) -> Path:
     for number, name in enumerate(("two", "three"), 1):
         shutil.copytree(store / "digits", store / "copy", ignore=shutil.ignore_patterns("two"))
         for _ in range(number):
-            renew(store / "copy")
+            vary(store / "copy")
         (store / "copy").rename(folder / name)
     return folder
 
@@ -146,6 +146,7 @@ def test_a_roll_back_is_possible_while_there_is_another_candidate(folder: Path, 
     [
         (lambda path: (path / "model.safetensors").write_bytes(b"cut"), "two was not loaded|its SHA-256"),
         (shutil.rmtree, "config.json: No such file"),
+        (renew, "not calibrated to raise out_of_distribution and suspect_adversarial"),
         (lambda path: replace(path, save_curve), "takes other inputs"),
         (
             lambda path: edit(path / "config.json", lambda c: c["task"]["classes"].reverse()),
@@ -293,7 +294,7 @@ def test_new_files_of_a_candidate_are_loaded(folder: Path, store: Path, engine: 
     write(folder, candidate="two")
     catalog = Catalog(store, engine, None)
     stable, before = (catalog.find("digits", role) for role in ("stable", "candidate"))
-    version = renew(folder / "two")
+    version = vary(folder / "two")
     catalog.refresh()
     after = catalog.resolve("digits", "candidate")
     assert (after.version, catalog.resolve("digits")) == (version, stable)

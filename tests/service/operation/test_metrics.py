@@ -76,7 +76,7 @@ def test_counts_are_exact(client: httpx.Client) -> None:
     grown = Growth(client)
     answers = [post(client, seed=seed, ensemble_size=20) for seed in range(3)]
     predictions = [prediction for answer in answers for prediction in answer.json()["predictions"]]
-    assert grown("predictions_total", model="digits") == len(predictions) == 6
+    assert grown("predictions_total", model="digits", role="stable") == len(predictions) == 6
     assert grown("networks_drawn_total", model="digits") == 60
     assert grown("requests_total", route=ROUTE, status="200") == 3
     assert grown("request_seconds_count", route=ROUTE, method="POST", status="200") == 3
@@ -84,7 +84,7 @@ def test_counts_are_exact(client: httpx.Client) -> None:
     assert (grown("step_cost_count"), grown("step_cost_sum")) == (3, 120)
     for flag in ("out_of_distribution", "suspect_adversarial"):
         flagged = sum(prediction["flags"][flag]["flagged"] for prediction in predictions)
-        assert grown("flags_total", model="digits", flag=flag) == flagged
+        assert grown("flags_total", model="digits", role="stable", flag=flag) == flagged
     for measure in ("predictive_entropy", "mutual_information"):
         said = sum(prediction["uncertainty"][measure] for prediction in predictions)
         assert grown(f"{measure}_nats_sum", model="digits") == pytest.approx(said)
@@ -101,7 +101,7 @@ def test_the_open_inference_protocol_is_counted_alike(client: httpx.Client) -> N
     asked = {"inputs": [pixels], "parameters": {"seed": 7, "ensemble_size": 20}}
     assert client.post("/v2/models/digits/infer", json=asked).status_code == 200
     assert grown("requests_total", route="/v2/models/{model}/infer", status="200") == 1
-    assert grown("predictions_total", model="digits") == 2
+    assert grown("predictions_total", model="digits", role="stable") == 2
     assert grown("networks_drawn_total", model="digits") == 20
     stages = ("queue", "decode", "sampling", "forward", "serialise")
     assert [grown("stage_seconds_count", stage=stage, model="digits") for stage in stages] == [1] * 5
@@ -115,7 +115,7 @@ def test_flags_are_counted_at_the_default_budget(client: httpx.Client) -> None:
         parameters = {"seed": 7, "false_alarm_rate": rate}
         answer = client.post(PREDICT, files=[("images", noise)] * 3, params=parameters).json()
         flagged = [prediction["flags"]["out_of_distribution"]["flagged"] for prediction in answer["predictions"]]
-        return grown("flags_total", model="digits", flag="out_of_distribution"), sum(flagged)
+        return grown("flags_total", model="digits", role="stable", flag="out_of_distribution"), sum(flagged)
 
     counts = [ask(rate) for rate in (0.2, 0.05, 0.01)]
     assert {counted for counted, _ in counts} == {counts[1][1]}
@@ -168,7 +168,7 @@ def test_who_gets_no_answer(app: FastAPI, client: httpx.Client, monkeypatch: pyt
     assert grown("cancelled_requests_total", route=ROUTE) == 1
     assert grown("late_requests_total", route=ROUTE) == 1
     assert grown("refused_requests_total", model="digits") == 1
-    assert grown("predictions_total", model="digits") == 1  # that of `waiting`
+    assert grown("predictions_total", model="digits", role="stable") == 1  # that of `waiting`
 
 
 def test_weights_that_are_sent(client: httpx.Client) -> None:
@@ -225,7 +225,8 @@ def test_labels_are_bounded(client: httpx.Client) -> None:
 
 def test_what_is_served(client: httpx.Client) -> None:
     model = client.get("/v1/models/digits").json()
-    assert value(client, "model_info", model="digits", version=model["version"], method="hypergan") == 1
+    info = {"model": "digits", "version": model["version"], "method": "hypergan", "role": "stable"}
+    assert value(client, "model_info", **info) == 1
     assert value(client, "ready") == 1
     assert read(client)["process_resident_memory_bytes", frozenset()] > 10e6
 

@@ -67,6 +67,10 @@ def labels(client: httpx.Client) -> dict[str, set[str]]:
     found["hyperdraw_live_networks"] |= {"model"}
     found["hyperdraw_key_requests_total"] |= {"key"}
     found["hyperdraw_key_refused_requests_total"] |= {"key", "quantity"}
+    found["hyperdraw_candidate_share"] |= {"model"}
+    found["hyperdraw_shadow_inputs_total"] |= {"model"}
+    found["hyperdraw_shadow_disagreements_total"] |= {"model", "about"}
+    found["hyperdraw_shadow_lost_requests_total"] |= {"model", "reason"}
     found["hyperdraw_feedback_answers_total"] |= {"model"}
     found["hyperdraw_feedback_dropped_answers_total"] |= {"reason"}
     found["hyperdraw_feedback_coverage"] |= {"model", "promised"}
