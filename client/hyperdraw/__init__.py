@@ -39,6 +39,7 @@ from hyperdraw.feedback import Feedback, LabelledCoverage, LabelledShare, Labell
 from hyperdraw.monitoring import DriftAlarm, FlagMonitor, FlagShare, Monitor, PredictedClass, StreamPart
 from hyperdraw.text_streams import AsyncTextStream, TextStream
 from hyperdraw.texts import Foreign, Passage, Score, Symbol
+from hyperdraw.versions import Comparison, Traffic, Version
 
 __all__ = [
     "AsyncClient",
@@ -47,6 +48,7 @@ __all__ = [
     "Certification",
     "Classification",
     "Client",
+    "Comparison",
     "ConnectionFailed",
     "DeadlineExceeded",
     "Download",
@@ -87,6 +89,8 @@ __all__ = [
     "StreamPart",
     "Symbol",
     "TextStream",
+    "Traffic",
     "Unauthorized",
     "Uncertainty",
+    "Version",
 ]

@@ -29,6 +29,7 @@ from hyperdraw.commands import (
     SeedOption,
     TimeoutOption,
     UrlOption,
+    VersionOption,
     abandon_output,
     is_stdout,
     make_console,
@@ -47,6 +48,7 @@ from hyperdraw.tables import check_format
 from hyperdraw.tensors import DType
 from hyperdraw.terminal import printable, show_models, show_prediction, show_provenance
 from hyperdraw.text_commands import score_command, write_command
+from hyperdraw.versions_commands import promote_command, rollback_command, traffic_command
 
 
 class CommandLine(typer.Typer):
@@ -138,6 +140,7 @@ def predict_command(
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     model: ModelOption = None,
+    version: VersionOption = None,
     seed: SeedOption = None,
     ensemble_size: Annotated[
         str | None,
@@ -170,6 +173,7 @@ def predict_command(
         raise typer.BadParameter("give either files or --numbers")
     asked: dict[str, Any] = {
         "model": model,
+        "version": version,
         "seed": seed,
         "ensemble_size": ensemble_size,
         "false_alarm_rate": false_alarm_rate,
@@ -233,6 +237,7 @@ def sample_command(
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     model: ModelOption = None,
+    version: VersionOption = None,
     seed: SeedOption = None,
     member: Annotated[
         int, typer.Option(min=0, help="Number of the network, or of the first one, among those of the seed.")
@@ -258,6 +263,7 @@ def sample_command(
         file = client.download(
             open_stream(sys.stdout) if out == "-" else out,
             model,
+            version=version,
             seed=seed,
             member=member,
             count=count,
@@ -281,6 +287,9 @@ app.command("draw")(draw_command)
 app.command("review")(review_command)
 app.command("monitor")(monitor_command)
 app.command("feedback")(feedback_command)
+app.command("traffic")(traffic_command)
+app.command("promote")(promote_command)
+app.command("rollback")(rollback_command)
 
 
 @app.command("models")

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -46,6 +46,8 @@ class ModelSummary(ModelIdentity):
     """The pretrained network whose features the networks take instead of images, if any: `source` and more."""
     task: Mapping[str, Any]
     """`kind`, classification with `classes`, or regression with `names`."""
+    versions: Mapping[str, str] | None = field(default=None, kw_only=True)
+    """Versions that are served, by their names: `stable`, `candidate` and `previous`. None from an older service."""
 
 
 @dataclass(frozen=True)

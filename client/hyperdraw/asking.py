@@ -74,9 +74,11 @@ def list_models(client: Connection, limit: TimeLimit) -> Attempts[ModelList]:
     return listed
 
 
-def describe_model(client: Connection, name: str, limit: TimeLimit) -> Attempts[ModelDescription]:
+def describe_model(
+    client: Connection, name: str, limit: TimeLimit, version: str | None = None
+) -> Attempts[ModelDescription]:
     """Describes a model."""
-    return read_model((yield from ask(client, RequestSpec("GET", find_path(name)), limit)))
+    return read_model((yield from ask(client, RequestSpec("GET", find_path(name), {"version": version}), limit)))
 
 
 def ask_model(

@@ -66,14 +66,18 @@ def models(client: Connection, *, timeout: float | None = None) -> Attempts[Mode
     return (yield from list_models(client, set_limit(client, timeout)))
 
 
-def model(client: Connection, name: str | None = None, *, timeout: float | None = None) -> Attempts[ModelDescription]:
-    """Describes a model by its name, or the default model.
+def model(
+    client: Connection, name: str | None = None, *, version: str | None = None, timeout: float | None = None
+) -> Attempts[ModelDescription]:
+    """Describes a model by its name, or the default model; its stable version, unless another one is named.
 
     Raises:
-        NotFound: if the service has no model of that name.
+        NotFound: if the service has no model of that name, or no such version of it.
     """
     limit = set_limit(client, timeout)
-    _, description = yield from ask_model(client, name, limit, lambda name: describe_model(client, name, limit))
+    _, description = yield from ask_model(
+        client, name, limit, lambda name: describe_model(client, name, limit, version)
+    )
     return description
 
 
@@ -125,7 +129,7 @@ def sample(
         member: number of the network, or of the first one, among those of the seed.
         count: number of networks, stacked on a leading axis; by default one network, not stacked.
         dtype: type of the numbers that are sent. numpy lacks bfloat16, which becomes float32 without rounding.
-        version: version of the model; the service refuses to send another one.
+        version: version of the model: its digest, or `stable`, `candidate` or `previous`.
         timeout: seconds that may pass without anything arriving.
 
     Raises:

@@ -54,6 +54,7 @@ def certify(
     inputs: Inputs,
     *,
     model: str | None = None,
+    version: str | None = None,
     sigma: float | None = None,
     samples: int | None = None,
     ensemble_size: int | None = None,
@@ -71,6 +72,7 @@ def certify(
         client: the client that asks.
         inputs: one picture or several, as for `predict`. Each 16 of them are a request.
         model: name of the model; by default the service's default model.
+        version: version of the model, as for `predict`.
         sigma: standard deviation of the noise, in units of the pixels' range; by default 0.25. Choose that of the
             model's training.
         samples: most noisy copies of each picture; by default 1,000. More certify larger radii.
@@ -90,6 +92,7 @@ def certify(
     if any(item.name is None for item in items):
         raise ValueError("only pictures can be certified")
     asked = {
+        "version": version,
         "sigma": sigma,
         "samples": samples,
         "ensemble_size": ensemble_size,

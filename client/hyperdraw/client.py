@@ -13,7 +13,7 @@ import anyio
 import httpx
 from anyio.lowlevel import RunVar
 
-from hyperdraw import calls, certificates, drawings, feedback, monitoring, predictions, texts
+from hyperdraw import calls, certificates, drawings, feedback, monitoring, predictions, texts, versions
 from hyperdraw.attempts import Attempts, Outcome, Together
 from hyperdraw.route import find_route
 from hyperdraw.text_streams import AsyncTextStream, TextStream
@@ -127,6 +127,10 @@ class Client(Connection):
     sample_tensors = _blocking(calls.sample_tensors)
     download = _blocking(calls.download)
     reload = _blocking(calls.reload)
+    traffic = _blocking(versions.traffic)
+    change_traffic = _blocking(versions.change_traffic)
+    promote = _blocking(versions.promote)
+    roll_back = _blocking(versions.roll_back)
     monitor = _blocking(monitoring.monitor)
     reset_monitor = _blocking(monitoring.reset_monitor)
     generate = _streamed(texts.generate)
@@ -243,6 +247,10 @@ class AsyncClient(Connection):
     sample_tensors = _awaited(calls.sample_tensors)
     download = _awaited(calls.download)
     reload = _awaited(calls.reload)
+    traffic = _awaited(versions.traffic)
+    change_traffic = _awaited(versions.change_traffic)
+    promote = _awaited(versions.promote)
+    roll_back = _awaited(versions.roll_back)
     monitor = _awaited(monitoring.monitor)
     reset_monitor = _awaited(monitoring.reset_monitor)
     generate = _streamed_asynchronously(texts.generate)

@@ -25,6 +25,10 @@ KeyOption = Annotated[
 ]
 TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that the command may take, retries included.")]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the service's default")]
+VersionOption = Annotated[
+    str | None,
+    typer.Option(help="Version of the model: stable, candidate, previous, or a digest.", show_default="stable"),
+]
 SeedOption = Annotated[
     int | None, typer.Option(min=0, max=SEED_LIMIT - 1, help="Seed of the networks.", show_default="a fresh one")
 ]

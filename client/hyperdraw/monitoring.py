@@ -94,16 +94,19 @@ class Monitor:
         return tuple(flag for flag, known in self.flags.items() if known.alarm)
 
 
-def monitor(client: Connection, model: str | None = None, *, timeout: float | None = None) -> Attempts[Monitor]:
-    """Tells whether the inputs of a model, or of the default model, have changed.
+def monitor(
+    client: Connection, model: str | None = None, *, version: str | None = None, timeout: float | None = None
+) -> Attempts[Monitor]:
+    """Tells whether the inputs of a model, or of the default model, have changed: those that its stable version has
+    answered, unless another one is named.
 
     Raises:
-        NotFound: if the service has no model of that name.
+        NotFound: if the service has no model of that name, or no such version of it.
         InvalidRequest: if it is a model of sequences.
     """
-    limit = set_limit(client, timeout)
+    limit, asked = set_limit(client, timeout), {"version": version}
     _, content = yield from ask_model(
-        client, model, limit, lambda name: ask(client, RequestSpec("GET", f"{find_path(name)}/monitor"), limit)
+        client, model, limit, lambda name: ask(client, RequestSpec("GET", f"{find_path(name)}/monitor", asked), limit)
     )
     return read_monitor(content)
 

@@ -38,6 +38,7 @@ def predict(
     inputs: Inputs,
     *,
     model: str | None = None,
+    version: str | None = None,
     ensemble_size: int | Literal["auto"] | None = None,
     seed: int | None = None,
     false_alarm_rate: float | None = None,
@@ -60,6 +61,8 @@ def predict(
             model of numbers or of a table, rows: [B, numbers], lists of values in the order of the model's columns,
             mappings by their names, or a frame of pandas. Mappings and frames may have more columns.
         model: name of the model; by default the service's default model, which is looked up once.
+        version: version of the model: its digest, or `stable`, `candidate` or `previous`. By default the stable one
+            answers, but a candidate may answer a single request without a seed.
         ensemble_size: number of networks, S; by default as many as the model was evaluated with. With `"auto"`, each
             input is asked of as many of those as it needs: until more would not change its label or a flag.
         seed: seed of the networks; by default a fresh one, and the answer names it.
@@ -86,6 +89,7 @@ def predict(
     if client.limits is None and len(values) > 1:
         yield from list_models(client, limit)
     parameters = {
+        "version": version,
         "ensemble_size": ensemble_size,
         "seed": seed,
         "false_alarm_rate": false_alarm_rate,
@@ -153,7 +157,7 @@ def predict_each(
             the service refuses it, `ValueError` or `OSError` if it cannot be sent. The order is that of the answers. No
             two threads call it at the same time.
         model: name of the model.
-        version: version of the model; the answer of another one ends the call.
+        version: version of the model, as for `predict`; the answer of another one ends the call.
         ensemble_size: number of networks.
         seed: seed of the networks.
         false_alarm_rate: share of false alarms.
@@ -182,13 +186,14 @@ def predict_each(
         answered(index, error)
 
     parameters = {
+        "version": version,
         "ensemble_size": ensemble_size,
         "seed": choose_seed(seed),
         "false_alarm_rate": false_alarm_rate,
         "coverage": coverage,
         "members": members or None,
     }
-    run = _Run(client, name, parameters, timeout, hand_over, refuse, version)
+    run = _Run(client, name, parameters, timeout, hand_over, refuse)
     batches = _make_batches(run.encode_each(inputs, described), listed.limits, together)
     yield Together((run.answer(batch) for batch in batches), parallel)
 
@@ -206,7 +211,7 @@ class _Run:
     refuse: Callable[[int, Failure], None]
     """Takes the number of an input and what is wrong with it. It may raise that."""
     version: str | None = None
-    """Version of the model; by default that of the first answer."""
+    """Version of the model that gave the first answer."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encode_each(self, inputs: Iterable[Any], described: ModelSummary | None) -> Iterator[Item]:

@@ -38,6 +38,7 @@ def predict_to_file(
     progress: Progress,
     interrupted: Callable[[str], None],
     model: str | None = None,
+    version: str | None = None,
     seed: int | None = None,
     **parameters: Any,
 ) -> Run:
@@ -53,6 +54,7 @@ def predict_to_file(
         progress: told about each input that is done.
         interrupted: told, before an exception leaves, how many answers are kept, and where.
         model: name of the model.
+        version: version of the model, as for `Client.predict`.
         seed: seed of the networks; by default that of the journal, or a fresh one.
         parameters: those of `Client.predict_each`.
 
@@ -61,7 +63,7 @@ def predict_to_file(
         OSError: if a file cannot be written.
         HyperdrawError: if the service fails.
     """
-    described = client.model(model)
+    described = client.model(model, version=version)
     asked = {"model": described.name, "version": described.version, **parameters}
     if seed is not None:
         asked["seed"] = seed

@@ -91,6 +91,9 @@ def show_models(console: Console, models: ModelList) -> None:
         asked = f"{len(task['classes'])} classes" if "classes" in task else ", ".join(task["names"])
         cells = model.name, model.method, networks, given, asked, model.version[:12]
         table.add_row(*(Text(printable(cell)) for cell in cells))
+        for role, version in (model.versions or {}).items():
+            if version != model.version:
+                table.add_row("", "", "", "", Text(printable(role), "dim"), Text(printable(version[:12]), "dim"))
     console.print(table)
     console.print(Text(printable(f"The default is {models.default}."), "dim"))
     for name, reason in models.refused.items():

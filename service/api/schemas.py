@@ -145,7 +145,9 @@ class WeightsParameters(ModelParameters):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
-Versions = Annotated[dict[str, str], Field(description="Digests of the versions that are served, by their names.")]
+VersionDigests = Annotated[
+    dict[str, str], Field(description="Digests of the versions that are served, by their names.")
+]
 
 
 class ModelIdentity(BaseModel):
@@ -309,7 +311,7 @@ class ExampleDescription(BaseModel):
 
 
 class ModelSummary(ModelIdentity):
-    versions: Versions
+    versions: VersionDigests
     sampler: SamplerDescription
     input: InputSpec
     backbone: BackboneSpec | None = Field(
@@ -339,7 +341,7 @@ class SequenceTask(BaseModel):
 class SequenceModelSummary(ModelIdentity):
     """A model of sequences, which `generate` and `score` ask."""
 
-    versions: Versions
+    versions: VersionDigests
     sampler: SamplerDescription
     input: SequenceInput
     backbone: None = None

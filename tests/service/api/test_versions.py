@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.checkpoint import load_checkpoint
 from models.model import Model
+from models.sequences.checkpoint import load_sequence_checkpoint
 from service.app import create_app
 from service.engine.idle import IdlePredictions
 from service.operation.access import KeyScope
@@ -24,6 +25,7 @@ from tests.checkpoints import vary
 from tests.conftest import serve
 from tests.keys import write_keys
 from tests.pictures import draw_image, encode
+from tests.sequences import save_writer
 from tests.waiting import wait_until
 
 PICTURE: dict[str, Any] = {"content": encode(draw_image(size=(8, 8))), "headers": {"Content-Type": "image/png"}}
@@ -373,3 +375,24 @@ def test_feedback_is_by_version(client: httpx.Client, one: str, two: str) -> Non
         measured = client.get("/v1/models/digits/feedback", params={"version": version}).json()
         assert (measured["model"]["version"], measured["labels"]) == (digest, labels)
     assert client.get("/v1/models/digits/feedback?version=previous").status_code == 404
+
+
+def test_models_of_sequences_are_pinned_and_promoted_but_not_divided(tmp_path: Path) -> None:
+    save_writer(tmp_path / "writer")
+    save_writer(tmp_path / "writer" / "two", modes=2)
+    one, two = (load_sequence_checkpoint(path).version for path in (tmp_path / "writer", tmp_path / "writer" / "two"))
+    app = create_app(Settings(checkpoints=tmp_path, decoders=1))
+    with serve(app) as address, httpx.Client(base_url=f"{address}/v1/models/writer") as client:
+        assert client.patch("/traffic", json={"candidate": "two"}).status_code == 200
+        for version, answers in (("stable", one), ("candidate", two), (two, two)):
+            text = client.post("/generate", params={"version": version}, json={"prompt": "ab", "max_tokens": 3})
+            assert text.json()["version"] == answers
+            score = client.post("/score", params={"version": version}, json={"text": "abba"})
+            assert score.json()["version"] == answers
+            said = client.post("/predict", params={"version": version}, json={"inputs": ["ab"]})
+            assert said.json()["model"]["version"] == answers
+        for traffic in ({"share": 0.5}, {"shadow": True}):
+            assert client.patch("/traffic", json=traffic).json()["error"]["code"] == "wrong_kind"
+        assert client.post(f"{address}/v1/models/writer:promote").json()["versions"]["stable"]["version"] == two
+        assert client.post("/generate", json={"prompt": "ab", "max_tokens": 3}).json()["version"] == two
+        assert client.post(f"{address}/v1/models/writer:rollback").json()["versions"]["stable"]["version"] == one
