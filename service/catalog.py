@@ -282,9 +282,8 @@ class Catalog:
         if promoted is not None and (difference := find_difference(before.stable, promoted)) is not None:
             failures[wanted.stable] = CheckpointError(folder / wanted.stable, f"it {difference}")
         try:
-            for version in (wanted.stable, wanted.candidate):
-                demoted = version == versions.stable != wanted.stable  # it may be broken
-                if version in failures and not demoted:
+            for version in wanted.list_chosen(versions) if served else [wanted.stable]:
+                if version in failures:
                     raise self._explain(name, folder, version, failures[version])
             if wanted != versions:
                 write_versions(name, folder, wanted)
@@ -386,7 +385,7 @@ class Catalog:
         others = {other: served for other, served in self.served.items() if other != name}
         for role, model in served.roles.items() if served else ():
             self._roles[model] = role
-            if before is None or model not in before.models.values():
+            if before is None or before.roles.get(role) is not model:
                 logger.info("serving %s at version %s as %s", name, model.version, role)
         self.served = self._sort(others if served is None else {**others, name: served})
         self._loader.unload(before, served)

@@ -58,6 +58,8 @@ class Loader:
                     models[version] = old
                 elif stable is None:
                     return None, failures
+        for version in loaded.keys() - models.keys():
+            self._contents.pop(folder / version, None)
         return Served(versions, models), failures
 
     def unload(self, dropped: Served | None, kept: Served | None) -> None:

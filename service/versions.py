@@ -76,6 +76,19 @@ class Versions(BaseModel):
         }
         return {role: folder for role, folder in named.items() if folder is not None}
 
+    def list_chosen(self, before: "Versions") -> list[str]:
+        """Folders whose versions get a place or requests by a change, so that they must be sound. One that loses its
+        place, or its requests, need not be.
+
+        Args:
+            before: the versions before the change.
+        """
+        stable = [self.stable] if self.stable != before.stable else []
+        if self.candidate is None or self.candidate == before.stable:
+            return stable
+        chosen = self.candidate != before.candidate or self.share > 0 or self.shadow
+        return [*stable, self.candidate] if chosen else stable
+
     def promote(self) -> "Versions":
         """The candidate takes the place of the stable version.
 

@@ -208,6 +208,22 @@ def test_a_version_whose_files_break_while_it_is_served_stays_and_can_be_rolled_
     assert Catalog(store, engine, None).resolve("digits").version == old.version
 
 
+def test_a_candidate_whose_files_break_can_be_stopped_but_not_promoted(
+    folder: Path, store: Path, engine: Engine
+) -> None:
+    write(folder, candidate="two", share=0.5)
+    catalog = Catalog(store, engine, None)
+    candidate = catalog.find("digits", "candidate")
+    (folder / "two" / "model.safetensors").write_bytes(b"cut")
+    for change_it in (Versions.promote, name(share=0.6), name(share=0.0, shadow=True)):
+        with pytest.raises(ServiceError, match="its SHA-256"):
+            change(catalog, change_it)
+    assert read_versions(folder).share == 0.5
+    stopped = change(catalog, name(share=0.0))
+    assert (stopped.candidate, stopped.versions.share) == (candidate, 0.0)
+    assert change(catalog, name(candidate=None)).candidate is None
+
+
 def test_both_versions_count_towards_the_memory_that_models_may_take(folder: Path, store: Path, engine: Engine) -> None:
     write(folder, candidate="two")
     both = sum(count_bytes(Model(load_checkpoint(path))) for path in (folder, folder / "two"))
