@@ -88,7 +88,7 @@ class Supervised(Problem):
         if not ranks.can_divide(networks, inputs):
             raise ValueError(
                 f"{ranks.count} processes cannot divide a step of {networks} networks with {inputs} inputs each; start "
-                f"at most {max(networks, inputs)}"
+                f"at most {inputs}, or as many as divide {networks}"
             )
         if limit_precision(recipe.precision, recipe.target) != recipe.precision:
             raise ValueError(f"networks are trained in {recipe.precision} only if they take images")

@@ -20,7 +20,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.device import choose_device
@@ -73,7 +72,7 @@ class Ranks:
         networks_here = slice(start, end) if axis == 0 else slice(None)
         own = {name: tensor[networks_here] for name, tensor in _copy_first(weights).items()}
         parts = evaluate(own, *(tensor.narrow(axis, start, end - start) for tensor in inputs))
-        return [_collect(part, axis, start, size - end) for part in parts]
+        return [_collect(part, axis, start, size) for part in parts]
 
     def unite(self, condition: bool) -> bool:
         """Whether a condition holds in any process."""
@@ -154,23 +153,24 @@ def _copy_first(weights: Weights) -> Weights:
     vectors = torch.cat([tensor.flatten(1) for tensor in weights.values()], dim=1)
     dist.broadcast(vectors.detach(), 0)  # changes the numbers, unseen by autograd
     if vectors.requires_grad:
-        vectors.register_hook(lambda gradient: _sum(gradient.clone()))
+        vectors.register_hook(lambda gradient: _sum(gradient.clone(memory_format=torch.contiguous_format)))
     columns = vectors.split([tensor[0].numel() for tensor in weights.values()], dim=1)
     return {
         name: part.unflatten(1, tensor.shape[1:]) for (name, tensor), part in zip(weights.items(), columns, strict=True)
     }
 
 
-def _collect(part: Tensor, axis: int, before: int, after: int) -> Tensor:
+def _collect(part: Tensor, axis: int, start: int, size: int) -> Tensor:
     """Megatron's g: the parts of all processes, one after the other along an axis. The gradient is that of each part.
 
     Args:
         part: this process's, which may have another size than others.
         axis: the axis.
-        before: size of the parts before this one.
-        after: size of the parts after it.
+        start: where this part begins.
+        size: of all parts together.
     """
-    whole = F.pad(part, [0, 0] * (part.dim() - 1 - axis) + [before, after])
+    whole = part.new_zeros(*part.shape[:axis], size, *part.shape[axis + 1 :])
+    whole.narrow(axis, start, part.shape[axis]).copy_(part)
     _sum(whole.detach())  # as in `_copy_first`
     return whole
 

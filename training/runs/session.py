@@ -80,8 +80,8 @@ def train(session: Session, dataset: Dataset | None = None) -> bool:
     make_output(session.out)
     with ranks.take_turns():  # the first downloads
         outliers = load_outliers(session.recipe.dataset, session.data)
-        found = dataset or load_dataset(session.recipe.dataset, session.data)
-    run = _begin(session, found)
+        data = dataset or load_dataset(session.recipe.dataset, session.data)
+    run = _begin(session, data)
     try:
         complete = run_steps(run, session.recipe.name, session.state_file, session.out / LOGS, ranks)
     except TrainingError as error:
