@@ -17,6 +17,7 @@ pytest.importorskip("google.protobuf")
 triton = pytest.importorskip("tritonclient.grpc")
 
 from service.open_inference.protobuf import MESSAGES as MESSAGES  # noqa: E402
+from service.open_inference.protobuf import read_request as read_request  # noqa: E402
 from service.open_inference.rpcs import SERVICE as SERVICE  # noqa: E402
 from service.open_inference.rpcs import RpcServer  # noqa: E402
 

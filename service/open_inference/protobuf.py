@@ -20,8 +20,7 @@ from service.names import RESERVED_NAMES
 from service.open_inference.tensors import encode_contents
 
 MOST_PARTS, MOST_BYTES = 1_000, 2**18
-"""Most inputs, raw contents and outputs of a request, and most bytes beside the contents of its tensors. A part of two
-bytes may take eighty in memory."""
+"""Most inputs, raw contents and outputs of a request, and most bytes beside its tensors; in memory they take more."""
 
 ROUTES = {
     "ServerLive": ("GET", "/v2/health/live"),

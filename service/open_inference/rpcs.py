@@ -58,7 +58,7 @@ class RpcServer(Server):
             "grpc.keepalive_time_ms": settings.keep_alive * 1000,
             "grpc.so_reuseport": 0,  # or two services could share the port unnoticed
         }
-        self._parsing = CapacityLimiter(1)  # as a message may take much more memory than its bytes
+        self._do_alone = partial(to_thread.run_sync, limiter=CapacityLimiter(1))  # what takes much memory for a moment
         self._asked: Any = ProxyHeadersMiddleware(self._app, settings.trusted_proxies)  # type: ignore[arg-type]
         self._rpcs = grpc.aio.server(options=[*options.items()], maximum_concurrent_rpcs=settings.max_connections)
         handlers = {name: grpc.stream_stream_rpc_method_handler(partial(self._call, name)) for name in ROUTES}
@@ -105,8 +105,7 @@ class RpcServer(Server):
         """The status of the app's answer, the response or an error's text, and metadata. The app sees clients leave."""
         try:
             read = partial(read_request, procedure, content)
-            small = len(content) <= SMALL_BODY
-            path, body, length = read() if small else await to_thread.run_sync(read, limiter=self._parsing)
+            path, body, length = read() if len(content) <= SMALL_BODY else await self._do_alone(read)
         except ServiceError as error:
             return error.status, shape_error("/v2", error.status, error.detail)[1].model_dump()["error"], ()
         host, _, port = unquote(peer.partition(":")[2]).rpartition(":")

@@ -89,10 +89,12 @@ def encode_contents(contents: Any, datatype: str) -> bytes:
     """The bytes of a tensor from an InferTensorContents of gRPC; none for a datatype that no model takes.
 
     Raises:
-        OverflowError: for a number out of the datatype's range.
+        OverflowError: for a number out of the datatype's range, or too many elements.
     """
     field = "uint_contents" if datatype == "UINT8" else f"{datatype.lower()}_contents"
     values = getattr(contents, field) if datatype in _JSON_TYPES else ()
+    if len(values) > 2**20:  # which are read one by one
+        raise OverflowError(f"{len(values)} elements are too many; send them in raw contents")
     return encode_binary(np.fromiter(values, _DTYPES.get(datatype, np.dtype(object)), len(values)))
 
 

@@ -17,10 +17,11 @@ from tritonclient.utils import InferenceServerException
 from service.__main__ import serve as serve_settings
 from service.app import create_app
 from service.catalog import ConfigurationError
+from service.errors import ServiceError
 from service.settings import Settings
 from tests.engine import await_idle, hold
 from tests.keys import write_keys
-from tests.rpcs import MESSAGES, SERVICE, call, give, grpc, make_request, serve, stream, triton
+from tests.rpcs import MESSAGES, SERVICE, call, give, grpc, make_request, read_request, serve, stream, triton
 from tests.waiting import PATIENCE, wait_until
 
 StatusCode = grpc.StatusCode
@@ -115,6 +116,10 @@ IMAGE = {"name": "images", "datatype": "UINT8", "shape": [1, 1, 8, 8]}
             "contents as well",
         ),
         (Request(inputs=[{**IMAGE, "contents": {"uint_contents": [300]}}]), "300 out of bounds for uint8"),
+        (
+            Request(model_name="digits", inputs=[{**IMAGE, "contents": {"bool_contents": [True]}}]),
+            "The data has 0 bytes",
+        ),
         (b"\x2a\x00" * 1001, "more than 1000 inputs, raw contents and outputs"),
         (b"\x32\x00" * 1001, "more than 1000 inputs, raw contents and outputs"),
         (b"\x3a\x00" * 1001, "more than 1000 inputs, raw contents and outputs"),
@@ -126,6 +131,12 @@ def test_messages_that_say_nothing_of_use(address: str, message: Any, text: str)
     code, details = refuse(address, message)
     assert code == StatusCode.INVALID_ARGUMENT
     assert text in details
+
+
+def test_many_elements_must_be_raw() -> None:
+    request = Request(inputs=[{**IMAGE, "contents": {"uint_contents": bytes(2**20 + 1)}}])
+    with pytest.raises(ServiceError, match="1048577 elements are too many; send them in raw contents"):
+        read_request("ModelInfer", request.SerializeToString())
 
 
 @pytest.mark.parametrize("compression", ["NoCompression", "Gzip"])
