@@ -154,8 +154,8 @@ def test_a_refused_input_ends_only_itself(ask: Ask, address: str, line_address: 
     assert "line takes rows of numbers" in str(numbers[5])
 
 
-def test_answers_of_another_version_end_the_call(ask: Ask, address: str) -> None:
-    with pytest.raises(hyperdraw.NotFound, match="served at another version"):
+def test_a_version_that_is_not_served_ends_the_call(ask: Ask, address: str) -> None:
+    with pytest.raises(hyperdraw.NotFound, match="is not served"):
         collect(ask, address, PICTURES, version="0" * 64)
 
 

@@ -82,6 +82,17 @@ def test_a_client_directs_promotes_and_rolls_back(client: hyperdraw.Client, fold
     assert "candidate" not in client.change_traffic("digits", candidate="").versions
 
 
+def test_a_promotion_between_two_requests_ends_a_call_for_one_version(client: hyperdraw.Client) -> None:
+    client.change_traffic("digits", candidate="two")
+
+    def promote(index: int, _: object) -> None:
+        if index == 0:
+            client.promote("digits")
+
+    with pytest.raises(hyperdraw.NotFound, match="served at another version"):
+        client.predict_each([PICTURE] * 3, promote, together=1, parallel=1)
+
+
 def test_an_asynchronous_client_does_the_same(client: hyperdraw.Client, served: str) -> None:
     async def promote() -> list[set[str]]:
         async with hyperdraw.AsyncClient(served) as client:
