@@ -139,9 +139,8 @@ def test_every_command_has_its_document(address: str, client: httpx.Client, tmp_
     (model,) = models.pop("models")
     assert models.pop("limits") == said["limits"]
     assert models == {"default": "digits", "refused": {}}
-    assert model == {
-        name: said["models"][0][name] for name in ("name", "version", "method", "sampler", "input", "backbone", "task")
-    }
+    fields = ("name", "version", "method", "sampler", "input", "backbone", "task", "versions")
+    assert model == {name: said["models"][0][name] for name in fields}
     identity = {name: model[name] for name in ("name", "version", "method")}
     assert json.loads(run(address, "reload", "digits", "--json").stdout) == {"model": identity, "changed": False}
     out = tmp_path / "net"
