@@ -24,7 +24,7 @@ async def get_models(parts: PartsDependency) -> ModelsAnswer:
     return list_models(parts.catalog, parts.settings)
 
 
-@router.get("/{model}", responses=describe_errors(401, 404, 503), dependencies=[ANY_KEY])
+@router.get("/{model}", responses=describe_errors(401, 404, 422, 503), dependencies=[ANY_KEY])
 async def get_model(
     model: ServedModelDependency, parts: PartsDependency
 ) -> ModelDescription | SequenceModelDescription:
@@ -38,7 +38,7 @@ async def get_model(
 @router.get(
     "/{model}/examples/{file}",
     response_class=Response,
-    responses=describe_errors(401, 404, 503)
+    responses=describe_errors(401, 404, 422, 503)
     | {200: {"content": dict.fromkeys(MEDIA_TYPES.values(), BINARY_SCHEMA)}, 304: {"description": "Not modified"}},
     dependencies=[ANY_KEY],
 )

@@ -96,7 +96,7 @@ def _read_inference(request: Any) -> tuple[dict[str, Any], list[bytes]]:
     ]
     outputs = [{"name": o.name} | _read_parameters(o.parameters, binary_data=True) for o in request.outputs]
     parameters = _read_parameters(request.parameters, binary_data_output=True)
-    return {"id": request.id or None, "inputs": inputs, "outputs": outputs} | parameters, tensors
+    return {"id": request.id, "inputs": inputs, "outputs": outputs} | parameters, tensors
 
 
 def _read_parameters(parameters: Mapping[str, Any], **others: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ Shapes: S sampled networks, B inputs of each.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from time import sleep
 
 import torch
 import torch.distributed as dist
@@ -145,7 +145,7 @@ def let_first_speak() -> None:
     """Waits before another process than the first reports an error. If the first has it, too, it reports it and ends,
     and torchrun ends the others."""
     if is_one_of_several() and int(os.environ["RANK"]):
-        time.sleep(SECONDS_TO_SPEAK)
+        sleep(SECONDS_TO_SPEAK)
 
 
 def _copy_first(weights: Weights) -> Weights:

@@ -253,10 +253,11 @@ def test_lists(client: httpx.Client) -> None:
 
 
 def test_the_description_has_both_kinds(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
+    description = client.get("/openapi.json").json()
+    paths, schemas = description["paths"], description["components"]["schemas"]
     for route, fields in (("generate", {"max_tokens", "max_points"}), ("score", {"text", "drawing"})):
         content = paths[f"/v1/models/{{model}}/{route}"]["post"]["requestBody"]["content"]["application/json"]
-        kinds = content["schema"]["anyOf"]
+        kinds = [schemas[kind["$ref"].rpartition("/")[2]] for kind in content["schema"]["anyOf"]]
         assert [len(fields & set(kind["properties"])) for kind in kinds] == [1, 1]
         assert len(content["examples"]) == 2
 

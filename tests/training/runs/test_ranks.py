@@ -120,7 +120,7 @@ def test_what_cannot_be_divided_is_refused() -> None:
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The environment that torchrun gives the second of two processes; the seconds that it sleeps."""
     slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("training.runs.ranks.sleep", slept.append)
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     return slept
