@@ -154,6 +154,8 @@ def serve(settings: Settings) -> None:
         check_socket(settings.socket)
     server = Server
     if settings.grpc_port is not None:
+        if settings.grpc_port == settings.port != 0 and settings.socket is None:
+            raise ConfigurationError(f"--port and --grpc-port are both {settings.port}; choose another --grpc-port")
         check_address(settings.host, settings.grpc_port, "--grpc-port")
         try:
             from service.open_inference.rpcs import RpcServer as server  # noqa: N813

@@ -291,6 +291,7 @@ def test_what_cannot_be_served_ends_with_a_reason(run: Run, checkpoints: Path) -
         (["--keys", "/nowhere"], "cannot be read"),
         (["--port", "many"], "port: "),
         (["--port", "70000"], "port: "),
+        (["--port", "8123", "--grpc-port", "8123"], "--port and --grpc-port are both 8123"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--checkpoints", "nowhere"], "hyperdraw-serve: nowhere is not a directory"),
     ):
