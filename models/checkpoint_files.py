@@ -170,7 +170,8 @@ def parse_json(path: Path, content: bytes, schema: Any) -> Any:
         return TypeAdapter(schema).validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise CheckpointError(path, f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(path, ": ".join(filter(None, (".".join(map(str, first["loc"])), reason)))) from error
     except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, str(error)) from error
 

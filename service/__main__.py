@@ -175,7 +175,7 @@ def _describe(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         where = ".".join(map(str, problem["loc"]))
         given = "" if where in SECRETS else f" (got {str(problem['input'])[:100]!r})"
-        yield f"{where}: {problem['msg']}{given}"
+        yield f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 
 def limit_connections(settings: Settings) -> Settings:

@@ -144,7 +144,8 @@ async def _answer_overloaded(request: Request, error: Exception) -> JSONResponse
 async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [
-        f"{str(problem['loc'][-1])[:50]}: {problem['msg']} (got {str(problem['input'])[:50]!r})"
+        f"{str(problem['loc'][-1])[:50]}: {problem['msg'].removeprefix('Value error, ')} "
+        f"(got {str(problem['input'])[:50]!r})"
         for problem in error.errors()[:MOST_PROBLEMS]
     ]
     hint = f"See /docs for the parameters of {request.method} {request.url.path}."

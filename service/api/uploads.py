@@ -300,7 +300,7 @@ def validate_json(
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:100]
-        message = f"{where or 'the body'}: {first['msg']}."
+        message = f"{where or 'the body'}: {first['msg'].removeprefix('Value error, ')}."
         raise ServiceError(422, "invalid_json", message, hint, param=where or None) from error
 
 

@@ -70,7 +70,7 @@ def read_notes(path: Path) -> BackboneNotes:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise BackboneError(beside, f"{where}: {first['msg']}") from error
+        raise BackboneError(beside, f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def open_backbone(path: Path, size: int, output: str | None = None) -> tuple[ImageSpec, Backbone]:

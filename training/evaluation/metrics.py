@@ -341,7 +341,7 @@ def load_metrics(checkpoint: Checkpoint) -> Metrics | None:
     try:
         metrics: Metrics = TypeAdapter(Metrics).validate_python(checkpoint.metrics)
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
+        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise ValueError(
             f"metrics.json cannot be read ({reason}); delete it, and evaluate the checkpoint again"
         ) from error

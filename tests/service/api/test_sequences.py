@@ -221,7 +221,7 @@ class TestRefusals:
             ({"stop": ["a" * 101]}, "stop.0: String should have at most 100 characters."),
             ({"prompt": "a" * 20_001}, "prompt: String should have at most 20000 characters."),
             ({"prompt": None}, "prompt: Input should be a valid string."),
-            ({"member": 0, "ensemble_size": 1}, "the body: Value error, member and ensemble_size exclude each other."),
+            ({"member": 0, "ensemble_size": 1}, "the body: member and ensemble_size exclude each other."),
             ({"member": 3}, "writer has no member 3."),
             ({"ensemble_size": 4}, "writer has only 3 networks; 4 were requested."),
             ({"ensemble_size": 65}, "ensemble_size: Input should be less than or equal to 64."),
