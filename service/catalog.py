@@ -25,7 +25,7 @@ from service.errors import ServiceError
 from service.loader import Loader
 from service.loading import Loading
 from service.names import check_name, escape
-from service.versions import Role, Served, Versions, find_difference, read_versions, write_versions
+from service.versions import ITSELF, Role, Served, Versions, find_difference, read_versions, write_versions
 
 logger = logging.getLogger(__name__)
 
@@ -243,19 +243,18 @@ class Catalog:
 
     def _explain(self, name: str, folder: Path, version: str, error: Exception) -> ServiceError:
         """The answer to who asked for a version that cannot be loaded."""
-        message = f"{name} was not loaded: {explain_refusal(error, folder / version)}"
-        status, hint = 409, "Fix the checkpoint's files and reload."
+        message = f"{name} was not loaded: {explain_refusal(error, folder, version)}"
+        status, hint = 409, "Fix the checkpoint's files and try again."
         if may_load_later(error):
             status, hint = 503, "Try again later."
-        if (served := self.served.get(name)) is not None:
-            kept = "The previous version" if version in served.models else "The stable version"
-            hint = f"{kept} is still served. {hint}"
+        if name in self.served:
+            hint = f"What was served before is still served. {hint}"
         return ServiceError(status, "reload_failed", message, hint)
 
     def _refresh_all(self) -> None:
         folders = self._list()
         if not folders and self.served:
-            logger.error("%s contains no checkpoints any more; the previous models are still served", self._directory)
+            logger.error("%s contains no checkpoints any more; what was served before is still served", self._directory)
             return
         for name in self._attempts.keys() - folders.keys():
             del self._attempts[name]
@@ -359,14 +358,15 @@ class Catalog:
         known = self.served[name].models if name in self.served else None
         reasons: dict[str | None, str] = {}
         for version, error in failures.items():
-            reason = explain_refusal(error, folder / version)
+            reason = explain_refusal(error, folder, version)
             if may_load_later(error):
                 if last is not None and last.stamp == attempt.stamp:
                     attempt.delay = last.delay
                 attempt.delay = min(2 * attempt.delay, LAST_RETRY_SECONDS)
                 attempt.retry = time.monotonic() + attempt.delay
             expected = isinstance(error, CheckpointError | NotFiniteError) or may_load_later(error)
-            logger.error("%s is refused: %s", escape(name), reason, exc_info=None if expected else error)
+            refused = escape(name if known is None or version == ITSELF else f"{name}/{version}")
+            logger.error("%s is refused: %s", refused, reason, exc_info=None if expected else error)
             if known is None or version not in known:
                 reasons[None if known is None else version] = reason
         self._refuse(name, reasons)

@@ -63,11 +63,18 @@ def may_load_later(error: Exception) -> bool:
     return is_out_of_memory(error) or may_pass(error) or may_pass(error.__cause__)
 
 
-def explain_refusal(error: Exception, path: Path) -> str:
-    """The reason for a refusal, for clients: without the server's paths or control characters."""
+def explain_refusal(error: Exception, folder: Path, version: str) -> str:
+    """The reason for a refusal, for clients: without the server's paths or control characters.
+
+    Args:
+        error: why it is refused.
+        folder: the model's folder.
+        version: the version's folder within it, or the name of `versions.json`.
+    """
+    path = folder / version
     if isinstance(error, CheckpointError):
-        within = error.path.is_relative_to(path) and error.path != path
-        name = error.path.relative_to(path).as_posix() if within else error.path.name
+        within = error.path.is_relative_to(folder) and error.path != folder
+        name = error.path.relative_to(folder).as_posix() if within else error.path.name
         reason = f"{name}: {error.reason}"
     elif isinstance(error, NotFiniteError):
         reason = f"{path.name}: {error}"

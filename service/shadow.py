@@ -12,7 +12,7 @@ from models.model import Model
 from models.predictions.prediction import join_parts
 from models.predictions.stopping import StoppingRule
 from service.engine.batches import Answer
-from service.engine.engine import Engine
+from service.engine.engine import Engine, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ class Comparison:
     """Requests of which the candidate was not asked, because too much waited already."""
     failed: int = 0
     """Requests that the candidate could not answer."""
+
+    def is_of(self, stable: ServedModel, candidate: ServedModel) -> bool:
+        """Whether these two are compared."""
+        return (self.stable, self.candidate) == (stable.version, candidate.version)
 
 
 class Shadow:
@@ -86,7 +90,7 @@ class Shadow:
         """The comparison of two versions, which begins now if it is not the last one of the model."""
         with self._lock:
             known = self._comparisons.get(stable.name)
-            if known is None or (known.stable, known.candidate) != (stable.version, candidate.version):
+            if known is None or not known.is_of(stable, candidate):
                 known = self._comparisons[stable.name] = Comparison(stable.version, candidate.version)
             return known
 

@@ -22,6 +22,12 @@ from service.names import check_name
 ITSELF = "."
 """The model's folder, where it is a checkpoint itself."""
 
+NAMING = (
+    'Name a candidate by PATCH /v1/models/MODEL/traffic, such as {"candidate": "v2"}, or in a terminal by '
+    "hyperdraw traffic MODEL --candidate FOLDER."
+)
+"""How to name a candidate."""
+
 Role = Literal["stable", "candidate", "previous"]
 """The names of versions. Any other name is a digest."""
 
@@ -96,7 +102,7 @@ class Versions(BaseModel):
             ServiceError: 409 if there is no candidate.
         """
         if self.candidate is None:
-            raise ServiceError(409, "no_candidate", "There is no candidate to promote.", "Name one as traffic first.")
+            raise ServiceError(409, "no_candidate", "There is no candidate to promote.", NAMING)
         return Versions(stable=self.candidate, previous=self.stable)
 
     def roll_back(self) -> "Versions":

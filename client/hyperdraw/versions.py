@@ -19,6 +19,8 @@ class Version:
     """Its folder in the model's folder; . is that itself."""
     version: str | None
     """SHA-256 of the checkpoint; None if it is not loaded."""
+    reason: str | None = None
+    """Why it could not be loaded, if that was tried."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Traffic:
     shadow: bool
     """Whether the candidate is asked, in idle time, what the stable version has answered."""
     comparison: Comparison | None
-    """What shadowing has found."""
+    """What shadowing has found about the loaded candidate beside the stable version."""
 
 
 def traffic(client: Connection, model: str | None = None, *, timeout: float | None = None) -> Attempts[Traffic]:
@@ -77,12 +79,12 @@ def change_traffic(
     shadow: bool | None = None,
     timeout: float | None = None,
 ) -> Attempts[Traffic]:
-    """Names a candidate, and the share of the clients to whom it answers. What is not given stays as it is.
+    """Names a candidate, and the share of the clients to whom it answers. What is not given, or None, stays as it is.
 
     Args:
         client: the client that asks.
         model: name of the model.
-        candidate: folder of the candidate in the model's folder, or an empty text for no candidate. A new candidate
+        candidate: folder of the candidate in the model's folder, or "" for no candidate. A new candidate
             begins without requests.
         share: share of the clients: of the keys, or without keys of the requests, by their X-Request-ID. Requests that
             name a version or a seed are not divided.

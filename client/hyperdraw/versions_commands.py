@@ -102,7 +102,12 @@ def _show_traffic(console: Console, traffic: Traffic) -> None:
         cells = name, own.folder, "not loaded" if own.version is None else own.version[:12]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
-    if "candidate" in traffic.versions:
+    candidate = traffic.versions.get("candidate")
+    if candidate is not None and candidate.version is None:
+        reason = f": {candidate.reason}" if candidate.reason else "."
+        text = f"The stable version answers all clients, because the candidate is not loaded{reason}"
+        console.print(Text(printable(text)))
+    elif candidate is not None:
         shadow = " It shadows the stable version." if traffic.shadow else ""
         console.print(f"The candidate answers {traffic.share:.1%} of the clients.{shadow}")
     if (found := traffic.comparison) is not None:

@@ -132,4 +132,6 @@ def list_warnings(parts: Parts) -> list[str] | None:
         warnings.append("The feedback store cannot be used. Answers are not kept.")
     if parts.quotas.fault is not None:
         warnings.append("The store of quotas cannot be used. This service counts for itself.")
+    if parts.catalog.refused:
+        warnings.append("Some models or versions are refused. GET /v1/models names them and the reasons.")
     return warnings or None

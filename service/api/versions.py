@@ -13,7 +13,7 @@ from service.catalog import Change
 from service.errors import ServiceError
 from service.operation.access import require
 from service.parts import Parts
-from service.versions import Role, Served, Share, VersionFolder, Versions
+from service.versions import NAMING, Role, Served, Share, VersionFolder, Versions
 
 HINT = 'Send application/json such as {"candidate": "v2", "share": 0.1, "shadow": true}.'
 
@@ -43,6 +43,7 @@ class VersionAnswer(BaseModel):
 
     folder: str = Field(description="Its folder in the model's folder; . is that itself.")
     version: str | None = Field(description="SHA-256 of the checkpoint; null if it is not loaded.")
+    reason: str | None = Field(description="Why it could not be loaded, if that was tried.")
 
 
 class ComparisonAnswer(BaseModel):
@@ -67,7 +68,7 @@ class TrafficAnswer(BaseModel):
     share: float
     shadow: bool
     comparison: ComparisonAnswer | None = Field(
-        description="What shadowing found, on this service, since these two versions were first compared."
+        description="What shadowing found, on this service, about the loaded candidate beside the stable version."
     )
 
 
@@ -109,7 +110,7 @@ async def change_traffic(request: Request, model: str, parts: PartsDependency) -
             return Versions.model_validate(kept | changes)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ServiceError(422, "invalid_parameter", f"{reason[:1].upper()}{reason[1:]}.", HINT) from error
+            raise ServiceError(422, "invalid_parameter", f"{reason[:1].upper()}{reason[1:]}.", NAMING) from error
 
     return await _change(model, parts, change)
 
@@ -138,13 +139,17 @@ async def _change(model: str, parts: Parts, change: Change) -> TrafficAnswer:
 
 
 def _describe(name: str, parts: Parts, served: Served) -> TrafficAnswer:
-    comparison = parts.shadow.read().get(name)
+    def describe(folder: str) -> VersionAnswer:
+        if (model := served.models.get(folder)) is not None:
+            return VersionAnswer(folder=folder, version=model.version, reason=None)
+        return VersionAnswer(folder=folder, version=None, reason=parts.catalog.refused.get(f"{name}/{folder}"))
+
+    comparison, candidate = parts.shadow.read().get(name), served.candidate
+    if comparison and (candidate is None or not comparison.is_of(served.stable, candidate)):
+        comparison = None  # of versions that were served before
     return TrafficAnswer(
         name=name,
-        versions={
-            role: VersionAnswer(folder=folder, version=model.version if (model := served.models.get(folder)) else None)
-            for role, folder in served.versions.list_roles().items()
-        },
+        versions={role: describe(folder) for role, folder in served.versions.list_roles().items()},
         share=served.versions.share,
         shadow=served.versions.shadow,
         comparison=ComparisonAnswer(**vars(comparison)) if comparison else None,

@@ -105,6 +105,17 @@ def test_an_asynchronous_client_does_the_same(client: hyperdraw.Client, served: 
     assert client.traffic().share == 0
 
 
+def test_a_command_tells_that_the_candidate_is_not_loaded(client: hyperdraw.Client, served: str, folder: Path) -> None:
+    (folder / "versions.json").write_text(json.dumps({"candidate": "none", "share": 0.2, "shadow": True}))
+    with pytest.raises(hyperdraw.ServiceError, match=r"none/config\.json"):
+        client.reload("digits")
+    text = " ".join(run(served, "traffic", "digits").split())
+    assert "The stable version answers all clients, because the candidate is not loaded: none/config.json: No" in text
+    assert "20.0%" not in text
+    run(served, "traffic", "digits", "--no-candidate")
+    assert "--candidate FOLDER" in run(served, "promote", "digits", code=1)
+
+
 def test_commands_direct_promote_and_roll_back(
     client: hyperdraw.Client, served: str, folder: Path, tmp_path: Path
 ) -> None:

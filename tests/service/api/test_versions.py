@@ -330,7 +330,7 @@ def test_a_promotion_and_a_roll_back_under_load_lose_no_request(client: httpx.Cl
     [
         ({"share": 1.5}, 422, "share"),
         ({"candidate": "../two"}, 422, "candidate"),
-        ({"candidate": "none"}, 409, "No such file"),
+        ({"candidate": "none"}, 409, "none/config.json: No such file"),
         ({"candidate": "."}, 422, "different folders"),
         ({"candidate": None, "share": 0.5}, 422, "need a candidate"),
         ({"portion": 0.5}, 422, "portion"),
@@ -350,11 +350,34 @@ def test_actions_that_cannot_be(client: httpx.Client) -> None:
     code = client.post("/v1/models/digits:rollback").json()["error"]["code"]
     assert code == "no_previous"
     direct(client, candidate=None)
-    assert client.post("/v1/models/digits:promote").json()["error"]["code"] == "no_candidate"
+    refused = client.post("/v1/models/digits:promote").json()["error"]
+    assert refused["code"] == "no_candidate"
+    for same in (refused, client.patch("/v1/models/digits/traffic", json={"share": 0.5}).json()["error"]):
+        assert "hyperdraw traffic MODEL --candidate FOLDER" in same["hint"]
     for path in ("/v1/models/none:promote", "/v1/models/none:rollback"):
         assert client.post(path).status_code == 404
     assert client.get("/v1/models/none/traffic").status_code == 404
     assert client.patch("/v1/models/none/traffic", json={}).status_code == 404
+
+
+def test_a_candidate_that_is_not_loaded_is_told_with_its_reason(client: httpx.Client, folder: Path, two: str) -> None:
+    direct(client, shadow=True)
+    ask(client)
+    wait_until(lambda: client.get("/v1/models/digits/traffic").json()["comparison"] is not None)
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+    (folder / "versions.json").write_text(json.dumps({"candidate": "none", "share": 1.0, "shadow": True}))
+    assert client.post("/v1/models/digits:reload").status_code == 409
+    found = client.get("/v1/models/digits/traffic").json()
+    reason = "none/config.json: No such file or directory"
+    assert found["versions"]["candidate"] == {"folder": "none", "version": None, "reason": reason}
+    assert found["comparison"] is None  # that of the candidate before
+    [warning] = client.get("/readyz").json()["warnings"]
+    assert "refused" in warning
+
+    back = direct(client, candidate="two")
+    assert back["versions"]["candidate"] == {"folder": "two", "version": two, "reason": None}
+    assert client.get("/readyz").json() == {"status": "ready"}
 
 
 def test_a_new_candidate_begins_without_requests(client: httpx.Client, folder: Path) -> None:
