@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -144,30 +145,31 @@ def test_compose_mounts_what_there_is_for_this_machine_only() -> None:
 
 
 @pytest.mark.needs("prometheus")
-@pytest.mark.parametrize("with_keys", [False, True])
-def test_prometheus_reads_the_metrics_with_its_key(checkpoints: Path, tmp_path: Path, with_keys: bool) -> None:
+def test_prometheus_reads_the_metrics_with_and_without_keys(checkpoints: Path, tmp_path: Path) -> None:
     key, entry = create_key("prometheus", [])
     (tmp_path / "keys.toml").write_text(entry)
     (tmp_path / "keys.toml").chmod(0o600)
-    (tmp_path / "key").write_text(key if with_keys else "")
     config = yaml.safe_load((DIRECTORY / "prometheus.yml").read_text())
-    config["rule_files"] = [str(DIRECTORY / "alerts.yml")]
     config["global"]["scrape_interval"] = "1s"
-    (job,) = config["scrape_configs"]
-    assert job["authorization"]["credentials_file"] == "/etc/prometheus/key"
-    job["authorization"]["credentials_file"] = str(tmp_path / "key")
+    del config["rule_files"]
+    (job,) = config.pop("scrape_configs")
+    assert job["authorization"].pop("credentials_file") == "/etc/prometheus/key"
     del job["dns_sd_configs"]
-    settings = Settings(checkpoints=checkpoints, decoders=1, keys=tmp_path / "keys.toml" if with_keys else None)
-    with serve(create_app(settings)) as address:
-        job["static_configs"] = [{"targets": [address.removeprefix("http://")]}]
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        port = find_free_port()
+    port, jobs = find_free_port(), []
+    with ExitStack() as stack:
+        for name, content, keys in (("open", "", None), ("closed", key, tmp_path / "keys.toml")):
+            address = stack.enter_context(serve(create_app(Settings(checkpoints=checkpoints, decoders=1, keys=keys))))
+            (tmp_path / name).write_text(content)
+            targets = [{"targets": [address.removeprefix("http://")]}]
+            authorization = {"credentials_file": str(tmp_path / name)}
+            jobs.append(job | {"job_name": name, "static_configs": targets, "authorization": authorization})
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config | {"scrape_configs": jobs}))
         folders = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"]
         command = ["prometheus", *folders, f"--web.listen-address=127.0.0.1:{port}"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
-                wait_until(lambda: query(port, "up") == ["1"])
-                assert query(port, "hyperdraw_ready") == ["1"]
+                wait_until(lambda: query(port, "up") == ["1", "1"])
+                assert query(port, "hyperdraw_ready") == ["1", "1"]
             finally:
                 process.kill()
 
