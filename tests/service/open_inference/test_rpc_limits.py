@@ -72,7 +72,7 @@ def refuse(address: str, message: Any, procedure: str = "ModelInfer", **metadata
     ],
 )
 def test_errors_are_those_of_the_rest_form(
-    addresses: tuple[str, str], code: str, model: str, others: dict[str, Any]
+    rpc_app: FastAPI, addresses: tuple[str, str], code: str, model: str, others: dict[str, Any]
 ) -> None:
     image = {"name": "images", "datatype": "UINT8", "shape": [1, 1, 8, 8]}
     given: dict[str, Any] = {"inputs": [image], "raw_input_contents": [bytes(64)], "model_version": "", **others}
@@ -81,13 +81,14 @@ def test_errors_are_those_of_the_rest_form(
     body = {"inputs": [tensor], "outputs": given.get("outputs", []), "parameters": parameters}
     version = f"/versions/{given['model_version']}" if given["model_version"] else ""
     files = httpx.Request("POST", "http://test", json=body).content
-    answer = httpx.post(
-        f"{addresses[0]}/v2/models/{model}{version}/infer",
-        content=files + given["raw_input_contents"][0],
-        headers={"Inference-Header-Content-Length": str(len(files))},
-    )
-    assert answer.is_error
-    assert refuse(addresses[1], Request(model_name=model, **given)) == (StatusCode[code], answer.json()["error"])
+    with hold(rpc_app.state.engine):  # so that nothing is answered in time
+        answer = httpx.post(
+            f"{addresses[0]}/v2/models/{model}{version}/infer",
+            content=files + given["raw_input_contents"][0],
+            headers={"Inference-Header-Content-Length": str(len(files))},
+        )
+        assert answer.is_error
+        assert refuse(addresses[1], Request(model_name=model, **given)) == (StatusCode[code], answer.json()["error"])
 
 
 @pytest.mark.parametrize("name", ["", "stats", "digits/config", "digits/versions/1", "../health/live"])
@@ -167,10 +168,15 @@ def test_only_so_many_calls_and_connections_are_open(checkpoints: Path) -> None:
         grpc.insecure_channel(address, own) as second,
     ):
         held = first.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(silent.wait, True))
-        for channel, code in ((first, StatusCode.RESOURCE_EXHAUSTED), (second, StatusCode.UNAVAILABLE)):
-            with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", PATIENCE)
-            assert caught.value.code() == code
+
+        def is_refused(channel: Any, code: Any) -> bool:
+            try:
+                return not channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", PATIENCE)
+            except grpc.RpcError as error:
+                return bool(error.code() == code)
+
+        wait_until(lambda: is_refused(first, StatusCode.RESOURCE_EXHAUSTED))  # once the server knows of the stream
+        wait_until(lambda: is_refused(second, StatusCode.UNAVAILABLE))
         assert held.is_active()
         silent.set()
 
