@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,14 @@ def vary(directory: Path) -> str:
     calibration = replace(checkpoint.calibration, checkpoint=digest_config(directory))
     save_calibration(directory, calibration, checkpoint.density)
     return load_checkpoint(directory).version
+
+
+def copy_with_another(checkpoint: Path, folder: Path) -> Path:
+    """Makes a model's folder: a copy of a checkpoint, and another version of it in `two`. Returns the folder."""
+    shutil.copytree(checkpoint, folder)
+    shutil.copytree(checkpoint, folder / "two")
+    vary(folder / "two")
+    return folder
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> object:

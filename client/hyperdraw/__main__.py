@@ -25,6 +25,7 @@ from hyperdraw.commands import (
     LOCAL,
     JSONOption,
     KeyOption,
+    ModelArgument,
     ModelOption,
     SeedOption,
     TimeoutOption,
@@ -307,7 +308,7 @@ def models_command(
 
 @app.command("reload")
 def reload_command(
-    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    model: ModelArgument,
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,
     timeout: TimeoutOption = TIMEOUT,

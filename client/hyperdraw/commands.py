@@ -23,6 +23,10 @@ UrlOption = Annotated[str, typer.Option(envvar="HYPERDRAW_URL", help="Address of
 KeyOption = Annotated[
     str | None, typer.Option(envvar="HYPERDRAW_API_KEY", help="API key, if the service requires one.")
 ]
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
+DefaultModelArgument = Annotated[
+    str | None, typer.Argument(help="Name of the model.", show_default="the service's default")
+]
 TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds that the command may take, retries included.")]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the service's default")]
 VersionOption = Annotated[

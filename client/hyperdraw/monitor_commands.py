@@ -8,6 +8,7 @@ import typer
 from hyperdraw.client import TIMEOUT
 from hyperdraw.commands import (
     LOCAL,
+    DefaultModelArgument,
     JSONOption,
     KeyOption,
     TimeoutOption,
@@ -20,9 +21,7 @@ from hyperdraw.monitor_terminal import show_monitor
 
 
 def monitor_command(
-    model: Annotated[
-        str | None, typer.Argument(help="Name of the model.", show_default="the service's default")
-    ] = None,
+    model: DefaultModelArgument = None,
     reset: Annotated[bool, typer.Option("--reset", help="Begin the watch anew, and forget its alarms.")] = False,
     url: UrlOption = LOCAL,
     api_key: KeyOption = None,

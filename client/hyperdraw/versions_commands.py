@@ -11,8 +11,10 @@ from rich.text import Text
 from hyperdraw.client import TIMEOUT
 from hyperdraw.commands import (
     LOCAL,
+    DefaultModelArgument,
     JSONOption,
     KeyOption,
+    ModelArgument,
     TimeoutOption,
     UrlOption,
     make_console,
@@ -22,13 +24,9 @@ from hyperdraw.commands import (
 from hyperdraw.terminal import printable
 from hyperdraw.versions import Traffic
 
-ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
-
 
 def traffic_command(
-    model: Annotated[
-        str | None, typer.Argument(help="Name of the model.", show_default="the service's default")
-    ] = None,
+    model: DefaultModelArgument = None,
     candidate: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="Make the version in this folder of the model's folder the candidate."),

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from typer.testing import CliRunner
 from models.checkpoint import load_checkpoint
 from service.app import create_app
 from service.settings import Settings
-from tests.checkpoints import vary
+from tests.checkpoints import copy_with_another
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
 from tests.waiting import wait_until
@@ -24,11 +23,7 @@ PICTURE = encode(draw_image(size=(8, 8)))
 
 @pytest.fixture(scope="module")
 def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("versions") / "digits"
-    shutil.copytree(checkpoints / "digits", folder)
-    shutil.copytree(checkpoints / "digits", folder / "two")
-    vary(folder / "two")
-    return folder
+    return copy_with_another(checkpoints / "digits", tmp_path_factory.mktemp("versions") / "digits")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from service.app import create_app
 from service.engine.idle import IdlePredictions
 from service.operation.access import KeyScope
 from service.settings import Settings
-from tests.checkpoints import vary
+from tests.checkpoints import copy_with_another, vary
 from tests.conftest import serve
 from tests.keys import write_keys
 from tests.pictures import draw_image, encode
@@ -36,11 +36,7 @@ TENSOR = {"inputs": [{"name": "images", "shape": [1, 1, 8, 8], "datatype": "UINT
 @pytest.fixture(scope="module")
 def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder: a checkpoint, and another version in it, `two`."""
-    folder = tmp_path_factory.mktemp("versions") / "digits"
-    shutil.copytree(checkpoints / "digits", folder)
-    shutil.copytree(checkpoints / "digits", folder / "two")
-    vary(folder / "two")
-    return folder
+    return copy_with_another(checkpoints / "digits", tmp_path_factory.mktemp("versions") / "digits")
 
 
 @pytest.fixture(scope="module")
