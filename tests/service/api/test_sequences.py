@@ -25,6 +25,7 @@ from service.settings import Settings
 from tests.checkpoints import save_curve
 from tests.conftest import serve
 from tests.connections import find_address
+from tests.rounding import allow_rounding
 from tests.sequences import LSTM, SPEC, save_writer
 from tests.waiting import PATIENCE, wait_until
 from training.sequences.text import score_text
@@ -92,7 +93,7 @@ class TestWriting:
         assert len(answer["text"]) == 30
         assert answer["text"] == "".join(token["text"] for token in answer["tokens"])
         assert all(len(token["changes"]) == 4 for token in answer["tokens"])
-        assert answer == post(client, GENERATE, body)
+        assert answer == allow_rounding(post(client, GENERATE, body))
 
     def test_what_is_written_is_scored_alike(self, client: httpx.Client) -> None:
         """Also by another ensemble's size, and whatever the temperature."""
@@ -109,7 +110,7 @@ class TestWriting:
         first, second = (post(client, GENERATE, {}) for _ in range(2))
         assert len(first["text"]) == 200
         assert first["text"] != second["text"]
-        assert post(client, GENERATE, {"seed": first["seed"]}) == first
+        assert post(client, GENERATE, {"seed": first["seed"]}) == allow_rounding(first)
 
     def test_events(self, client: httpx.Client) -> None:
         body = {"prompt": "abba", "max_tokens": 50, "seed": 5, "changes": True, "stop": ["ab", "\n"]}
@@ -120,7 +121,7 @@ class TestWriting:
         assert response.headers["x-accel-buffering"] == "no"
         head, *symbols, end = read_events(response.text)
         assert head == {key: whole[key] for key in ("model", "version", "seed", "members", "prompt_tokens", "unknown")}
-        assert symbols == [{"index": index, **token} for index, token in enumerate(whole["tokens"])]
+        assert symbols == [{"index": index, **allow_rounding(token)} for index, token in enumerate(whole["tokens"])]
         assert end == {"finish_reason": whole["finish_reason"], "completion_tokens": len(whole["tokens"])}
 
     @settings(max_examples=30)
