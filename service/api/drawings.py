@@ -64,7 +64,7 @@ class Drawing(SequenceRequest):
             )
             for number in range(asked.drawings)
         ]
-        streams = self.open_streams(sequences, asked.stream)
+        streams = await self.open_streams(sequences, asked.stream)
         head = self._identify(seed, members) | {"prompt_points": len(given)}
         if asked.stream:
             events = self._write_events(streams, head | {"drawings": len(streams)})
@@ -87,7 +87,7 @@ class Drawing(SequenceRequest):
             points = [[*point, 0.0] for point in read_drawing(asked.drawing, self.spec).tolist()]
         points[-1][3] = 1.0  # the drawing ends with it
         sequence = self.model.open(seed, members, points, changes=asked.changes)
-        (elements,) = await self._collect(self.open_streams([sequence]))
+        (elements,) = await self._collect(await self.open_streams([sequence]))
         nats, _, _, disagreement = map(sum, zip(*(element.measures for element in elements), strict=True))
         totals = {"nats": nats, "nats_per_point": nats / len(points), "disagreement": disagreement / len(points)}
         return write_answer(self._identify(seed, members) | totals, "points", _write_list(elements))

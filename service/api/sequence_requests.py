@@ -17,6 +17,7 @@ from service.api.streams import explaining_nonsense, follow_all
 from service.engine.ensembles import choose_seed
 from service.engine.streams import Stream
 from service.errors import ServiceError
+from service.operation.access import charge
 from service.parts import Parts
 
 
@@ -45,16 +46,18 @@ class SequenceRequest:
             return seed, [asked.member]
         return seed, list(range(choose_size(self.model, asked.ensemble_size, self.parts.settings.max_ensemble_size)))
 
-    def open_streams(self, sequences: Sequence[LiveSequence], patient: bool = False) -> list[Stream]:
-        """Lets sequences go on, all or none.
+    async def open_streams(self, sequences: Sequence[LiveSequence], patient: bool = False) -> list[Stream]:
+        """Lets sequences go on, all or none, and charges the key for all that they may become.
 
         Args:
             sequences: of the model.
             patient: whether they pause while the client is slow.
 
         Raises:
+            ServiceError: 429 or 422 if the key may not use so much.
             OverloadedError: if too many sequences are live.
         """
+        await charge(self.request, sum(sequence.length * len(sequence.networks) for sequence in sequences))
         streams = list[Stream]()
         with ExitStack() as undoing:
             for sequence in sequences:
@@ -74,7 +77,8 @@ class SequenceRequest:
         found = list[Outlook]()
 
         async def read() -> None:
-            async with aclosing(follow_all(self.open_streams([each for each in sequences if each.length]))) as news:
+            streams = await self.open_streams([each for each in sequences if each.length])
+            async with aclosing(follow_all(streams)) as news:
                 async for _ in news:
                     pass
             for sequence in sequences:

@@ -99,7 +99,7 @@ async def generate(writing: SequenceDependency) -> Response:
         first=len(given),
         changes=asked.changes,
     )
-    stream = writing.parts.engine.write(model, sequence, writing.client, patient=asked.stream)
+    (stream,) = await writing.open_streams([sequence], asked.stream)
     head = {
         "model": model.name,
         "version": model.version,
@@ -161,7 +161,7 @@ async def score(writing: SequenceDependency) -> Response:
     check_rate(model, asked.false_alarm_rate)
     seed, members = writing.choose_networks(asked)
     sequence = model.open(seed, members, writing.encode(asked.text), changes=asked.changes)
-    stream = writing.parts.engine.write(model, sequence, writing.client)
+    (stream,) = await writing.open_streams([sequence])
     record = await _record(writing, stream, asked.text)
     _, bits, entropy, disagreement = map(sum, record.measures)
     count = len(record.values)

@@ -54,7 +54,7 @@ async def complete(request: Request, parts: PartsDependency, timeout: TimeoutHea
     with _blaming("model"):
         model = parts.catalog.resolve_sequences(asked.model)
         writing = open_writing(request, parts, model, timeout, deadline)
-    answer = _open(writing, asked)
+    answer = await _open(writing, asked)
     if asked.stream:
         return EventStream(find_path(request.scope), answer.streams, answer.write_events(writing))
     await writing.wait_for(answer.collect())
@@ -116,13 +116,13 @@ class _Answer:
         yield write_event("[DONE]")
 
 
-def _open(writing: Writing, asked: CompletionBody) -> _Answer:
+async def _open(writing: Writing, asked: CompletionBody) -> _Answer:
     """Lets the engine begin with all choices, those of the first prompt first.
 
     A choice depends on the prompt, the seed and its number among those of the prompt, not on the other prompts.
 
     Raises:
-        ServiceError: 422 if the model cannot answer, or the choices together are too much.
+        ServiceError: 422 if the model cannot answer, or the choices together are too much; 429 if they are for the key.
         OverloadedError: if too many sequences are live.
     """
     model = writing.model
@@ -150,7 +150,7 @@ def _open(writing: Writing, asked: CompletionBody) -> _Answer:
             writers.append(writer)
             sequences.append(sequence)
     _check_share(writing, sequences)
-    streams = writing.open_streams(sequences, asked.stream)
+    streams = await writing.open_streams(sequences, asked.stream)
     head = {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",

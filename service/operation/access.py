@@ -284,7 +284,7 @@ async def charge(request: Request, cost: int) -> None:
 
     Args:
         request: the request.
-        cost: inputs × networks.
+        cost: inputs × networks. A character or point that is read or written is an input.
 
     Raises:
         ServiceError: 429 if the key has used what it may, 422 if it never may use so much at once.

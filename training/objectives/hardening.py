@@ -20,12 +20,12 @@ from models.targets.target import TargetNetwork, Weights
 class Hardening:
     """Settings of the perturbation."""
 
-    epsilon: float = 0.2
+    epsilon: float = 0.1
     """Largest change of a pixel, as a share of the pixels' range."""
-    steps: int = 5
+    steps: int = 3
     share: float = 0.5
     """Share of a network's images that are perturbed."""
-    stride: float = 0.35
+    stride: float = 0.5
     """Length of a step, in units of epsilon."""
 
 

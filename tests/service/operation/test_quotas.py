@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +24,7 @@ from tests.conftest import serve
 from tests.engine import hold
 from tests.pictures import draw_image, encode
 from tests.redis import serve_redis
+from tests.sequences import STROKES, save_writer
 from tests.waiting import wait_until
 
 PICTURE = encode(draw_image(size=(8, 8)))
@@ -133,6 +135,36 @@ def test_networks_of_a_key_are_limited_whatever_they_are_for(serve_with: Serve) 
     assert predict(alice, 2).status_code == 200
     too_large = predict(alice, 11)
     assert (too_large.status_code, too_large.json()["error"]["code"]) == (422, "quota_too_small")
+
+
+def test_each_element_of_a_sequence_is_an_input(tmp_path: Path) -> None:
+    asked: list[tuple[str, dict[str, Any], int]] = [
+        ("models/writer/generate", {"prompt": "ab", "max_tokens": 8, "ensemble_size": 2}, 20),
+        ("models/writer/generate", {"prompt": "ab", "max_tokens": 8, "member": 1, "stream": True}, 10),
+        ("models/writer/score", {"text": "abba", "ensemble_size": 3}, 12),
+        ("models/writer/predict?ensemble_size=2", {"inputs": ["ab", "abba"]}, 12),
+        ("completions", {"model": "writer", "prompt": ["ab", "a"], "max_tokens": 4, "n": 2, "ensemble_size": 1}, 22),
+        ("models/drawer/generate", {"max_points": 6, "drawings": 2, "ensemble_size": 2}, 24),
+        ("models/drawer/score", {"drawing": [[10, 0, 0], [0, 10, 1]], "ensemble_size": 3}, 6),
+    ]
+    save_writer(tmp_path / "models" / "writer")
+    save_writer(tmp_path / "models" / "drawer", spec=STROKES)
+    made = {
+        (number, allowed): create_key(f"{number}-{allowed}", ["predict"])
+        for number, (*_, cost) in enumerate(asked)
+        for allowed in (cost, cost - 1)
+    }
+    entries = [f'{entry}networks = "{allowed}/hour"' for (_, allowed), (_, entry) in made.items()]
+    (tmp_path / "keys.toml").write_text("\n".join(entries))
+    settings = Settings(checkpoints=tmp_path / "models", keys=tmp_path / "keys.toml")
+    with serve(create_app(settings)) as address, httpx.Client(base_url=f"{address}/v1/") as client:
+        for number, (path, body, cost) in enumerate(asked):
+            answers = [
+                client.post(path, json=body, headers={"Authorization": f"Bearer {made[number, allowed][0]}"})
+                for allowed in (cost, cost, cost - 1)
+            ]
+            codes = [answer.status_code == 200 or answer.json()["error"]["code"] for answer in answers]
+            assert codes == [True, "quota_exceeded", "quota_too_small"], path
 
 
 def test_requests_at_the_same_time_are_limited(serve_with: Serve) -> None:
