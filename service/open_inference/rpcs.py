@@ -61,6 +61,7 @@ class RpcServer(Server):
         self._do_alone = partial(to_thread.run_sync, limiter=CapacityLimiter(1))  # what takes much memory for a moment
         self._asked: Any = ProxyHeadersMiddleware(self._app, settings.trusted_proxies)  # type: ignore[arg-type]
         self._rpcs = grpc.aio.server(options=[*options.items()], maximum_concurrent_rpcs=settings.max_connections)
+        self._reads = set[asyncio.Timeout]()  # of streams, which end them
         handlers = {name: grpc.stream_stream_rpc_method_handler(partial(self._call, name)) for name in ROUTES}
         self._rpcs.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -71,6 +72,8 @@ class RpcServer(Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Accepts no more calls, and ends streams. What is being answered is finished like requests of HTTP."""
         self.should_exit = True
+        for read in self._reads:
+            read.reschedule(0)
         stopping = asyncio.create_task(self._rpcs.stop(self._settings.drain_timeout + 1))  # when tasks are cancelled
         await super().shutdown(sockets)
         await asyncio.gather(stopping, self._rpcs.stop(1))  # a second to take the last answers
@@ -84,10 +87,16 @@ class RpcServer(Server):
         seconds = self._settings.keep_alive if streams else self._settings.body_timeout
         while not (streams and self.should_exit):
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds) as read:
+                    if streams:
+                        self._reads.add(read)
                     content = await context.read() if known else b""
             except TimeoutError:
+                if streams and self.should_exit:
+                    break
                 await context.abort(StatusCode.DEADLINE_EXCEEDED, f"No message had arrived after {seconds:g} s.")
+            finally:
+                self._reads.discard(read)
             if content is grpc.aio.EOF:
                 return
             status, answer, metadata = await self._answer(procedure, content, headers, context.peer())

@@ -4,6 +4,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
 from numpy.typing import NDArray
 from tritonclient.http import InferenceServerClient
 
@@ -27,3 +28,18 @@ def pixels(checkpoint: Checkpoint) -> NDArray[np.uint8]:
     images = torch.stack([decode_image(picture, spec, 10**6, "") for picture in PICTURES])
     array: NDArray[np.uint8] = images.numpy()
     return array
+
+
+@pytest.fixture(scope="module")
+def addresses(rpc_app: FastAPI) -> Iterator[tuple[str, str]]:
+    """The addresses for HTTP and for gRPC of a module's app."""
+    from tests.rpcs import serve  # skips where gRPC is not installed
+
+    with serve(rpc_app) as (_, http, address):
+        yield http, address
+
+
+@pytest.fixture
+def address(addresses: tuple[str, str]) -> str:
+    """The address for gRPC of a module's app."""
+    return addresses[1]

@@ -26,6 +26,7 @@ from tests.waiting import PATIENCE, wait_until
 
 StatusCode = grpc.StatusCode
 Request = MESSAGES["ModelInferRequest"]
+SHUTTING_DOWN = "The service is shutting down. Ask another instance, or try again later."
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +34,6 @@ def rpc_app(checkpoints: Path) -> FastAPI:
     """An app that takes little, and has little patience with messages."""
     limits: dict[str, Any] = {"max_body_bytes": 2**20, "max_inputs": 8, "body_timeout": 0.3, "keep_alive": 1}
     return create_app(Settings(checkpoints=checkpoints, **limits))
-
-
-@pytest.fixture(scope="module")
-def addresses(rpc_app: FastAPI) -> Iterator[tuple[str, str]]:
-    """The addresses for HTTP and for gRPC."""
-    with serve(rpc_app) as (_, http, address):
-        yield http, address
-
-
-@pytest.fixture
-def address(addresses: tuple[str, str]) -> str:
-    return addresses[1]
 
 
 def refuse(address: str, message: Any, procedure: str = "ModelInfer", **metadata: str) -> tuple[Any, str]:
@@ -295,6 +284,7 @@ def test_a_server_that_stops_finishes_calls_and_ends_streams(checkpoints: Path, 
         wait_until(lambda: len(got) == 2)
     assert isinstance(got[0], triton.InferResult)
     assert isinstance(got[1], InferenceServerException)
+    assert got[1].message() == SHUTTING_DOWN
 
 
 def test_a_call_that_lasts_too_long_at_the_end_is_told_so(checkpoints: Path, pixels: NDArray[np.uint8]) -> None:
@@ -303,10 +293,7 @@ def test_a_call_that_lasts_too_long_at_the_end_is_told_so(checkpoints: Path, pix
         asked = pool.submit(refuse, address, make_request(pixels))
         wait_until(lambda: app.state.engine.admission.amount > 0)
         server.should_exit = True
-        assert asked.result(PATIENCE) == (
-            StatusCode.UNAVAILABLE,
-            "The service is shutting down. Ask another instance, or try again later.",
-        )
+        assert asked.result(PATIENCE) == (StatusCode.UNAVAILABLE, SHUTTING_DOWN)
 
 
 def test_grpc_needs_its_extra(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

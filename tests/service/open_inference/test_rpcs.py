@@ -19,7 +19,7 @@ from models.checkpoint import Checkpoint
 from service.app import create_app
 from service.settings import Settings
 from tests import ROOT
-from tests.rpcs import MESSAGES, SERVICE, call, give, grpc, make_request, read_array, serve, stream, triton
+from tests.rpcs import MESSAGES, SERVICE, call, give, grpc, make_request, read_array, stream, triton
 from tests.tensors import PICTURES
 from tests.tensors import give as give_http
 
@@ -29,18 +29,6 @@ FILES = np.array(PICTURES, dtype=object)
 @pytest.fixture(scope="module")
 def rpc_app(checkpoints: Path) -> FastAPI:
     return create_app(Settings(checkpoints=checkpoints, max_body_bytes=2**20, max_inputs=8))
-
-
-@pytest.fixture(scope="module")
-def addresses(rpc_app: FastAPI) -> Iterator[tuple[str, str]]:
-    """The addresses for HTTP and for gRPC."""
-    with serve(rpc_app) as (_, http, address):
-        yield http, address
-
-
-@pytest.fixture
-def address(addresses: tuple[str, str]) -> str:
-    return addresses[1]
 
 
 @pytest.fixture
