@@ -148,15 +148,21 @@ def test_clients_must_not_be_slow(address: str, procedure: str, seconds: str) ->
     assert caught.value.details() == f"No message had arrived after {seconds} s."
 
 
-def test_only_so_many_calls_and_connections_are_open(checkpoints: Path) -> None:
+def test_only_so_many_calls_and_connections_are_open(checkpoints: Path, pixels: NDArray[np.uint8]) -> None:
     app, silent = create_app(Settings(checkpoints=checkpoints, max_connections=1)), threading.Event()
+
+    def ask_once() -> Iterator[bytes]:
+        yield make_request(pixels[:1]).SerializeToString()
+        silent.wait()
+
     own = [("grpc.use_local_subchannel_pool", 1)]  # or both channels would share a connection
     with (
         serve(app) as (_, _, address),
         grpc.insecure_channel(address) as first,
         grpc.insecure_channel(address, own) as second,
     ):
-        held = first.stream_stream(f"/{SERVICE}/ModelStreamInfer")(iter(silent.wait, True))
+        held = first.stream_stream(f"/{SERVICE}/ModelStreamInfer")(ask_once())
+        next(held)  # so that the server knows of it
 
         def is_refused(channel: Any, code: Any) -> bool:
             try:
@@ -164,8 +170,8 @@ def test_only_so_many_calls_and_connections_are_open(checkpoints: Path) -> None:
             except grpc.RpcError as error:
                 return bool(error.code() == code)
 
-        wait_until(lambda: is_refused(first, StatusCode.RESOURCE_EXHAUSTED))  # once the server knows of the stream
-        wait_until(lambda: is_refused(second, StatusCode.UNAVAILABLE))
+        assert is_refused(first, StatusCode.RESOURCE_EXHAUSTED)
+        assert is_refused(second, StatusCode.UNAVAILABLE)
         assert held.is_active()
         silent.set()
 
