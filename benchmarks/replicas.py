@@ -60,9 +60,10 @@ def run_nginx(folder: Path, sockets: Sequence[Path], below: str = "") -> Iterato
 
 
 def measure_replicas(directory: Path, device: torch.device) -> Iterator[Ratio]:
-    """Single images by 100 networks, and by as many as each needs."""
+    """Single images by 100 networks, by as many as each needs, and by one, which says what a proxy costs a request."""
     threads = max(1, (os.cpu_count() or 1) // REPLICAS)
-    for how, query in (("", ""), (", as many networks as needed", "?ensemble_size=auto")):
+    ways = {"": "", ", as many networks as needed": "?ensemble_size=auto", ", one network": "?ensemble_size=1"}
+    for how, query in ways.items():
         path = f"/v1/models/{directory.name}/predict{query}"
         with run_server(make_command(directory, device), {}) as port:
             alone = asyncio.run(_measure(port, path))

@@ -1,6 +1,9 @@
 """What is compared computes the same."""
 
 import asyncio
+import itertools
+import re
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from benchmarks.evaluator import count_operations
 from benchmarks.load import Ask, apply_load, read_answer
 from benchmarks.plain import forward_loop, forward_vmap
 from benchmarks.report import Ratio, draw_growth, find_regressions, print_table
+from benchmarks.rolling_update import Outcome, asking
 from benchmarks.scaling import Autoscaler, Scenario, Signal, simulate
 from benchmarks.timing import measure_times
 from benchmarks.training_step import PlainTarget
@@ -143,6 +147,35 @@ def test_answers_are_read_to_their_end(rest: str) -> None:
         assert reader.at_eof()
 
     asyncio.run(read())
+
+
+def test_what_an_update_breaks_is_counted() -> None:
+    """A server refuses downloads, and breaks every second connection."""
+    numbers = itertools.count()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if length := re.search(rb"Content-Length: (\d+)", head):
+                await reader.readexactly(int(length[1]))
+            if not length or next(numbers) % 2:
+                status = 200 if length else 503
+                writer.write(b"HTTP/1.1 %d \r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+
+    async def ask() -> Outcome:
+        outcome = Outcome()
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with server, asking(address, 5, outcome):
+            while len(outcome.seconds["predict"]) < 20 or len(outcome.failures) < 60:
+                await asyncio.sleep(0.01)
+        return outcome
+
+    outcome = asyncio.run(ask())
+    refused = [failure for failure in outcome.failures if "503" in failure]
+    assert outcome.seconds["weights"] == []
+    assert len(refused) > 0
+    assert abs(len(outcome.failures) - len(refused) - len(outcome.seconds["predict"])) <= 8
 
 
 def test_times_are_medians_of_turns() -> None:

@@ -1,0 +1,141 @@
+"""What clients notice of an update: two replicas behind nginx are replaced, one after the other, while clients ask.
+
+Eight clients ask for predictions, and one for downloads. What is refused or breaks is counted, and asked again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import torch
+import typer
+
+from benchmarks.replicas import run_nginx
+from benchmarks.servers import ROOT, make_command, run_server, wait_for
+from benchmarks.serving import IMAGE
+
+CLIENTS = 8
+DRAIN_DELAY = 1.0
+"""Seconds that a replica serves on after it was told to end."""
+PREDICT, DOWNLOAD = "predict", "weights"
+
+
+@dataclass
+class Outcome:
+    """What clients saw."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {PREDICT: [], DOWNLOAD: []})
+    """Until each answer."""
+    failures: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Cells of a table."""
+        median, late, last = np.quantile(self.seconds[PREDICT], (0.5, 0.99, 1))
+        counts = f"{len(self.seconds[PREDICT]):,} | {len(self.seconds[DOWNLOAD]):,} | {len(self.failures):,}"
+        return f"{counts} | {median:.3f} s | {late:.3f} s | {last:.3f} s"
+
+
+@contextmanager
+def run_replica(directory: Path, socket: Path) -> Iterator[None]:
+    """Runs a replica of one thread, which drains before it ends."""
+    options = {"--socket": socket, "--threads": 1, "--drain-delay": DRAIN_DELAY}
+    command = make_command(directory, torch.device("cpu"))
+    with run_server([*command, *(str(word) for option in options.items() for word in option)], {}):
+        yield
+
+
+async def measure_update(directory: Path, networks: int, seconds: float) -> tuple[Outcome, Outcome]:
+    """What clients see for a while, and while both replicas are replaced.
+
+    Args:
+        directory: the checkpoint.
+        networks: number of networks of each download.
+        seconds: length of the first part, and that after each new replica is ready.
+    """
+    with TemporaryDirectory(prefix="hd") as name, ExitStack() as stack:
+        sockets = [Path(name) / f"{number}.sock" for number in range(2)]
+        replicas = [stack.enter_context(ExitStack()) for _ in sockets]
+        for replica, socket in zip(replicas, sockets, strict=True):
+            replica.enter_context(run_replica(directory, socket))
+        port = stack.enter_context(run_nginx(Path(name), sockets))
+        for socket in sockets:
+            await wait_for(partial(_ask_ready, socket))
+        before, meanwhile = Outcome(), Outcome()
+        model = f"http://127.0.0.1:{port}/v1/models/{directory.name}/"
+        async with asking(model, networks, before):
+            await asyncio.sleep(seconds)
+        async with asking(model, networks, meanwhile):
+            for replica, socket in zip(replicas, sockets, strict=True):
+                await asyncio.to_thread(replica.close)
+                replica.enter_context(run_replica(directory, socket))
+                await wait_for(partial(_ask_ready, socket))
+                await asyncio.sleep(seconds)
+    return before, meanwhile
+
+
+async def _ask_ready(socket: Path) -> None:
+    """Asks a replica whether it is ready."""
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket))) as client:
+        try:
+            (await client.get("http://localhost/readyz")).raise_for_status()
+        except httpx.HTTPError as error:
+            raise RuntimeError("it is not ready") from error
+
+
+@asynccontextmanager
+async def asking(model: str, networks: int, outcome: Outcome) -> AsyncIterator[None]:
+    """Lets clients ask. They finish what they have begun.
+
+    Args:
+        model: address of the model, with a slash at its end.
+        networks: number of networks of each download.
+        outcome: takes what they see.
+    """
+    ended = False
+
+    async def ask(method: str, path: str, **others: Any) -> None:
+        async with httpx.AsyncClient(base_url=model, timeout=60) as client:
+            while not ended:
+                start = time.perf_counter()
+                try:
+                    (await client.request(method, path, **others)).raise_for_status()
+                except httpx.HTTPError as error:
+                    outcome.failures.append(repr(error))
+                else:
+                    outcome.seconds[path].append(time.perf_counter() - start)
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(CLIENTS):
+            clients.create_task(ask("POST", PREDICT, files={"images": IMAGE.read_bytes()}))
+        clients.create_task(ask("GET", DOWNLOAD, params={"count": networks}))
+        try:
+            yield
+        finally:
+            ended = True
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(help="What is served.")] = ROOT / "checkpoints" / "mnist-hyperdraw",
+    networks: Annotated[int, typer.Option(min=1, help="Number of networks of a download.")] = 100,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds before the update, and after each new replica.")] = 10,
+) -> None:
+    """Replace two replicas behind nginx, one after the other, and count what clients lose."""
+    before, meanwhile = asyncio.run(measure_update(checkpoint.resolve(), networks, seconds))
+    typer.echo("| | predictions | downloads | failed | median | p99 | longest |")
+    typer.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    typer.echo(f"| before | {before.describe()} |")
+    typer.echo(f"| while both are replaced | {meanwhile.describe()} |")
+    for failure in meanwhile.failures[:10]:
+        typer.echo(failure, err=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
