@@ -22,8 +22,8 @@ from service.checkpoint_files import (
 )
 from service.engine.engine import Engine, ServedModel
 from service.errors import ServiceError
+from service.load_queue import LoadQueue
 from service.loader import Loader
-from service.loading import Loading
 from service.names import check_name, escape
 from service.versions import ITSELF, Role, Served, Versions, find_difference, read_versions, write_versions
 
@@ -94,7 +94,7 @@ class Catalog:
         self._attempts: dict[str, _Attempt] = {}
         """The last attempt for each existing name."""
         self._loader = Loader(engine, max_bytes)
-        self._loading = Loading(lambda: engine.fault is not None)
+        self._load_queue = LoadQueue(lambda: engine.fault is not None)
         try:
             self.refresh()
         except OSError as error:
@@ -199,7 +199,7 @@ class Catalog:
         Requests for the same model share a load that has not begun. A model that is being loaded is thus loaded once
         more, however many requests there are.
         """
-        return self._loading.want(name, lambda: self._load_again(name))
+        return self._load_queue.want(name, lambda: self._load_again(name))
 
     def request_change(self, name: str, change: Change) -> "Future[Served]":
         """Starts to change a model's versions: in its folder, and here. The future cannot be cancelled.
@@ -207,7 +207,7 @@ class Catalog:
         The future raises a `ServiceError`: what the change raises, 404 if there is no such model, 409 if a version
         cannot be loaded or `versions.json` cannot be used or written. Then nothing changes.
         """
-        return self._loading.want((name, change), lambda: self._change(name, change))
+        return self._load_queue.want((name, change), lambda: self._change(name, change))
 
     def refresh(self) -> None:
         """Loads new and changed models, and stops serving removed ones, unless all were removed.
@@ -223,16 +223,16 @@ class Catalog:
 
     def request_refresh(self) -> "Future[None]":
         """Starts `refresh` without waiting for it. The future cannot be cancelled."""
-        return self._loading.want(None, self._refresh_all)
+        return self._load_queue.want(None, self._refresh_all)
 
     @property
     def load_seconds(self) -> float:
         """Seconds that the current load has run; 0 if there is none."""
-        return self._loading.seconds
+        return self._load_queue.seconds
 
     def close(self) -> None:
         """Starts no further loads. The current one ends with the engine."""
-        self._loading.close()
+        self._load_queue.close()
 
     def _load_again(self, name: str) -> tuple[ServedModel, bool]:
         folder, before = self._find_folder(name), self.served.get(name)

@@ -31,6 +31,9 @@ NAMING = (
 Role = Literal["stable", "candidate", "previous"]
 """The names of versions. Any other name is a digest."""
 
+SHORTEST_DIGEST = 12
+"""Fewest characters of a digest that name a version; so many are shown in tables."""
+
 
 def _check_folder(folder: str) -> str:
     if folder != ITSELF and (folder.startswith(".") or "/" in folder or "\\" in folder or check_name(folder)):
@@ -184,8 +187,12 @@ class Served:
         return self.roles.get("candidate")
 
     def find(self, version: str) -> ServedModel | None:
-        """The version with a digest or a name, if it is loaded."""
-        return next((model for role, model in self.roles.items() if version in (role, model.version)), None)
+        """The version with a name, or whose digest begins so, if it is loaded."""
+        begins = len(version) >= SHORTEST_DIGEST
+        for role, model in self.roles.items():
+            if version == role or (begins and model.version.startswith(version)):
+                return model
+        return None
 
 
 def find_difference(stable: ServedModel, other: ServedModel) -> str | None:

@@ -16,7 +16,7 @@ import torch
 import models.foreign_files
 import service.catalog
 import service.engine.engine
-import service.loading
+import service.load_queue
 from models.checkpoint import load_checkpoint
 from models.checkpoint_files import CheckpointError
 from models.device import DeviceError, is_out_of_memory
@@ -174,7 +174,7 @@ def test_what_could_not_be_loaded_for_a_passing_reason_is_tried_again(
     shutil.copytree(store / "digits", store / "other")
     now = 0.0
     monkeypatch.setattr(service.catalog, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(service.loading, "MOST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(service.load_queue, "MOST_PAUSE_SECONDS", 0.0)
     refusals = Refusals(monkeypatch, "digits")
     catalog = Catalog(store, engine, None)
     version = renew(store / "digits")

@@ -106,6 +106,8 @@ def test_versions_are_pinned_by_name_and_by_digest(client: httpx.Client, one: st
         assert (answer["model_name"], answer["model_version"]) == ("digits", version)
         assert client.get(f"/v2/models/digits/versions/{named}/ready").json() == {"name": "digits", "ready": True}
     assert ask(client) == one
+    assert [ask(client, f"{PREDICT}&version={digest[:12]}") for digest in (one, two)] == [one, two]
+    assert client.get("/v1/models/digits", params={"version": two[:11]}).status_code == 404
     for path in (f"{PREDICT}&version=previous", f"{PREDICT}&version={'0' * 64}"):
         refused = client.post(path, **PICTURE)
         assert refused.status_code == 404

@@ -17,7 +17,7 @@ MOST_PAUSE_SECONDS = 2.0
 Result = TypeVar("Result")
 
 
-class Loading:
+class LoadQueue:
     """Loads what is wanted, one thing after the other, in a thread that exists only meanwhile. Thread-safe."""
 
     def __init__(self, is_broken: Callable[[], bool]) -> None:
