@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import yaml
@@ -24,40 +26,69 @@ PATIENCE = 120.0
 """Seconds within which all replicas answer."""
 
 
+@dataclass(frozen=True)
+class RayCluster:
+    """Ray on this machine."""
+
+    folder: Path
+    """Of its files."""
+    gcs: int
+    """The port for `serve`."""
+    port: int
+    """The port of its proxy."""
+    config: dict[str, Any]
+    """The configuration of Ray Serve."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables of the replicas."""
+        variables: dict[str, str] = self.config["applications"][0]["runtime_env"]["env_vars"]
+        return variables
+
+    def deploy(self) -> None:
+        """Starts replicas, or replaces those that run, and waits until all answer.
+
+        Raises:
+            subprocess.SubprocessError: if Ray does not take the configuration.
+            TimeoutError: if the replicas do not answer.
+        """
+        before, file = set(find_replicas()), self.folder / "config.yaml"
+        self.variables["DEPLOYED"] = str(time.time())  # or nothing would have changed
+        file.write_text(yaml.safe_dump(self.config))
+        run: list[str | Path] = [PROGRAMS / "serve", "run", "--non-blocking", f"--address=127.0.0.1:{self.gcs}", file]
+        subprocess.run(run, cwd=ROOT, check=True, timeout=PATIENCE, capture_output=True)
+        deadline = time.monotonic() + PATIENCE
+        while before & set(find_replicas()) or len(ask_replicas(self.port)) < REPLICAS:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{REPLICAS} replicas have not answered within {PATIENCE:g} s")
+            time.sleep(0.5)
+
+
 @contextmanager
-def run_ray(checkpoints: Path) -> Iterator[int]:
-    """Starts Ray and two replicas, and ends all of their processes afterwards; yields the port of Ray's proxy.
+def run_ray(checkpoints: Path) -> Iterator[RayCluster]:
+    """Starts Ray and two replicas, and ends all of their processes afterwards.
 
     Args:
         checkpoints: what they serve: a checkpoint, or a directory of several.
 
     Raises:
-        subprocess.SubprocessError: if Ray does not take the configuration.
-        TimeoutError: if the replicas do not answer.
+        subprocess.SubprocessError, TimeoutError: as `RayCluster.deploy`.
     """
     gcs, port = find_free_port(), find_free_port()
     config = yaml.safe_load(CONFIG.read_text())
     config["http_options"]["port"] = port
-    variables = config["applications"][0]["runtime_env"]["env_vars"]
-    variables["HYPERDRAW_CHECKPOINTS"] = str(checkpoints)
-    if checkpoints.name != "checkpoints":
-        del variables["HYPERDRAW_DEFAULT_MODEL"]
     with TemporaryDirectory(prefix="ray") as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(yaml.safe_dump(config))
+        cluster = RayCluster(Path(folder), gcs, port, config)
+        cluster.variables["HYPERDRAW_CHECKPOINTS"] = str(checkpoints)
+        if checkpoints.name != "checkpoints":
+            del cluster.variables["HYPERDRAW_DEFAULT_MODEL"]
         start = [str(PROGRAMS / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
         sizes = [f"--num-cpus={REPLICAS}", "--object-store-memory=100000000", f"--temp-dir={folder}"]
         quiet = ["--include-dashboard=false", "--disable-usage-stats"]
         head = subprocess.Popen([*start, *sizes, *quiet], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
-            run: list[str | Path] = [PROGRAMS / "serve", "run", "--non-blocking", f"--address=127.0.0.1:{gcs}", file]
-            subprocess.run(run, cwd=ROOT, check=True, timeout=PATIENCE, capture_output=True)
-            deadline = time.monotonic() + PATIENCE
-            while len(ask_replicas(port)) < REPLICAS:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{REPLICAS} replicas have not answered within {PATIENCE:g} s")
-                time.sleep(0.5)
-            yield port
+            cluster.deploy()
+            yield cluster
         finally:
             os.killpg(head.pid, signal.SIGKILL)  # or it would wait for half a minute
             head.wait()

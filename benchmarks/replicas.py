@@ -77,8 +77,8 @@ def measure_replicas(directory: Path, device: torch.device) -> Iterator[Ratio]:
         if find_spec("ray"):
             from benchmarks.ray_cluster import run_ray  # needs what Ray brings
 
-            with run_ray(directory) as port:
-                together[", on Ray"] = asyncio.run(_measure(port, path))
+            with run_ray(directory) as cluster:
+                together[", on Ray"] = asyncio.run(_measure(cluster.port, path))
         for place, loads in together.items():
             for clients in CLIENTS:
                 we, one, case = loads[clients], alone[clients], f"{clients} clients{how}{place}"

@@ -1,11 +1,12 @@
-"""What clients notice of an update: two replicas behind nginx are replaced, one after the other, while clients ask.
+"""What clients notice of an update: two replicas are replaced, one after the other, while clients ask.
 
 Eight clients ask for predictions, and one for downloads. What is refused or breaks is counted, and asked again.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,9 @@ DRAIN_DELAY = 1.0
 """Seconds that a replica serves on after it was told to end."""
 PREDICT, DOWNLOAD = "predict", "weights"
 
+Update = Callable[[], Awaitable[None]]
+"""Replaces all replicas."""
+
 
 @dataclass
 class Outcome:
@@ -44,40 +48,51 @@ class Outcome:
 
 
 @contextmanager
-def run_replica(directory: Path, socket: Path) -> Iterator[None]:
-    """Runs a replica of one thread, which drains before it ends."""
-    options = {"--socket": socket, "--threads": 1, "--drain-delay": DRAIN_DELAY}
-    command = make_command(directory, torch.device("cpu"))
-    with run_server([*command, *(str(word) for option in options.items() for word in option)], {}):
-        yield
-
-
-async def measure_update(directory: Path, networks: int, seconds: float) -> tuple[Outcome, Outcome]:
-    """What clients see for a while, and while both replicas are replaced.
-
-    Args:
-        directory: the checkpoint.
-        networks: number of networks of each download.
-        seconds: length of the first part, and that after each new replica is ready.
-    """
+def run_behind_nginx(directory: Path) -> Iterator[tuple[int, Update]]:
+    """Runs two replicas of one thread behind nginx; yields nginx's port, and what replaces the replicas."""
+    options = {"--threads": 1, "--drain-delay": DRAIN_DELAY}
+    command = [
+        *make_command(directory, torch.device("cpu")),
+        *(str(word) for option in options.items() for word in option),
+    ]
     with TemporaryDirectory(prefix="hd") as name, ExitStack() as stack:
         sockets = [Path(name) / f"{number}.sock" for number in range(2)]
         replicas = [stack.enter_context(ExitStack()) for _ in sockets]
-        for replica, socket in zip(replicas, sockets, strict=True):
-            replica.enter_context(run_replica(directory, socket))
-        port = stack.enter_context(run_nginx(Path(name), sockets))
-        for socket in sockets:
-            await wait_for(partial(_ask_ready, socket))
-        before, meanwhile = Outcome(), Outcome()
-        model = f"http://127.0.0.1:{port}/v1/models/{directory.name}/"
-        async with asking(model, networks, before):
-            await asyncio.sleep(seconds)
-        async with asking(model, networks, meanwhile):
+
+        async def replace() -> None:
             for replica, socket in zip(replicas, sockets, strict=True):
                 await asyncio.to_thread(replica.close)
-                replica.enter_context(run_replica(directory, socket))
+                replica.enter_context(run_server([*command, "--socket", str(socket)], {}))
                 await wait_for(partial(_ask_ready, socket))
-                await asyncio.sleep(seconds)
+
+        asyncio.run(replace())
+        yield stack.enter_context(run_nginx(Path(name), sockets)), replace
+
+
+@contextmanager
+def run_on_ray(directory: Path) -> Iterator[tuple[int, Update]]:
+    """Runs two replicas on Ray Serve; yields its port, and what replaces the replicas."""
+    from benchmarks.ray_cluster import run_ray  # needs what Ray brings
+
+    with run_ray(directory) as cluster:
+        yield cluster.port, partial(asyncio.to_thread, cluster.deploy)
+
+
+async def measure_update(model: str, networks: int, seconds: float, replace: Update) -> tuple[Outcome, Outcome]:
+    """What clients see for a while, and while all replicas are replaced.
+
+    Args:
+        model: address of the model, with a slash at its end.
+        networks: number of networks of each download.
+        seconds: length of the first part, and of the second after the update.
+        replace: replaces the replicas.
+    """
+    before, meanwhile = Outcome(), Outcome()
+    async with asking(model, networks, before):
+        await asyncio.sleep(seconds)
+    async with asking(model, networks, meanwhile):
+        await replace()
+        await asyncio.sleep(seconds)
     return before, meanwhile
 
 
@@ -125,16 +140,20 @@ async def asking(model: str, networks: int, outcome: Outcome) -> AsyncIterator[N
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="What is served.")] = ROOT / "checkpoints" / "mnist-hyperdraw",
     networks: Annotated[int, typer.Option(min=1, help="Number of networks of a download.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0, help="Seconds before the update, and after each new replica.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds before and after the update.")] = 10,
+    ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, instead of behind nginx.")] = False,
 ) -> None:
-    """Replace two replicas behind nginx, one after the other, and count what clients lose."""
-    before, meanwhile = asyncio.run(measure_update(checkpoint.resolve(), networks, seconds))
+    """Replace two replicas, one after the other, and count what clients lose."""
+    directory = checkpoint.resolve()
+    with (run_on_ray if ray else run_behind_nginx)(directory) as (port, replace):
+        model = f"http://127.0.0.1:{port}/v1/models/{directory.name}/"
+        before, meanwhile = asyncio.run(measure_update(model, networks, seconds, replace))
     typer.echo("| | predictions | downloads | failed | median | p99 | longest |")
     typer.echo("| --- | --- | --- | --- | --- | --- | --- |")
     typer.echo(f"| before | {before.describe()} |")
     typer.echo(f"| while both are replaced | {meanwhile.describe()} |")
-    for failure in meanwhile.failures[:10]:
-        typer.echo(failure, err=True)
+    for failure, count in Counter(before.failures + meanwhile.failures).most_common(10):
+        typer.echo(f"{count} × {failure}", err=True)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with run_ray(ROOT / "checkpoints") as port:
-        yield port
+    with run_ray(ROOT / "checkpoints") as cluster:
+        yield cluster.port
 
 
 @pytest.fixture
