@@ -53,7 +53,7 @@ def measure_aurc(scores: Tensor, wrong: Tensor) -> float:
         scores: [B], larger where the answer is less certain.
         wrong: bool [B]. Inputs with equal scores share their errors evenly.
     """
-    errors, sizes = _count_errors(scores, wrong)
+    errors, sizes = _count_marked(scores, wrong)
     risks = _spread(errors, sizes).cumsum(0) / torch.arange(1, len(scores) + 1)
     return float(risks.mean())
 
@@ -69,7 +69,7 @@ def measure_augrc(scores: Tensor, wrong: Tensor) -> float:
         scores: [B], larger where the answer is less certain.
         wrong: bool [B]. Inputs with equal scores share their errors evenly.
     """
-    risks = _spread(*_count_errors(scores, wrong)).cumsum(0) / len(scores)
+    risks = _spread(*_count_marked(scores, wrong)).cumsum(0) / len(scores)
     return float(torch.trapezoid(F.pad(risks, (1, 0))) / len(scores))
 
 
@@ -81,15 +81,15 @@ def measure_coverage(scores: Tensor, wrong: Tensor, risk: float) -> float:
         wrong: bool [B].
         risk: the share of errors among the accepted inputs.
     """
-    errors, sizes = (counts.cumsum(0) for counts in _count_errors(scores, wrong))
+    errors, sizes = (counts.cumsum(0) for counts in _count_marked(scores, wrong))
     accepted = sizes * (errors <= risk * sizes)
     return float(accepted.max() / len(scores))
 
 
-def _count_errors(scores: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of errors and of inputs with each distinct score, in ascending order."""
+def _count_marked(scores: Tensor, marked: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of marked inputs and of all with each distinct score, in ascending order."""
     values, group, sizes = scores.unique(return_inverse=True, return_counts=True)
-    return torch.zeros(len(values), dtype=torch.float64).index_add(0, group, wrong.double()), sizes
+    return torch.zeros(len(values), dtype=torch.float64).index_add(0, group, marked.double()), sizes
 
 
 def _spread(errors: Tensor, sizes: Tensor) -> Tensor:
@@ -105,11 +105,13 @@ def measure_auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def measure_aupr(inside: Tensor, outside: Tensor) -> float:
-    """Average precision of finding the inputs outside; the chance level is m / (n + m)."""
-    from sklearn.metrics import average_precision_score  # takes a second, which other commands need not wait
+    """Average precision of finding the inputs outside; the chance level is m / (n + m).
 
-    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
-    return float(average_precision_score(truth.numpy(), torch.cat([inside, outside]).numpy()))
+    It is the mean precision at the scores of the inputs outside, and ties have one precision.
+    """
+    scores = torch.cat([inside, outside])
+    found, sizes = (counts.flip(0) for counts in _count_marked(scores, torch.arange(len(scores)) >= len(inside)))
+    return float((found * found.cumsum(0) / sizes.cumsum(0)).sum() / len(outside))
 
 
 def id_flagged_at_95_ood(inside: Tensor, outside: Tensor) -> float:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from models.targets.target import Weights
 from training.evaluation.diversity import measure_weight_spread
@@ -79,6 +78,8 @@ def run_steps(run: Run, title: str, state: Path, logs: Path, ranks: Ranks = ALON
     """
     if not ranks.leads:
         return _follow(run, ranks)
+    from torch.utils.tensorboard import SummaryWriter  # takes long to import
+
     validate_every = max(1, run.planned_steps // VALIDATIONS)
     saved = started = time.monotonic()
     warned, computed = torch.get_num_threads() == 1 or run.device.type != "cpu", time.process_time()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training.evaluation.measures import (
@@ -71,10 +71,10 @@ def test_nll_has_no_limit(nll: float) -> None:
     inside=st.lists(st.integers(0, 5), min_size=1, max_size=30),
     outside=st.lists(st.integers(0, 5), min_size=1, max_size=30),
 )
-def test_auroc_is_that_of_scikit_learn(inside: list[int], outside: list[int]) -> None:
-    ours = measure_auroc(torch.tensor(inside), torch.tensor(outside))
-    theirs = roc_auc_score([0] * len(inside) + [1] * len(outside), inside + outside)
-    assert ours == pytest.approx(theirs)
+def test_separation_is_that_of_scikit_learn(inside: list[int], outside: list[int]) -> None:
+    truth, scores = [0] * len(inside) + [1] * len(outside), inside + outside
+    for ours, theirs in ((measure_auroc, roc_auc_score), (measure_aupr, average_precision_score)):
+        assert ours(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(theirs(truth, scores))
 
 
 def test_separation_known_answers() -> None:
