@@ -62,6 +62,7 @@ def test_operations_of_a_step_are_two_for_each_product() -> None:
 def test_sequences_are_compared_with_all_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "SIZES", ((7, 5, 3),))
     monkeypatch.setattr(sequences, "STEPS", 2)
+    monkeypatch.setattr("benchmarks.machine.SIDE", 64)
     ratios = list(sequences.measure_sequences(torch.device("cpu")))
     assert len({ratio.name for ratio in ratios}) == len(ratios)
     assert all(ratio.ratio > 0 for ratio in ratios)

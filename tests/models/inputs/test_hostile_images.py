@@ -34,7 +34,7 @@ def write_hostile(folder: Path) -> None:
         "lossless.webp": encode(brown, "WEBP", lossless=True, quality=0, method=0),
         "lossy.webp": encode(brown, "WEBP", method=0),
         "still.avif": encode(brown, "AVIF", speed=10),
-        "still.gif": encode(large, "GIF"),
+        "still.gif": encode(Image.new("P", (5000, 5000), "brown"), "GIF"),
         "blocks.gif": JUNK_GIF,
         "lzw.tif": encode(large, "TIFF", compression="tiff_lzw"),
         "strips.tif": encode(Image.new("L", (2, 65_500)), "TIFF", strip_size=2),

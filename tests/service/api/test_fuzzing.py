@@ -60,7 +60,7 @@ def test_all_answers_are_as_the_description_says(client: httpx.Client, checkpoin
         assert isinstance(found, Ok)
         operation = found.ok()
 
-        @settings(with_client, max_examples=12)
+        @settings(with_client, max_examples=6)
         @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
         def ask(case: schemathesis.Case[Any]) -> None:
             if len(case.path_parameters.get("model", "")) % 4:

@@ -144,16 +144,16 @@ def test_memory_is_that_of_an_image(decoder: Decoder) -> None:
     """Whose tables want more than its pixels may is refused, and costs no process; the largest files are taken."""
     with pytest.raises(ImageError, match="image 0 cannot be decoded"):
         decoder.decode(name(make_table_bomb()), GREY.shape).result(PATIENCE)
-    for kind, size, options in (
-        ("PNG", (5000, 5000), {}),
-        ("JPEG", (7000, 7000), {"progressive": True, "subsampling": 0}),
-        ("WEBP", (5000, 3750), {"lossless": True}),
-        ("WEBP", (3750, 5000), {}),
-        ("GIF", (5000, 5000), {}),
-        ("TIFF", (5000, 5000), {"compression": "tiff_lzw"}),
-        ("AVIF", (5000, 3750), {"speed": 10, "subsampling": "4:4:4"}),
+    for kind, mode, size, options in (
+        ("PNG", "RGB", (5000, 5000), {}),
+        ("JPEG", "RGB", (7000, 7000), {"progressive": True, "subsampling": 0}),
+        ("WEBP", "RGB", (5000, 3750), {"lossless": True}),
+        ("WEBP", "RGB", (3750, 5000), {"method": 0}),
+        ("GIF", "P", (5000, 5000), {}),
+        ("TIFF", "RGB", (5000, 5000), {"compression": "tiff_lzw"}),
+        ("AVIF", "RGB", (5000, 3750), {"speed": 10, "subsampling": "4:4:4"}),
     ):
-        file = encode(Image.new("RGB", size), kind, **options)
+        file = encode(Image.new(mode, size), kind, **options)
         assert decoder.decode(name(file), (3, 3000, 3000)).result(PATIENCE).shape == (1, 3, 3000, 3000)
 
 
