@@ -4,8 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training.evaluation.measures import (
     id_flagged_at_95_ood,
@@ -46,6 +44,8 @@ def test_calibration_error_is_that_of_torchmetrics(seed: int, classes: int, shar
     generator = torch.Generator().manual_seed(seed)
     probabilities = (sharpness * torch.randn(50, classes, generator=generator)).softmax(-1)
     labels = torch.randint(classes, (50,), generator=generator)
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes long to import
+
     theirs = multiclass_calibration_error(probabilities, labels, classes, n_bins=15)
     assert measure_ece(probabilities, labels) == pytest.approx(theirs.item(), abs=1e-5)
 
@@ -56,6 +56,8 @@ def test_nll_is_that_of_scikit_learn(seed: int, classes: int, sharpness: float) 
     generator = torch.Generator().manual_seed(seed)
     logs = (sharpness * torch.randn(50, classes, generator=generator).double().clamp(-3, 3)).log_softmax(-1)
     labels = torch.randint(classes, (50,), generator=generator)
+    from sklearn.metrics import log_loss  # takes long to import
+
     theirs = log_loss(labels.numpy(), logs.exp().numpy(), labels=range(classes))
     assert measure_nll(logs, labels) == pytest.approx(theirs, abs=1e-9)
 
@@ -72,6 +74,8 @@ def test_nll_has_no_limit(nll: float) -> None:
     outside=st.lists(st.integers(0, 5), min_size=1, max_size=30),
 )
 def test_separation_is_that_of_scikit_learn(inside: list[int], outside: list[int]) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes long to import
+
     truth, scores = [0] * len(inside) + [1] * len(outside), inside + outside
     for ours, theirs in ((measure_auroc, roc_auc_score), (measure_aupr, average_precision_score)):
         assert ours(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(theirs(truth, scores))

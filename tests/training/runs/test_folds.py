@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
@@ -303,6 +301,9 @@ def test_figures_say_what_they_lack(tables: Path, tmp_path: Path) -> None:
 
 
 def test_simpler_models_are_calibrated_in_the_same_folds(tmp_path: Path) -> None:
+    from sklearn.linear_model import RidgeCV  # takes long to import
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
     dataset = load_things(tmp_path, "y", 3).dataset
     ridge, boosting = measure_others(dataset)
     inputs, test = (dataset.input.prepare(s.inputs).double().numpy() for s in (dataset.train, dataset.test))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp, kstwobign
 from typer.testing import CliRunner
 
 from models.predictions.detection import DEFAULT_RATE, RATES, find_rank
@@ -52,6 +51,8 @@ def test_twice_the_rate_is_counted_in_a_sliding_window(size: int) -> None:
 
 def test_the_kolmogorov_smirnov_distance_is_that_of_scipy() -> None:
     """Its p-value is that of the limiting distribution."""
+    from scipy.stats import ks_2samp, kstwobign  # takes long to import
+
     for foreign, seed in ((0.02, 0), (0.08, 1), (0.1, 2)):
         known, scores = make_scores(1000, foreign, seed)
         distance = ks_2samp(known[0], scores[0], method="asymp").statistic
