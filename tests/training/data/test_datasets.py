@@ -219,3 +219,18 @@ def test_digits_are_split_into_parts_that_do_not_meet(tmp_path: Path) -> None:
     normalized = dataset.input.prepare(dataset.train.inputs)
     assert normalized.mean().abs() < 0.02
     assert abs(normalized.std() - 1) < 0.02
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits as read_theirs  # takes long to import
+
+    dataset = load_dataset("digits", Path())
+    assert isinstance(dataset, Dataset)
+    splits = (dataset.train, dataset.validation, dataset.calibration, dataset.test)
+    ours = [
+        (image.numpy().tobytes(), int(label)) for s in splits for image, label in zip(s.inputs, s.labels, strict=True)
+    ]
+    theirs = read_theirs()
+    images = (theirs.images * (255 / 16)).round().astype(np.uint8)
+    expected = [(image.tobytes(), int(label)) for image, label in zip(images, theirs.target, strict=True)]
+    assert sorted(ours) == sorted(expected)
