@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from models.files import replace_file
 from models.foreign_files import read_file
+from models.meta import building_empty
 from models.stored_tensors import Storage, bound_bytes, decode_tensors, encode_tensors, split_shards
 
 CONVERTED_LINE_ENDS = (
@@ -107,7 +106,7 @@ def build_empty(path: Path, build: Callable[[], Built], most_bytes: int | None) 
         CheckpointError: if there is no such module, or it is too large.
     """
     try:
-        with torch.device("meta"), _Undrawn():
+        with building_empty():
             module = build()
     except Exception as error:  # for impossible sizes, PyTorch raises errors of many types
         raise CheckpointError(path, f"does not describe a sampler: {error}") from error
@@ -116,15 +115,6 @@ def build_empty(path: Path, build: Callable[[], Built], most_bytes: int | None) 
         reason = f"describes weights of {size / 2**20:.0f} MiB, more than the {most_bytes / 2**20:.0f} MiB allowed"
         raise CheckpointError(path, reason)
     return module
-
-
-class _Undrawn(TorchFunctionMode):
-    """Draws no initial weights: for normal ones on the meta device, PyTorch imports its compiler, for a second."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = {}
-    ) -> Any:
-        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
 def count_bytes(module: nn.Module) -> int:

@@ -30,6 +30,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "schema": set(),
         "noise": set(),
         "device": set(),
+        "meta": set(),
         "memory": set(),
         "precision": {"targets"},
         "processors": set(),
@@ -43,8 +44,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "predictions": {"inputs", "noise", "precision", "samplers", "schema", "targets", "tasks"},
         "feedback": {"predictions", "tasks"},
         "stored_tensors": set(),
-        "checkpoint_files": {"files", "foreign_files", "stored_tensors"},
-        "sequences": {"checkpoint_files", "device", "inputs", "noise", "schema", "stored_tensors", "tasks"},
+        "checkpoint_files": {"files", "foreign_files", "meta", "stored_tensors"},
+        "sequences": {"checkpoint_files", "device", "inputs", "meta", "noise", "schema", "stored_tensors", "tasks"},
         "checkpoint": {
             "backbones",
             "checkpoint_files",

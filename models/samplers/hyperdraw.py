@@ -51,7 +51,7 @@ class HyperDraw(ModalSampler):
         scale = config.initial_deviation / config.latent_size**0.5
         self.gains = nn.ParameterDict(
             {
-                layer.replace(".", "/"): scale * torch.randn(config.modes, config.latent_size, size)
+                layer.replace(".", "/"): torch.randn(config.modes, config.latent_size, size).mul_(scale)
                 for layer, size in self._count_gains().items()
             }
         )

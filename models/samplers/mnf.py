@@ -120,9 +120,9 @@ class LayerPosterior(nn.Module):
         self.auxiliary_flow = Flow(factors, config)
         # c, b₁ and b₂ of the paper's equations 9 and 10
         scale = 1 / math.sqrt(factors)
-        self.projection = nn.Parameter(torch.randn(factors) * scale)
-        self.auxiliary_mean = nn.Parameter(torch.randn(factors) * scale)
-        self.auxiliary_log_precision = nn.Parameter(torch.randn(factors) * scale)
+        self.projection = nn.Parameter(torch.randn(factors).mul_(scale))
+        self.auxiliary_mean = nn.Parameter(torch.randn(factors).mul_(scale))
+        self.auxiliary_log_precision = nn.Parameter(torch.randn(factors).mul_(scale))
         self.latent_size = factors + math.prod(weight_shape) + outputs
 
     def draw(self, noise: Tensor) -> LayerDraw:

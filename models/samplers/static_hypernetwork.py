@@ -77,18 +77,20 @@ class StaticHypernetwork(ModalSampler):
         self.tiles = dict(zip(self.kernels, tiles, strict=True))
         """Number of basic kernels in each."""
         numbers, hidden, embedded = channels * numel(self.kernel_size), config.hidden_size, config.embedding_size
-        self.input_weight = nn.Parameter(torch.randn(channels, hidden, embedded) / embedded**0.5)
+        self.input_weight = nn.Parameter(torch.randn(channels, hidden, embedded).div_(embedded**0.5))
         """W_i of all input channels."""
         self.input_bias = nn.Parameter(torch.zeros(channels, hidden))
-        self.output_weight = nn.Parameter(torch.randn(numbers, hidden) / hidden**0.5)
+        self.output_weight = nn.Parameter(torch.randn(numbers, hidden).div_(hidden**0.5))
         self.output_bias = nn.Parameter(torch.zeros(numbers))
-        scales = torch.cat([torch.full((self.tiles[n],), (2 / numel(s[1:])) ** 0.5) for n, s in self.kernels.items()])
-        self.embeddings = nn.Parameter(scales[:, None] * torch.randn(config.modes, len(scales), embedded))
+        scales = torch.tensor(
+            [(2 / numel(s[1:])) ** 0.5 for n, s in self.kernels.items() for _ in range(self.tiles[n])]
+        )
+        self.embeddings = nn.Parameter(torch.randn(config.modes, len(scales), embedded).mul_(scales[:, None]))
         self.direct = NetworkStack(target, config.modes, without=self.kernels)
         self.gains: nn.Parameter | None = None
         if config.latent_size:
             scale = config.initial_deviation / config.latent_size**0.5
-            self.gains = nn.Parameter(scale * torch.randn(config.modes, config.latent_size, len(scales)))
+            self.gains = nn.Parameter(torch.randn(config.modes, config.latent_size, len(scales)).mul_(scale))
 
     def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
         modes, z = latents[:, 0].long(), latents[:, 1:]

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from typing_extensions import TypeAliasType
 
+from models.meta import building_empty
 from models.schema import STRICT, Shape, Size
 from models.sequences.hyper_lstm import GENERATORS, HyperLSTM
 from models.sequences.lstm import LSTM
@@ -111,7 +112,7 @@ class SequenceTarget:
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
         """Shape of each parameter, by name."""
-        with torch.device("meta"):
+        with building_empty():
             return {name: tuple(tensor.shape) for name, tensor in self.build().state_dict().items()}
 
     @property

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.meta import building_empty
 from models.noise import permutations, standard_normal
 from models.schema import STRICT
 from models.sequences.network import NO_DROPOUT, Dropout, HyperLSTMSize, SequenceNetwork, SequenceTarget
@@ -69,7 +70,7 @@ class SequenceSampler(nn.Module):
             own = self._take(name)
             stack = own.detach().expand(config.modes, *own.shape).clone()
             if name.endswith("scale_weight"):
-                stack *= 1 + SYMMETRY_DEVIATION * torch.randn_like(stack)
+                stack *= torch.randn(stack.shape).mul_(SYMMETRY_DEVIATION).add_(1)
             elif name == "output.weight":
                 for each in stack:
                     nn.init.xavier_uniform_(each)
@@ -77,7 +78,7 @@ class SequenceSampler(nn.Module):
             if config.latent_size and (shape := _find_gains(name, stack[0])):
                 deviation = config.initial_deviation / config.latent_size**0.5
                 self.gains[_to_key(name)] = nn.Parameter(
-                    deviation * torch.randn(config.modes, config.latent_size, *shape)
+                    torch.randn(config.modes, config.latent_size, *shape).mul_(deviation)
                 )
 
     def _take(self, name: str) -> Tensor:
@@ -138,7 +139,7 @@ class SequenceSampler(nn.Module):
     def assemble(self, latents: Tensor) -> SequenceNetwork:
         """A network of sampled parameters, which shares all others with the sampler. It takes S·B sequences."""
         own = self.generate(latents)
-        with torch.device("meta"):
+        with building_empty():
             network = self.config.target.build().eval().requires_grad_(False)
         for name, tensor in {**dict(self.network.named_parameters()), **own}.items():
             owner, _, attribute = name.rpartition(".")

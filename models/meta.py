@@ -1,0 +1,27 @@
+"""Modules without weights, for their names and shapes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def building_empty() -> Iterator[None]:
+    """Modules that are built within take no memory, as their weights are on the meta device, and draw none."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no normal weights, for which PyTorch would import its compiler on the meta device, which takes a second."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = {}
+    ) -> Any:
+        if function is nn.init.normal_:
+            return kwargs["tensor"]
+        return args[0] if function is Tensor.normal_ else function(*args, **kwargs)
