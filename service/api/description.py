@@ -29,6 +29,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         _name_bodies(description)
         _drop_foreign_errors(description)
         _tell_widths(description)
+        _keep_order(description)
     return FastAPI.openapi(app)
 
 
@@ -54,6 +55,13 @@ def _name_bodies(description: dict[str, Any]) -> None:
         for operation in operations.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 content["schema"] = name(content["schema"])
+
+
+def _keep_order(description: dict[str, Any]) -> None:
+    """Puts `version`, which came late, behind the other parameters: some generated clients pass them by position."""
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            operation.get("parameters", []).sort(key=lambda each: (each["in"], each["name"]) == ("query", "version"))
 
 
 def _drop_foreign_errors(description: dict[str, Any]) -> None:

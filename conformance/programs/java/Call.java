@@ -46,7 +46,7 @@ public final class Call {
 
     private static String predict(ApiClient client, String model, String image) throws ApiException {
         PredictRequest body = new PredictRequest(new ImagesBody().addImagesItem(image));
-        var answer = new PredictionApi(client).predict(model, body, 10L, SEED, null, 0.9, false, null, null);
+        var answer = new PredictionApi(client).predict(model, body, 10L, SEED, null, 0.9, false, null, null, null);
         check(answer.getEnsemble().getSeed() == SEED, "the seed that was sent");
         PredictionAnswer prediction = answer.getPredictions().get(0).getPredictionAnswer();
         check(prediction.getPredictionSet().getLabels().contains(prediction.getLabel()), "a set with the label");

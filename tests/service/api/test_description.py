@@ -36,6 +36,14 @@ def test_operations_are_named_like_methods(document: dict[str, Any]) -> None:
     assert not [name for name in names if re.search(r"__|_v[12]_|_(get|post)$", name)]
 
 
+def test_parameters_keep_their_places(document: dict[str, Any]) -> None:
+    """Java's generated clients pass them by position."""
+    operation = document["paths"]["/v1/models/{model}/predict"]["post"]
+    names = [parameter["name"] for parameter in operation["parameters"]]
+    first = ["model", "ensemble_size", "seed", "false_alarm_rate", "coverage", "members", "format"]
+    assert names == [*first, "X-Request-Timeout", "version"]
+
+
 def test_errors_have_the_services_shapes(document: dict[str, Any]) -> None:
     errors = [
         content["schema"]["$ref"].rpartition("/")[2]
