@@ -77,6 +77,8 @@ def run_ray(checkpoints: Path) -> Iterator[RayCluster]:
     gcs, port = find_free_port(), find_free_port()
     config = yaml.safe_load(CONFIG.read_text())
     config["http_options"]["port"] = port
+    scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
+    scaling["max_replicas"] = REPLICAS  # or an update would wait for processors that replicas are added for
     with TemporaryDirectory(prefix="ray") as folder:
         cluster = RayCluster(Path(folder), gcs, port, config)
         cluster.variables["HYPERDRAW_CHECKPOINTS"] = str(checkpoints)
