@@ -75,7 +75,7 @@ def cifar10_hyperdraw() -> Recipe:
 
 
 def cifar10_hyperdraw_noise() -> Recipe:
-    """cifar10-hyperdraw with 4 modes, trained for certificates on images with noise; an hour on one core."""
+    """cifar10-hyperdraw with 4 modes, trained for certificates on images with noise; half an hour on one core."""
     modes = 4
     return replace(
         cifar10_hyperdraw(),
