@@ -31,7 +31,7 @@ class RayCluster:
     """Ray on this machine."""
 
     folder: Path
-    """Of its files."""
+    """Folder of its files."""
     gcs: int
     """The port for `serve`."""
     port: int

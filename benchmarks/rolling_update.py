@@ -42,9 +42,10 @@ class Outcome:
 
     def describe(self) -> str:
         """Cells of a table."""
-        median, late, last = np.quantile(self.seconds[PREDICT], (0.5, 0.99, 1))
-        counts = f"{len(self.seconds[PREDICT]):,} | {len(self.seconds[DOWNLOAD]):,} | {len(self.failures):,}"
-        return f"{counts} | {median:.3f} s | {late:.3f} s | {last:.3f} s"
+        seconds = self.seconds[PREDICT]
+        counts = f"{len(seconds):,} | {len(self.seconds[DOWNLOAD]):,} | {len(self.failures):,}"
+        times = [f"{np.quantile(seconds, share):.3f} s" if seconds else "–" for share in (0.5, 0.99, 1)]
+        return " | ".join([counts, *times])
 
 
 @contextmanager

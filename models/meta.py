@@ -11,13 +11,17 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def building_empty() -> Iterator[None]:
-    """Modules that are built within take no memory, as their weights are on the meta device, and draw none."""
+    """Within it, modules are built on the meta device: they take no memory, and no initial weights are drawn.
+
+    What is out of place there, as `2 * x` is and `x.mul_(2)` is not, lets PyTorch import its compiler, which takes a
+    second.
+    """
     with torch.device("meta"), _Undrawn():
         yield
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws no normal weights, for which PyTorch would import its compiler on the meta device, which takes a second."""
+    """Draws no normal weights, for which PyTorch would import its compiler, too."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = {}

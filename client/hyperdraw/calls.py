@@ -129,7 +129,7 @@ def sample(
         member: number of the network, or of the first one, among those of the seed.
         count: number of networks, stacked on a leading axis; by default one network, not stacked.
         dtype: type of the numbers that are sent. numpy lacks bfloat16, which becomes float32 without rounding.
-        version: version of the model: its digest, or `stable`, `candidate` or `previous`.
+        version: version of the model: a digest or its beginning, `stable`, `candidate` or `previous`.
         timeout: seconds that may pass without anything arriving.
 
     Raises:

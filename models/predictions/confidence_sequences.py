@@ -20,8 +20,8 @@ STAKES = (0.95, 0.8, *(2.0**-power for power in range(1, 13)))
 """Stakes that share the money. Some stake is near the best one, unless that is less than 1/5,000: then it would win
 only after millions of observations."""
 
-_PARTS, _ROUNDS = 8, 10
-"""An end of an interval is found to 1e-9: each round, in one of so many parts of the part that the last one left."""
+_HALVINGS = 30
+"""Steps in which an end of an interval is found, to 1e-9."""
 
 
 def bound_mean(observations: Tensor, level: float) -> tuple[float, float]:
@@ -63,16 +63,9 @@ def measure_evidence(observations: Tensor, bound: float, first: int = 1) -> floa
     return float(torch.cat([wealth, kept], 1).logsumexp((0, 1))) - math.log(len(STAKES))
 
 
-def _gain(x: Tensor, bound: float | Tensor) -> Tensor:
-    """What each observation adds to the wealth of each stake that bets on a mean below the bound, as a part of it.
-
-    Args:
-        x: [n].
-        bound: one, or several, [M, 1, 1].
-
-    Returns:
-        [S, n], or [M, S, n].
-    """
+def _gain(x: Tensor, bound: float) -> Tensor:
+    """What each observation adds to the wealth of each stake that bets on a mean below the bound, as a part of it:
+    [S, n]."""
     return torch.tensor(STAKES, dtype=torch.float64)[:, None] * (bound - x) / (1 - bound)
 
 
@@ -80,10 +73,8 @@ def _bound_above(x: Tensor, level: float) -> float:
     """The largest mean against which those who bet on smaller ones have not won 1/level, in whatever order."""
     values, counts = x.unique(return_counts=True)
     low, high = 0.0, 1.0
-    for _ in range(_ROUNDS):
-        ends = torch.linspace(low, high, _PARTS + 1, dtype=torch.float64)
-        gains = torch.log1p(_gain(values, ends[1:-1, None, None]))
-        wealth = (gains * counts).sum(2).logsumexp(1) - math.log(len(STAKES))
-        part = int((wealth < math.log(1 / level)).sum())  # as wealth grows with the mean
-        low, high = ends[part : part + 2].tolist()
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        wealth = (torch.log1p(_gain(values, middle)) * counts).sum(1).logsumexp(0) - math.log(len(STAKES))
+        low, high = (low, middle) if wealth >= math.log(1 / level) else (middle, high)
     return high

@@ -58,9 +58,9 @@ class Laplace(WeightSampler):
         super().__init__(target, outputs * (features + 1))
         self.config = config
         self.network = NetworkStack(target, 1)
-        self.outputs = nn.Parameter(torch.eye(outputs))
+        self.outputs = nn.Parameter(torch.zeros(outputs, outputs).fill_diagonal_(1))
         """V, [K, K]."""
-        self.features = nn.Parameter(torch.eye(features + 1))
+        self.features = nn.Parameter(torch.zeros(features + 1, features + 1).fill_diagonal_(1))
         """U, [F + 1, F + 1]."""
         self.deviations = nn.Parameter(torch.full((outputs, features + 1), config.prior_precision**-0.5))
         """D, [K, F + 1]."""

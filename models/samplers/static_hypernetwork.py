@@ -82,15 +82,15 @@ class StaticHypernetwork(ModalSampler):
         self.input_bias = nn.Parameter(torch.zeros(channels, hidden))
         self.output_weight = nn.Parameter(torch.randn(numbers, hidden).div_(hidden**0.5))
         self.output_bias = nn.Parameter(torch.zeros(numbers))
-        scales = torch.tensor(
-            [(2 / numel(s[1:])) ** 0.5 for n, s in self.kernels.items() for _ in range(self.tiles[n])]
-        )
-        self.embeddings = nn.Parameter(torch.randn(config.modes, len(scales), embedded).mul_(scales[:, None]))
+        embeddings = torch.randn(config.modes, sum(tiles), embedded)
+        for part, shape in zip(embeddings.split(tiles, dim=1), self.kernels.values(), strict=True):
+            part.mul_((2 / numel(shape[1:])) ** 0.5)
+        self.embeddings = nn.Parameter(embeddings)
         self.direct = NetworkStack(target, config.modes, without=self.kernels)
         self.gains: nn.Parameter | None = None
         if config.latent_size:
             scale = config.initial_deviation / config.latent_size**0.5
-            self.gains = nn.Parameter(torch.randn(config.modes, config.latent_size, len(scales)).mul_(scale))
+            self.gains = nn.Parameter(torch.randn(config.modes, config.latent_size, sum(tiles)).mul_(scale))
 
     def generate(self, latents: Tensor, names: Collection[str] | None = None) -> Weights:
         modes, z = latents[:, 0].long(), latents[:, 1:]

@@ -12,6 +12,10 @@ ERRORS = "HTTPValidationError"
 """FastAPI's own schema of errors, for which this service has another."""
 
 
+LATE_PARAMETERS = {"get_weights": {"prompt", "step"}}
+"""Parameters that operations got after others, if not `version`."""
+
+
 def name_operation(route: APIRoute) -> str:
     """The operationId of a route: the name of its function, which is a generated client's method."""
     return route.name
@@ -58,10 +62,11 @@ def _name_bodies(description: dict[str, Any]) -> None:
 
 
 def _keep_order(description: dict[str, Any]) -> None:
-    """Puts `version`, which came late, behind the other parameters: some generated clients pass them by position."""
+    """Puts parameters that came late behind the others, as some generated clients pass them by position."""
     for operations in description["paths"].values():
         for operation in operations.values():
-            operation.get("parameters", []).sort(key=lambda each: (each["in"], each["name"]) == ("query", "version"))
+            late = LATE_PARAMETERS.get(operation["operationId"], {"version"})
+            operation.get("parameters", []).sort(key=lambda each: each["in"] == "query" and each["name"] in late)
 
 
 def _drop_foreign_errors(description: dict[str, Any]) -> None:

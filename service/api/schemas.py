@@ -28,8 +28,8 @@ Version = Annotated[
     str | None,
     Field(
         max_length=100,
-        description="Version of the model: its digest, or stable, candidate or previous. By default the stable one; "
-        "a candidate may answer predictions that name no seed.",
+        description="Version of the model: its digest, or at least the first 12 characters of it, or stable, candidate "
+        "or previous. By default the stable one; a candidate may answer predictions that name no seed.",
     ),
 ]
 

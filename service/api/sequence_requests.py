@@ -57,7 +57,10 @@ class SequenceRequest:
             ServiceError: 429 or 422 if the key may not use so much.
             OverloadedError: if too many sequences are live.
         """
-        await charge(self.request, sum(sequence.length * len(sequence.networks) for sequence in sequences))
+        await self._charge(sequences)
+        return self._open_streams(sequences, patient)
+
+    def _open_streams(self, sequences: Sequence[LiveSequence], patient: bool = False) -> list[Stream]:
         streams = list[Stream]()
         with ExitStack() as undoing:
             for sequence in sequences:
@@ -77,7 +80,8 @@ class SequenceRequest:
         found = list[Outlook]()
 
         async def read() -> None:
-            streams = await self.open_streams([each for each in sequences if each.length])
+            await self._charge(sequences)
+            streams = self._open_streams([each for each in sequences if each.length])
             async with aclosing(follow_all(streams)) as news:
                 async for _ in news:
                     pass
@@ -87,6 +91,10 @@ class SequenceRequest:
 
         await self.wait_for(read())
         return found
+
+    async def _charge(self, sequences: Sequence[LiveSequence]) -> None:
+        """Charges the key for sequences. The networks also say what comes after an empty one."""
+        await charge(self.request, sum(max(1, each.length) * len(each.networks) for each in sequences))
 
     async def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         """Waits for the work on an answer that is sent as a whole.

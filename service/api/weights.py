@@ -99,9 +99,10 @@ async def get_weights(
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     headers["Content-Length"] = str(stop - start)
     if find_exchange(request).method != "HEAD":
-        await charge(request, count)
-    if isinstance(file, StepFile) and find_exchange(request).method != "HEAD":
-        await file.compute()
+        if isinstance(file, StepFile):
+            await file.compute()
+        else:
+            await charge(request, count)
     chunks = parts.metrics.follow_download(model.name, file.stream(parts.engine, start, stop))
     return DownloadResponse(chunks, status, headers, parts, timeout)
 

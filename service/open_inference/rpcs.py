@@ -73,7 +73,8 @@ class RpcServer(Server):
         """Accepts no more calls, and ends streams. What is being answered is finished like requests of HTTP."""
         self.should_exit = True
         for read in self._reads:
-            read.reschedule(0)
+            if not read.expired():
+                read.reschedule(0)
         stopping = asyncio.create_task(self._rpcs.stop(self._settings.drain_timeout + 1))  # when tasks are cancelled
         await super().shutdown(sockets)
         await asyncio.gather(stopping, self._rpcs.stop(1))  # a second to take the last answers

@@ -72,11 +72,13 @@ class Quotas:
         for window in windows:
             if amount > window.amount:
                 message = f"The request needs {amount:,} {_NOUNS[quantity]}; {_describe(key, quantity, window)}."
-                raise ServiceError(422, "quota_too_small", message, f"Ask for at most {window.amount:,} at once.")
+                hint = f"Ask for at most {window.amount:,} at once: {_LESS[quantity]}."
+                raise ServiceError(422, "quota_too_small", message, hint)
             if not (seconds := await self._hit(window, quantity, key, amount)):
                 continue
             self.refused[key, quantity] += 1
-            message = f"{_describe(key, quantity, window)}, and they are used."
+            left = "none is left" if amount == 1 else f"fewer than {amount:,} are left"
+            message = f"{_describe(key, quantity, window)}, and {left}."
             message = message[0].upper() + message[1:]
             hint = f"Try again in {seconds} s."
             raise ServiceError(429, "quota_exceeded", message, hint, {"Retry-After": str(seconds)})
@@ -89,7 +91,7 @@ class Quotas:
         """
         if self._open[key] >= most:
             self.refused[key, "concurrent"] += 1
-            message = f"Key {key!r} may have {most} open at the same time."
+            message = f"Key {key!r} may have {most} requests open at the same time."
             raise ServiceError(429, "too_many_concurrent", message, "Wait for one of them.", {"Retry-After": "1"})
         self._open[key] += 1
 
@@ -139,6 +141,11 @@ def _describe(key: str, quantity: Quantity, window: RateLimitItem) -> str:
     return f"key {key!r} may use {window.amount:,} {_NOUNS[quantity]} per {per}"
 
 
+_LESS: dict[Quantity, str] = {
+    "requests": "fewer requests",
+    "networks": "fewer inputs, characters or points, or networks",
+    "concurrent": "fewer requests",
+}
 _NOUNS: dict[Quantity, str] = {"requests": "requests", "networks": "inputs × networks", "concurrent": "requests"}
 
 

@@ -237,7 +237,7 @@ def test_rows_of_a_table_are_sent_as_they_are(ask: Ask, line_address: str, tmp_p
     ordered = [[row[name] for name in ("age", "sex", "since")] for row in rows]
     for inputs in (frame, dates, ordered, list(map(tuple, ordered))):
         again = ask(line_address, "predict", inputs, model="people", seed=7)
-        assert again.probabilities.tolist() == answer.probabilities.tolist()
+        np.testing.assert_allclose(again.probabilities, answer.probabilities, rtol=1e-4)
     with pytest.raises(hyperdraw.InvalidRequest, match="sex in row 1 is 'x'"):
         ask(line_address, "predict", [sent[0], {**sent[1], "sex": "x"}], model="people")
     with pytest.raises(hyperdraw.InvalidRequest, match=r"Row 1 has 2 value\(s\), not 3"):

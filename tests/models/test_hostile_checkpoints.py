@@ -128,6 +128,9 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], object]] = {
     "many modes": set_layers(*MANY, method="hyperdraw", modes=10_000),
     "many networks": set_layers(*MANY, method="deep_ensemble", networks=10_000),
     "many static modes": set_layers(*MANY, method="static_hypernetwork", modes=10_000, basic_channels=1),
+    "many tiles": set_layers(
+        *[{"kind": "conv", "channels": 65536, "kernel_size": 1}] * 3, method="static_hypernetwork", basic_channels=1
+    ),
     "many flows": set_layers(*MANY, method="mnf", flows=65536),
     "many hidden layers": set_layers(method="mlp", hidden_sizes=[1] * 100_000),
     "many wrong classes": lambda config: config["task"].update(classes=[1] * 1_000_000),

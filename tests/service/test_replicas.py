@@ -95,8 +95,9 @@ def test_a_seed_names_the_same_networks_on_all_replicas(address: str, sockets: l
             assert isinstance(answer, hyperdraw.Classification)
             found.append([answer.probabilities, *sample.weights.values()])
     for other in found[1:]:
-        for array, same in zip(found[0], other, strict=True):
-            np.testing.assert_allclose(array, same, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[0][0], other[0], rtol=1e-4, atol=1e-6)
+        for array, same in zip(found[0][1:], other[1:], strict=True):
+            np.testing.assert_array_equal(array, same)
 
 
 @pytest.mark.needs("nginx")

@@ -107,7 +107,8 @@ def measure_auroc(inside: Tensor, outside: Tensor) -> float:
 def measure_aupr(inside: Tensor, outside: Tensor) -> float:
     """Average precision of finding the inputs outside; the chance level is m / (n + m).
 
-    It is the mean precision at the scores of the inputs outside, and ties have one precision.
+    It is the mean precision at the scores of the inputs outside, and ties have one precision. Scores are finite, and
+    there are some of both.
     """
     scores = torch.cat([inside, outside])
     found, sizes = (counts.flip(0) for counts in _count_marked(scores, torch.arange(len(scores)) >= len(inside)))

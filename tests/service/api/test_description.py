@@ -38,10 +38,17 @@ def test_operations_are_named_like_methods(document: dict[str, Any]) -> None:
 
 def test_parameters_keep_their_places(document: dict[str, Any]) -> None:
     """Java's generated clients pass them by position."""
-    operation = document["paths"]["/v1/models/{model}/predict"]["post"]
-    names = [parameter["name"] for parameter in operation["parameters"]]
-    first = ["model", "ensemble_size", "seed", "false_alarm_rate", "coverage", "members", "format"]
-    assert names == [*first, "X-Request-Timeout", "version"]
+    first = {
+        "predict": ["model", "ensemble_size", "seed", "false_alarm_rate", "coverage", "members", "format"],
+        "get_weights": ["model", "version", "seed", "member", "count", "dtype"],
+    }
+    later = {"predict": ["version"], "get_weights": ["prompt", "step"]}
+    for path in document["paths"].values():
+        for operation in path.values():
+            if (name := operation["operationId"]) in first:
+                names = [parameter["name"] for parameter in operation["parameters"]]
+                assert names == [*first.pop(name), "X-Request-Timeout", *later[name]]
+    assert not first
 
 
 def test_errors_have_the_services_shapes(document: dict[str, Any]) -> None:

@@ -252,7 +252,7 @@ def test_quotas_are_those_of_http(guarded: tuple[str, dict[str, str]], pixels: N
     tensor, headers = give(pixels), {"authorization": keys["bob"]}
     (first, _), (_, second) = stream(address, [("digits", tensor, {}), ("digits", tensor, {})], headers)
     assert first.as_numpy("label") is not None
-    used = "Key 'bob' may use 1 requests per day, and they are used."
+    used = "Key 'bob' may use 1 requests per day, and none is left."
     assert second.message().startswith(used)
     code, text = refuse(address, make_request(pixels), authorization=keys["bob"])
     assert code == StatusCode.RESOURCE_EXHAUSTED

@@ -143,6 +143,7 @@ def test_each_element_of_a_sequence_is_an_input(tmp_path: Path) -> None:
         ("models/writer/generate", {"prompt": "ab", "max_tokens": 8, "member": 1, "stream": True}, 10),
         ("models/writer/score", {"text": "abba", "ensemble_size": 3}, 12),
         ("models/writer/predict?ensemble_size=2", {"inputs": ["ab", "abba"]}, 12),
+        ("models/writer/predict?ensemble_size=2", {"inputs": ["", "ab"]}, 6),
         ("completions", {"model": "writer", "prompt": ["ab", "a"], "max_tokens": 4, "n": 2, "ensemble_size": 1}, 22),
         ("models/drawer/generate", {"max_points": 6, "drawings": 2, "ensemble_size": 2}, 24),
         ("models/drawer/score", {"drawing": [[10, 0, 0], [0, 10, 1]], "ensemble_size": 3}, 6),

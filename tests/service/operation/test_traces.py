@@ -20,7 +20,6 @@ import service.operation.traces
 from service.app import create_app
 from service.operation.logs import make_formatter
 from service.settings import Settings
-from tests import ROOT
 from tests.conftest import serve
 from tests.pictures import draw_image, encode
 from tests.waiting import PATIENCE
@@ -184,11 +183,11 @@ def test_a_collector_that_does_not_answer_holds_up_neither_requests_nor_the_end(
     assert sent.wait(PATIENCE)
 
 
-def test_what_is_not_needed_is_not_imported() -> None:
-    """Neither what sends traces, nor PyTorch's compiler, which takes a second. All shipped models are loaded."""
+def test_who_wants_no_traces_need_not_load_them(checkpoints: Path) -> None:
+    """Nor PyTorch's compiler, which takes a second."""
     code = (
         "import sys; from service.app import create_app; from service.settings import Settings; "
-        f"create_app(Settings(checkpoints={str(ROOT / 'checkpoints')!r})); "
+        f"create_app(Settings(checkpoints={str(checkpoints)!r})); "
         "spared = 'opentelemetry.sdk', 'opentelemetry.exporter', 'torch._dynamo'; "
         "assert not [name for name in sys.modules if name.startswith(spared)]"
     )
