@@ -143,7 +143,8 @@ def feedback(
     Args:
         client: the client that asks.
         model: name of the model; by default the service's default model.
-        version: version of the model: a digest or its beginning, `stable`, `candidate` or `previous`; by default the stable one.
+        version: version of the model: a digest or its beginning, `stable`, `candidate` or `previous`; by default the
+            stable one.
         timeout: seconds that the call may take.
 
     Raises:

@@ -61,8 +61,8 @@ def predict(
             model of numbers or of a table, rows: [B, numbers], lists of values in the order of the model's columns,
             mappings by their names, or a frame of pandas. Mappings and frames may have more columns.
         model: name of the model; by default the service's default model, which is looked up once.
-        version: version of the model: a digest or its beginning, `stable`, `candidate` or `previous`. By default the stable one
-            answers, but a candidate may answer a single request without a seed.
+        version: version of the model: a digest or its beginning, `stable`, `candidate` or `previous`. By default the
+            stable one answers, but a candidate may answer a single request without a seed.
         ensemble_size: number of networks, S; by default as many as the model was evaluated with. With `"auto"`, each
             input is asked of as many of those as it needs: until more would not change its label or a flag.
         seed: seed of the networks; by default a fresh one, and the answer names it.
