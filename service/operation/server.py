@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
             logger.info("draining: not ready, and stops in %g s", self._settings.drain_delay)
             self._end = time.monotonic() + self._settings.drain_delay
             self._captured_signals.append(sig)
+            self._ask_to_close()
         else:
             super().handle_exit(sig, frame)
 
@@ -71,10 +72,14 @@ class Server(uvicorn.Server):
             return True
         if self._end is None:
             return False
+        self._ask_to_close()  # again, as each second begins with headers of its own
+        return time.monotonic() >= self._end
+
+    def _ask_to_close(self) -> None:
+        """Lets all answers ask clients to close their connections."""
         close = (b"connection", b"close")
         if close not in self.server_state.default_headers:
             self.server_state.default_headers = [*self.server_state.default_headers, close]
-        return time.monotonic() >= self._end
 
 
 class _Timer:
