@@ -109,12 +109,15 @@ def find_replicas() -> list[int]:
 
 
 def ask_replicas(port: int, metric: str = "hyperdraw_waiting_cost") -> dict[str, float]:
-    """A metric of each replica that answers one of some requests, by the time of its start."""
+    """A metric of each replica that answers one of some requests, by the time since which it counts.
+
+    The process's own start is known to a hundredth of a second, so two replicas may share it.
+    """
     found = {}
     for _ in range(12):
         with suppress(httpx.TransportError):
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-            if start := re.search(r"^process_start_time_seconds (\S+)", text, re.M):
+            if start := re.search(r"^hyperdraw_batch_requests_created (\S+)", text, re.M):
                 values = re.findall(rf"^{metric}(?:{{.*}})? (\S+)", text, re.M)
                 found[start[1]] = sum(map(float, values))
     return found
