@@ -177,10 +177,10 @@ def test_prometheus_reads_the_metrics_with_and_without_keys(checkpoints: Path, t
 def query(port: int, expression: str) -> list[str]:
     """Values that Prometheus has for an expression."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}).json()
-    except httpx.TransportError:  # it starts
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}).raise_for_status()
+    except (httpx.TransportError, httpx.HTTPStatusError):  # it starts
         return []
-    return [found["value"][1] for found in answer.get("data", {}).get("result", [])]
+    return [found["value"][1] for found in answer.json()["data"]["result"]]
 
 
 @pytest.mark.needs("promtool")
