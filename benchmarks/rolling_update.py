@@ -51,11 +51,7 @@ class Outcome:
 @contextmanager
 def run_behind_nginx(directory: Path) -> Iterator[tuple[int, Update]]:
     """Runs two replicas of one thread behind nginx; yields nginx's port, and what replaces the replicas."""
-    options = {"--threads": 1, "--drain-delay": DRAIN_DELAY}
-    command = [
-        *make_command(directory, torch.device("cpu")),
-        *(str(word) for option in options.items() for word in option),
-    ]
+    command = [*make_command(directory, torch.device("cpu")), "--threads", "1", "--drain-delay", str(DRAIN_DELAY)]
     with TemporaryDirectory(prefix="hd") as name, ExitStack() as stack:
         sockets = [Path(name) / f"{number}.sock" for number in range(2)]
         replicas = [stack.enter_context(ExitStack()) for _ in sockets]
